@@ -1,0 +1,202 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Server is a member of the cluster.
+type Server struct {
+	ID    string
+	Addr  string // host:port
+	Voter bool   // false until the leader found it caught up and stable
+}
+
+// promoteSlack is how many entries a server may be behind and count as caught up.
+const promoteSlack = 256
+
+// Servers returns the members, as of the newest configuration this node has,
+// committed or not.
+func (n *Node) Servers() ([]Server, error) {
+	r, err := n.running()
+	if err != nil {
+		return nil, err
+	}
+	servers, _, err := members(r)
+	return servers, err
+}
+
+func members(r *raft.Raft) ([]Server, uint64, error) {
+	future := r.GetConfiguration()
+	if err := future.Error(); err != nil {
+		return nil, 0, fmt.Errorf("read membership: %w", err)
+	}
+	var out []Server
+	for _, s := range future.Configuration().Servers {
+		out = append(out, Server{ID: string(s.ID), Addr: string(s.Address), Voter: s.Suffrage == raft.Voter})
+	}
+	return out, future.Index(), nil
+}
+
+func find(servers []Server, id string) (Server, bool) {
+	for _, s := range servers {
+		if s.ID == id {
+			return s, true
+		}
+	}
+	return Server{}, false
+}
+
+// AddServer lets a server in without a vote, which it gets by itself once it is
+// caught up and stable. Adding a member again, with the same or a new address,
+// changes only its address. Leader only. The caller has checked that whoever
+// asks holds the certificate of id (reliability.md 2.2, number 13). An address
+// that another member has gives ErrConflict: remove that member first.
+func (n *Node) AddServer(ctx context.Context, id, addr string) error {
+	return n.reconfigure(ctx, func(r *raft.Raft, servers []Server, index uint64) (raft.Future, error) {
+		for _, s := range servers {
+			if s.Addr == addr && s.ID != id {
+				return nil, fmt.Errorf("%w: address %s belongs to server %s", ErrConflict, addr, s.ID)
+			}
+			if s.ID == id && s.Addr == addr {
+				return nil, nil
+			}
+		}
+		return r.AddNonvoter(raft.ServerID(id), raft.ServerAddress(addr), index, patience(ctx)), nil
+	})
+}
+
+// RemoveServer takes a server out of the cluster for ever. Leader only; the
+// leader may remove itself and then ends with ErrRemoved. The last voter and an
+// unknown id give ErrConflict.
+func (n *Node) RemoveServer(ctx context.Context, id string) error {
+	return n.reconfigure(ctx, func(r *raft.Raft, servers []Server, index uint64) (raft.Future, error) {
+		target, ok := find(servers, id)
+		if !ok {
+			return nil, fmt.Errorf("%w: no server %s", ErrConflict, id)
+		}
+		if target.Voter && voters(servers) == 1 {
+			return nil, fmt.Errorf("%w: %s is the last voter", ErrConflict, id)
+		}
+		return r.RemoveServer(raft.ServerID(id), index, patience(ctx)), nil
+	})
+}
+
+func voters(servers []Server) int {
+	count := 0
+	for _, s := range servers {
+		if s.Voter {
+			count++
+		}
+	}
+	return count
+}
+
+type changeFunc func(r *raft.Raft, servers []Server, index uint64) (raft.Future, error)
+
+// reconfigure makes one change on top of exactly the membership it looked at.
+func (n *Node) reconfigure(ctx context.Context, change changeFunc) error {
+	r, err := n.running()
+	if err != nil {
+		return err
+	}
+	n.change.Lock()
+	defer n.change.Unlock()
+	if r.State() != raft.Leader {
+		return n.notLeader()
+	}
+	servers, index, err := members(r)
+	if err != nil {
+		return err
+	}
+	future, err := change(r, servers, index)
+	if err != nil || future == nil {
+		return err
+	}
+	return n.await(ctx, future)
+}
+
+// runPromotions gives votes to servers that have been caught up, in contact,
+// without a break for Timeouts.Promote.
+func (n *Node) runPromotions(ctx context.Context, r *raft.Raft, term uint64) error {
+	since := map[string]time.Time{}
+	ticker := time.NewTicker(max(n.cfg.Timeouts.Promote/10, 10*time.Millisecond))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case now := <-ticker.C:
+			if err := n.promoteReady(ctx, r, term, since, now); err != nil {
+				n.cfg.Logger.Warn("promotion of a server failed, it will be tried again", "term", term, "err", err)
+			}
+		}
+	}
+}
+
+func (n *Node) promoteReady(ctx context.Context, r *raft.Raft, term uint64, since map[string]time.Time, now time.Time) error {
+	servers, _, err := members(r)
+	if err != nil {
+		return err
+	}
+	for _, s := range servers {
+		a := n.acks.last(raft.ServerID(s.ID))
+		healthy := a.term == term && now.Sub(a.at) < n.cfg.Timeouts.Heartbeat &&
+			a.lastLog+promoteSlack >= r.CommitIndex()
+		if s.Voter || !healthy {
+			delete(since, s.ID)
+			continue
+		}
+		if _, seen := since[s.ID]; !seen {
+			since[s.ID] = now
+		}
+		if now.Sub(since[s.ID]) >= n.cfg.Timeouts.Promote {
+			return n.promote(ctx, s)
+		}
+	}
+	return nil
+}
+
+func (n *Node) promote(ctx context.Context, s Server) error {
+	n.cfg.Logger.Info("server is caught up and gets a vote", "server", s.ID, "addr", s.Addr)
+	return n.reconfigure(ctx, func(r *raft.Raft, servers []Server, index uint64) (raft.Future, error) {
+		if now, ok := find(servers, s.ID); !ok || now != s {
+			return nil, nil // changed meanwhile: the next round looks again
+		}
+		return r.AddVoter(raft.ServerID(s.ID), raft.ServerAddress(s.Addr), index, patience(ctx)), nil
+	})
+}
+
+// runMembership brings this server into the cluster, and later notices if it is
+// taken out.
+func (n *Node) runMembership(ctx context.Context, r *raft.Raft) error {
+	if err := n.enter(ctx, r); err != nil || ctx.Err() != nil {
+		return err
+	}
+	ticker := time.NewTicker(n.cfg.Timeouts.Heartbeat)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			if n.removed(r) {
+				return errors.Join(ErrRemoved, writeMark(n.cfg.Dir, removedFile, ""))
+			}
+		}
+	}
+}
+
+// removed tells whether a committed configuration is without this server.
+func (n *Node) removed(r *raft.Raft) bool {
+	servers, index, err := members(r)
+	if err != nil || len(servers) == 0 || r.CommitIndex() < index {
+		return false
+	}
+	_, ok := find(servers, n.cfg.ID)
+	return !ok
+}

@@ -1,0 +1,82 @@
+package consensus
+
+import (
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Stats is a node's state at one moment, for metrics and status.
+type Stats struct {
+	State         string // "Leader", "Follower", "Candidate", "Shutdown"; empty when not running
+	Term          uint64
+	LastIndex     uint64 // newest entry in the log
+	CommitIndex   uint64
+	AppliedIndex  uint64 // of the state machine
+	LeaderID      string // empty if unknown
+	Elections     uint64 // won by this node since start
+	Voters        int
+	Nonvoters     int
+	LastContact   time.Duration // since the leader was heard; 0 on the leader, -1 if never
+	FollowersSeen []Follower    // on the leader, in no order
+}
+
+// Follower is what the leader last heard of another member.
+type Follower struct {
+	ID      string
+	Behind  uint64        // entries
+	Contact time.Duration // since the last answer, -1 if none in this term
+}
+
+// Stats returns the node's state. Cheap; safe to call at every scrape.
+func (n *Node) Stats() Stats {
+	r, err := n.running()
+	if err != nil {
+		return Stats{AppliedIndex: n.AppliedIndex()}
+	}
+	id, _, term := n.Leader()
+	s := Stats{
+		State:        r.State().String(),
+		Term:         term,
+		LastIndex:    r.LastIndex(),
+		CommitIndex:  r.CommitIndex(),
+		AppliedIndex: n.AppliedIndex(),
+		LeaderID:     id,
+		Elections:    n.lead.changes.Load(),
+		LastContact:  since(r.LastContact()),
+	}
+	servers, _, err := members(r)
+	if err != nil {
+		return s // shutting down: the rest is still true
+	}
+	s.Voters = voters(servers)
+	s.Nonvoters = len(servers) - s.Voters
+	if r.State() == raft.Leader {
+		s.LastContact = 0
+		s.FollowersSeen = n.followers(servers, s)
+	}
+	return s
+}
+
+func (n *Node) followers(servers []Server, s Stats) []Follower {
+	var out []Follower
+	for _, server := range servers {
+		if server.ID == n.cfg.ID {
+			continue
+		}
+		f := Follower{ID: server.ID, Behind: s.LastIndex, Contact: -1}
+		if a := n.acks.last(raft.ServerID(server.ID)); a.term == s.Term {
+			f.Contact = since(a.at)
+			f.Behind = s.LastIndex - min(a.lastLog, s.LastIndex)
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+func since(t time.Time) time.Duration {
+	if t.IsZero() {
+		return -1
+	}
+	return time.Since(t)
+}
