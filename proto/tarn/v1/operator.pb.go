@@ -1109,13 +1109,15 @@ func (x *CreateJoinTokenResponse) GetExpiresAt() *timestamppb.Timestamp {
 }
 
 type HelloRequest struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Id              string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Address         string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
-	BootstrapExpect int32                  `protobuf:"varint,3,opt,name=bootstrap_expect,json=bootstrapExpect,proto3" json:"bootstrap_expect,omitempty"`
-	KnownAddresses  []string               `protobuf:"bytes,4,rep,name=known_addresses,json=knownAddresses,proto3" json:"known_addresses,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Address string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// Other servers without a cluster that the caller has heard of.
+	Known []*RaftServer `protobuf:"bytes,3,rep,name=known,proto3" json:"known,omitempty"`
+	// Not empty: asks for consent to found a cluster of exactly these.
+	Founders      []*RaftServer `protobuf:"bytes,4,rep,name=founders,proto3" json:"founders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HelloRequest) Reset() {
@@ -1162,16 +1164,16 @@ func (x *HelloRequest) GetAddress() string {
 	return ""
 }
 
-func (x *HelloRequest) GetBootstrapExpect() int32 {
+func (x *HelloRequest) GetKnown() []*RaftServer {
 	if x != nil {
-		return x.BootstrapExpect
+		return x.Known
 	}
-	return 0
+	return nil
 }
 
-func (x *HelloRequest) GetKnownAddresses() []string {
+func (x *HelloRequest) GetFounders() []*RaftServer {
 	if x != nil {
-		return x.KnownAddresses
+		return x.Founders
 	}
 	return nil
 }
@@ -1181,11 +1183,16 @@ type HelloResponse struct {
 	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Address string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	// The node already belongs to a Raft cluster.
-	HasCluster     bool     `protobuf:"varint,3,opt,name=has_cluster,json=hasCluster,proto3" json:"has_cluster,omitempty"`
-	LeaderAddress  string   `protobuf:"bytes,4,opt,name=leader_address,json=leaderAddress,proto3" json:"leader_address,omitempty"`
-	KnownAddresses []string `protobuf:"bytes,5,rep,name=known_addresses,json=knownAddresses,proto3" json:"known_addresses,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	HasCluster    bool   `protobuf:"varint,3,opt,name=has_cluster,json=hasCluster,proto3" json:"has_cluster,omitempty"`
+	LeaderAddress string `protobuf:"bytes,4,opt,name=leader_address,json=leaderAddress,proto3" json:"leader_address,omitempty"`
+	// Servers without a cluster, the answering one included.
+	Known []*RaftServer `protobuf:"bytes,5,rep,name=known,proto3" json:"known,omitempty"`
+	// The caller is a member now.
+	Joined bool `protobuf:"varint,6,opt,name=joined,proto3" json:"joined,omitempty"`
+	// To founders.
+	Consent       bool `protobuf:"varint,7,opt,name=consent,proto3" json:"consent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HelloResponse) Reset() {
@@ -1246,11 +1253,25 @@ func (x *HelloResponse) GetLeaderAddress() string {
 	return ""
 }
 
-func (x *HelloResponse) GetKnownAddresses() []string {
+func (x *HelloResponse) GetKnown() []*RaftServer {
 	if x != nil {
-		return x.KnownAddresses
+		return x.Known
 	}
 	return nil
+}
+
+func (x *HelloResponse) GetJoined() bool {
+	if x != nil {
+		return x.Joined
+	}
+	return false
+}
+
+func (x *HelloResponse) GetConsent() bool {
+	if x != nil {
+		return x.Consent
+	}
+	return false
 }
 
 type JoinRequest struct {
@@ -1491,19 +1512,21 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\x17CreateJoinTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x129\n" +
 	"\n" +
-	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\x8c\x01\n" +
+	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\x94\x01\n" +
 	"\fHelloRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
-	"\x10bootstrap_expect\x18\x03 \x01(\x05R\x0fbootstrapExpect\x12'\n" +
-	"\x0fknown_addresses\x18\x04 \x03(\tR\x0eknownAddresses\"\xaa\x01\n" +
+	"\x05known\x18\x03 \x03(\v2\x13.tarn.v1.RaftServerR\x05known\x12/\n" +
+	"\bfounders\x18\x04 \x03(\v2\x13.tarn.v1.RaftServerR\bfounders\"\xde\x01\n" +
 	"\rHelloResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1f\n" +
 	"\vhas_cluster\x18\x03 \x01(\bR\n" +
 	"hasCluster\x12%\n" +
-	"\x0eleader_address\x18\x04 \x01(\tR\rleaderAddress\x12'\n" +
-	"\x0fknown_addresses\x18\x05 \x03(\tR\x0eknownAddresses\"N\n" +
+	"\x0eleader_address\x18\x04 \x01(\tR\rleaderAddress\x12)\n" +
+	"\x05known\x18\x05 \x03(\v2\x13.tarn.v1.RaftServerR\x05known\x12\x16\n" +
+	"\x06joined\x18\x06 \x01(\bR\x06joined\x12\x18\n" +
+	"\aconsent\x18\a \x01(\bR\aconsent\"N\n" +
 	"\vJoinRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x17\n" +
@@ -1602,41 +1625,44 @@ var file_tarn_v1_operator_proto_depIdxs = []int32{
 	10, // 14: tarn.v1.ListRaftServersResponse.servers:type_name -> tarn.v1.RaftServer
 	27, // 15: tarn.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
 	28, // 16: tarn.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	29, // 17: tarn.v1.HostService.GetHost:input_type -> tarn.v1.GetRequest
-	0,  // 18: tarn.v1.HostService.ListHosts:input_type -> tarn.v1.ListHostsRequest
-	29, // 19: tarn.v1.HostService.EnableHost:input_type -> tarn.v1.GetRequest
-	2,  // 20: tarn.v1.HostService.DisableHost:input_type -> tarn.v1.DisableHostRequest
-	2,  // 21: tarn.v1.HostService.DrainHost:input_type -> tarn.v1.DisableHostRequest
-	29, // 22: tarn.v1.HostService.RemoveHost:input_type -> tarn.v1.GetRequest
-	3,  // 23: tarn.v1.HostService.ListPools:input_type -> tarn.v1.ListPoolsRequest
-	6,  // 24: tarn.v1.HostService.ListAvailabilityZones:input_type -> tarn.v1.ListAvailabilityZonesRequest
-	8,  // 25: tarn.v1.OperatorService.GetStatus:input_type -> tarn.v1.GetStatusRequest
-	11, // 26: tarn.v1.OperatorService.ListRaftServers:input_type -> tarn.v1.ListRaftServersRequest
-	13, // 27: tarn.v1.OperatorService.AddRaftServer:input_type -> tarn.v1.AddRaftServerRequest
-	14, // 28: tarn.v1.OperatorService.RemoveRaftServer:input_type -> tarn.v1.RemoveRaftServerRequest
-	15, // 29: tarn.v1.OperatorService.CreateJoinToken:input_type -> tarn.v1.CreateJoinTokenRequest
-	17, // 30: tarn.v1.OperatorService.Hello:input_type -> tarn.v1.HelloRequest
-	19, // 31: tarn.v1.JoinService.Join:input_type -> tarn.v1.JoinRequest
-	23, // 32: tarn.v1.HostService.GetHost:output_type -> tarn.v1.Host
-	1,  // 33: tarn.v1.HostService.ListHosts:output_type -> tarn.v1.ListHostsResponse
-	23, // 34: tarn.v1.HostService.EnableHost:output_type -> tarn.v1.Host
-	23, // 35: tarn.v1.HostService.DisableHost:output_type -> tarn.v1.Host
-	23, // 36: tarn.v1.HostService.DrainHost:output_type -> tarn.v1.Host
-	30, // 37: tarn.v1.HostService.RemoveHost:output_type -> tarn.v1.Empty
-	4,  // 38: tarn.v1.HostService.ListPools:output_type -> tarn.v1.ListPoolsResponse
-	7,  // 39: tarn.v1.HostService.ListAvailabilityZones:output_type -> tarn.v1.ListAvailabilityZonesResponse
-	9,  // 40: tarn.v1.OperatorService.GetStatus:output_type -> tarn.v1.ClusterStatus
-	12, // 41: tarn.v1.OperatorService.ListRaftServers:output_type -> tarn.v1.ListRaftServersResponse
-	12, // 42: tarn.v1.OperatorService.AddRaftServer:output_type -> tarn.v1.ListRaftServersResponse
-	12, // 43: tarn.v1.OperatorService.RemoveRaftServer:output_type -> tarn.v1.ListRaftServersResponse
-	16, // 44: tarn.v1.OperatorService.CreateJoinToken:output_type -> tarn.v1.CreateJoinTokenResponse
-	18, // 45: tarn.v1.OperatorService.Hello:output_type -> tarn.v1.HelloResponse
-	20, // 46: tarn.v1.JoinService.Join:output_type -> tarn.v1.JoinResponse
-	32, // [32:47] is the sub-list for method output_type
-	17, // [17:32] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	10, // 17: tarn.v1.HelloRequest.known:type_name -> tarn.v1.RaftServer
+	10, // 18: tarn.v1.HelloRequest.founders:type_name -> tarn.v1.RaftServer
+	10, // 19: tarn.v1.HelloResponse.known:type_name -> tarn.v1.RaftServer
+	29, // 20: tarn.v1.HostService.GetHost:input_type -> tarn.v1.GetRequest
+	0,  // 21: tarn.v1.HostService.ListHosts:input_type -> tarn.v1.ListHostsRequest
+	29, // 22: tarn.v1.HostService.EnableHost:input_type -> tarn.v1.GetRequest
+	2,  // 23: tarn.v1.HostService.DisableHost:input_type -> tarn.v1.DisableHostRequest
+	2,  // 24: tarn.v1.HostService.DrainHost:input_type -> tarn.v1.DisableHostRequest
+	29, // 25: tarn.v1.HostService.RemoveHost:input_type -> tarn.v1.GetRequest
+	3,  // 26: tarn.v1.HostService.ListPools:input_type -> tarn.v1.ListPoolsRequest
+	6,  // 27: tarn.v1.HostService.ListAvailabilityZones:input_type -> tarn.v1.ListAvailabilityZonesRequest
+	8,  // 28: tarn.v1.OperatorService.GetStatus:input_type -> tarn.v1.GetStatusRequest
+	11, // 29: tarn.v1.OperatorService.ListRaftServers:input_type -> tarn.v1.ListRaftServersRequest
+	13, // 30: tarn.v1.OperatorService.AddRaftServer:input_type -> tarn.v1.AddRaftServerRequest
+	14, // 31: tarn.v1.OperatorService.RemoveRaftServer:input_type -> tarn.v1.RemoveRaftServerRequest
+	15, // 32: tarn.v1.OperatorService.CreateJoinToken:input_type -> tarn.v1.CreateJoinTokenRequest
+	17, // 33: tarn.v1.OperatorService.Hello:input_type -> tarn.v1.HelloRequest
+	19, // 34: tarn.v1.JoinService.Join:input_type -> tarn.v1.JoinRequest
+	23, // 35: tarn.v1.HostService.GetHost:output_type -> tarn.v1.Host
+	1,  // 36: tarn.v1.HostService.ListHosts:output_type -> tarn.v1.ListHostsResponse
+	23, // 37: tarn.v1.HostService.EnableHost:output_type -> tarn.v1.Host
+	23, // 38: tarn.v1.HostService.DisableHost:output_type -> tarn.v1.Host
+	23, // 39: tarn.v1.HostService.DrainHost:output_type -> tarn.v1.Host
+	30, // 40: tarn.v1.HostService.RemoveHost:output_type -> tarn.v1.Empty
+	4,  // 41: tarn.v1.HostService.ListPools:output_type -> tarn.v1.ListPoolsResponse
+	7,  // 42: tarn.v1.HostService.ListAvailabilityZones:output_type -> tarn.v1.ListAvailabilityZonesResponse
+	9,  // 43: tarn.v1.OperatorService.GetStatus:output_type -> tarn.v1.ClusterStatus
+	12, // 44: tarn.v1.OperatorService.ListRaftServers:output_type -> tarn.v1.ListRaftServersResponse
+	12, // 45: tarn.v1.OperatorService.AddRaftServer:output_type -> tarn.v1.ListRaftServersResponse
+	12, // 46: tarn.v1.OperatorService.RemoveRaftServer:output_type -> tarn.v1.ListRaftServersResponse
+	16, // 47: tarn.v1.OperatorService.CreateJoinToken:output_type -> tarn.v1.CreateJoinTokenResponse
+	18, // 48: tarn.v1.OperatorService.Hello:output_type -> tarn.v1.HelloResponse
+	20, // 49: tarn.v1.JoinService.Join:output_type -> tarn.v1.JoinResponse
+	35, // [35:50] is the sub-list for method output_type
+	20, // [20:35] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_operator_proto_init() }
