@@ -1,0 +1,184 @@
+package schedule
+
+import (
+	"fmt"
+	"regexp"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	tarnv1 "tarn/proto/tarn/v1"
+)
+
+const (
+	specSnapshots      = "snapshot_support"
+	specFromSnapshot   = "create_share_from_snapshot_support"
+	specRevert         = "revert_to_snapshot_support"
+	specMountSnapshot  = "mount_snapshot_support"
+	specInheritAccess  = "snapshot_inherit_share_access_support"
+	specMountPointName = "mount_point_name_support"
+	specMinSize        = "provisioning:min_share_size"
+	specMaxSize        = "provisioning:max_share_size"
+	specMaxExtend      = "provisioning:max_share_extend_size"
+	specRPO            = "tarn:rpo"
+	specRateLimit      = "tarn:rate_limit"
+	specKeep           = "tarn:keep"
+	tarnScope          = "tarn:"
+)
+
+// DefaultRPO is the lag that a type without tarn:rpo promises.
+const DefaultRPO = time.Minute
+
+// Limits of tarn:rpo.
+const (
+	MinRPO = time.Second
+	MaxRPO = 24 * time.Hour
+)
+
+// maxSpecBytes bounds keys and values, as Manila does.
+const maxSpecBytes = 255
+
+// Specs is what a share type's extra specs mean. docs/share-types.md describes each.
+type Specs struct {
+	DriverHandlesShareServers         bool
+	ReplicationType                   tarnv1.ReplicationType
+	SnapshotSupport                   bool
+	CreateShareFromSnapshotSupport    bool
+	RevertToSnapshotSupport           bool
+	MountSnapshotSupport              bool
+	SnapshotInheritShareAccessSupport bool
+	MountPointNameSupport             bool
+	AvailabilityZones                 []string
+	MinShareSizeGiB                   int64 // 0: no limit
+	MaxShareSizeGiB                   int64 // 0: no limit
+	MaxShareExtendSizeGiB             int64 // 0: no limit
+	RPO                               time.Duration
+	RateLimitBytesPerSecond           int64 // 0: unlimited
+	Keep                              []KeepRule
+}
+
+// KeepRule keeps snapshots of a span of time at a distance from each other.
+type KeepRule struct {
+	// For is the age up to which the rule applies.
+	For time.Duration
+	// Every is the distance between kept snapshots; 0 keeps all.
+	Every time.Duration
+}
+
+// SpecError is the error of ParseSpecs.
+type SpecError struct {
+	Violations []*tarnv1.FieldViolation
+}
+
+// Error names the first violation and counts the others.
+func (e *SpecError) Error() string {
+	v := e.Violations[0]
+	text := fmt.Sprintf("extra spec %s: %s", v.GetField(), v.GetRule())
+	if n := len(e.Violations) - 1; n > 0 {
+		text += fmt.Sprintf(" (and %d more)", n)
+	}
+	return text
+}
+
+// ValidateExtraSpecs returns every rule that a set of extra specs breaks, in the
+// order of the keys; none when it is good. Fields are "extra_specs.<key>".
+func ValidateExtraSpecs(specs map[string]string) []*tarnv1.FieldViolation {
+	_, violations := parse(specs)
+	return violations
+}
+
+// ParseSpecs reads extra specs. Its error is a *SpecError.
+func ParseSpecs(specs map[string]string) (Specs, error) {
+	out, violations := parse(specs)
+	if len(violations) > 0 {
+		return Specs{}, &SpecError{Violations: violations}
+	}
+	return out, nil
+}
+
+var keyPattern = regexp.MustCompile(`^[\w.\-:]{1,255}$`)
+
+func parse(specs map[string]string) (Specs, []*tarnv1.FieldViolation) {
+	out := Specs{RPO: DefaultRPO}
+	var bad []*tarnv1.FieldViolation
+	violate := func(key, rule string) {
+		bad = append(bad, &tarnv1.FieldViolation{Field: "extra_specs." + shorten(key), Rule: rule})
+	}
+	if _, ok := specs[specDHSS]; !ok {
+		violate(specDHSS, "is required: true or false; tarn's storage hosts offer false")
+	}
+	readers := out.readers()
+	for _, key := range sortedKeys(specs) {
+		value := specs[key]
+		read, known := readers[key]
+		switch {
+		case !keyPattern.MatchString(key):
+			violate(key, "a key has 1 to 255 letters, digits, '_', '.', '-' or ':'")
+		case len(value) == 0 || len(value) > maxSpecBytes:
+			violate(key, "a value has 1 to 255 bytes")
+		case known:
+			if err := read(value); err != nil {
+				violate(key, err.Error())
+			}
+		case strings.HasPrefix(key, tarnScope):
+			violate(key, fmt.Sprintf("is unknown; the keys of tarn are %s, %s and %s", specKeep, specRateLimit, specRPO))
+		}
+	}
+	if out.MaxShareSizeGiB > 0 && out.MinShareSizeGiB > out.MaxShareSizeGiB {
+		violate(specMinSize, "is larger than "+specMaxSize)
+	}
+	return out, bad
+}
+
+func shorten(key string) string {
+	if len(key) > 64 {
+		return strings.ToValidUTF8(key[:64], "") + "..."
+	}
+	return strings.ToValidUTF8(key, "?")
+}
+
+// readers maps each key with a meaning to what reads it into s.
+func (s *Specs) readers() map[string]func(string) error {
+	return map[string]func(string) error{
+		specDHSS:            boolInto(&s.DriverHandlesShareServers),
+		specReplicationType: func(v string) (err error) { s.ReplicationType, err = parseReplicationType(v); return err },
+		specSnapshots:       boolInto(&s.SnapshotSupport),
+		specFromSnapshot:    boolInto(&s.CreateShareFromSnapshotSupport),
+		specRevert:          boolInto(&s.RevertToSnapshotSupport),
+		specMountSnapshot:   boolInto(&s.MountSnapshotSupport),
+		specInheritAccess:   boolInto(&s.SnapshotInheritShareAccessSupport),
+		specMountPointName:  boolInto(&s.MountPointNameSupport),
+		specZones:           func(v string) (err error) { s.AvailabilityZones, err = parseZones(v); return err },
+		specMinSize:         sizeInto(&s.MinShareSizeGiB),
+		specMaxSize:         sizeInto(&s.MaxShareSizeGiB),
+		specMaxExtend:       sizeInto(&s.MaxShareExtendSizeGiB),
+		specRPO:             func(v string) (err error) { s.RPO, err = parseRPO(v); return err },
+		specRateLimit:       func(v string) (err error) { s.RateLimitBytesPerSecond, err = parseRate(v); return err },
+		specKeep:            func(v string) (err error) { s.Keep, err = parseKeep(v); return err },
+	}
+}
+
+func sortedKeys(m map[string]string) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+func boolInto(into *bool) func(string) error {
+	return func(v string) (err error) { *into, err = parseBool(v); return err }
+}
+
+func sizeInto(into *int64) func(string) error {
+	return func(v string) error {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil || n < 1 {
+			return fmt.Errorf("must be a whole number of GiB, 1 or more")
+		}
+		*into = n
+		return nil
+	}
+}

@@ -1,0 +1,115 @@
+package schedule
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	tarnv1 "tarn/proto/tarn/v1"
+)
+
+// parseBool takes what OpenStack takes for a boolean, with or without "<is>".
+func parseBool(s string) (bool, error) {
+	s = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(s), "<is>"))
+	switch strings.ToLower(s) {
+	case "true", "t", "yes", "y", "on", "1":
+		return true, nil
+	case "false", "f", "no", "n", "off", "0":
+		return false, nil
+	}
+	return false, errors.New("must be a boolean: true or false, with or without \"<is>\" before it")
+}
+
+func parseReplicationType(s string) (tarnv1.ReplicationType, error) {
+	switch s {
+	case "writable":
+		return tarnv1.ReplicationType_REPLICATION_TYPE_WRITABLE, nil
+	case "readable":
+		return tarnv1.ReplicationType_REPLICATION_TYPE_READABLE, nil
+	case "dr":
+		return tarnv1.ReplicationType_REPLICATION_TYPE_DR, nil
+	}
+	return 0, errors.New("must be writable, readable or dr")
+}
+
+func replicationTypeName(t tarnv1.ReplicationType) string {
+	return strings.ToLower(strings.TrimPrefix(t.String(), "REPLICATION_TYPE_"))
+}
+
+func parseZones(s string) ([]string, error) {
+	zones := splitList(s)
+	if len(zones) == 0 {
+		return nil, errors.New("must be a comma-separated list of zones")
+	}
+	return zones, nil
+}
+
+func parseRPO(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil || d < MinRPO || d > MaxRPO {
+		return 0, fmt.Errorf("must be a duration from %s to 24h, such as 10s or 5m", MinRPO)
+	}
+	return d, nil
+}
+
+var errRate = errors.New("must be bytes per second with an optional k, M or G (powers of 1024), such as 50M; 0 is unlimited")
+
+func parseRate(s string) (int64, error) {
+	shift := 0
+	if n := len(s); n > 0 {
+		shift = map[byte]int{'k': 10, 'K': 10, 'm': 20, 'M': 20, 'g': 30, 'G': 30}[s[n-1]]
+	}
+	if shift > 0 {
+		s = s[:len(s)-1]
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 || n > math.MaxInt64>>shift {
+		return 0, errRate
+	}
+	return n << shift, nil
+}
+
+// parseKeep reads "1h:all,24h:1h,30d:1d": up to one hour of age all, then one
+// an hour up to a day, then one a day up to thirty.
+func parseKeep(s string) ([]KeepRule, error) {
+	var rules []KeepRule
+	for part := range strings.SplitSeq(s, ",") {
+		span, every, ok := strings.Cut(strings.TrimSpace(part), ":")
+		rule := KeepRule{}
+		var err error
+		if rule.For, err = parseAge(span); !ok || err != nil {
+			return nil, fmt.Errorf("must be a list of AGE:DISTANCE such as 1h:all,24h:1h,30d:1d; %q is not", part)
+		}
+		if every != "all" {
+			if rule.Every, err = parseAge(every); err != nil {
+				return nil, fmt.Errorf("must be a list of AGE:DISTANCE such as 1h:all,24h:1h,30d:1d; %q is not", part)
+			}
+		}
+		if n := len(rules); n > 0 && (rule.For <= rules[n-1].For || rule.Every < rules[n-1].Every) {
+			return nil, fmt.Errorf("ages and distances must grow from rule to rule; %q does not", part)
+		}
+		rules = append(rules, rule)
+	}
+	return rules, nil
+}
+
+func parseAge(s string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseInt(days, 10, 32)
+		if err != nil || n < 1 || n > 36500 {
+			return 0, errors.New("must be 1 to 36500 days")
+		}
+		return time.Duration(n) * 24 * time.Hour, nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return 0, err
+	}
+	if d < time.Second {
+		return 0, errors.New("must be a second or more")
+	}
+	return d, nil
+}
