@@ -124,6 +124,9 @@ func (c Config) raftConfig() *raft.Config {
 	// One fsync then covers all proposals that arrived during the one before.
 	rc.MaxAppendEntries = 512
 	rc.BatchApplyCh = true
+	// runMembership ends a removed server. Raft's own way does not let us wait
+	// for its goroutines before the store is closed.
+	rc.ShutdownOnRemove = false
 	rc.NoLegacyTelemetry = true
 	rc.Logger = raftLogger(c.Logger)
 	return rc

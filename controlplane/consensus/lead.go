@@ -2,7 +2,6 @@ package consensus
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -37,8 +36,6 @@ func (n *Node) runLeadership(ctx context.Context, r *raft.Raft) error {
 			n.lead.changed.fire()
 			if leads {
 				stop = n.startLead(ctx, r)
-			} else if r.State() == raft.Shutdown {
-				return errors.Join(ErrRemoved, writeMark(n.cfg.Dir, removedFile, ""))
 			}
 		}
 	}

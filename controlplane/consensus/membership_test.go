@@ -1,0 +1,131 @@
+package consensus
+
+import (
+	"errors"
+	"testing"
+)
+
+func TestJoinedServerGetsAVote(t *testing.T) {
+	c := three(t)
+	c.write("a")
+	// It knows a follower only, which names the leader.
+	late := c.add(func(cfg *Config) { cfg.Join = []string{c.followers()[0].addr} })
+	eventually(t, "the fourth is a voter", func() bool {
+		servers, err := c.leader().node.Servers()
+		me, ok := find(servers, late.node.ID())
+		return err == nil && ok && me.Voter
+	})
+	c.write("b")
+	c.agree()
+}
+
+func TestAddServerKeepsAddressesApart(t *testing.T) {
+	c := three(t)
+	leader, other := c.leader(), c.followers()[0]
+	if err := leader.node.AddServer(t.Context(), "new", other.addr); !errors.Is(err, ErrConflict) {
+		t.Fatalf("taken address: %v", err)
+	}
+	if err := leader.node.AddServer(t.Context(), other.node.ID(), other.addr); err != nil {
+		t.Fatalf("repeated: %v", err)
+	}
+	var not *NotLeaderError
+	if err := other.node.AddServer(t.Context(), "new", "127.0.0.1:1"); !errors.As(err, &not) {
+		t.Fatalf("on a follower: %v", err)
+	}
+}
+
+func TestRemovedFollowerEndsForGood(t *testing.T) {
+	c := three(t)
+	c.write("a")
+	c.agree()
+	gone := c.followers()[0]
+	if err := c.leader().node.RemoveServer(t.Context(), gone.node.ID()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-gone.done; !errors.Is(err, ErrRemoved) {
+		t.Fatalf("removed server's Run gave %v", err)
+	}
+	gone.cancel = nil
+	if err := checkDir(gone.dir, gone.node.ID()); !errors.Is(err, ErrRemoved) {
+		t.Fatalf("restart of a removed server: %v", err)
+	}
+	c.write("b")
+}
+
+func TestRemovedLeaderEndsForGood(t *testing.T) {
+	c := three(t)
+	c.write("a")
+	gone := c.leader()
+	if err := gone.node.RemoveServer(t.Context(), gone.node.ID()); err != nil && !errors.Is(err, ErrUnknownOutcome) {
+		t.Fatal(err)
+	}
+	if err := <-gone.done; !errors.Is(err, ErrRemoved) {
+		t.Fatalf("removed leader's Run gave %v", err)
+	}
+	gone.cancel = nil
+	c.write("b")
+}
+
+func TestLastVoterStays(t *testing.T) {
+	c := &cluster{t: t}
+	m := c.add(func(cfg *Config) { cfg.BootstrapExpect = 1 })
+	c.leader()
+	if err := m.node.RemoveServer(t.Context(), m.node.ID()); !errors.Is(err, ErrConflict) {
+		t.Fatalf("last voter: %v", err)
+	}
+	if err := m.node.RemoveServer(t.Context(), "nobody"); !errors.Is(err, ErrConflict) {
+		t.Fatalf("unknown: %v", err)
+	}
+}
+
+func TestMovedServerTellsItsNewAddress(t *testing.T) {
+	c := three(t)
+	c.write("a")
+	moved := c.followers()[0]
+	if err := moved.stop(); err != nil {
+		t.Fatal(err)
+	}
+	before, leader := moved.addr, c.leader()
+	moved.addr = "127.0.0.1:0"
+	moved.config = func(cfg *Config) { cfg.Join = []string{leader.addr} }
+	c.start(moved)
+	eventually(t, "the new address is known", func() bool {
+		servers, err := c.leader().node.Servers()
+		me, _ := find(servers, moved.node.ID())
+		return err == nil && me.Addr == moved.addr && me.Addr != before && me.Voter
+	})
+	c.write("b")
+	c.agree()
+}
+
+func TestConsentIsForOneSetForEver(t *testing.T) {
+	c := &cluster{t: t}
+	m := c.add(nil)
+	eventually(t, "running", func() bool { return m.node.raft.Load() != nil })
+	self := m.node.self()
+	a, b := Server{ID: "a", Addr: "127.0.0.1:1"}, Server{ID: "b", Addr: "127.0.0.1:2"}
+	ask := func(set ...Server) bool {
+		answer, err := m.node.HandleJoin(t.Context(), JoinRequest{Server: a, Founders: set})
+		if err != nil && !errors.Is(err, ErrConflict) {
+			t.Fatal(err)
+		}
+		return answer.Consent
+	}
+	if ask(a, b) {
+		t.Fatal("consent to a set without itself")
+	}
+	if !ask(a, self) || !ask(a, self) {
+		t.Fatal("no consent to the first set, or not repeated")
+	}
+	if ask(b, self) {
+		t.Fatal("consent to a second set")
+	}
+	if err := m.stop(); err != nil {
+		t.Fatal(err)
+	}
+	c.start(m)
+	eventually(t, "running again", func() bool { return m.node.raft.Load() != nil })
+	if ask(b, self) || !ask(a, self) {
+		t.Fatal("consent forgotten by a restart")
+	}
+}
