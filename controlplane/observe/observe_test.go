@@ -1,0 +1,173 @@
+package observe
+
+import (
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	tarnv1 "tarn/proto/tarn/v1"
+)
+
+// epoch is any moment: the package reads no clock.
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func at(d time.Duration) time.Time { return epoch.Add(d) }
+
+func newState(t *testing.T) *State {
+	t.Helper()
+	s, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Lead(at(0))
+	return s
+}
+
+func report(session string, seq uint64, full bool, replicas ...string) *tarnv1.ReportRequest {
+	r := &tarnv1.ReportRequest{HostId: "h", SessionId: session, Sequence: seq, Full: full}
+	for _, id := range replicas {
+		r.Replicas = append(r.Replicas, &tarnv1.ReplicaReport{ReplicaId: id, Lag: durationpb.New(time.Second)})
+	}
+	return r
+}
+
+func TestReportsMergeInOrder(t *testing.T) {
+	s := newState(t)
+	steps := []struct {
+		req      *tarnv1.ReportRequest
+		wantFull bool
+		known    string
+	}{
+		{report("s1", 1, false, "a"), true, "a"},
+		{report("s1", 2, true, "a", "b"), false, "ab"},
+		{report("s1", 3, false, "c"), false, "abc"},
+		{report("s1", 2, true, "z"), false, "abc"}, // late
+		{report("s1", 4, true, "b"), false, "b"},
+		{report("s2", 1, false, "d"), true, "d"}, // restarted: nothing of before holds
+	}
+	for i, step := range steps {
+		if got := s.Report(step.req, at(time.Duration(i)*time.Second)); got != step.wantFull {
+			t.Errorf("step %d: wantFull = %v", i, got)
+		}
+		snap := s.Snapshot(at(time.Minute), nil)
+		known := ""
+		for _, id := range []string{"a", "b", "c", "d", "z"} {
+			if snap.Replicas[id] != nil {
+				known += id
+			}
+		}
+		if known != step.known {
+			t.Errorf("step %d: knows %q, want %q", i, known, step.known)
+		}
+	}
+	s.Lead(at(time.Hour))
+	if s.Observation("d", at(time.Hour)) != nil || !s.Report(report("s2", 2, false), at(time.Hour)) {
+		t.Error("a new leader must start with nothing and ask for everything")
+	}
+}
+
+func TestLagGrowsWithSilence(t *testing.T) {
+	s := newState(t)
+	s.Report(report("s1", 1, true, "a"), at(0))
+	if got := s.Observation("a", at(4*time.Second)).GetLag().AsDuration(); got != 5*time.Second {
+		t.Errorf("shown lag %v, want the reported second and four of silence", got)
+	}
+	for silence, want := range map[time.Duration]time.Duration{4 * time.Second: time.Second, 8 * time.Second: 4 * time.Second} {
+		snap := s.Snapshot(at(silence), nil)
+		if got, ok := snap.Lag(snap.Replicas["a"]); !ok || got != want {
+			t.Errorf("after %v lag is %v, want %v: a report holds until the next is due", silence, got, want)
+		}
+	}
+}
+
+func TestMissedHostsAndGrace(t *testing.T) {
+	s := newState(t)
+	s.Report(report("s1", 1, true), at(5*time.Second))
+	for _, c := range []struct {
+		after         time.Duration
+		heard, absent bool
+	}{{15 * time.Second, false, false}, {16 * time.Second, true, false}, {20 * time.Second, true, false}, {21 * time.Second, true, true}} {
+		snap := s.Snapshot(at(c.after), nil)
+		if snap.Missed("h") != c.heard || snap.Missed("never") != c.absent {
+			t.Errorf("after %v: missed %v, %v", c.after, snap.Missed("h"), snap.Missed("never"))
+		}
+	}
+}
+
+func TestReplicaOfAnotherHostIsNotBelieved(t *testing.T) {
+	s := newState(t)
+	s.Report(report("s1", 1, true, "a"), at(0))
+	snap := s.Snapshot(at(0), nil)
+	if snap.Replica(&tarnv1.Replica{Id: "a", HostId: "other"}) != nil {
+		t.Error("a report by a host that does not hold the replica was taken")
+	}
+	if snap.Replica(&tarnv1.Replica{Id: "a", HostId: "h"}) == nil {
+		t.Error("the holder's report was not taken")
+	}
+}
+
+func TestChangedWakes(t *testing.T) {
+	s := newState(t)
+	changed := s.Changed()
+	s.Report(report("s1", 1, true), at(0))
+	select {
+	case <-changed:
+	default:
+		t.Error("a report did not wake")
+	}
+}
+
+func TestLeases(t *testing.T) {
+	const wait = 15 * time.Second
+	l := NewLeases()
+	if l.Expired("h", wait, at(time.Hour)) {
+		t.Error("expired before leadership began")
+	}
+	l.Lead(at(0))
+	if l.Expired("h", wait, at(wait-1)) || !l.Expired("h", wait, at(wait)) {
+		t.Error("a new leader must wait exactly D_c for a host it has not granted")
+	}
+	l.Grant("h", at(10*time.Second))
+	l.Grant("h", at(3*time.Second)) // a slower handler
+	if got := l.LastPossibleGrant("h"); !got.Equal(at(10 * time.Second)) {
+		t.Errorf("last possible grant %v", got)
+	}
+	if l.Expired("h", wait, at(20*time.Second)) || !l.Expired("h", wait, at(25*time.Second)) {
+		t.Error("expiry must count from the last grant")
+	}
+	s := newState(t)
+	if s.Snapshot(at(time.Hour), nil).LeaseExpired("h", wait) {
+		t.Error("expired without a table")
+	}
+	if snap := s.Snapshot(at(24*time.Second), l); snap.LeaseExpired("h", wait) || !snap.LeaseExpired("x", wait) {
+		t.Error("the snapshot disagrees with the table")
+	}
+	l.Lead(at(time.Minute))
+	if l.Expired("h", wait, at(time.Minute+wait-1)) {
+		t.Error("a second leadership must wait again")
+	}
+}
+
+func TestPromotionNotes(t *testing.T) {
+	s := newState(t)
+	s.SetQuiesce("op", at(time.Second))
+	s.Attest("op", "alice: power is off")
+	snap := s.Snapshot(at(0), nil)
+	s.Forget("op")
+	if snap.Quiesce["op"].IsZero() || snap.Attested["op"] == "" {
+		t.Error("a snapshot changed")
+	}
+	if after := s.Snapshot(at(0), nil); len(after.Quiesce)+len(after.Attested) != 0 {
+		t.Error("an ended promotion is remembered")
+	}
+}
+
+func TestConfig(t *testing.T) {
+	if _, err := New(Config{TTL: time.Second, ReportInterval: time.Second}); err == nil {
+		t.Error("an interval as long as the TTL was taken")
+	}
+	if s, err := New(Config{TTL: 4 * time.Second}); err != nil || s.cfg.ReportInterval != 2*time.Second {
+		t.Errorf("got %+v, %v", s, err)
+	}
+}

@@ -1,0 +1,96 @@
+package observe
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	tarnv1 "tarn/proto/tarn/v1"
+)
+
+// Snapshot is the soft state at one moment. It does not change.
+type Snapshot struct {
+	Now time.Time
+	// Since is when this leadership began.
+	Since          time.Time
+	TTL            time.Duration
+	ReportInterval time.Duration
+	Hosts          map[string]*HostSeen
+	Replicas       map[string]*ReplicaSeen
+	// Quiesce maps a promotion's op_id to when it cancels itself.
+	Quiesce map[string]time.Time
+	// Attested maps a promotion's op_id to the operator's attestation.
+	Attested map[string]string
+
+	lastGrant func(hostID string) time.Time
+}
+
+// Replica returns the last report on a replica by the host that holds it, nil
+// when there is none.
+func (s *Snapshot) Replica(r *tarnv1.Replica) *ReplicaSeen {
+	seen := s.Replicas[r.GetId()]
+	if seen == nil || seen.HostID != r.GetHostId() {
+		return nil
+	}
+	return seen
+}
+
+// Missed reports that a host has been silent beyond its TTL; after a change of
+// leader every host has twice the TTL from then.
+func (s *Snapshot) Missed(hostID string) bool {
+	h := s.Hosts[hostID]
+	if h == nil {
+		return s.Now.Sub(s.Since) > 2*s.TTL
+	}
+	return s.Now.Sub(h.At) > s.TTL
+}
+
+// Heard reports that a host has reported within its TTL, in this leadership.
+func (s *Snapshot) Heard(hostID string) bool {
+	h := s.Hosts[hostID]
+	return h != nil && s.Now.Sub(h.At) <= s.TTL
+}
+
+// Complete reports that a host has told everything it has, in this leadership.
+func (s *Snapshot) Complete(hostID string) bool {
+	h := s.Hosts[hostID]
+	return h != nil && h.Full
+}
+
+// LeaseExpired reports that wait has passed since a lease could last have been
+// granted to the host. With no lease table the answer is no.
+func (s *Snapshot) LeaseExpired(hostID string, wait time.Duration) bool {
+	return s.lastGrant != nil && s.Now.Sub(s.lastGrant(hostID)) >= wait
+}
+
+// Lag is how far a replica may be behind at now: what it said, plus its silence
+// beyond the moment when the next report was due. Unknown when it never said.
+func (s *Snapshot) Lag(r *ReplicaSeen) (lag time.Duration, known bool) {
+	if r == nil || r.Report.GetLag() == nil {
+		return 0, false
+	}
+	return r.Report.GetLag().AsDuration() + max(0, s.Now.Sub(r.At)-s.ReportInterval), true
+}
+
+// Observation is what the API shows of a report.
+func (r *ReplicaSeen) Observation(now time.Time) *tarnv1.ReplicaObservation {
+	o := &tarnv1.ReplicaObservation{
+		ReportedAt:    timestamppb.New(r.At),
+		LagBytes:      r.Report.GetLagBytes(),
+		LagSnapshots:  r.Report.GetLagSnapshots(),
+		Transfer:      r.Report.GetTransfer(),
+		UsedBytes:     r.Report.GetUsedBytes(),
+		ObservedEpoch: r.Report.GetObservedEpoch(),
+		ObservedRole:  r.Report.GetObservedRole(),
+		Writable:      r.Report.GetWritable(),
+		HeadGuid:      r.Report.GetHeadGuid(),
+		HeadCreatedAt: r.Report.GetHeadCreatedAt(),
+		Error:         r.Report.GetError(),
+		Mountpoint:    r.Report.GetMountpoint(),
+	}
+	if lag := r.Report.GetLag(); lag != nil {
+		o.Lag = durationpb.New(lag.AsDuration() + max(0, now.Sub(r.At)))
+	}
+	return o
+}

@@ -1,0 +1,231 @@
+package observe
+
+import (
+	"errors"
+	"maps"
+	"sync"
+	"time"
+
+	tarnv1 "tarn/proto/tarn/v1"
+)
+
+// Defaults of Config.
+const (
+	DefaultTTL            = 10 * time.Second
+	DefaultReportInterval = 5 * time.Second
+)
+
+// Config of a State. The zero value means the defaults.
+type Config struct {
+	// TTL is the silence after which a host counts as missed. Default 10 s.
+	TTL time.Duration
+	// ReportInterval is how far apart the reports of a healthy agent are at most.
+	// A replica's own word is trusted until the next one is due. Default 5 s,
+	// less than TTL.
+	ReportInterval time.Duration
+}
+
+// State is safe for concurrent use.
+type State struct {
+	cfg Config
+
+	mu       sync.Mutex
+	since    time.Time
+	hosts    map[string]*HostSeen
+	replicas map[string]*ReplicaSeen
+	quiesce  map[string]time.Time
+	attested map[string]string
+	changed  chan struct{}
+}
+
+// HostSeen is the last word of a host. Treat it as immutable.
+type HostSeen struct {
+	HostID    string
+	SessionID string
+	// At is when the last report arrived.
+	At time.Time
+	// Full is true once a full report has arrived in this session and leadership.
+	Full                bool
+	FenceClass          tarnv1.FenceClass
+	AssignmentsRevision uint64
+	Pools               map[string]*tarnv1.PoolReport
+
+	sequence uint64
+}
+
+// ReplicaSeen is the last report on a replica. Treat it as immutable.
+type ReplicaSeen struct {
+	HostID string
+	// At is when the report arrived.
+	At     time.Time
+	Report *tarnv1.ReplicaReport
+}
+
+// New returns an empty state; call Lead before anything is concluded from it.
+// It errors when the interval is not below the TTL.
+func New(cfg Config) (*State, error) {
+	if cfg.TTL == 0 {
+		cfg.TTL = DefaultTTL
+	}
+	if cfg.ReportInterval == 0 {
+		cfg.ReportInterval = min(DefaultReportInterval, cfg.TTL/2)
+	}
+	if cfg.ReportInterval < 0 || cfg.ReportInterval >= cfg.TTL {
+		return nil, errors.New("observe: the report interval must be positive and below the TTL")
+	}
+	s := &State{cfg: cfg, changed: make(chan struct{})}
+	s.reset(time.Time{})
+	return s, nil
+}
+
+func (s *State) reset(since time.Time) {
+	s.since = since
+	s.hosts = make(map[string]*HostSeen)
+	s.replicas = make(map[string]*ReplicaSeen)
+	s.quiesce = make(map[string]time.Time)
+	s.attested = make(map[string]string)
+}
+
+// Lead forgets everything: this node became leader at now. Hosts that have not
+// reported since then are missed only after twice the TTL.
+func (s *State) Lead(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reset(now)
+	s.wake()
+}
+
+// Report takes a host's report that arrived at now. It answers whether a full
+// report is wanted at once. Reports out of order are dropped. The caller has
+// checked that the session is the one the host registered.
+//
+// The message is kept and must not change afterwards.
+func (s *State) Report(req *tarnv1.ReportRequest, now time.Time) (wantFull bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.hosts[req.GetHostId()]
+	if old != nil && old.SessionID != req.GetSessionId() {
+		s.forget(req.GetHostId())
+		old = nil
+	}
+	if old != nil && req.GetSequence() <= old.sequence {
+		return !old.Full
+	}
+	host := heard(old, req, now)
+	s.hosts[host.HostID] = host
+	if req.GetFull() {
+		s.forget(host.HostID)
+	}
+	for _, r := range req.GetReplicas() {
+		s.replicas[r.GetReplicaId()] = &ReplicaSeen{HostID: host.HostID, At: now, Report: r}
+	}
+	s.wake()
+	return !host.Full
+}
+
+func heard(old *HostSeen, req *tarnv1.ReportRequest, now time.Time) *HostSeen {
+	h := &HostSeen{
+		HostID: req.GetHostId(), SessionID: req.GetSessionId(), At: now, Full: req.GetFull(),
+		FenceClass: req.GetFenceClass(), AssignmentsRevision: req.GetAssignmentsRevision(), sequence: req.GetSequence(),
+		Pools: make(map[string]*tarnv1.PoolReport),
+	}
+	if old != nil {
+		h.Full = h.Full || old.Full
+		maps.Copy(h.Pools, old.Pools)
+	}
+	for _, p := range req.GetPools() {
+		h.Pools[p.GetName()] = p
+	}
+	return h
+}
+
+func (s *State) forget(hostID string) {
+	maps.DeleteFunc(s.replicas, func(_ string, r *ReplicaSeen) bool { return r.HostID == hostID })
+}
+
+func (s *State) wake() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// Changed returns a channel that is closed by the next report or promise.
+func (s *State) Changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
+}
+
+// SetQuiesce makes a planned promotion cancel itself when it has not been
+// demoted by then. The leader's memory only: a new leader waits for ever.
+func (s *State) SetQuiesce(opID string, until time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.quiesce[opID] = until
+	s.wake()
+}
+
+// Attest records an operator's word that the former owner's host is off, for
+// the forced promotion opID. detail says who and why. Kept until the leader
+// changes; asking again with the same op_id renews it.
+func (s *State) Attest(opID, detail string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.attested[opID] = detail
+	s.wake()
+}
+
+// Forget drops what is kept for a promotion that has ended.
+func (s *State) Forget(opID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.quiesce, opID)
+	delete(s.attested, opID)
+}
+
+// Host returns the last word of a host.
+func (s *State) Host(hostID string) (*HostSeen, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h, ok := s.hosts[hostID]
+	return h, ok
+}
+
+// Pool returns the last measurement of a pool.
+func (s *State) Pool(hostID, pool string) (*tarnv1.PoolReport, bool) {
+	h, ok := s.Host(hostID)
+	if !ok {
+		return nil, false
+	}
+	p, ok := h.Pools[pool]
+	return p, ok
+}
+
+// Observation is what the API shows of a replica; nil when nothing was heard.
+// A lag grows while the agent is silent.
+func (s *State) Observation(replicaID string, now time.Time) *tarnv1.ReplicaObservation {
+	s.mu.Lock()
+	r := s.replicas[replicaID]
+	s.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	return r.Observation(now)
+}
+
+// Snapshot copies the state for one round of decisions at now.
+//
+// For a round that may conclude from the lease table that an owner has stopped,
+// take the view of the FSM first and the snapshot after it (see Leases.Grant).
+func (s *State) Snapshot(now time.Time, leases *Leases) *Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := &Snapshot{
+		Now: now, Since: s.since, TTL: s.cfg.TTL, ReportInterval: s.cfg.ReportInterval,
+		Hosts: maps.Clone(s.hosts), Replicas: maps.Clone(s.replicas),
+		Quiesce: maps.Clone(s.quiesce), Attested: maps.Clone(s.attested),
+	}
+	if leases != nil {
+		out.lastGrant = leases.snapshot()
+	}
+	return out
+}
