@@ -92,6 +92,10 @@ func (ca *CA) Cluster() string { return ca.cert.Subject.CommonName }
 // CertPEM returns the authority's certificate.
 func (ca *CA) CertPEM() []byte { return encodeCert(ca.cert.Raw) }
 
+// KeyPEM returns the authority's key, for another control node that shall issue
+// certificates too.
+func (ca *CA) KeyPEM() ([]byte, error) { return encodeKey(ca.key) }
+
 // Hash returns what join tokens pin: see CAHash.
 func (ca *CA) Hash() string { return hashDER(ca.cert.Raw) }
 
@@ -202,15 +206,11 @@ func (ca *CA) IssueKey(s Subject) (certPEM, keyPEM []byte, err error) {
 	return certPEM, keyPEM, err
 }
 
-// IssueCSR signs a certificate for s over the key of a signing request. What the
-// request asks for is ignored: names come from the token or session that
-// authenticated it. A request whose self-signature fails is refused.
-func (ca *CA) IssueCSR(s Subject, csrPEM []byte) ([]byte, error) {
-	block, _ := pem.Decode(csrPEM)
-	if block == nil || block.Type != "CERTIFICATE REQUEST" {
-		return nil, errors.New("signing request is not PEM")
-	}
-	csr, err := x509.ParseCertificateRequest(block.Bytes)
+// IssueCSR signs a certificate for s over the key of a signing request, in DER.
+// What the request asks for is ignored: names come from the token or session
+// that authenticated it. A request whose self-signature fails is refused.
+func (ca *CA) IssueCSR(s Subject, csrDER []byte) (certPEM []byte, err error) {
+	csr, err := x509.ParseCertificateRequest(csrDER)
 	if err != nil {
 		return nil, fmt.Errorf("parse signing request: %w", err)
 	}
@@ -220,18 +220,18 @@ func (ca *CA) IssueCSR(s Subject, csrPEM []byte) ([]byte, error) {
 	return ca.Issue(s, csr.PublicKey)
 }
 
-// NewCSR creates a key and a signing request for it, both in PEM. The key never
-// leaves the node that will use it.
-func NewCSR() (csrPEM, keyPEM []byte, err error) {
+// NewCSR creates a key, in PEM, and a signing request for it, in DER. The key
+// never leaves the node that will use it.
+func NewCSR() (csrDER, keyPEM []byte, err error) {
 	key, keyPEM, err := newKey()
 	if err != nil {
 		return nil, nil, err
 	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	csrDER, err = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
 	if err != nil {
 		return nil, nil, fmt.Errorf("create signing request: %w", err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), keyPEM, nil
+	return csrDER, keyPEM, nil
 }
 
 func newKey() (*ecdsa.PrivateKey, []byte, error) {

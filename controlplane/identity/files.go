@@ -38,13 +38,22 @@ func LoadCA(dir string) (*CA, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load authority: %w", err)
 	}
-	cert, err := parseCertPEM(certPEM)
+	ca, err := ParseCA(certPEM, keyPEM)
 	if err != nil {
 		return nil, fmt.Errorf("load authority: %w", err)
 	}
+	return ca, nil
+}
+
+// ParseCA returns the authority of CertPEM and KeyPEM; they must belong together.
+func ParseCA(certPEM, keyPEM []byte) (*CA, error) {
+	cert, err := parseCertPEM(certPEM)
+	if err != nil {
+		return nil, err
+	}
 	key, err := parseKey(keyPEM)
 	if err != nil {
-		return nil, fmt.Errorf("load authority: %w", err)
+		return nil, err
 	}
 	return parseCA(cert.Raw, key)
 }
