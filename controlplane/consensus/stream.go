@@ -126,8 +126,8 @@ type heldConn struct {
 	once sync.Once
 }
 
-// Close implements net.Conn.
+// Close implements net.Conn. It lets go last: net/http closes the connection too.
 func (c *heldConn) Close() error {
-	c.once.Do(func() { close(c.done) })
+	defer c.once.Do(func() { close(c.done) })
 	return c.Conn.Close()
 }
