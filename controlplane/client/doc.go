@@ -1,0 +1,12 @@
+// Package client is the way into the control plane for agents, the command line
+// and tests: one Connect client per service over one mTLS transport.
+//
+// It hides which node leads. A call that reached a follower goes on to the leader
+// the follower names; one whose outcome is unknown is repeated with the same ids
+// until its context ends, which the idempotency of every method makes safe.
+//
+// It is a leaf: proto, Connect and the standard library only.
+//
+// It promises that every attempt has a deadline, that no goroutine outlives a
+// call, and that errors which a repetition cannot cure come back at once.
+package client

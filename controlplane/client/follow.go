@@ -1,0 +1,159 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"connectrpc.com/connect"
+
+	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/proto/tarn/v1/tarnv1connect"
+)
+
+const (
+	firstPause = 50 * time.Millisecond
+	longPause  = 2 * time.Second
+)
+
+// follower is the interceptor that finds the leader and repeats what may be repeated.
+type follower struct {
+	cfg   Config
+	nodes *nodes
+}
+
+// WrapUnary implements connect.Interceptor.
+func (f *follower) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		mintIDs(req.Any())
+		if f.cfg.Project != "" {
+			req.Header().Set(ProjectHeader, f.cfg.Project)
+		}
+		wait := pollWait(req.Any())
+		if _, bounded := ctx.Deadline(); !bounded {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, f.cfg.Patience+wait)
+			defer cancel()
+		}
+		c := &call{follower: f, next: next, req: req, limit: f.cfg.Attempt + wait, anyNode: answeredByAny(req)}
+		return c.run(ctx)
+	}
+}
+
+// WrapStreamingClient implements connect.Interceptor; tarn.v1 has no streams.
+func (f *follower) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return next
+}
+
+// WrapStreamingHandler implements connect.Interceptor.
+func (f *follower) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return next
+}
+
+// call is one call with all its attempts.
+type call struct {
+	*follower
+	next    connect.UnaryFunc
+	req     connect.AnyRequest
+	limit   time.Duration
+	anyNode bool
+}
+
+func (c *call) run(ctx context.Context) (connect.AnyResponse, error) {
+	pause := firstPause
+	var last error
+	for {
+		res, err := c.attempt(ctx)
+		if err != nil && ctx.Err() != nil && last != nil {
+			// "Deadline exceeded" would hide what stood in the way all the time.
+			return nil, last
+		}
+		if err == nil || !repeatable(err) || ctx.Err() != nil {
+			return res, err
+		}
+		last = err
+		c.cfg.Logger.DebugContext(ctx, "call is repeated", "procedure", c.req.Spec().Procedure, "err", err)
+		if !sleep(ctx, pause/2+rand.N(pause/2+1)) {
+			return nil, err
+		}
+		pause = min(2*pause, longPause)
+	}
+}
+
+// attempt calls the likely node, and the leader if that node names another.
+func (c *call) attempt(ctx context.Context) (connect.AnyResponse, error) {
+	address := c.nodes.current(c.anyNode)
+	res, err := c.once(ctx, address)
+	hint := leaderHint(err)
+	if hint != "" && hint != address {
+		c.nodes.follow(hint)
+		address = hint
+		res, err = c.once(ctx, address)
+	}
+	if err != nil && repeatable(err) && ctx.Err() == nil {
+		c.nodes.leave(address, c.anyNode)
+	}
+	return res, err
+}
+
+func (c *call) once(ctx context.Context, address string) (connect.AnyResponse, error) {
+	limited, cancel := context.WithTimeout(ctx, c.limit)
+	defer cancel()
+	res, err := c.next(withTarget(limited, address), c.req)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		// Only this attempt ran out of time: nobody knows whether it took effect.
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New(address+" did not answer in time"))
+	}
+	return res, err
+}
+
+// repeatable says whether another attempt can have another outcome. Every method
+// of tarn.v1 is idempotent by its ids, so an unknown outcome may be repeated.
+func repeatable(err error) bool {
+	switch connect.CodeOf(err) {
+	case connect.CodeUnavailable:
+		return true
+	case connect.CodeUnknown, connect.CodeCanceled:
+		// Not said by the server but by a connection that broke half-way.
+		return !connect.IsWireError(err)
+	}
+	_, follower := Detail[*tarnv1.NotLeader](err)
+	return follower
+}
+
+func leaderHint(err error) string {
+	detail, ok := Detail[*tarnv1.NotLeader](err)
+	if !ok {
+		return ""
+	}
+	return detail.GetLeaderAddress()
+}
+
+// answeredByAny tells whether followers answer the call as well as the leader.
+func answeredByAny(req connect.AnyRequest) bool {
+	if req.Spec().Procedure == tarnv1connect.AgentServiceAssignmentsProcedure {
+		return true
+	}
+	stale, ok := req.Any().(interface{ GetConsistency() tarnv1.Consistency })
+	return ok && stale.GetConsistency() == tarnv1.Consistency_CONSISTENCY_STALE
+}
+
+// pollWait is how long the server may hold the answer back.
+func pollWait(msg any) time.Duration {
+	if poll, ok := msg.(*tarnv1.AssignmentsRequest); ok {
+		return poll.GetMaxWait().AsDuration()
+	}
+	return 0
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
