@@ -1,0 +1,99 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/BurntSushi/toml"
+
+	"tarn/controlplane/client"
+	"tarn/controlplane/identity"
+)
+
+// ClientConfig is client.toml: whom the command line talks to, and as whom.
+type ClientConfig struct {
+	// Addresses are host:port of control-plane nodes; one that answers is enough.
+	Addresses []string `toml:"addresses"`
+	// PKI is a directory with ca.pem, node.pem and node.key; relative to the file.
+	PKI string `toml:"pki"`
+	// Project is what an operator works in unless --project says otherwise.
+	Project string `toml:"project"`
+}
+
+// LoadClientConfig reads client.toml. Unknown keys and missing ones are errors
+// that name the key.
+func LoadClientConfig(path string) (ClientConfig, error) {
+	var cfg ClientConfig
+	meta, err := toml.DecodeFile(path, &cfg)
+	if err != nil {
+		return cfg, fmt.Errorf("read %s: %w", path, err)
+	}
+	if extra := meta.Undecoded(); len(extra) > 0 {
+		return cfg, fmt.Errorf("read %s: unknown key %q; known are addresses, pki, project", path, extra[0].String())
+	}
+	if len(cfg.Addresses) == 0 {
+		return cfg, fmt.Errorf("read %s: addresses: at least one host:port is required", path)
+	}
+	if cfg.PKI == "" {
+		return cfg, fmt.Errorf("read %s: pki: the directory with ca.pem, node.pem and node.key is required", path)
+	}
+	if !filepath.IsAbs(cfg.PKI) {
+		cfg.PKI = filepath.Join(filepath.Dir(path), cfg.PKI)
+	}
+	return cfg, nil
+}
+
+// configPath is the file in use: the flag, else the user's own.
+func (a *app) configPath() string {
+	if a.Config != "" {
+		return a.Config
+	}
+	if dir := a.env["XDG_CONFIG_HOME"]; dir != "" {
+		return filepath.Join(dir, "tarn", "client.toml")
+	}
+	return filepath.Join(a.env["HOME"], ".config", "tarn", "client.toml")
+}
+
+func dialConfigured(a *app) (*client.Client, error) {
+	path := a.configPath()
+	cfg, err := LoadClientConfig(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, usage("no client configuration at %s", path).
+			next("set TARN_CONFIG to a client.toml; `tarn dev` writes one and prints the line")
+	}
+	if err != nil {
+		return nil, usage("%w", err).next("docs/config.md lists every key")
+	}
+	if a.Project == "" {
+		a.Project = cfg.Project
+	}
+	material, err := identity.LoadMaterial(cfg.PKI)
+	if err != nil {
+		return nil, usage("%w", err).next("get certificate files with `tarn join TOKEN --dir %s`", cfg.PKI)
+	}
+	project := a.Project
+	if material.Identity().Role != identity.RoleOperator {
+		project = ""
+	}
+	return client.New(client.Config{
+		Addresses: cfg.Addresses,
+		TLS:       material.ClientConfig(identity.RoleControl),
+		Project:   project,
+		Logger:    a.logger(),
+	})
+}
+
+// WriteClientConfig writes client.toml for cfg, readable by its owner only.
+func WriteClientConfig(path string, cfg ClientConfig) error {
+	data, err := toml.Marshal(cfg)
+	if err != nil {
+		return fmt.Errorf("encode client configuration: %w", err)
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		return fmt.Errorf("write client configuration: %w", err)
+	}
+	return nil
+}
