@@ -278,7 +278,12 @@ type Assignment struct {
 	ProtectedGuids []uint64 `protobuf:"fixed64,21,rep,packed,name=protected_guids,json=protectedGuids,proto3" json:"protected_guids,omitempty"`
 	// This target is being sealed for a forced failover: abort receives, raise the floor to
 	// epoch, report seal_ack.
-	Seal          bool `protobuf:"varint,22,opt,name=seal,proto3" json:"seal,omitempty"`
+	Seal bool `protobuf:"varint,22,opt,name=seal,proto3" json:"seal,omitempty"`
+	// Of the share. Secondaries of readable shares are mounted read-only, those of dr never.
+	ReplicationType ReplicationType `protobuf:"varint,23,opt,name=replication_type,json=replicationType,proto3,enum=tarn.v1.ReplicationType" json:"replication_type,omitempty"`
+	// The replica has been available before: its agent never puts an empty dataset
+	// in place of a missing one.
+	Established   bool `protobuf:"varint,24,opt,name=established,proto3" json:"established,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -463,6 +468,20 @@ func (x *Assignment) GetProtectedGuids() []uint64 {
 func (x *Assignment) GetSeal() bool {
 	if x != nil {
 		return x.Seal
+	}
+	return false
+}
+
+func (x *Assignment) GetReplicationType() ReplicationType {
+	if x != nil {
+		return x.ReplicationType
+	}
+	return ReplicationType_REPLICATION_TYPE_UNSPECIFIED
+}
+
+func (x *Assignment) GetEstablished() bool {
+	if x != nil {
+		return x.Established
 	}
 	return false
 }
@@ -1788,7 +1807,7 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\x13AssignmentsResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x1c\n" +
 	"\tunchanged\x18\x02 \x01(\bR\tunchanged\x125\n" +
-	"\vassignments\x18\x03 \x03(\v2\x13.tarn.v1.AssignmentR\vassignments\"\xe5\x06\n" +
+	"\vassignments\x18\x03 \x03(\v2\x13.tarn.v1.AssignmentR\vassignments\"\xcc\a\n" +
 	"\n" +
 	"Assignment\x12\x1d\n" +
 	"\n" +
@@ -1816,7 +1835,9 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\x11resync_generation\x18\x13 \x01(\x04R\x10resyncGeneration\x127\n" +
 	"\fclone_source\x18\x14 \x01(\v2\x14.tarn.v1.CloneSourceR\vcloneSource\x12'\n" +
 	"\x0fprotected_guids\x18\x15 \x03(\x06R\x0eprotectedGuids\x12\x12\n" +
-	"\x04seal\x18\x16 \x01(\bR\x04seal\"Z\n" +
+	"\x04seal\x18\x16 \x01(\bR\x04seal\x12C\n" +
+	"\x10replication_type\x18\x17 \x01(\x0e2\x18.tarn.v1.ReplicationTypeR\x0freplicationType\x12 \n" +
+	"\vestablished\x18\x18 \x01(\bR\vestablished\"Z\n" +
 	"\x06Source\x12\x1d\n" +
 	"\n" +
 	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x17\n" +
@@ -1984,13 +2005,14 @@ var file_tarn_v1_agent_proto_goTypes = []any{
 	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
 	(Role)(0),                     // 24: tarn.v1.Role
 	(*LineageEntry)(nil),          // 25: tarn.v1.LineageEntry
-	(AccessLevel)(0),              // 26: tarn.v1.AccessLevel
-	(FenceClass)(0),               // 27: tarn.v1.FenceClass
-	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
-	(*TransferProgress)(nil),      // 29: tarn.v1.TransferProgress
-	(*RuleError)(nil),             // 30: tarn.v1.RuleError
-	(*ReplicaError)(nil),          // 31: tarn.v1.ReplicaError
-	(*DivergentCopy)(nil),         // 32: tarn.v1.DivergentCopy
+	(ReplicationType)(0),          // 26: tarn.v1.ReplicationType
+	(AccessLevel)(0),              // 27: tarn.v1.AccessLevel
+	(FenceClass)(0),               // 28: tarn.v1.FenceClass
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*TransferProgress)(nil),      // 30: tarn.v1.TransferProgress
+	(*RuleError)(nil),             // 31: tarn.v1.RuleError
+	(*ReplicaError)(nil),          // 32: tarn.v1.ReplicaError
+	(*DivergentCopy)(nil),         // 33: tarn.v1.DivergentCopy
 }
 var file_tarn_v1_agent_proto_depIdxs = []int32{
 	22, // 0: tarn.v1.RegisterRequest.host:type_name -> tarn.v1.Host
@@ -2008,42 +2030,43 @@ var file_tarn_v1_agent_proto_depIdxs = []int32{
 	11, // 12: tarn.v1.Assignment.options:type_name -> tarn.v1.ReplicationOptions
 	25, // 13: tarn.v1.Assignment.lineage:type_name -> tarn.v1.LineageEntry
 	7,  // 14: tarn.v1.Assignment.clone_source:type_name -> tarn.v1.CloneSource
-	5,  // 15: tarn.v1.CloneSource.source:type_name -> tarn.v1.Source
-	10, // 16: tarn.v1.Exports.rules:type_name -> tarn.v1.ExportRule
-	26, // 17: tarn.v1.ExportRule.access_level:type_name -> tarn.v1.AccessLevel
-	15, // 18: tarn.v1.ReportRequest.replicas:type_name -> tarn.v1.ReplicaReport
-	14, // 19: tarn.v1.ReportRequest.pools:type_name -> tarn.v1.PoolReport
-	27, // 20: tarn.v1.ReportRequest.fence_class:type_name -> tarn.v1.FenceClass
-	24, // 21: tarn.v1.ReplicaReport.observed_role:type_name -> tarn.v1.Role
-	28, // 22: tarn.v1.ReplicaReport.head_created_at:type_name -> google.protobuf.Timestamp
-	23, // 23: tarn.v1.ReplicaReport.lag:type_name -> google.protobuf.Duration
-	29, // 24: tarn.v1.ReplicaReport.transfer:type_name -> tarn.v1.TransferProgress
-	16, // 25: tarn.v1.ReplicaReport.exports:type_name -> tarn.v1.ReportedExport
-	30, // 26: tarn.v1.ReplicaReport.rule_errors:type_name -> tarn.v1.RuleError
-	17, // 27: tarn.v1.ReplicaReport.snapshots:type_name -> tarn.v1.SnapshotReport
-	31, // 28: tarn.v1.ReplicaReport.error:type_name -> tarn.v1.ReplicaError
-	18, // 29: tarn.v1.ReplicaReport.demote_ack:type_name -> tarn.v1.DemoteAck
-	18, // 30: tarn.v1.ReplicaReport.seal_ack:type_name -> tarn.v1.DemoteAck
-	32, // 31: tarn.v1.ReplicaReport.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	28, // 32: tarn.v1.SnapshotReport.taken_at:type_name -> google.protobuf.Timestamp
-	28, // 33: tarn.v1.DemoteAck.head_created_at:type_name -> google.protobuf.Timestamp
-	20, // 34: tarn.v1.RenewLeaseRequest.shares:type_name -> tarn.v1.LeaseShare
-	20, // 35: tarn.v1.RenewLeaseResponse.granted:type_name -> tarn.v1.LeaseShare
-	20, // 36: tarn.v1.RenewLeaseResponse.revoked:type_name -> tarn.v1.LeaseShare
-	23, // 37: tarn.v1.RenewLeaseResponse.duration:type_name -> google.protobuf.Duration
-	0,  // 38: tarn.v1.AgentService.Register:input_type -> tarn.v1.RegisterRequest
-	2,  // 39: tarn.v1.AgentService.Assignments:input_type -> tarn.v1.AssignmentsRequest
-	12, // 40: tarn.v1.AgentService.Report:input_type -> tarn.v1.ReportRequest
-	19, // 41: tarn.v1.AgentService.RenewLease:input_type -> tarn.v1.RenewLeaseRequest
-	1,  // 42: tarn.v1.AgentService.Register:output_type -> tarn.v1.RegisterResponse
-	3,  // 43: tarn.v1.AgentService.Assignments:output_type -> tarn.v1.AssignmentsResponse
-	13, // 44: tarn.v1.AgentService.Report:output_type -> tarn.v1.ReportResponse
-	21, // 45: tarn.v1.AgentService.RenewLease:output_type -> tarn.v1.RenewLeaseResponse
-	42, // [42:46] is the sub-list for method output_type
-	38, // [38:42] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	26, // 15: tarn.v1.Assignment.replication_type:type_name -> tarn.v1.ReplicationType
+	5,  // 16: tarn.v1.CloneSource.source:type_name -> tarn.v1.Source
+	10, // 17: tarn.v1.Exports.rules:type_name -> tarn.v1.ExportRule
+	27, // 18: tarn.v1.ExportRule.access_level:type_name -> tarn.v1.AccessLevel
+	15, // 19: tarn.v1.ReportRequest.replicas:type_name -> tarn.v1.ReplicaReport
+	14, // 20: tarn.v1.ReportRequest.pools:type_name -> tarn.v1.PoolReport
+	28, // 21: tarn.v1.ReportRequest.fence_class:type_name -> tarn.v1.FenceClass
+	24, // 22: tarn.v1.ReplicaReport.observed_role:type_name -> tarn.v1.Role
+	29, // 23: tarn.v1.ReplicaReport.head_created_at:type_name -> google.protobuf.Timestamp
+	23, // 24: tarn.v1.ReplicaReport.lag:type_name -> google.protobuf.Duration
+	30, // 25: tarn.v1.ReplicaReport.transfer:type_name -> tarn.v1.TransferProgress
+	16, // 26: tarn.v1.ReplicaReport.exports:type_name -> tarn.v1.ReportedExport
+	31, // 27: tarn.v1.ReplicaReport.rule_errors:type_name -> tarn.v1.RuleError
+	17, // 28: tarn.v1.ReplicaReport.snapshots:type_name -> tarn.v1.SnapshotReport
+	32, // 29: tarn.v1.ReplicaReport.error:type_name -> tarn.v1.ReplicaError
+	18, // 30: tarn.v1.ReplicaReport.demote_ack:type_name -> tarn.v1.DemoteAck
+	18, // 31: tarn.v1.ReplicaReport.seal_ack:type_name -> tarn.v1.DemoteAck
+	33, // 32: tarn.v1.ReplicaReport.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	29, // 33: tarn.v1.SnapshotReport.taken_at:type_name -> google.protobuf.Timestamp
+	29, // 34: tarn.v1.DemoteAck.head_created_at:type_name -> google.protobuf.Timestamp
+	20, // 35: tarn.v1.RenewLeaseRequest.shares:type_name -> tarn.v1.LeaseShare
+	20, // 36: tarn.v1.RenewLeaseResponse.granted:type_name -> tarn.v1.LeaseShare
+	20, // 37: tarn.v1.RenewLeaseResponse.revoked:type_name -> tarn.v1.LeaseShare
+	23, // 38: tarn.v1.RenewLeaseResponse.duration:type_name -> google.protobuf.Duration
+	0,  // 39: tarn.v1.AgentService.Register:input_type -> tarn.v1.RegisterRequest
+	2,  // 40: tarn.v1.AgentService.Assignments:input_type -> tarn.v1.AssignmentsRequest
+	12, // 41: tarn.v1.AgentService.Report:input_type -> tarn.v1.ReportRequest
+	19, // 42: tarn.v1.AgentService.RenewLease:input_type -> tarn.v1.RenewLeaseRequest
+	1,  // 43: tarn.v1.AgentService.Register:output_type -> tarn.v1.RegisterResponse
+	3,  // 44: tarn.v1.AgentService.Assignments:output_type -> tarn.v1.AssignmentsResponse
+	13, // 45: tarn.v1.AgentService.Report:output_type -> tarn.v1.ReportResponse
+	21, // 46: tarn.v1.AgentService.RenewLease:output_type -> tarn.v1.RenewLeaseResponse
+	43, // [43:47] is the sub-list for method output_type
+	39, // [39:43] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_agent_proto_init() }
