@@ -188,9 +188,14 @@ func (n *Node) ask(ctx context.Context, addr string, req JoinRequest) (JoinAnswe
 // tryFound founds a cluster if enough servers are known and each consents to the
 // same set. Only the one with the lowest id tries; each consents to one set in
 // its life, on disk, so no two overlapping clusters can come to be whatever is
-// lost or repeated meanwhile. A server that is lost for good before its cluster
-// was founded leaves the others waiting for it; deleting their empty data
-// directories starts over.
+// lost or repeated meanwhile. Consent is asked for in the order of ids and the
+// first refusal ends the attempt: rivals, who know different servers, thus
+// cannot block each other in a circle, and the losers join the winner's cluster.
+//
+// Two limits: BootstrapExpect must be more than half of the servers first
+// started, or disjoint sets may both succeed; and a founder that is lost for
+// good before the founding leaves the others waiting for it, until their empty
+// data directories are deleted.
 func (n *Node) tryFound(ctx context.Context, r *raft.Raft) error {
 	founders := n.found.list()
 	if len(founders) < n.cfg.BootstrapExpect {
@@ -215,12 +220,7 @@ func (n *Node) tryFound(ctx context.Context, r *raft.Raft) error {
 }
 
 func (n *Node) bootstrap(r *raft.Raft, founders []Server) error {
-	var configuration raft.Configuration
-	for _, s := range founders {
-		configuration.Servers = append(configuration.Servers,
-			raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(s.ID), Address: raft.ServerAddress(s.Addr)})
-	}
-	err := r.BootstrapCluster(configuration).Error()
+	err := r.BootstrapCluster(asVoters(founders)).Error()
 	if err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
 		return fmt.Errorf("found cluster: %w", err)
 	}

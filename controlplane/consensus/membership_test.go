@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"errors"
+	"math/rand/v2"
 	"testing"
 )
 
@@ -128,4 +129,29 @@ func TestConsentIsForOneSetForEver(t *testing.T) {
 	if ask(b, self) || !ask(a, self) {
 		t.Fatal("consent forgotten by a restart")
 	}
+}
+
+// More servers than are needed, each knowing one other at random: one cluster
+// comes to be and holds them all.
+func TestFoundingAmongTooMany(t *testing.T) {
+	c := &cluster{t: t}
+	for i := range 5 {
+		c.add(func(cfg *Config) {
+			cfg.BootstrapExpect = 3
+			if i > 0 {
+				cfg.Join = []string{c.members[rand.N(i)].addr}
+			}
+		})
+	}
+	eventually(t, "everyone is a voter of the same cluster", func() bool {
+		for _, m := range c.members {
+			servers, err := m.node.Servers()
+			if err != nil || len(servers) != 5 || voters(servers) != 5 {
+				return false
+			}
+		}
+		return true
+	})
+	c.write("a")
+	c.agree()
 }

@@ -72,10 +72,11 @@ func (n *Node) finish(r *round, term uint64, err error) {
 // after the call, was still in its term. raft's own VerifyLeader starts the
 // heartbeats and says no early, but its yes may rest on older answers.
 func (n *Node) verifyOnce(ctx context.Context, r *raft.Raft) (uint64, error) {
-	term, start := r.CurrentTerm(), n.acks.begin()
+	start := n.acks.begin()
 	if r.State() != raft.Leader {
 		return 0, n.notLeader()
 	}
+	term := r.CurrentTerm()
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeouts.Lease+n.cfg.Timeouts.Election)
 	defer cancel()
 	if err := n.await(ctx, r.VerifyLeader()); err != nil {

@@ -44,6 +44,7 @@ func filled(t *testing.T) (string, string) {
 }
 
 func TestDamagedDirectoriesAreRefused(t *testing.T) {
+	source, id := filled(t)
 	for name, damage := range map[string]func(dir string) error{
 		"log lost":      func(dir string) error { return os.Remove(filepath.Join(dir, dbFile)) },
 		"log emptied":   func(dir string) error { return os.Truncate(filepath.Join(dir, dbFile), 0) },
@@ -57,7 +58,10 @@ func TestDamagedDirectoriesAreRefused(t *testing.T) {
 		"id garbled":        func(dir string) error { return os.WriteFile(filepath.Join(dir, idFile), []byte("x"), 0o600) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir, id := filled(t)
+			dir := t.TempDir()
+			if err := os.CopyFS(dir, os.DirFS(source)); err != nil {
+				t.Fatal(err)
+			}
 			if err := checkDir(dir, id); err != nil {
 				t.Fatalf("undamaged: %v", err)
 			}
