@@ -1,0 +1,230 @@
+package raftfsm
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
+
+	raftv1 "tarn/proto/tarn/raft/v1"
+)
+
+// Config of an FSM. The zero value is valid.
+type Config struct {
+	// OnHalt is called once, from Apply, when the node has to stop applying the log.
+	// It must not block.
+	OnHalt func(error)
+}
+
+// Result is what Apply returns, as raft's ApplyFuture.Response.
+type Result struct {
+	// Index of the log entry; a View at or after it shows the outcome.
+	Index uint64
+	// Record as stored, shared and immutable; nil for verbs without one.
+	Record proto.Message
+	// Dropped counts the items of a Transitions batch whose guard did not hold.
+	Dropped int
+	// Err is set when the command was refused; nothing has changed then.
+	Err *Error
+}
+
+// FSM is the state machine behind the Raft log. Apply, ApplyBatch, Snapshot and Restore are
+// called by raft from one goroutine; View and Halted from any.
+type FSM struct {
+	onHalt    func(error)
+	published atomic.Pointer[state]
+	halted    atomic.Pointer[error]
+	// recent hashes of this node, for CheckHash. Only Apply and Restore use it.
+	hashes hashRing
+}
+
+var (
+	_ raft.FSM         = (*FSM)(nil)
+	_ raft.BatchingFSM = (*FSM)(nil)
+)
+
+// New returns an empty state machine.
+func New(cfg Config) *FSM {
+	f := &FSM{onHalt: cfg.OnHalt}
+	f.published.Store(newState())
+	return f
+}
+
+// Halted says why this node stopped applying the log; nil while it has not. A
+// halted node never resumes: its process has to end.
+func (f *FSM) Halted() error {
+	if err := f.halted.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// View returns the present state, immutable, in constant time.
+func (f *FSM) View() *View { return &View{s: f.published.Load()} }
+
+// Apply applies one committed entry and returns a *Result. It never panics,
+// whatever the bytes.
+func (f *FSM) Apply(entry *raft.Log) any { return f.ApplyBatch([]*raft.Log{entry})[0] }
+
+// ApplyBatch applies committed entries in order and publishes one new state. The
+// answer of an entry that is no command is nil.
+func (f *FSM) ApplyBatch(entries []*raft.Log) []any {
+	run := batch{fsm: f, cur: f.published.Load()}
+	out := make([]any, len(entries))
+	for i, entry := range entries {
+		if entry.Type == raft.LogCommand {
+			out[i] = run.apply(entry)
+		}
+	}
+	run.publish()
+	return out
+}
+
+// batch is a run of entries that become visible together.
+type batch struct {
+	fsm   *FSM
+	cur   *state
+	dirty bool
+	wake  []chan struct{}
+}
+
+func (b *batch) apply(entry *raft.Log) *Result {
+	if err := b.fsm.Halted(); err != nil {
+		return haltedResult(entry.Index, err)
+	}
+	cmd, err := decode(entry)
+	if err == nil {
+		err = b.fsm.checkHash(cmd.GetCheckHash())
+	}
+	if err != nil {
+		err = fmt.Errorf("apply log entry %d of term %d: %w", entry.Index, entry.Term, err)
+		b.fsm.halt(err)
+		return haltedResult(entry.Index, err)
+	}
+	return b.run(entry, cmd)
+}
+
+func (b *batch) run(entry *raft.Log, cmd *raftv1.Command) *Result {
+	head := b.cur.advance(entry, cmd)
+	b.fsm.hashes.add(head.index, head.hash)
+	b.cur, b.dirty = head, true
+	tx := begin(head)
+	record, refusal := tx.apply(cmd)
+	if refusal != nil {
+		return &Result{Index: entry.Index, Err: refusal}
+	}
+	tx.settleWatches()
+	b.cur, b.wake = tx.s, append(b.wake, tx.wake...)
+	return &Result{Index: entry.Index, Record: record, Dropped: tx.dropped}
+}
+
+func (b *batch) publish() {
+	if b.dirty {
+		b.fsm.publish(b.cur, b.wake)
+	}
+}
+
+// publish makes next visible, then wakes who waited for it.
+func (f *FSM) publish(next *state, wake []chan struct{}) {
+	before := f.published.Load()
+	visible := *next
+	visible.changed = make(chan struct{})
+	f.published.Store(&visible)
+	close(before.changed)
+	for _, ch := range wake {
+		close(ch)
+	}
+}
+
+func (f *FSM) halt(err error) {
+	if f.halted.CompareAndSwap(nil, &err) && f.onHalt != nil {
+		f.onHalt(err)
+	}
+}
+
+func haltedResult(index uint64, err error) *Result {
+	return &Result{Index: index, Err: refuse(Halted, "", "this node stopped applying the log: %v", err)}
+}
+
+var (
+	errUnknownVerb = errors.New("unknown verb: a newer version of tarn wrote it; upgrade this node")
+	errHash        = errors.New("the state of this node differs from the leader's: remove the node and add it again empty")
+)
+
+// decode refuses whatever this build cannot apply in full: skipping an entry
+// would let this node diverge in silence.
+func decode(entry *raft.Log) (*raftv1.Command, error) {
+	cmd := &raftv1.Command{}
+	if err := proto.Unmarshal(entry.Data, cmd); err != nil {
+		return nil, fmt.Errorf("decode command: %w", err)
+	}
+	if cmd.GetVersion() > CommandVersion {
+		return nil, fmt.Errorf("command version %d is above %d: upgrade this node", cmd.GetVersion(), CommandVersion)
+	}
+	if cmd.GetVerb() == nil {
+		return nil, errUnknownVerb
+	}
+	if t := cmd.GetProposerTerm(); t != 0 && t != entry.Term {
+		return nil, fmt.Errorf("proposed by %q in term %d but stored under another: the log cannot be trusted",
+			cmd.GetProposerId(), t)
+	}
+	return cmd, nil
+}
+
+// advance returns the state with the entry counted in, before its verb.
+func (s *state) advance(entry *raft.Log, cmd *raftv1.Command) *state {
+	next := *s
+	next.index = entry.Index
+	next.hash = roll(s.hash, entry)
+	if at := cmd.GetProposedAt(); at.IsValid() && at.AsTime().After(s.lastTime) {
+		next.lastTime = at.AsTime()
+	}
+	return &next
+}
+
+// roll chains the hash over (index, term, command).
+func roll(prev [32]byte, entry *raft.Log) [32]byte {
+	h := sha256.New()
+	h.Write(prev[:])
+	var n [16]byte
+	binary.BigEndian.PutUint64(n[:8], entry.Index)
+	binary.BigEndian.PutUint64(n[8:], entry.Term)
+	h.Write(n[:])
+	h.Write(entry.Data)
+	return [32]byte(h.Sum(nil))
+}
+
+// ringSize bounds how far back CheckHash can look, in entries.
+const ringSize = 1024
+
+// hashRing remembers the hashes after the last entries.
+type hashRing struct {
+	entries [ringSize]struct {
+		index uint64
+		hash  [32]byte
+	}
+}
+
+func (r *hashRing) add(index uint64, hash [32]byte) {
+	e := &r.entries[index%ringSize]
+	e.index, e.hash = index, hash
+}
+
+func (r *hashRing) at(index uint64) ([32]byte, bool) {
+	e := &r.entries[index%ringSize]
+	return e.hash, e.index == index && index != 0
+}
+
+// checkHash compares the leader's hash with this node's own at that index. An
+// index that this node does not remember, or has restored past, is not checked.
+func (f *FSM) checkHash(c *raftv1.CheckHash) error {
+	have, known := f.hashes.at(c.GetIndex())
+	if c == nil || !known || string(have[:]) == string(c.GetHash()) {
+		return nil
+	}
+	return errHash
+}
