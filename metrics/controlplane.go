@@ -1,0 +1,163 @@
+package metrics
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// RPC counts the requests that a process serves. Procedures come from the
+// generated code, codes from Connect: both are bounded.
+type RPC struct {
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+}
+
+// NewRPC registers tarn_rpc_* with reg. Panics if they are there already.
+func NewRPC(reg prometheus.Registerer) *RPC {
+	m := maker{reg}
+	return &RPC{
+		requests: m.counter("tarn_rpc_requests_total", "Requests answered, by procedure and result code.", "procedure", "code"),
+		duration: m.histogram("tarn_rpc_request_duration_seconds",
+			"Time from the arrival of a request to its answer; long polls excluded.", rpcBuckets(), "procedure"),
+	}
+}
+
+// Observe counts one answered request. code is "ok" or the Connect code's text.
+// Safe for concurrent use.
+func (r *RPC) Observe(procedure, code string, took time.Duration) {
+	r.requests.WithLabelValues(procedure, code).Inc()
+	r.duration.WithLabelValues(procedure).Observe(took.Seconds())
+}
+
+// ObserveLongPoll counts a request that waits on purpose, without its duration.
+func (r *RPC) ObserveLongPoll(procedure, code string) {
+	r.requests.WithLabelValues(procedure, code).Inc()
+}
+
+// ControlPlane holds the counters of a control-plane node. Its facts of the
+// moment come from RegisterFleet and RegisterRaft. Safe for concurrent use.
+type ControlPlane struct {
+	RPC *RPC
+	// Failovers by share and kind (planned, forced).
+	Failovers *prometheus.CounterVec
+	// FailoverDuration by kind, from the promotion's start to a writable target.
+	FailoverDuration *prometheus.HistogramVec
+	// DataLossBound is the age of what the share's last forced failover kept.
+	DataLossBound *prometheus.GaugeVec
+	// Placements by result (placed, refused, conflict) and how long deciding took.
+	Placements        *prometheus.CounterVec
+	PlacementDuration *prometheus.HistogramVec
+	// Commands proposed to the log by verb and result (applied, refused, unknown).
+	Commands *prometheus.CounterVec
+	// ReconcileDuration of one round of the leader, from view to proposed commands.
+	ReconcileDuration *prometheus.HistogramVec
+	// Reports of agents by result (taken, stale, unknown_host).
+	Reports *prometheus.CounterVec
+	// Leases asked for by result (granted, revoked, refused).
+	Leases *prometheus.CounterVec
+	// GossipMembers by state (alive, failed, left).
+	GossipMembers *prometheus.GaugeVec
+}
+
+// NewControlPlane registers the node's counters with reg. Panics if they are there already.
+func NewControlPlane(reg prometheus.Registerer) *ControlPlane {
+	m := maker{reg}
+	return &ControlPlane{
+		RPC:               NewRPC(reg),
+		Failovers:         m.counter("tarn_failovers_total", "Promotions that finished.", "share", "kind"),
+		FailoverDuration:  m.histogram("tarn_failover_duration_seconds", "From the start of a promotion to a writable target.", rpcBuckets(), "kind"),
+		DataLossBound:     m.gauge("tarn_failover_data_loss_bound_seconds", "Upper bound of the time whose writes the last forced failover lost.", "share"),
+		Placements:        m.counter("tarn_placements_total", "Decisions where to put a replica.", "result"),
+		PlacementDuration: m.histogram("tarn_placement_duration_seconds", "Time to decide where to put a replica.", rpcBuckets()),
+		Commands:          m.counter("tarn_commands_total", "Commands proposed to the replicated log.", "verb", "result"),
+		ReconcileDuration: m.histogram("tarn_reconcile_duration_seconds", "One round of the leader's reconcile loop.", rpcBuckets()),
+		Reports:           m.counter("tarn_agent_reports_total", "Reports received from agents.", "result"),
+		Leases:            m.counter("tarn_lease_grants_total", "Leases that agents asked for, per share and renewal.", "result"),
+		GossipMembers:     newGossipMembers(m),
+	}
+}
+
+func newGossipMembers(m maker) *prometheus.GaugeVec {
+	return m.gauge("tarn_gossip_members", "Members of the gossip ring as this process sees it.", "state")
+}
+
+// ForgetShare drops the series of a removed share.
+func (c *ControlPlane) ForgetShare(share string) {
+	labels := prometheus.Labels{"share": share}
+	c.Failovers.DeletePartialMatch(labels)
+	c.DataLossBound.DeletePartialMatch(labels)
+}
+
+// Raft is a node's consensus state at one moment.
+type Raft struct {
+	Leader       bool   // this node leads
+	LeaderKnown  bool   // this node knows of a leader
+	Term         uint64 // current term
+	LastIndex    uint64 // of this node's log
+	CommitIndex  uint64
+	AppliedIndex uint64
+	Voters       int
+	// SinceContact is the time since the leader was last heard; 0 on the leader.
+	SinceContact time.Duration
+}
+
+// RegisterRaft collects tarn_raft_* from state at each scrape. Panics if they
+// are registered already.
+func RegisterRaft(reg prometheus.Registerer, state func() Raft) {
+	reg.MustRegister(&raftCollector{state: state, descs: descsOf(raftFacts())})
+}
+
+type raftFact struct {
+	name, help string
+	value      func(Raft) float64
+}
+
+func raftFacts() []raftFact {
+	return []raftFact{
+		{"tarn_raft_is_leader", "1 on the node that leads.", func(r Raft) float64 { return boolValue(r.Leader) }},
+		{"tarn_raft_leader_known", "1 while this node knows of a leader.", func(r Raft) float64 { return boolValue(r.LeaderKnown) }},
+		{"tarn_raft_term", "Current term.", func(r Raft) float64 { return float64(r.Term) }},
+		{"tarn_raft_last_index", "Newest entry in this node's log.", func(r Raft) float64 { return float64(r.LastIndex) }},
+		{"tarn_raft_commit_index", "Newest committed entry that this node knows.", func(r Raft) float64 { return float64(r.CommitIndex) }},
+		{"tarn_raft_applied_index", "Newest entry applied to this node's state.", func(r Raft) float64 { return float64(r.AppliedIndex) }},
+		{"tarn_raft_voters", "Voting members of the cluster.", func(r Raft) float64 { return float64(r.Voters) }},
+		{"tarn_raft_leader_contact_age_seconds", "Time since the leader was heard; 0 on the leader.",
+			func(r Raft) float64 { return r.SinceContact.Seconds() }},
+	}
+}
+
+type raftCollector struct {
+	state func() Raft
+	descs []*prometheus.Desc
+}
+
+func descsOf(facts []raftFact) []*prometheus.Desc {
+	descs := make([]*prometheus.Desc, len(facts))
+	for i, f := range facts {
+		descs[i] = prometheus.NewDesc(f.name, f.help, nil, nil)
+	}
+	return descs
+}
+
+// Describe implements prometheus.Collector.
+func (c *raftCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range c.descs {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *raftCollector) Collect(ch chan<- prometheus.Metric) {
+	state := c.state()
+	for i, f := range raftFacts() {
+		ch <- prometheus.MustNewConstMetric(c.descs[i], prometheus.GaugeValue, f.value(state))
+	}
+}
+
+func boolValue(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
