@@ -182,3 +182,17 @@ func sizeInto(into *int64) func(string) error {
 		return nil
 	}
 }
+
+// RateLimit returns tarn:rate_limit in bytes per second; 0, unlimited, when it is
+// absent or not valid (it was checked when the type was written).
+func RateLimit(specs map[string]string) int64 {
+	v, ok := specs[specRateLimit]
+	if !ok {
+		return 0
+	}
+	limit, err := parseRate(v)
+	if err != nil {
+		return 0
+	}
+	return limit
+}

@@ -1,0 +1,83 @@
+package reconcile
+
+import (
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	tarnv1 "tarn/proto/tarn/v1"
+)
+
+// Actions and details of user messages (manila semantics 8.4).
+const (
+	actionAllocate = "001"
+	actionCreate   = "002"
+	actionPromote  = "004"
+	actionUpdate   = "005"
+	actionDelete   = "007"
+
+	detailUnknown     = "001"
+	detailNoValidHost = "002"
+	// detailDriver is Manila's "storage driver" class: the host could not do it.
+	detailDriver = "010"
+)
+
+// resource names what a message is about.
+type resource struct{ kind, id string }
+
+func resourceOf(s *shareFacts, rep *tarnv1.Replica) resource {
+	if s.GetReplicationType() == tarnv1.ReplicationType_REPLICATION_TYPE_UNSPECIFIED {
+		return shareResource(s)
+	}
+	return resource{"SHARE_REPLICA", rep.GetId()}
+}
+
+func shareResource(s *shareFacts) resource          { return resource{"SHARE", s.GetId()} }
+func snapshotResource(snap *snapshotFacts) resource { return resource{"SHARE_SNAPSHOT", snap.GetId()} }
+
+// complain adds a message for the users of the share's project. It is only
+// called beside a transition, so that it is said once.
+func (r *round) complain(s *shareFacts, about resource, action, detail, text string) {
+	r.batch.Messages = append(r.batch.Messages, r.message(s, about, action, detail, text, ""))
+}
+
+func (r *round) message(s *shareFacts, about resource, action, detail, text, requestID string) *tarnv1.UserMessage {
+	return &tarnv1.UserMessage{
+		Id: r.ids(), ProjectId: s.GetProjectId(), ActionId: action, DetailId: detail, MessageLevel: "ERROR",
+		CreatedAt: timestamppb.New(r.now), ExpiresAt: timestamppb.New(r.now.Add(r.policy.MessageTTL)), RequestId: requestID,
+		ResourceType: about.kind, ResourceId: about.id, UserMessage: text,
+	}
+}
+
+// sentence says an agent's error to users. The agent's own words may name
+// datasets and hosts, which are for operators.
+func sentence(e *tarnv1.ReplicaError) string {
+	switch e.GetCode() {
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_OUT_OF_SPACE:
+		return "The storage pool is full. Ask the operator for space."
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_QUOTA_EXCEEDED:
+		return "The data do not fit into the share's size. Extend the share or remove data."
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATASET_BUSY:
+		return "Files of the share are in use on its host, which keeps it from being changed."
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATASET_MISSING:
+		return "The replica's data are missing on its host. Resync the replica or delete it and create another."
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_POOL_UNAVAILABLE:
+		return "The storage pool is not available. Ask the operator."
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DIVERGED:
+		return "The replica holds data that are not in the share's history. They are kept aside; ask the operator."
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_NO_COMMON_SNAPSHOT:
+		return "The replica has no snapshot in common with the active one. Delete it and create another."
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_EXPORT_FAILED:
+		return "The share could not be exported by its host. Ask the operator."
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_PERMISSION_DENIED:
+		return "The storage host lacks a permission that it needs. Ask the operator."
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_UNSUPPORTED:
+		return "The storage host does not support what the share needs. Ask the operator."
+	}
+	return "The storage host could not do it. Ask the operator; the replica's error says more."
+}
+
+func deleteFailed(e *tarnv1.ReplicaError) string {
+	if e.GetCode() == tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATASET_BUSY {
+		return "The replica could not be deleted: files of it are in use on its host."
+	}
+	return "The replica could not be deleted on its host. Ask the operator, or delete it with force."
+}
