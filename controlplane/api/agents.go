@@ -1,0 +1,194 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"tarn/controlplane/assignment"
+	"tarn/controlplane/consensus"
+	raftv1 "tarn/proto/tarn/raft/v1"
+	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/raftfsm"
+)
+
+// agentService is AgentService.
+type agentService struct{ *core }
+
+// speaksFor refuses an agent that names another host than its certificate.
+func (c caller) speaksFor(hostID string) error {
+	if c.identity.ID != hostID {
+		return denied("field host_id: the certificate is of host %s", c.identity.ID)
+	}
+	return nil
+}
+
+// Register implements tarnv1connect.AgentServiceHandler. It writes to the log only
+// what is news.
+func (s *agentService) Register(ctx context.Context, req *tarnv1.RegisterRequest) (*tarnv1.RegisterResponse, error) {
+	if err := callerFrom(ctx).speaksFor(req.GetHost().GetId()); err != nil {
+		return nil, err
+	}
+	if _, err := s.Log.ReadIndex(ctx); err != nil {
+		return nil, err
+	}
+	if stored, ok := s.State.View().Host(req.GetHost().GetId()); ok && sameHost(stored, req.GetHost()) {
+		return &tarnv1.RegisterResponse{Host: stored, ClusterId: s.ClusterID}, nil
+	}
+	h, err := record[*tarnv1.Host](s.propose(ctx, &raftv1.Command{Verb: &raftv1.Command_RegisterHost{
+		RegisterHost: &raftv1.RegisterHost{Host: req.GetHost()},
+	}}))
+	if err != nil {
+		return nil, err
+	}
+	s.placer.forget()
+	return &tarnv1.RegisterResponse{Host: h, ClusterId: s.ClusterID}, nil
+}
+
+// sameHost compares what an agent says of itself. Free space is none of it: it
+// changes all the time and travels in reports.
+func sameHost(stored, said *tarnv1.Host) bool {
+	return proto.Equal(ownWords(stored), ownWords(said))
+}
+
+func ownWords(h *tarnv1.Host) *tarnv1.Host {
+	out := &tarnv1.Host{
+		Id: h.GetId(), Name: h.GetName(), AvailabilityZone: h.GetAvailabilityZone(), Address: h.GetAddress(),
+		Backend: h.GetBackend(), Version: h.GetVersion(), FenceClass: h.GetFenceClass(),
+		SessionId: h.GetSessionId(), Capabilities: h.GetCapabilities(),
+	}
+	for _, p := range h.GetPools() {
+		out.Pools = append(out.Pools, &tarnv1.Pool{
+			Name: p.GetName(), Guid: p.GetGuid(), ReplicationDomain: p.GetReplicationDomain(),
+			ReplicationTypes: p.GetReplicationTypes(), TotalCapacityGib: p.GetTotalCapacityGib(),
+			ReservedPercentage: p.GetReservedPercentage(), MaxOverSubscriptionRatio: p.GetMaxOverSubscriptionRatio(),
+			ThinProvisioning: p.GetThinProvisioning(), StorageProtocol: p.GetStorageProtocol(), Capabilities: p.GetCapabilities(),
+		})
+	}
+	return out
+}
+
+// Assignments implements tarnv1connect.AgentServiceHandler. Any node answers: an
+// old answer is harmless, because agents ignore revisions that fall.
+func (s *agentService) Assignments(ctx context.Context, req *tarnv1.AssignmentsRequest) (*tarnv1.AssignmentsResponse, error) {
+	if err := callerFrom(ctx).speaksFor(req.GetHostId()); err != nil {
+		return nil, err
+	}
+	news, err := s.awaitRevision(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if !news {
+		return &tarnv1.AssignmentsResponse{Revision: req.GetAfterRevision(), Unchanged: true}, nil
+	}
+	assignments, revision := assignment.ForHost(s.State.View(), req.GetHostId())
+	return &tarnv1.AssignmentsResponse{Revision: revision, Assignments: assignments}, nil
+}
+
+// awaitRevision waits until there is something newer for the host than it has.
+func (s *agentService) awaitRevision(ctx context.Context, req *tarnv1.AssignmentsRequest) (bool, error) {
+	timer := time.NewTimer(req.GetMaxWait().AsDuration())
+	defer timer.Stop()
+	for {
+		revision, changed := s.State.View().HostRevision(req.GetHostId())
+		if revision > req.GetAfterRevision() {
+			return true, nil
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return false, nil
+		case <-ctx.Done():
+			return false, connect.NewError(connect.CodeUnavailable, errors.New("the poll was cut short, ask again"))
+		}
+	}
+}
+
+// Report implements tarnv1connect.AgentServiceHandler.
+func (s *agentService) Report(ctx context.Context, req *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error) {
+	if err := callerFrom(ctx).speaksFor(req.GetHostId()); err != nil {
+		return nil, err
+	}
+	if err := s.leading(); err != nil {
+		return nil, err
+	}
+	if err := currentSession(s.State.View(), req.GetHostId(), req.GetSessionId()); err != nil {
+		return nil, err
+	}
+	return &tarnv1.ReportResponse{WantFull: s.Soft.Report(req, time.Now())}, nil
+}
+
+// leading refuses on followers. A hint is enough where nothing is promised.
+func (s *agentService) leading() error {
+	if id, addr, term := s.Cluster.Leader(); id != s.NodeID {
+		return &consensus.NotLeaderError{LeaderID: id, LeaderAddr: addr, Term: term}
+	}
+	return nil
+}
+
+// currentSession refuses agents of an earlier start, and two that share an identity.
+func currentSession(v *raftfsm.View, hostID, session string) error {
+	h, ok := v.Host(hostID)
+	if !ok {
+		return notFound("host", hostID)
+	}
+	if h.GetSessionId() != session {
+		return refused("session_id", "another session of this host has registered since; register again")
+	}
+	return nil
+}
+
+// RenewLease implements tarnv1connect.AgentServiceHandler. It follows reliability
+// 3.3: the quorum round begins after the request arrived, the grant is noted
+// before the state that decides it is read, nothing is granted while fencing.
+func (s *agentService) RenewLease(ctx context.Context, req *tarnv1.RenewLeaseRequest) (*tarnv1.RenewLeaseResponse, error) {
+	if err := callerFrom(ctx).speaksFor(req.GetHostId()); err != nil {
+		return nil, err
+	}
+	if _, err := s.Log.ReadIndex(ctx); err != nil {
+		return nil, err
+	}
+	v := s.State.View()
+	if err := currentSession(v, req.GetHostId(), req.GetSessionId()); err != nil {
+		return nil, err
+	}
+	out := &tarnv1.RenewLeaseResponse{Nonce: req.GetNonce(), Duration: durationpb.New(s.LeaseDuration)}
+	// A look ahead: a host that would get nothing must not seem to hold a lease.
+	if granted, revoked := entitled(v, req); len(granted) == 0 {
+		out.Revoked = revoked
+		return out, nil
+	}
+	s.Leases.Grant(req.GetHostId(), time.Now())
+	out.Granted, out.Revoked = entitled(s.State.View(), req)
+	return out, nil
+}
+
+// entitled splits the shares that an agent asks a lease for.
+func entitled(v *raftfsm.View, req *tarnv1.RenewLeaseRequest) (granted, revoked []*tarnv1.LeaseShare) {
+	for _, wanted := range req.GetShares() {
+		if mayServe(v, req.GetHostId(), wanted) {
+			granted = append(granted, wanted)
+		} else {
+			revoked = append(revoked, wanted)
+		}
+	}
+	return granted, revoked
+}
+
+func mayServe(v *raftfsm.View, hostID string, wanted *tarnv1.LeaseShare) bool {
+	share, ok := v.Share(wanted.GetShareId())
+	if !ok {
+		return false
+	}
+	r, ok := v.Replica(wanted.GetReplicaId())
+	if !ok || r.GetHostId() != hostID {
+		return false
+	}
+	f := share.GetFencing()
+	return f.GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_ACTIVE &&
+		f.GetOwnerReplicaId() == r.GetId() && f.GetEpoch() == wanted.GetEpoch()
+}

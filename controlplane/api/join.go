@@ -1,0 +1,101 @@
+package api
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"net"
+
+	"connectrpc.com/connect"
+	"golang.org/x/time/rate"
+
+	"tarn/controlplane/identity"
+	raftv1 "tarn/proto/tarn/raft/v1"
+	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/raftfsm"
+)
+
+// joins is JoinService.
+type joins struct {
+	*core
+	// limit slows down who guesses; 256 bits do the rest.
+	limit *rate.Limiter
+}
+
+// Join implements tarnv1connect.JoinServiceHandler. The token is used up in the
+// log before anything is signed, so that two nodes cannot both have it.
+func (s *joins) Join(ctx context.Context, req *tarnv1.JoinRequest) (*tarnv1.JoinResponse, error) {
+	if !s.limit.Allow() {
+		return nil, connect.NewError(connect.CodeResourceExhausted, errors.New("too many attempts to join, wait a second"))
+	}
+	if s.Authority.CA == nil {
+		return nil, refused("", "this node has no key of the authority; ask one that has ca.key")
+	}
+	token, err := identity.ParseToken(req.GetToken())
+	if err != nil {
+		return nil, err
+	}
+	// Before the token is spent: a broken request can be repeated with it.
+	if !signedCSR(req.GetCsr()) {
+		return nil, invalid("csr", "is not a certificate request in DER that signs itself")
+	}
+	used, err := record[*raftv1.JoinToken](s.propose(ctx, &raftv1.Command{Verb: &raftv1.Command_UseJoinToken{
+		UseJoinToken: &raftv1.UseJoinToken{Hash: token.Hash(), NodeId: req.GetNodeId()},
+	}}))
+	if refusal, ok := errors.AsType[*raftfsm.Error](err); ok && refusal.Code != raftfsm.Halted {
+		// One answer for wrong, expired and used: the difference helps only who guesses.
+		return nil, identity.ErrToken
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.admit(ctx, used, req)
+}
+
+func signedCSR(der []byte) bool {
+	csr, err := x509.ParseCertificateRequest(der)
+	return err == nil && csr.CheckSignature() == nil
+}
+
+// admit signs the certificate that the token is good for.
+func (s *joins) admit(ctx context.Context, used *raftv1.JoinToken, req *tarnv1.JoinRequest) (*tarnv1.JoinResponse, error) {
+	role := identity.Role(used.GetRole())
+	subject := identity.Subject{
+		Role: role, ID: req.GetNodeId(), Project: used.GetProjectId(), ProjectRole: used.GetProjectRole(),
+	}
+	serves := role == identity.RoleAgent || role == identity.RoleControl
+	if serves {
+		subject.IPs = callerIP(ctx)
+	}
+	ca := s.Authority.CA
+	cert, err := ca.IssueCSR(subject, req.GetCsr())
+	if err != nil {
+		return nil, err
+	}
+	out := &tarnv1.JoinResponse{
+		Certificate: cert, Ca: ca.CertPEM(), ClusterId: ca.Cluster(), ControlAddresses: s.Authority.Addresses(),
+	}
+	if serves {
+		out.GossipKey = s.Authority.GossipKey
+	}
+	if role == identity.RoleControl {
+		out.CaKey, err = ca.KeyPEM()
+	}
+	return out, err
+}
+
+// callerIP lets standard HTTPS clients talk to the node under the address it came from.
+func callerIP(ctx context.Context) []net.IP {
+	info, ok := connect.CallInfoForHandlerContext(ctx)
+	if !ok {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(info.Peer().Addr)
+	if err != nil {
+		return nil
+	}
+	if ip := net.ParseIP(host); ip != nil {
+		return []net.IP{ip}
+	}
+	return nil
+}

@@ -1,0 +1,121 @@
+package api
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	raftv1 "tarn/proto/tarn/raft/v1"
+	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/raftfsm"
+)
+
+// PromoteReplica implements tarnv1connect.ReplicaServiceHandler.
+func (s *replicas) PromoteReplica(ctx context.Context, req *tarnv1.PromoteReplicaRequest) (*tarnv1.PromoteReplicaResponse, error) {
+	req.OpId = idOr(req.GetOpId())
+	if active, err := s.alreadyActive(ctx, req); active != nil || err != nil {
+		return active, err
+	}
+	who := callerFrom(ctx)
+	r, err := record[*tarnv1.Replica](s.change(ctx, func(v *raftfsm.View) (*raftv1.Command, error) {
+		target, err := who.replica(v, req.GetId())
+		if err != nil {
+			return nil, err
+		}
+		share, ok := v.Share(target.GetShareId())
+		if !ok {
+			return nil, notFound("replica", req.GetId())
+		}
+		return promotion(who, share, req), nil
+	}))
+	if err != nil {
+		return nil, err
+	}
+	s.afterPromotion(who, req)
+	out, err := s.answer(who, r, nil)
+	return &tarnv1.PromoteReplicaResponse{Replica: out, Started: true, OpId: req.GetOpId()}, err
+}
+
+// alreadyActive answers, as Manila does, a promotion of the replica that is the
+// active one: well, and unchanged. A repetition of the promotion that made it so
+// gets the same answer.
+func (s *replicas) alreadyActive(ctx context.Context, req *tarnv1.PromoteReplicaRequest) (*tarnv1.PromoteReplicaResponse, error) {
+	who := callerFrom(ctx)
+	r, err := who.replica(s.State.View(), req.GetId())
+	if err != nil || r.GetReplicaState() != tarnv1.ReplicaState_REPLICA_STATE_ACTIVE {
+		return nil, nil
+	}
+	v, err := s.read(ctx, tarnv1.Consistency_CONSISTENCY_LINEARIZABLE)
+	if err != nil {
+		return nil, err
+	}
+	if r, err = who.replica(v, req.GetId()); err != nil || r.GetReplicaState() != tarnv1.ReplicaState_REPLICA_STATE_ACTIVE {
+		return nil, err
+	}
+	return &tarnv1.PromoteReplicaResponse{Replica: s.printReplica(v, who, r)}, nil
+}
+
+func promotion(who caller, share *tarnv1.Share, req *tarnv1.PromoteReplicaRequest) *raftv1.Command {
+	mode := tarnv1.PromotionMode_PROMOTION_MODE_PLANNED
+	consent := req.GetConsent()
+	if req.GetForce() {
+		mode = tarnv1.PromotionMode_PROMOTION_MODE_FORCED
+		if consent == nil {
+			consent = &tarnv1.Consent{}
+		}
+	}
+	return &raftv1.Command{Verb: &raftv1.Command_PromoteReplica{PromoteReplica: &raftv1.PromoteReplica{
+		Id:             req.GetId(),
+		OpId:           req.GetOpId(),
+		Mode:           mode,
+		ExpectedEpoch:  share.GetFencing().GetEpoch(),
+		Consent:        consent,
+		AllowOutOfSync: who.isOperator(),
+	}}}
+}
+
+// afterPromotion tells the leader's loops what is not for the log: how long a
+// planned one may wait, and that an operator vouches for the old host.
+func (s *replicas) afterPromotion(who caller, req *tarnv1.PromoteReplicaRequest) {
+	if wait := req.GetQuiesceWaitTime().AsDuration(); wait > 0 {
+		s.Soft.SetQuiesce(req.GetOpId(), time.Now().Add(wait))
+	}
+	if req.GetAttestHostIsDown() {
+		s.Soft.Attest(req.GetOpId(), who.actor()+": "+req.GetConsent().GetReason())
+	}
+}
+
+// CancelPromotion implements tarnv1connect.ReplicaServiceHandler.
+func (s *replicas) CancelPromotion(ctx context.Context, req *tarnv1.CancelPromotionRequest) (*tarnv1.Replica, error) {
+	who := callerFrom(ctx)
+	var target string
+	_, err := s.change(ctx, func(v *raftfsm.View) (*raftv1.Command, error) {
+		share, err := who.share(v, req.GetShareId())
+		if err != nil {
+			return nil, err
+		}
+		target = share.GetFencing().GetTargetReplicaId()
+		op := req.GetOpId()
+		if op == "" {
+			op = share.GetFencing().GetOpId()
+		}
+		return &raftv1.Command{Verb: &raftv1.Command_CancelPromotion{CancelPromotion: &raftv1.CancelPromotion{
+			ShareId: share.GetId(), OpId: op,
+		}}}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	v := s.State.View()
+	r, err := who.replica(v, target)
+	if err != nil {
+		return nil, refused("share_id", "the promotion was cancelled; its target is gone")
+	}
+	return s.printReplica(v, who, r), nil
+}
+
+// hostPart returns the host of host@backend#pool.
+func hostPart(full string) string {
+	host, _, _ := strings.Cut(full, "@")
+	return host
+}

@@ -1,0 +1,206 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+	"connectrpc.com/grpcreflect"
+	"golang.org/x/time/rate"
+
+	"tarn/controlplane/consensus"
+	"tarn/controlplane/identity"
+	"tarn/controlplane/observe"
+	raftv1 "tarn/proto/tarn/raft/v1"
+	"tarn/proto/tarn/v1/tarnv1connect"
+	"tarn/raftfsm"
+)
+
+const (
+	// maxRequest bounds what anybody may send; only reports may be longer.
+	maxRequest = 4 << 20
+	maxReport  = 64 << 20
+	// compressFrom keeps small answers, which are most, from being compressed.
+	compressFrom = 16 << 10
+)
+
+// State gives the replicated state.
+type State interface {
+	View() *raftfsm.View
+}
+
+// Log is the replicated log. Errors are those of consensus.Node.
+type Log interface {
+	// Propose stamps time and term and returns what the state machine answered.
+	Propose(ctx context.Context, cmd *raftv1.Command) (*raftfsm.Result, error)
+	ReadIndex(ctx context.Context) (uint64, error)
+}
+
+// Cluster tells who takes part. *consensus.Node is one.
+type Cluster interface {
+	Leader() (id, addr string, term uint64)
+	Servers() ([]consensus.Server, error)
+	Stats() consensus.Stats
+}
+
+// Membership changes who takes part. *consensus.Node is one.
+type Membership interface {
+	AddServer(ctx context.Context, id, addr string) error
+	RemoveServer(ctx context.Context, id string) error
+	HandleJoin(ctx context.Context, req consensus.JoinRequest) (consensus.JoinAnswer, error)
+}
+
+// Authority is what this node can give to those who join.
+type Authority struct {
+	// CA signs, and its key goes to joining control nodes, so that they can sign
+	// too; nil when this node has no key, then joining is refused here.
+	CA *identity.CA
+	// GossipKey goes to agents and control nodes.
+	GossipKey []byte
+	// Addresses are those of control nodes worth trying.
+	Addresses func() []string
+}
+
+// Config is what the handlers work with. All fields are required but where noted.
+type Config struct {
+	NodeID     string
+	ClusterID  string
+	Version    string
+	State      State
+	Log        Log
+	Cluster    Cluster
+	Membership Membership
+	// Soft and Leases are the leader's memory, empty on followers.
+	Soft      *observe.State
+	Leases    *observe.Leases
+	Authority Authority
+	// LeaseDuration is what RenewLease grants, counted from the request's sending.
+	LeaseDuration time.Duration
+	// Observe is called once per request; nil for none.
+	Observe func(procedure, code string, took time.Duration)
+	Logger  *slog.Logger
+	// Reflection serves the gRPC reflection service to operators.
+	Reflection bool
+}
+
+func (c *Config) check() error {
+	if c.NodeID == "" || c.ClusterID == "" {
+		return errors.New("api needs the node's and the cluster's id")
+	}
+	if c.State == nil || c.Log == nil || c.Cluster == nil || c.Membership == nil || c.Soft == nil || c.Leases == nil || c.Logger == nil {
+		return errors.New("api needs state, log, cluster, membership, soft state, leases and logger")
+	}
+	if c.LeaseDuration <= 0 {
+		return errors.New("lease duration must be positive")
+	}
+	if c.Observe == nil {
+		c.Observe = func(string, string, time.Duration) {}
+	}
+	if c.Authority.Addresses == nil {
+		c.Authority.Addresses = func() []string { return nil }
+	}
+	return nil
+}
+
+// New returns the handler of every service of tarn.v1. Serve it with TLS whose
+// client certificates are verified if given: it refuses callers without one,
+// before it reads their request, on every method but Join.
+func New(cfg Config) (http.Handler, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mount(mux, &core{Config: cfg, placer: newPlacer(cfg.State, cfg.Soft)})
+	if cfg.Reflection {
+		mountReflection(mux)
+	}
+	return &identify{next: mux, table: grants()}, nil
+}
+
+func mount(mux *http.ServeMux, c *core) {
+	chain := connect.WithInterceptors(
+		logging{logger: c.Logger},
+		measuring{observe: c.Observe},
+		recovering{},
+		authorize{table: grants()},
+		validating{rules: newRules()},
+	)
+	common := connect.WithHandlerOptions(chain, connect.WithReadMaxBytes(maxRequest), connect.WithCompressMinBytes(compressFrom))
+	mux.Handle(tarnv1connect.NewShareTypeServiceHandler(&shareTypes{c}, common))
+	mux.Handle(tarnv1connect.NewShareServiceHandler(&shares{c}, common))
+	mux.Handle(tarnv1connect.NewReplicaServiceHandler(&replicas{c}, common))
+	mux.Handle(tarnv1connect.NewSnapshotServiceHandler(&snapshots{c}, common))
+	mux.Handle(tarnv1connect.NewAccessRuleServiceHandler(&accessRules{c}, common))
+	mux.Handle(tarnv1connect.NewQuotaServiceHandler(&quotas{c}, common))
+	mux.Handle(tarnv1connect.NewMessageServiceHandler(&messages{c}, common))
+	mux.Handle(tarnv1connect.NewHostServiceHandler(&hosts{c}, common))
+	mux.Handle(tarnv1connect.NewOperatorServiceHandler(&operators{c}, common))
+	mux.Handle(tarnv1connect.NewJoinServiceHandler(&joins{core: c, limit: rate.NewLimiter(5, 10)}, common))
+	agents := connect.WithHandlerOptions(chain, connect.WithReadMaxBytes(maxReport), connect.WithCompressMinBytes(compressFrom))
+	mux.Handle(tarnv1connect.NewAgentServiceHandler(&agentService{c}, agents))
+}
+
+func mountReflection(mux *http.ServeMux) {
+	reflector := grpcreflect.NewStaticReflector(serviceNames()...)
+	mux.Handle(grpcreflect.NewHandlerV1(reflector))
+	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector))
+}
+
+func serviceNames() []string {
+	return []string{
+		tarnv1connect.ShareTypeServiceName, tarnv1connect.ShareServiceName, tarnv1connect.ReplicaServiceName,
+		tarnv1connect.SnapshotServiceName, tarnv1connect.AccessRuleServiceName, tarnv1connect.QuotaServiceName,
+		tarnv1connect.MessageServiceName, tarnv1connect.HostServiceName, tarnv1connect.OperatorServiceName,
+		tarnv1connect.JoinServiceName, tarnv1connect.AgentServiceName,
+	}
+}
+
+// identify is the outermost layer: it names the caller by its certificate and
+// turns away, body unread, those who have none and do not come to join.
+type identify struct {
+	next  http.Handler
+	table map[string]grant
+}
+
+// ServeHTTP implements http.Handler.
+func (i *identify) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	who := callerOf(r)
+	allowed, known := i.table[r.URL.Path]
+	switch {
+	case who.grant == nobody && allowed&nobody == 0:
+		refuseUnread(w, r, connect.NewError(connect.CodeUnauthenticated, errors.New("a client certificate of this cluster is required")))
+	case !known && who.grant != operator:
+		// Reflection, or a path that does not exist.
+		refuseUnread(w, r, connect.NewError(connect.CodePermissionDenied, denied("role %s may not call %s", who.role(), r.URL.Path)))
+	default:
+		i.next.ServeHTTP(w, r.WithContext(withCaller(r.Context(), who)))
+	}
+}
+
+func callerOf(r *http.Request) caller {
+	if r.TLS == nil {
+		return caller{grant: nobody}
+	}
+	id, err := identity.Peer(*r.TLS)
+	if err != nil {
+		return caller{grant: nobody}
+	}
+	return caller{identity: id, grant: grantOf(id)}
+}
+
+func refuseUnread(w http.ResponseWriter, r *http.Request, refusal *connect.Error) {
+	writer := connect.NewErrorWriter()
+	if writer.IsSupported(r) {
+		// The connection is all that could fail here, and then nobody listens.
+		_ = writer.Write(w, r, refusal)
+		return
+	}
+	status := http.StatusForbidden
+	if refusal.Code() == connect.CodeUnauthenticated {
+		status = http.StatusUnauthorized
+	}
+	http.Error(w, refusal.Message(), status)
+}

@@ -1,0 +1,128 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"tarn/controlplane/assignment"
+	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/raftfsm"
+)
+
+// maxProblems bounds how many sentences a status has.
+const maxProblems = 50
+
+// GetStatus implements tarnv1connect.OperatorServiceHandler. People of a project
+// see the counts of their project; agents and control nodes see no counts.
+func (s *operators) GetStatus(ctx context.Context, req *tarnv1.GetStatusRequest) (*tarnv1.ClusterStatus, error) {
+	v, err := s.read(ctx, req.GetConsistency())
+	if err != nil {
+		return nil, err
+	}
+	leader, addr, term := s.Cluster.Leader()
+	out := &tarnv1.ClusterStatus{
+		ClusterId: s.ClusterID, LeaderId: leader, LeaderAddress: addr, Term: term,
+		AppliedIndex: v.Index(), AnsweredBy: s.NodeID, Version: s.Version,
+	}
+	t := tally{core: s.core, view: v, out: out}
+	switch who := callerFrom(ctx); who.grant {
+	case operator:
+		t.machines()
+		t.shares(v.Shares())
+	case reader, member:
+		t.shares(v.SharesOfProject(who.project))
+	}
+	return out, nil
+}
+
+// tally fills a status.
+type tally struct {
+	*core
+	view *raftfsm.View
+	out  *tarnv1.ClusterStatus
+}
+
+func (t *tally) problem(format string, args ...any) {
+	if len(t.out.Problems) < maxProblems {
+		t.out.Problems = append(t.out.Problems, fmt.Sprintf(format, args...))
+	}
+}
+
+func (t *tally) machines() {
+	if list, err := (&operators{t.core}).raftServers(); err == nil {
+		t.out.RaftServers = list.GetServers()
+	}
+	if t.out.LeaderId == "" {
+		t.problem("no node leads: changes wait until a majority of the control plane is up")
+	}
+	for h := range t.view.Hosts() {
+		switch {
+		case h.GetState() == tarnv1.HostState_HOST_STATE_DOWN:
+			t.out.HostsDown++
+			t.problem("host %s is down: start its agent, or promote replicas elsewhere with force", h.GetName())
+		default:
+			t.out.HostsUp++
+		}
+		if h.GetAdminState() != tarnv1.HostAdminState_HOST_ADMIN_STATE_ENABLED {
+			t.out.HostsDisabled++
+		}
+	}
+}
+
+func (t *tally) shares(all iter.Seq[*tarnv1.Share]) {
+	now := time.Now()
+	for s := range all {
+		t.share(s)
+		for _, r := range t.view.ReplicasOfShare(s.GetId()) {
+			t.replica(s, r, now)
+		}
+	}
+}
+
+func (t *tally) share(s *tarnv1.Share) {
+	t.out.Shares++
+	if s.GetFencing().GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_FENCING {
+		t.out.PromotionsRunning++
+	}
+	switch t.view.ShareStatus(s) {
+	case tarnv1.Status_STATUS_AVAILABLE:
+		t.out.SharesAvailable++
+	case tarnv1.Status_STATUS_ERROR, tarnv1.Status_STATUS_ERROR_DELETING:
+		t.out.SharesError++
+		t.problem("share %s (%s) is in error", s.GetName(), s.GetId())
+	}
+}
+
+func (t *tally) replica(s *tarnv1.Share, r *tarnv1.Replica, now time.Time) {
+	t.out.Replicas++
+	switch r.GetReplicaState() {
+	case tarnv1.ReplicaState_REPLICA_STATE_ACTIVE:
+		t.out.ReplicasActive++
+		return
+	case tarnv1.ReplicaState_REPLICA_STATE_IN_SYNC:
+		t.out.ReplicasInSync++
+	case tarnv1.ReplicaState_REPLICA_STATE_OUT_OF_SYNC:
+		t.out.ReplicasOutOfSync++
+	case tarnv1.ReplicaState_REPLICA_STATE_ERROR:
+		t.out.ReplicasError++
+		t.problem("replica %s of share %s is in error: %s", r.GetId(), s.GetName(), r.GetError().GetMessage())
+	case tarnv1.ReplicaState_REPLICA_STATE_UNSPECIFIED:
+		return
+	}
+	seen := t.Soft.Observation(r.GetId(), now)
+	if seen.GetLag() == nil {
+		return
+	}
+	lag := seen.GetLag().AsDuration()
+	if lag > t.out.GetWorstLag().AsDuration() {
+		t.out.WorstLag, t.out.WorstLagReplicaId = durationpb.New(lag), r.GetId()
+	}
+	if rpo := assignment.RPO(s); lag > rpo {
+		t.out.MissedRpo++
+		t.problem("replica %s of share %s lags %s, its type promises %s", r.GetId(), s.GetName(), lag.Round(time.Millisecond), rpo)
+	}
+}

@@ -1,0 +1,63 @@
+package controlplane
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"tarn/controlplane/consensus"
+	"tarn/controlplane/identity"
+	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/proto/tarn/v1/tarnv1connect"
+)
+
+// peers reaches other control-plane nodes before there is a leader to follow. It
+// asks exactly the address it is told, once: consensus repeats.
+type peers struct{ transport *http.Transport }
+
+func newPeers(material *identity.Material) *peers {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	return &peers{&http.Transport{
+		TLSClientConfig:     material.ClientConfig(identity.RoleControl),
+		TLSHandshakeTimeout: 3 * time.Second,
+		Protocols:           protocols,
+		ForceAttemptHTTP2:   true,
+		IdleConnTimeout:     30 * time.Second,
+	}}
+}
+
+// Join implements consensus.Peers.
+func (p *peers) Join(ctx context.Context, addr string, req consensus.JoinRequest) (consensus.JoinAnswer, error) {
+	client := tarnv1connect.NewOperatorServiceClient(&http.Client{Transport: p.transport}, "https://"+addr, connect.WithReadMaxBytes(1<<20))
+	res, err := client.Hello(ctx, &tarnv1.HelloRequest{
+		Id: req.Server.ID, Address: req.Server.Addr,
+		Known: raftServers(req.Known), Founders: raftServers(req.Founders),
+	})
+	if err != nil {
+		return consensus.JoinAnswer{}, err
+	}
+	answer := consensus.JoinAnswer{Status: consensus.JoinNoCluster, LeaderAddr: res.GetLeaderAddress(), Consent: res.GetConsent()}
+	switch {
+	case res.GetJoined():
+		answer.Status = consensus.JoinDone
+	case res.GetHasCluster():
+		answer.Status = consensus.JoinElsewhere
+	}
+	for _, s := range res.GetKnown() {
+		answer.Known = append(answer.Known, consensus.Server{ID: s.GetId(), Addr: s.GetAddress(), Voter: s.GetVoter()})
+	}
+	return answer, nil
+}
+
+func raftServers(in []consensus.Server) []*tarnv1.RaftServer {
+	var out []*tarnv1.RaftServer
+	for _, s := range in {
+		out = append(out, &tarnv1.RaftServer{Id: s.ID, Address: s.Addr, Voter: s.Voter})
+	}
+	return out
+}
+
+func (p *peers) close() { p.transport.CloseIdleConnections() }
