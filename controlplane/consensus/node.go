@@ -63,7 +63,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, n.cfg.Stream.Close(), store.db.Close())
 	}
-	err = n.serve(ctx, r)
+	err = n.serve(ctx, r, store)
 	if errors.Is(err, ErrStoreStuck) {
 		return err
 	}
@@ -97,11 +97,12 @@ func (n *Node) start(store *storage) (*raft.Raft, error) {
 	return r, nil
 }
 
-func (n *Node) serve(ctx context.Context, r *raft.Raft) error {
+func (n *Node) serve(ctx context.Context, r *raft.Raft, store *storage) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.runLeadership(ctx, r) })
 	g.Go(func() error { return n.runVerify(ctx, r) })
 	g.Go(func() error { return n.runMembership(ctx, r) })
+	g.Go(func() error { return n.runSelfCheck(ctx, store.snaps) })
 	g.Go(func() error {
 		select {
 		case err := <-n.fatal:

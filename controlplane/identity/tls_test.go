@@ -290,3 +290,19 @@ func mustKey(t *testing.T) *ecdsa.PrivateKey {
 	}
 	return key
 }
+
+// Clients that know nothing of SPIFFE, such as curl, compare addresses.
+func TestOrdinaryClientsAcceptTheAddress(t *testing.T) {
+	ca := newTestCA(t, "c")
+	s := node(RoleControl)
+	s.IPs, s.DNSNames = []net.IP{net.IPv4(127, 0, 0, 1)}, []string{"tarn.example"}
+	server := material(t, ca, s)
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca.CertPEM())
+	for name, ok := range map[string]bool{"127.0.0.1": true, "tarn.example": true, "127.0.0.2": false} {
+		_, err, _ := shake(t, server.JoinServerConfig(), &tls.Config{RootCAs: pool, ServerName: name})
+		if (err == nil) != ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
