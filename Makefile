@@ -1,0 +1,119 @@
+# tarn: `make help` lists the targets.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --warn-undefined-variables --no-builtin-rules --no-print-directory
+
+# Pinned tools. They live in .tools/bin and never in go.mod.
+BUF_VERSION         := v1.75.0
+PROTOC_GEN_GO       := v1.36.12
+PROTOC_GEN_CONNECT  := v1.21.1
+STATICCHECK_VERSION := v0.8.2
+TOOLS := $(CURDIR)/.tools/bin
+TARN  := bin/tarn
+
+# KEEP=1 leaves the demo's cluster running; SCRAPE=dir saves every /metrics of it.
+KEEP   ?=
+SCRAPE ?=
+# How long a fuzz target runs.
+FUZZTIME ?= 20s
+# How long the chaos test writes and kills.
+CHAOS ?= 60s
+GOTESTFLAGS ?=
+
+.PHONY: help
+help: ## Print this list.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
+
+.PHONY: build
+build: ## Build bin/tarn.
+	go build -trimpath -o $(TARN) ./cmd/tarn
+
+.PHONY: demo
+demo: build ## Start a cluster of real processes and walk through what tarn does.
+	./$(TARN) demo $(if $(KEEP),--keep) $(if $(SCRAPE),--scrape $(SCRAPE))
+
+.PHONY: test
+test: deps vet lint arch ## All checks and tests with the race detector.
+	go test -race -timeout 15m $(GOTESTFLAGS) $$(go list ./... | grep -v '/test')
+
+.PHONY: shorttest
+shorttest: ## Tests in short mode, without the race detector.
+	go test -short $(GOTESTFLAGS) ./...
+
+.PHONY: e2e
+e2e: build ## Real binaries on loopback: CLI scripts, 200 shares, chaos, lost control nodes.
+	TARN_E2E=1 go test -count=1 -timeout 30m -v ./test/e2e $(GOTESTFLAGS) -args -chaos $(CHAOS)
+
+.PHONY: slow
+slow: e2e ## Everything that takes minutes: e2e, then the large property tests.
+	TARN_SLOW=1 go test -count=1 -timeout 45m ./raftfsm/... ./controlplane/... ./zfs/... ./agent/...
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZTIME.
+	@go list ./... | while read -r pkg; do \
+	  { go test -list '^Fuzz' "$$pkg" || true; } | { grep '^Fuzz' || true; } | while read -r target; do \
+	    echo "== $$pkg $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg"; \
+	  done; done
+
+.PHONY: bench
+bench: ## The figures of docs/benchmarks.md.
+	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./zfs/dirzfs ./controlplane/schedule ./raftfsm ./controlplane/consensus ./controlplane
+
+.PHONY: vet
+vet: ## go vet.
+	go vet ./...
+
+.PHONY: lint
+lint: $(TOOLS)/staticcheck ## Formatting and staticcheck.
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(TOOLS)/staticcheck ./...
+
+.PHONY: arch
+arch: ## Import arrows and forbidden calls.
+	go test -count=1 ./test
+
+.PHONY: dash
+dash: ## Check dashboards, alert rules and metric names.
+	go test -count=1 ./metrics/...
+
+.PHONY: generate
+generate: tools-proto ## Regenerate the protobuf and Connect code.
+	PATH=$(TOOLS):$$PATH buf format -w
+	PATH=$(TOOLS):$$PATH buf lint
+	PATH=$(TOOLS):$$PATH buf generate
+
+.PHONY: checkgenerate
+checkgenerate: generate ## Fail if the generated code is not what the .proto files say.
+	@test -z "$$(git status --porcelain -- proto)" || { git --no-pager diff --stat -- proto; git status --short -- proto; \
+	  echo "generated code differs: run make generate and commit"; exit 1; }
+
+# Debian's prometheus brings promtool, for checking rules and metric names. Without
+# it those tests say that they are skipped.
+.PHONY: deps
+deps:
+	@if ! command -v promtool >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq install -y --no-install-recommends prometheus; } </dev/null >/dev/null \
+	      || echo "could not install prometheus: tests that need promtool are skipped"; \
+	  else echo "no promtool (Debian package prometheus): tests that need it are skipped"; fi; fi
+
+.PHONY: tools-proto
+tools-proto: $(TOOLS)/buf-$(BUF_VERSION) $(TOOLS)/gen-$(PROTOC_GEN_GO)-$(PROTOC_GEN_CONNECT)
+
+$(TOOLS)/buf-$(BUF_VERSION):
+	GOBIN=$(TOOLS) go install github.com/bufbuild/buf/cmd/buf@$(BUF_VERSION)
+	@touch $@
+
+$(TOOLS)/gen-$(PROTOC_GEN_GO)-$(PROTOC_GEN_CONNECT):
+	GOBIN=$(TOOLS) go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO)
+	GOBIN=$(TOOLS) go install connectrpc.com/connect/cmd/protoc-gen-connect-go@$(PROTOC_GEN_CONNECT)
+	@touch $@
+
+$(TOOLS)/staticcheck:
+	GOBIN=$(TOOLS) go install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION)
+
+.PHONY: clean
+clean: ## Remove what was built; the tools stay.
+	rm -rf bin

@@ -1,0 +1,220 @@
+package dev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	pollEvery = 50 * time.Millisecond
+	// stopPatience is how long a node gets to end by itself.
+	stopPatience = 10 * time.Second
+)
+
+// Cluster is a cluster in a state directory, running or not. Methods may be
+// called from several processes at once; each node's record is its own file.
+type Cluster struct {
+	dir      string
+	binary   string
+	layout   *layout
+	children sync.WaitGroup
+}
+
+// Open reads the cluster in dir. binary is the tarn program that its nodes run.
+func Open(dir, binary string) (*Cluster, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("resolve state directory: %w", err)
+	}
+	l, err := readLayout(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Cluster{dir: dir, binary: binary, layout: l}, nil
+}
+
+// Create makes a new cluster in dir: authority, certificates, keys and
+// configuration files. It starts nothing.
+func Create(dir, binary string, o Options) (*Cluster, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("resolve state directory: %w", err)
+	}
+	l, err := newLayout(o)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{dir: dir, binary: binary, layout: l}
+	for _, sub := range []string{"run", "logs", "config", "pki"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+			return nil, fmt.Errorf("create state directory: %w", err)
+		}
+	}
+	if err := c.provision(); err != nil {
+		return nil, err
+	}
+	// Last: a directory without it is not a cluster yet.
+	return c, writeJSON(filepath.Join(dir, layoutFile), l)
+}
+
+// Dir is the absolute path of the state directory.
+func (c *Cluster) Dir() string { return c.dir }
+
+// Nodes are control nodes, then agents.
+func (c *Cluster) Nodes() []Node { return c.layout.Nodes }
+
+// Node finds one by name; the error lists the names.
+func (c *Cluster) Node(name string) (Node, error) {
+	var names []string
+	for _, n := range c.layout.Nodes {
+		if n.Name == name {
+			return n, nil
+		}
+		names = append(names, n.Name)
+	}
+	return Node{}, fmt.Errorf("no node %q; there are %v", name, names)
+}
+
+// LogFile is where a node's output goes.
+func (c *Cluster) LogFile(node string) string { return filepath.Join(c.dir, "logs", node+".log") }
+
+// ClientConfig is the path of client.toml for an operator of this cluster.
+func (c *Cluster) ClientConfig() string { return filepath.Join(c.dir, "client.toml") }
+
+// State is "running", "stopped" (by a signal) or "down", and the process id.
+func (c *Cluster) State(node string) (state string, pid int) {
+	p := c.process(node)
+	if state = p.state(); state == "" {
+		return "down", 0
+	}
+	return state, p.PID
+}
+
+// Start starts a node that is down; one that runs is left alone.
+func (c *Cluster) Start(node string) error {
+	n, err := c.Node(node)
+	if err != nil {
+		return err
+	}
+	if state, _ := c.State(node); state != "down" {
+		return nil
+	}
+	return c.spawn(n)
+}
+
+// StartAll starts every node that is down.
+func (c *Cluster) StartAll() error {
+	for _, n := range c.layout.Nodes {
+		if err := c.Start(n.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Signal sends sig to a running node.
+func (c *Cluster) Signal(node string, sig syscall.Signal) error {
+	if _, err := c.Node(node); err != nil {
+		return err
+	}
+	if err := c.process(node).signal(sig); err != nil {
+		return fmt.Errorf("%s: %w", node, err)
+	}
+	return nil
+}
+
+// Kill ends a node at once, as a crash would, and waits until it is gone.
+func (c *Cluster) Kill(ctx context.Context, node string) error {
+	if err := c.Signal(node, syscall.SIGKILL); err != nil {
+		return err
+	}
+	return c.gone(ctx, node)
+}
+
+func (c *Cluster) gone(ctx context.Context, node string) error {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for c.process(node).state() != "" {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the end of %s: %w", node, ctx.Err())
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// Terminate ends a node gracefully, and by force if it does not end in time.
+func (c *Cluster) Terminate(ctx context.Context, node string) error {
+	p := c.process(node)
+	if p.state() == "" {
+		return nil
+	}
+	// A stopped process cannot act on the signal that ends it.
+	if err := errors.Join(ignoreDone(p.signal(syscall.SIGTERM)), ignoreDone(p.signal(syscall.SIGCONT))); err != nil {
+		return fmt.Errorf("end %s: %w", node, err)
+	}
+	patience, cancel := context.WithTimeout(ctx, stopPatience)
+	defer cancel()
+	if c.gone(patience, node) == nil {
+		return nil
+	}
+	if err := ignoreDone(p.signal(syscall.SIGKILL)); err != nil {
+		return fmt.Errorf("kill %s: %w", node, err)
+	}
+	return c.gone(ctx, node)
+}
+
+func ignoreDone(err error) error {
+	if errors.Is(err, os.ErrProcessDone) || errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+// TerminateAll ends every node, agents first so that they can say goodbye.
+func (c *Cluster) TerminateAll(ctx context.Context) error {
+	for _, kind := range []Kind{Agent, Control} {
+		if err := c.terminateKind(ctx, kind); err != nil {
+			return err
+		}
+	}
+	c.children.Wait()
+	return nil
+}
+
+func (c *Cluster) terminateKind(ctx context.Context, kind Kind) error {
+	nodes := c.layout.of(kind)
+	errs := make([]error, len(nodes))
+	var all sync.WaitGroup
+	for i, n := range nodes {
+		all.Go(func() { errs[i] = c.Terminate(ctx, n.Name) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// Lock makes this process the cluster's keeper until release is called; a second
+// keeper is refused.
+func (c *Cluster) Lock() (release func(), err error) {
+	f, err := os.OpenFile(filepath.Join(c.dir, "dev.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock state directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("another tarn dev keeps the cluster in %s", c.dir)
+	}
+	return func() { f.Close() }, nil
+}

@@ -1,0 +1,54 @@
+package dev
+
+// leaseClocks are those of a playground: failures are noticed in seconds. The inequalities
+// between them are the same as in production and checked by the daemons.
+func leaseClocks() map[string]any {
+	return map[string]any{"duration": "3s", "renew": "500ms", "margin": "1s"}
+}
+
+func (c *Cluster) nodeConfig(n Node) map[string]any {
+	common := map[string]any{
+		"name":      n.Name,
+		"data_dir":  c.dataDir(n),
+		"listen":    n.Address(),
+		"advertise": n.Address(),
+		"join":      c.controlAddresses(),
+		"pki_dir":   c.pkiDir(n.Name),
+		"gossip": map[string]any{
+			"bind":     n.Gossip(),
+			"join":     c.gossipAddresses(),
+			"profile":  "local",
+			"key_file": c.gossipKey(),
+		},
+		"admin": map[string]any{"listen": n.Admin()},
+	}
+	if n.Kind == Control {
+		return c.controlConfig(common)
+	}
+	return c.agentConfig(common, n)
+}
+
+func (c *Cluster) controlConfig(cfg map[string]any) map[string]any {
+	servers := len(c.layout.of(Control))
+	cfg["bootstrap_expect"] = servers
+	cfg["raft"] = map[string]any{"heartbeat_timeout": "1s", "promote_after": "2s"}
+	lease := leaseClocks()
+	lease["wait"] = "5s"
+	cfg["lease"] = lease
+	cfg["hosts"] = map[string]any{"ttl": "4s", "report_interval": "1s"}
+	return cfg
+}
+
+func (c *Cluster) agentConfig(cfg map[string]any, n Node) map[string]any {
+	cfg["availability_zone"] = n.Zone
+	cfg["storage"] = c.layout.Storage
+	var pools []map[string]any
+	for _, p := range n.Pools {
+		pools = append(pools, map[string]any{
+			"name": p, "path": c.poolDir(n, p), "capacity": "100GiB", "replication_domain": c.layout.Cluster,
+		})
+	}
+	cfg["pool"] = pools
+	cfg["lease"] = leaseClocks()
+	return cfg
+}
