@@ -87,7 +87,9 @@ func TestMovedServerTellsItsNewAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	before, leader := moved.addr, c.leader()
+	c.mu.Lock()
 	moved.addr = "127.0.0.1:0"
+	c.mu.Unlock()
 	moved.config = func(cfg *Config) { cfg.Join = []string{leader.addr} }
 	c.start(moved)
 	eventually(t, "the new address is known", func() bool {
