@@ -13,7 +13,8 @@ func (tx *txn) moveReplica(t *raftv1.ReplicaTransition) bool {
 		return false
 	}
 	if t.GetGone() {
-		if old.GetStatus() != tarnv1.Status_STATUS_DELETING {
+		// A deletion that failed may still succeed: the host goes on trying.
+		if st := old.GetStatus(); st != tarnv1.Status_STATUS_DELETING && st != tarnv1.Status_STATUS_ERROR_DELETING {
 			return false
 		}
 		tx.removeReplica(old)
