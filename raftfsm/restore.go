@@ -108,15 +108,17 @@ func newLoader(h *raftv1.SnapshotHeader) *loader {
 	if h.GetLastTime() != nil {
 		s.lastTime = h.GetLastTime().AsTime()
 	}
-	return &loader{tx: begin(s), strings: map[string]string{}}
+	tx := begin(s)
+	// Nobody watches yet; finish says what is watched.
+	tx.touchedShares, tx.touchedHosts = nil, nil
+	return &loader{tx: tx, strings: map[string]string{}}
 }
 
 func (l *loader) finish() (*state, error) {
 	if l.err != nil {
 		return nil, l.err
 	}
-	// Only hosts are watched after a restore: the touched sets of a million puts say no more.
-	l.tx.touchedShares, l.tx.touchedHosts = map[string]struct{}{}, map[string]struct{}{}
+	l.tx.touchedHosts = map[string]struct{}{}
 	for h := range l.tx.s.hosts.all() {
 		l.tx.touchHost(h.GetId())
 	}

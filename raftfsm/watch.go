@@ -21,6 +21,7 @@ func (tx *txn) settleWatches() {
 	for _, id := range slices.Sorted(maps.Keys(tx.touchedShares)) {
 		tx.touchHostsOf(id)
 		tx.touchClonesOf(id)
+		tx.touchOriginOf(id)
 	}
 	if len(tx.touchedHosts) == 0 {
 		return
@@ -50,6 +51,15 @@ func (tx *txn) touchClonesOf(shareID string) {
 	}
 }
 
+// touchOriginOf touches the hosts of the share whose snapshot a share is made from:
+// their assignments name the replica that may copy from them.
+func (tx *txn) touchOriginOf(shareID string) {
+	s, _ := tx.s.share(shareID)
+	if snap, ok := tx.s.snapshot(s.GetSnapshotId()); ok {
+		tx.touchHostsOf(snap.GetShareId())
+	}
+}
+
 // touchPeersOf touches every host that may pull from host: its address changed.
 func (tx *txn) touchPeersOf(host *tarnv1.Host) {
 	for r := range tx.s.replicasOn(host.GetId()) {
@@ -57,10 +67,14 @@ func (tx *txn) touchPeersOf(host *tarnv1.Host) {
 	}
 }
 
-func (tx *txn) touchShare(id string) { tx.touchedShares[id] = struct{}{} }
+func (tx *txn) touchShare(id string) {
+	if tx.touchedShares != nil {
+		tx.touchedShares[id] = struct{}{}
+	}
+}
 
 func (tx *txn) touchHost(id string) {
-	if id != "" {
+	if id != "" && tx.touchedHosts != nil {
 		tx.touchedHosts[id] = struct{}{}
 	}
 }
