@@ -1,0 +1,200 @@
+package stream
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs"
+)
+
+// ClientConfig of a Client. TLS is required.
+type ClientConfig struct {
+	// TLS gives the configuration for a connection to the agent of one host; it has
+	// to refuse a server that is not that host.
+	TLS func(hostID string) *tls.Config
+	// StallTimeout ends a stream that brings no byte for so long. 0: DefaultStall.
+	StallTimeout time.Duration
+	// DialTimeout bounds connection and handshake. 0: 5 s.
+	DialTimeout time.Duration
+}
+
+const defaultDial = 5 * time.Second
+
+// answerTimeout is how long a source may take to plan, hold and start a stream.
+const answerTimeout = 2 * time.Minute
+
+// Client pulls from other agents. Streams and polls use separate connections,
+// each reused. Safe for concurrent use.
+type Client struct {
+	cfg ClientConfig
+
+	mu    sync.Mutex
+	hosts map[string]*hostClients
+}
+
+type hostClients struct {
+	bulk, poll *http.Client
+}
+
+// NewClient checks cfg; it connects to nobody yet.
+func NewClient(cfg ClientConfig) (*Client, error) {
+	if cfg.TLS == nil {
+		return nil, fmt.Errorf("stream client needs TLS: %w", zfs.ErrInvalid)
+	}
+	if cfg.StallTimeout <= 0 {
+		cfg.StallTimeout = DefaultStall
+	}
+	if cfg.DialTimeout <= 0 {
+		cfg.DialTimeout = defaultDial
+	}
+	return &Client{cfg: cfg, hosts: map[string]*hostClients{}}, nil
+}
+
+// Close drops idle connections. Running streams go on.
+func (c *Client) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, h := range c.hosts {
+		h.bulk.CloseIdleConnections()
+		h.poll.CloseIdleConnections()
+	}
+}
+
+func (c *Client) host(id string) *hostClients {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h, ok := c.hosts[id]
+	if !ok {
+		h = &hostClients{bulk: &http.Client{Transport: c.transport(id)}, poll: &http.Client{Transport: c.transport(id)}}
+		c.hosts[id] = h
+	}
+	return h
+}
+
+func (c *Client) transport(hostID string) *http.Transport {
+	conf := c.cfg.TLS(hostID).Clone()
+	conf.NextProtos = []string{"http/1.1"}
+	http1 := new(http.Protocols)
+	http1.SetHTTP1(true)
+	return &http.Transport{
+		DialContext:            (&net.Dialer{Timeout: c.cfg.DialTimeout, KeepAlive: 15 * time.Second}).DialContext,
+		TLSClientConfig:        conf,
+		TLSHandshakeTimeout:    c.cfg.DialTimeout,
+		ResponseHeaderTimeout:  answerTimeout,
+		MaxResponseHeaderBytes: maxHeaderBytes,
+		MaxIdleConnsPerHost:    4,
+		IdleConnTimeout:        90 * time.Second,
+		ReadBufferSize:         bufferSize,
+		DisableCompression:     true,
+		Protocols:              http1,
+	}
+}
+
+// Request asks a source for the next step.
+type Request struct {
+	Source *tarnv1.Source
+	// Share and Replica are the receiver's own; with Want the source's share.
+	Share   string
+	Replica string
+	Epoch   uint64
+	// Have is what the receiver holds, newest first; beyond 4096 the oldest are left out.
+	Have []zfs.GUID
+	// Token continues a cut receive; Have is then only an acknowledgement.
+	Token string
+	// Want asks for a full stream of exactly this snapshot.
+	Want zfs.GUID
+	// RateLimit in bytes per second, 0 unlimited.
+	RateLimit int64
+}
+
+func (r Request) body() pullBody {
+	have := r.Have
+	if len(have) > maxHave {
+		have = have[:maxHave]
+	}
+	return pullBody{
+		Share: r.Share, Source: r.Source.GetReplicaId(), Replica: r.Replica, Epoch: r.Epoch,
+		Have: have, Token: r.Token, Want: r.Want,
+	}
+}
+
+// Pull asks for the next step. The Pull answered must be closed, unless its Step
+// is UpToDate. Errors carry the class of the source's failure; ErrUnreachable
+// when it could not be asked. Cancelling ctx ends the stream.
+func (c *Client) Pull(ctx context.Context, req Request) (*Pull, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	resp, err := c.post(ctx, c.host(req.Source.GetHostId()).bulk, req.Source, pathPull, req.body())
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	step, err := stepOf(resp)
+	if err != nil || step.UpToDate() {
+		drop(resp.Body)
+		cancel(nil)
+		return &Pull{Step: step}, err
+	}
+	return newPull(ctx, cancel, step, resp, c.cfg.StallTimeout, req.RateLimit), nil
+}
+
+func (c *Client) post(ctx context.Context, via *http.Client, src *tarnv1.Source, path string, body any) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+src.GetAddress()+path, bytes.NewReader(encode(body)))
+	if err != nil {
+		return nil, fmt.Errorf("address source %q: %v: %w", src.GetAddress(), err, zfs.ErrInvalid)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	resp, err := via.Do(r)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return nil, fmt.Errorf("ask source: %w", cause)
+		}
+		return nil, fmt.Errorf("ask source: %v: %w", err, ErrUnreachable)
+	}
+	return resp, nil
+}
+
+func stepOf(resp *http.Response) (Step, error) {
+	switch resp.StatusCode {
+	case http.StatusOK, http.StatusNoContent:
+		return decodeStep(resp.Header.Get(headerStep))
+	}
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxHeaderBytes))
+	if err != nil {
+		return Step{}, fmt.Errorf("read error of source: %v: %w", err, ErrUnreachable)
+	}
+	return Step{}, decodeError(data)
+}
+
+// drop empties a short body, so that its connection can be used again.
+func drop(body io.ReadCloser) {
+	_, _ = io.CopyN(io.Discard, body, maxHeaderBytes)
+	_ = body.Close()
+}
+
+// poll asks for the heads of one host.
+func (c *Client) poll(ctx context.Context, src *tarnv1.Source, req headsBody) (headsAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, req.wait()+pollGrace)
+	defer cancel()
+	resp, err := c.post(ctx, c.host(src.GetHostId()).poll, src, pathHeads, req)
+	if err != nil {
+		return headsAnswer{}, err
+	}
+	defer drop(resp.Body)
+	if resp.StatusCode != http.StatusOK {
+		_, err := stepOf(resp)
+		if err == nil {
+			err = errors.New("answer without content")
+		}
+		return headsAnswer{}, err
+	}
+	return decodeHeadsAnswer(resp.Body)
+}

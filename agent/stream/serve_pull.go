@@ -1,0 +1,190 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"tarn/zfs"
+)
+
+// HoldPrefix and the receiving replica's id make the tag under which a source
+// holds base and target of that receiver's last step. The holds stay until the
+// next step replaces them, so the newest common snapshot is always held.
+const HoldPrefix = "tarn.step."
+
+// bufferSize of copies: a stream's cost is dominated by the number of wake-ups.
+const bufferSize = 1 << 20
+
+func (s *Server) pull(w http.ResponseWriter, r *http.Request) {
+	req, err := decodePull(r.Body)
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	g, err := s.grant(r, req)
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-r.Context().Done():
+		return
+	}
+	p, err := s.prepare(r.Context(), g.Dataset, req)
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	p.step.Age = s.cfg.Board.age(req.Source, p.step.To, time.Now())
+	if p.step.UpToDate() {
+		w.Header().Set(headerStep, string(encode(p.step)))
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	s.send(w, r, g.Dataset, req, p)
+}
+
+// prepare plans a step and holds what it needs. A snapshot that vanishes between
+// the two is planned around once.
+func (s *Server) prepare(ctx context.Context, dataset string, req pullBody) (plan, error) {
+	for attempt := 0; ; attempt++ {
+		versions, err := s.cfg.Engine.Versions(ctx, dataset)
+		if err != nil {
+			return plan{}, fmt.Errorf("list versions: %w", err)
+		}
+		p, err := s.choose(ctx, versions, req)
+		if err != nil {
+			return plan{}, err
+		}
+		err = s.hold(ctx, versions, req, p)
+		if err == nil {
+			s.acked(req)
+			return p, nil
+		}
+		if attempt > 0 || !errors.Is(err, zfs.ErrNotExist) {
+			return plan{}, fmt.Errorf("hold base and target: %w", err)
+		}
+	}
+}
+
+func (s *Server) choose(ctx context.Context, versions []zfs.Version, req pullBody) (plan, error) {
+	switch {
+	case req.Token != "":
+		info, err := s.cfg.Engine.DecodeToken(ctx, req.Token)
+		if err != nil {
+			return plan{}, fmt.Errorf("decode resume token: %v: %w", err, zfs.ErrTokenInvalid)
+		}
+		return chooseResume(versions, info)
+	case req.Want != 0:
+		return chooseExact(versions, req.Want)
+	}
+	return choose(versions, req.Have)
+}
+
+// hold protects base and target of p for the receiver, then lets go of what its
+// earlier steps held: new before old, so that no crash leaves nothing.
+func (s *Server) hold(ctx context.Context, versions []zfs.Version, req pullBody, p plan) error {
+	tag := HoldPrefix + req.Replica
+	var keep, drop []string
+	for _, v := range versions {
+		switch {
+		case v.Kind != zfs.KindSnapshot:
+		case v.GUID == p.base.GUID || v.GUID == p.to.GUID:
+			keep = append(keep, v.FullName())
+		case v.UserRefs > 0:
+			drop = append(drop, v.FullName())
+		}
+	}
+	if len(keep) > 0 {
+		if err := s.cfg.Engine.Hold(ctx, tag, keep...); err != nil {
+			return err
+		}
+	}
+	if len(drop) == 0 {
+		return nil
+	}
+	if err := s.cfg.Engine.Release(ctx, tag, drop...); err != nil && !errors.Is(err, zfs.ErrNotExist) {
+		return fmt.Errorf("release earlier steps: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) acked(req pullBody) {
+	if s.cfg.Acked != nil && len(req.Have) > 0 {
+		s.cfg.Acked(Ack{Share: req.Share, Source: req.Source, Replica: req.Replica, GUID: req.Have[0]})
+	}
+}
+
+func (s *Server) send(w http.ResponseWriter, r *http.Request, dataset string, req pullBody, p plan) {
+	sr := sendRequest(dataset, req.Token, p)
+	if n, err := s.cfg.Engine.Estimate(r.Context(), sr); err == nil {
+		p.step.Estimate = n
+	}
+	src, err := s.cfg.Engine.Send(r.Context(), sr)
+	if err != nil {
+		s.fail(w, fmt.Errorf("start send: %w", err))
+		return
+	}
+	w.Header().Set("Trailer", headerResult)
+	w.Header().Set(headerStep, string(encode(p.step)))
+	w.WriteHeader(http.StatusOK)
+	n, err := s.copy(w, src)
+	if cerr := src.Close(); cerr != nil {
+		// The sender's own words say more than what its reader saw.
+		err = cerr
+	}
+	log := s.cfg.Logger.With("share", req.Share, "replica", req.Replica, "from", p.step.From, "to", p.step.To, "bytes", n)
+	if err != nil {
+		w.Header().Set(headerResult, string(encodeError(err)))
+		log.Warn("stream ended early", "err", err)
+		return
+	}
+	w.Header().Set(headerResult, "ok")
+	log.Debug("stream sent", "kind", p.step.Kind)
+}
+
+func sendRequest(dataset, token string, p plan) zfs.SendRequest {
+	if token != "" {
+		return zfs.SendRequest{ResumeToken: token}
+	}
+	sr := zfs.SendRequest{Dataset: dataset, To: p.to.Name}
+	if p.base.GUID != 0 {
+		mark := "@"
+		if p.base.Kind == zfs.KindBookmark {
+			mark = "#"
+		}
+		sr.From = mark + p.base.Name
+	}
+	return sr
+}
+
+// copy moves the stream; each write must make progress within the stall limit.
+func (s *Server) copy(w http.ResponseWriter, src io.Reader) (int64, error) {
+	rc := http.NewResponseController(w)
+	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }() // the connection is reused
+	buf := make([]byte, bufferSize)
+	var total int64
+	for {
+		n, rerr := src.Read(buf)
+		if n > 0 {
+			_ = rc.SetWriteDeadline(time.Now().Add(s.cfg.StallTimeout)) // not supported: the receiver watches, too
+			if _, err := w.Write(buf[:n]); err != nil {
+				return total, fmt.Errorf("write stream: %v: %w", err, ErrUnreachable)
+			}
+			total += int64(n)
+		}
+		switch {
+		case errors.Is(rerr, io.EOF):
+			return total, nil
+		case rerr != nil:
+			return total, fmt.Errorf("read from sender: %w", rerr)
+		}
+	}
+}
