@@ -2,6 +2,9 @@ package controlplane
 
 import (
 	"fmt"
+	"io"
+	"log/slog"
+	"net"
 	"path/filepath"
 	"time"
 )
@@ -35,6 +38,18 @@ type Config struct {
 	Lease  LeaseConfig  `toml:"lease"`
 	Hosts  HostsConfig  `toml:"hosts"`
 	Log    LogConfig    `toml:"log"`
+
+	// What a file cannot hold. All may be zero.
+
+	// Logger receives the node's messages. Nil: one made from Log, on stderr.
+	Logger *slog.Logger `toml:"-"`
+	// Version and Revision of the program, for status and metrics.
+	Version  string `toml:"-"`
+	Revision string `toml:"-"`
+	// Socket is used instead of opening Listen. Run closes it.
+	Socket net.Listener `toml:"-"`
+	// AdminSocket is used instead of opening Admin.Listen. Run closes it.
+	AdminSocket net.Listener `toml:"-"`
 }
 
 // GossipConfig of the ring in which nodes and agents see each other. It is an
@@ -111,6 +126,19 @@ type LogConfig struct {
 	Level string `toml:"level"`
 	// Format is text (default) or json.
 	Format string `toml:"format"`
+}
+
+// New returns a logger that writes to w. It expects a validated configuration.
+func (l LogConfig) New(w io.Writer) *slog.Logger {
+	var level slog.Level
+	if level.UnmarshalText([]byte(l.Level)) != nil {
+		level = slog.LevelInfo
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
 }
 
 // Defaults returns c with every zero value that has a default replaced by it.

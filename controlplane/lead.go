@@ -1,0 +1,120 @@
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"tarn/controlplane/consensus"
+	"tarn/controlplane/reconcile"
+	raftv1 "tarn/proto/tarn/raft/v1"
+)
+
+const (
+	// hashEvery entries the leader writes down what its state hashes to, so that a
+	// node that differs finds out (reliability.md 2.3). Below raftfsm's memory of
+	// hashes, or no node could compare.
+	hashEvery = 512
+	hashCheck = 10 * time.Second
+)
+
+func (n *Node) openLeader() error {
+	policy := reconcile.DefaultPolicy()
+	policy.LeaseWait = n.cfg.Lease.Wait
+	var err error
+	n.loop, err = reconcile.NewLoop(reconcile.Config{
+		State:    n.fsm,
+		Proposer: n.commands,
+		Soft:     n.soft,
+		Leases:   n.leases,
+		Policy:   policy,
+		NewID:    newID,
+		Logger:   n.log,
+		Observe: func(took time.Duration, _ int) {
+			n.counters.ReconcileDuration.WithLabelValues().Observe(took.Seconds())
+		},
+	})
+	return err
+}
+
+// lead is the leader's work of one term.
+func (n *Node) lead(ctx context.Context, term uint64) error {
+	n.log.Info("this node leads", "term", term)
+	now := time.Now()
+	// Grants of earlier leaders are unknown: every host may have had one just now.
+	n.leases.Lead(now)
+	n.soft.Lead(now)
+	if err := n.initCluster(ctx); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return n.loop.Run(ctx) })
+	group.Go(func() error { return n.compareHashes(ctx) })
+	err := group.Wait()
+	n.log.Info("this node no longer leads", "term", term)
+	return err
+}
+
+// initCluster writes the cluster's name into a new log, and refuses a log of another.
+func (n *Node) initCluster(ctx context.Context) error {
+	mine := n.material.Identity().Cluster
+	switch stored := n.fsm.View().ClusterID(); stored {
+	case mine:
+		return nil
+	case "":
+		result, err := n.commands.Propose(ctx, &raftv1.Command{Verb: &raftv1.Command_InitCluster{
+			InitCluster: &raftv1.InitCluster{ClusterId: mine},
+		}})
+		if err != nil {
+			return err
+		}
+		if result.Err != nil {
+			return result.Err
+		}
+		return nil
+	default:
+		err := fmt.Errorf("the log is of cluster %q, this node's certificate of %q", stored, mine)
+		n.consensus.Fail(err)
+		return err
+	}
+}
+
+// compareHashes makes every node check its state against the leader's.
+func (n *Node) compareHashes(ctx context.Context) error {
+	ticker := time.NewTicker(hashCheck)
+	defer ticker.Stop()
+	last := n.fsm.View().Index()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		v := n.fsm.View()
+		if v.Index()-last < hashEvery {
+			continue
+		}
+		_, err := n.commands.Propose(ctx, &raftv1.Command{Verb: &raftv1.Command_CheckHash{
+			CheckHash: &raftv1.CheckHash{Index: v.Index(), Hash: v.Hash()},
+		}})
+		if _, gone := errors.AsType[*consensus.NotLeaderError](err); gone {
+			return nil
+		}
+		if err == nil {
+			last = v.Index()
+		}
+	}
+}
+
+// newID returns a version 7 UUID; a random one if the clock gives none.
+func newID() string {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return uuid.NewString()
+	}
+	return id.String()
+}
