@@ -80,9 +80,12 @@ func exitCode(err error) int {
 
 // report prints err for a person and returns the exit code.
 func (a *app) report(err error) int {
-	fmt.Fprintln(a.stderr, "tarn:", sentence(err))
+	text := sentence(err)
+	fmt.Fprintln(a.stderr, "tarn:", text)
 	for _, v := range client.Violations(err) {
-		fmt.Fprintf(a.stderr, "  %s: %s\n", v.GetField(), v.GetRule())
+		if line := v.GetField() + ": " + v.GetRule(); line != text {
+			fmt.Fprintln(a.stderr, "  "+line)
+		}
 	}
 	printRefusals(a.stderr, err)
 	printQuota(a.stderr, err)

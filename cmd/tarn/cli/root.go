@@ -39,6 +39,10 @@ type root struct {
 	Pki  pkiCmd  `cmd:"" help:"An offline certificate authority."`
 	Join joinCmd `cmd:"" help:"Turn a join token into certificate files."`
 
+	Controlplane controlplaneCmd `cmd:"" help:"Run a control-plane node."`
+
+	Dev        devCmd        `cmd:"" help:"A cluster of real processes on this machine."`
+	Demo       demoCmd       `cmd:"" help:"Walk through what tarn does, checking every step."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
 	Completion completionCmd `cmd:"" help:"Print a shell completion script."`
 	Complete   completeCmd   `cmd:"" name:"__complete" hidden:"" help:"Print candidates for a command line."`
@@ -93,6 +97,8 @@ func newParser(grammar *root, a *app, exit func(int)) (*kong.Kong, error) {
 		kong.Description(description),
 		kong.Writers(a.stdout, a.stderr),
 		kong.Exit(exit),
+		// A negative number is a value that a rule of the server refuses, not a flag.
+		kong.WithHyphenPrefixedParameters(true),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 110}),
 		kong.Resolvers(envResolver(a.env)),
 	)

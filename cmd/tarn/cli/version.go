@@ -9,24 +9,21 @@ import (
 type versionCmd struct{}
 
 func (versionCmd) Run(a *app) error {
-	fmt.Fprintln(a.stdout, "tarn", versionText())
+	version, revision := buildInfo()
+	fmt.Fprintf(a.stdout, "tarn %s %s %s/%s %s\n", version, label(revision, "-"), runtime.GOOS, runtime.GOARCH, runtime.Version())
 	return nil
 }
 
-// versionText is the module's version, or the commit that it was built from.
-func versionText() string {
+// buildInfo is the module's version and the commit that it was built from.
+func buildInfo() (version, revision string) {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
-		return "unknown"
+		return "unknown", ""
 	}
-	version, dirty := info.Main.Version, ""
 	for _, s := range info.Settings {
-		switch {
-		case s.Key == "vcs.revision" && version == "(devel)":
-			version = s.Value[:min(12, len(s.Value))]
-		case s.Key == "vcs.modified" && s.Value == "true":
-			dirty = " with local changes"
+		if s.Key == "vcs.revision" {
+			revision = s.Value[:min(12, len(s.Value))]
 		}
 	}
-	return fmt.Sprintf("%s%s %s/%s %s", version, dirty, runtime.GOOS, runtime.GOARCH, runtime.Version())
+	return info.Main.Version, revision
 }

@@ -9,8 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-
-	"github.com/google/uuid"
 )
 
 // Kind is which daemon a node runs.
@@ -73,7 +71,6 @@ func (o *Options) check() error {
 type Node struct {
 	Name  string   `json:"name"`
 	Kind  Kind     `json:"kind"`
-	ID    string   `json:"id"`
 	IP    string   `json:"ip"`
 	Port  int      `json:"port"`
 	Zone  string   `json:"zone,omitempty"`
@@ -103,12 +100,12 @@ func newLayout(o Options) (*layout, error) {
 	l := &layout{Cluster: "dev", Storage: o.Storage, Zones: o.Zones}
 	for i := range o.Servers {
 		l.Nodes = append(l.Nodes, Node{
-			Name: fmt.Sprintf("control%d", i+1), Kind: Control, ID: uuid.NewString(), IP: fmt.Sprintf("127.0.0.%d", 11+i),
+			Name: fmt.Sprintf("control%d", i+1), Kind: Control, IP: fmt.Sprintf("127.0.0.%d", 11+i),
 		})
 	}
 	for i := range o.Agents {
 		l.Nodes = append(l.Nodes, Node{
-			Name: fmt.Sprintf("agent%d", i+1), Kind: Agent, ID: uuid.NewString(), IP: fmt.Sprintf("127.0.0.%d", 21+i),
+			Name: fmt.Sprintf("agent%d", i+1), Kind: Agent, IP: fmt.Sprintf("127.0.0.%d", 21+i),
 			Zone: fmt.Sprintf("az%d", i%o.Zones+1), Pools: poolsOf(i),
 		})
 	}

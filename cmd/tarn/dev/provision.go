@@ -12,6 +12,7 @@ import (
 	"github.com/BurntSushi/toml"
 	"github.com/google/uuid"
 
+	"tarn/controlplane"
 	"tarn/controlplane/identity"
 )
 
@@ -54,11 +55,14 @@ func (c *Cluster) writeGossipKey() error {
 }
 
 func (c *Cluster) provisionNode(ca *identity.CA, n Node) error {
-	role := identity.RoleAgent
-	if n.Kind == Control {
-		role = identity.RoleControl
+	if err := os.MkdirAll(c.dataDir(n), 0o700); err != nil {
+		return err
 	}
-	subject := identity.Subject{Role: role, ID: n.ID, IPs: []net.IP{net.ParseIP(n.IP)}, TTL: certLifetime}
+	role, id, err := c.mintID(n)
+	if err != nil {
+		return err
+	}
+	subject := identity.Subject{Role: role, ID: id, IPs: []net.IP{net.ParseIP(n.IP)}, TTL: certLifetime}
 	if err := c.issue(ca, n.Name, subject); err != nil {
 		return err
 	}
@@ -68,10 +72,16 @@ func (c *Cluster) provisionNode(ca *identity.CA, n Node) error {
 			return err
 		}
 	}
-	if err := os.MkdirAll(c.dataDir(n), 0o700); err != nil {
-		return err
-	}
 	return writeTOML(c.configFile(n), c.nodeConfig(n))
+}
+
+// mintID has the node's identity made where the node itself will look for it.
+func (c *Cluster) mintID(n Node) (identity.Role, string, error) {
+	if n.Kind == Control {
+		id, err := controlplane.NodeID(c.dataDir(n))
+		return identity.RoleControl, id, err
+	}
+	return identity.RoleAgent, uuid.NewString(), nil
 }
 
 func (c *Cluster) issue(ca *identity.CA, name string, subject identity.Subject) error {

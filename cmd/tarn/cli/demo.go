@@ -1,0 +1,28 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"tarn/cmd/tarn/demo"
+)
+
+type demoCmd struct {
+	State  string `help:"Empty directory for the cluster; a temporary one if left out." type:"path" placeholder:"DIR"`
+	Keep   bool   `help:"Leave the cluster running at the end."`
+	Scrape string `help:"Save every process's /metrics page there." type:"path" placeholder:"DIR"`
+}
+
+func (c *demoCmd) Run(ctx context.Context, a *app) error {
+	binary, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own program: %w", err)
+	}
+	if c.State == "" {
+		if c.State, err = demo.DefaultDir(); err != nil {
+			return err
+		}
+	}
+	return demo.Run(ctx, demo.Config{Binary: binary, Dir: c.State, Out: a.stdout, Keep: c.Keep, Scrape: c.Scrape})
+}

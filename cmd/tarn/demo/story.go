@@ -1,0 +1,218 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"tarn/cmd/tarn/dev"
+	"tarn/controlplane/client"
+	tarnv1 "tarn/proto/tarn/v1"
+)
+
+// Config says where the story is told.
+type Config struct {
+	Binary string    // the tarn program that is shown
+	Dir    string    // state directory; it must not exist or be empty
+	Out    io.Writer // what the audience sees
+	Keep   bool      // leave the cluster running, and its data
+	Scrape string    // directory for a copy of every /metrics page; "" none
+}
+
+// patience bounds each single thing that is waited for.
+const patience = 30 * time.Second
+
+// story is one telling.
+type story struct {
+	cfg     Config
+	cluster *dev.Cluster
+	api     *client.Client
+	begun   time.Time
+	chapter int
+	checks  int
+	// share and replica ids, known once they exist.
+	share, first, second string
+	files                *tree
+}
+
+// Run tells the whole story. The first check that does not hold ends it.
+func Run(ctx context.Context, cfg Config) error {
+	s := &story{cfg: cfg, begun: time.Now()}
+	err := s.open(ctx)
+	if err == nil {
+		err = s.tell(ctx)
+	}
+	if err != nil {
+		s.explain(err)
+	}
+	return errors.Join(err, s.close(context.WithoutCancel(ctx), err != nil))
+}
+
+func (s *story) open(ctx context.Context) error {
+	s.title("A cluster of separate processes: 3 control-plane nodes, 4 agents in 2 zones")
+	cluster, err := dev.Create(s.cfg.Dir, s.cfg.Binary, dev.Options{Servers: 3, Agents: 4, Zones: 2})
+	if err != nil {
+		return err
+	}
+	s.cluster = cluster
+	if err := cluster.StartAll(); err != nil {
+		return err
+	}
+	ready, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := cluster.Ready(ready); err != nil {
+		return err
+	}
+	s.api, err = cluster.Client()
+	return err
+}
+
+func (s *story) tell(ctx context.Context) error {
+	for _, chapter := range []func(context.Context) error{
+		s.lookAround, s.createShare, s.writeFiles, s.addReplica, s.takeSnapshot, s.watchLag,
+		s.promote, s.loseLeader, s.loseAgent, s.scrape, s.deleteAll,
+	} {
+		if err := chapter(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close ends the cluster and removes its data, or says how to go on with it.
+func (s *story) close(ctx context.Context, failed bool) error {
+	if s.api != nil {
+		s.api.Close()
+	}
+	if s.cluster == nil {
+		return nil
+	}
+	if s.cfg.Keep {
+		s.say("the cluster goes on running: export TARN_CONFIG=%s; tarn dev down ends it", s.cluster.ClientConfig())
+		return nil
+	}
+	s.title("Stop everything and clean up")
+	if err := s.cluster.TerminateAll(ctx); err != nil {
+		return err
+	}
+	if failed {
+		s.say("state and logs are kept in %s", s.cfg.Dir)
+		return nil
+	}
+	if err := s.noneLeft(); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(s.cfg.Dir); err != nil {
+		return fmt.Errorf("remove state: %w", err)
+	}
+	s.say("\nAll %d checks held, in %s.", s.checks, time.Since(s.begun).Round(100*time.Millisecond))
+	return nil
+}
+
+func (s *story) noneLeft() error {
+	for _, n := range s.cluster.Nodes() {
+		state, pid := s.cluster.State(n.Name)
+		if err := s.check(state == "down", "%s has ended", n.Name); err != nil {
+			return fmt.Errorf("%w: pid %d is %s", err, pid, state)
+		}
+	}
+	return nil
+}
+
+func (s *story) explain(err error) {
+	s.say("\nFAILED in chapter %d: %v", s.chapter, err)
+	if s.cluster == nil {
+		return
+	}
+	for _, n := range s.cluster.Nodes() {
+		s.say("--- %s\n%s", s.cluster.LogFile(n.Name), s.cluster.LogTail(n.Name, 5))
+	}
+}
+
+func (s *story) say(format string, args ...any) { fmt.Fprintf(s.cfg.Out, format+"\n", args...) }
+
+func (s *story) title(text string) {
+	s.chapter++
+	s.say("\n== %d. %s  [%.1f s]", s.chapter, text, time.Since(s.begun).Seconds())
+}
+
+// check counts what held and ends the story at what did not.
+func (s *story) check(ok bool, format string, args ...any) error {
+	claim := fmt.Sprintf(format, args...)
+	if !ok {
+		return fmt.Errorf("check does not hold: %s", claim)
+	}
+	s.checks++
+	s.say("   ok: %s", claim)
+	return nil
+}
+
+// tarn runs one command as a user would, shows it with its output, and fails if it does.
+func (s *story) tarn(ctx context.Context, args ...string) error {
+	s.say("\n$ tarn %s", strings.Join(args, " "))
+	cmd := exec.CommandContext(ctx, s.cfg.Binary, args...)
+	cmd.Env = append(os.Environ(), "TARN_CONFIG="+s.cluster.ClientConfig(), "TARN_DEV=", "TARN_PROJECT=")
+	var both bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &both, &both
+	err := cmd.Run()
+	s.say("%s", strings.TrimRight(both.String(), "\n"))
+	if err != nil {
+		return fmt.Errorf("tarn %s: %w", strings.Join(args, " "), err)
+	}
+	return nil
+}
+
+// until polls cond until it holds. what is for the error.
+func (s *story) until(ctx context.Context, what string, cond func(context.Context) (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		ok, err := cond(ctx)
+		if ok {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not within %s: %s (%w)", patience, what, errors.Join(err, ctx.Err()))
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *story) replica(ctx context.Context, id string) (*tarnv1.Replica, error) {
+	return s.api.Replicas.GetReplica(ctx, &tarnv1.GetRequest{Id: id})
+}
+
+// mountpoint waits until the replica's data can be seen as a directory.
+func (s *story) mountpoint(ctx context.Context, id string) (dir string, err error) {
+	err = s.until(ctx, "replica "+id+" is mounted", func(ctx context.Context) (bool, error) {
+		r, err := s.replica(ctx, id)
+		dir = r.GetObserved().GetMountpoint()
+		return dir != "", err
+	})
+	return dir, err
+}
+
+// nodeOf is the node that holds a replica.
+func (s *story) nodeOf(r *tarnv1.Replica) string {
+	name, _, _ := strings.Cut(r.GetHost(), "@")
+	return name
+}
+
+// DefaultDir is a fresh place for one telling.
+func DefaultDir() (string, error) {
+	dir, err := os.MkdirTemp("", "tarn-demo-")
+	if err != nil {
+		return "", fmt.Errorf("make state directory: %w", err)
+	}
+	return filepath.EvalSymlinks(dir)
+}

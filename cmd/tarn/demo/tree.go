@@ -1,0 +1,149 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// tree makes real files and compares directories byte for byte.
+type tree struct {
+	random *rand.ChaCha8
+	bytes  int64
+	count  int
+}
+
+func newTree() *tree {
+	return &tree{random: rand.NewChaCha8([32]byte{'t', 'a', 'r', 'n'})}
+}
+
+// fill writes a mixed set of files: large and small, nested, with odd names, a
+// symbolic link and an empty directory.
+func (t *tree) fill(dir string) error {
+	sizes := map[string]int{
+		"big.bin": 8 << 20, "notes.txt": 1200, "empty": 0, "a name with spaces.dat": 70_000,
+		"döner\nkebap": 333, "src/main.go": 4096, "src/deep/er/data.bin": 300_000,
+	}
+	for i := range 40 {
+		sizes[fmt.Sprintf("many/file-%02d", i)] = 1000 * (i + 1)
+	}
+	for name, size := range sizes {
+		if err := t.write(filepath.Join(dir, name), size); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "nothing"), 0o755); err != nil {
+		return err
+	}
+	return os.Symlink("src/main.go", filepath.Join(dir, "link"))
+}
+
+// write makes one file of random bytes and syncs it: from then on it is acknowledged.
+func (t *tree) write(path string, size int) error {
+	data := make([]byte, size)
+	if _, err := t.random.Read(data); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	t.bytes += int64(size)
+	t.count++
+	return nil
+}
+
+// grow writes a new file of 256 KiB ten times a second until ctx ends.
+func (t *tree) grow(ctx context.Context, dir string) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for i := 0; ; i++ {
+		if err := t.write(filepath.Join(dir, "growing", fmt.Sprintf("%05d", t.count)), 256<<10); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// entry is what two trees must agree on.
+type entry struct {
+	kind   fs.FileMode
+	target string
+	size   int64
+	sum    [sha256.Size]byte
+}
+
+func readTree(dir string) (map[string]entry, error) {
+	out := map[string]entry{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		out[name], err = readEntry(path, d)
+		return err
+	})
+	return out, err
+}
+
+func readEntry(path string, d fs.DirEntry) (e entry, err error) {
+	e.kind = d.Type()
+	switch {
+	case e.kind&fs.ModeSymlink != 0:
+		e.target, err = os.Readlink(path)
+	case e.kind.IsRegular():
+		var data []byte
+		data, err = os.ReadFile(path)
+		e.size, e.sum = int64(len(data)), sha256.Sum256(data)
+	}
+	return e, err
+}
+
+// difference names the first few entries in which two directories differ; nil when equal.
+func difference(a, b string) ([]string, int, error) {
+	left, err := readTree(a)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read %s: %w", a, err)
+	}
+	right, err := readTree(b)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read %s: %w", b, err)
+	}
+	var out []string
+	for name, l := range left {
+		r, ok := right[name]
+		switch {
+		case !ok:
+			out = append(out, name+" is missing")
+		case l.kind != r.kind || l.target != r.target || l.size != r.size || !bytes.Equal(l.sum[:], r.sum[:]):
+			out = append(out, name+" differs")
+		}
+	}
+	for name := range right {
+		if _, ok := left[name]; !ok {
+			out = append(out, name+" is too much")
+		}
+	}
+	return out[:min(len(out), 5)], len(left), nil
+}
