@@ -96,7 +96,8 @@ func (r *round) hosts() {
 		switch {
 		case r.obs.Heard(h.GetId()):
 			want = tarnv1.HostState_HOST_STATE_UP
-		case r.obs.Missed(h.GetId()):
+		case r.obs.Missed(h.GetId()) && r.now.Sub(h.GetUpdatedAt().AsTime()) > r.obs.TTL && r.now.Sub(h.GetCreatedAt().AsTime()) > r.obs.TTL:
+			// Not one that has only just registered and not reported yet.
 			want = tarnv1.HostState_HOST_STATE_DOWN
 		}
 		if want != h.GetState() {
