@@ -1,0 +1,362 @@
+package lease
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// DeadmanConfig says how the helper process is started and who hears of it.
+type DeadmanConfig struct {
+	// Command is program and arguments; the program must call RunDeadman on its
+	// standard input and output.
+	Command []string
+	// Stderr of the helper; the agent's own when unset.
+	Stderr *os.File
+	// Patience bounds the wait for a confirmation, after which the helper counts
+	// as stuck and is replaced. 1 s when zero.
+	Patience time.Duration
+	// Fenced, if set, is told what the helper fenced, or could not.
+	Fenced func(target Target, err error)
+	Logger *slog.Logger
+}
+
+// ErrNoHelper says that no helper process is up to guard a lease.
+var ErrNoHelper = errors.New("dead-man helper is not running")
+
+// Deadman keeps the helper process alive and tells it the deadlines. The helper
+// is a session of its own: it survives the death of this process and then
+// fences at the last deadlines it was given. Safe for concurrent use.
+type Deadman struct {
+	config DeadmanConfig
+
+	mu       sync.Mutex
+	armed    map[Target]time.Duration
+	session  *session // nil while none is up
+	sequence uint64
+}
+
+// session is one life of the helper process.
+type session struct {
+	cmd     *exec.Cmd
+	orders  *os.File
+	done    chan struct{} // closed when the process has ended
+	stuck   chan struct{}
+	once    sync.Once
+	mu      sync.Mutex
+	waiters map[uint64]chan struct{}
+}
+
+// NewDeadman returns a Deadman whose helper starts with Run.
+func NewDeadman(config DeadmanConfig) (*Deadman, error) {
+	if len(config.Command) == 0 {
+		return nil, errors.New("dead-man needs a command")
+	}
+	if config.Patience == 0 {
+		config.Patience = time.Second
+	}
+	if config.Stderr == nil {
+		config.Stderr = os.Stderr
+	}
+	if config.Fenced == nil {
+		config.Fenced = func(Target, error) {}
+	}
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Deadman{config: config, armed: map[Target]time.Duration{}}, nil
+}
+
+// Up reports whether a helper takes orders.
+func (d *Deadman) Up() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.session != nil
+}
+
+// Arm tells the helper later deadlines and waits until it has confirmed. An
+// error means that they must not be relied on.
+func (d *Deadman) Arm(ctx context.Context, armed []Armed) error {
+	d.mu.Lock()
+	s := d.session
+	if s == nil {
+		d.mu.Unlock()
+		return ErrNoHelper
+	}
+	for _, a := range armed {
+		d.armed[a.Target] = max(d.armed[a.Target], a.Deadline)
+	}
+	confirmed, err := d.send(s, order{Arm: armed})
+	d.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return d.await(ctx, s, confirmed)
+}
+
+// Disarm makes the helper forget targets. It does not wait: a helper that misses
+// this only fences what cannot be written anyway.
+func (d *Deadman) Disarm(targets ...Target) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var known []Target
+	for _, t := range targets {
+		if _, ok := d.armed[t]; ok {
+			delete(d.armed, t)
+			known = append(known, t)
+		}
+	}
+	if d.session == nil || len(known) == 0 {
+		return
+	}
+	if _, err := d.send(d.session, order{Forget: known}); err != nil {
+		d.config.Logger.Warn("dead-man was not told to forget", "err", err)
+	}
+}
+
+// send writes one order; the channel is closed when it is confirmed. The caller
+// has the lock, which keeps orders whole and in sequence.
+func (d *Deadman) send(s *session, o order) (<-chan struct{}, error) {
+	d.sequence++
+	o.Sequence = d.sequence
+	confirmed := s.expect(o.Sequence)
+	if err := s.orders.SetWriteDeadline(time.Now().Add(d.config.Patience)); err != nil {
+		return nil, fmt.Errorf("tell dead-man: %w", err)
+	}
+	if err := writeLine(s.orders, o); err != nil {
+		s.fail()
+		return nil, fmt.Errorf("tell dead-man: %w", err)
+	}
+	return confirmed, nil
+}
+
+func (d *Deadman) await(ctx context.Context, s *session, confirmed <-chan struct{}) error {
+	patience := time.NewTimer(d.config.Patience)
+	defer patience.Stop()
+	select {
+	case <-confirmed:
+		return nil
+	case <-s.done:
+		return ErrNoHelper
+	case <-ctx.Done():
+		return fmt.Errorf("wait for dead-man: %w", ctx.Err())
+	case <-patience.C:
+		s.fail()
+		return fmt.Errorf("dead-man is silent for %s", d.config.Patience)
+	}
+}
+
+// Run keeps one helper up until ctx ends. Then it lets go of the helper, which
+// ends at once if nothing is armed and otherwise when all is fenced. A helper
+// that is stuck is killed only after its replacement has taken all deadlines.
+func (d *Deadman) Run(ctx context.Context) error {
+	var former *session
+	backoff := time.Duration(0)
+	for {
+		if err := pause(ctx, backoff); err != nil {
+			break
+		}
+		s, err := d.start(ctx)
+		if err != nil {
+			d.config.Logger.Error("dead-man helper did not start", "err", err)
+			backoff = min(max(2*backoff, 100*time.Millisecond), 5*time.Second)
+			continue
+		}
+		former.kill()
+		backoff = 100 * time.Millisecond
+		select {
+		case <-ctx.Done():
+			d.leave(s)
+			return nil
+		case <-s.done:
+			d.config.Logger.Error("dead-man helper ended; starting another")
+		case <-s.stuck:
+			d.config.Logger.Error("dead-man helper is stuck; starting another")
+		}
+		d.drop(s)
+		former = s
+	}
+	former.kill()
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// start spawns a helper, gives it all that is armed, and makes it the current one.
+func (d *Deadman) start(ctx context.Context) (*session, error) {
+	s, answers, err := spawn(d.config)
+	if err != nil {
+		return nil, err
+	}
+	go s.listen(answers, d.fenced)
+	d.mu.Lock()
+	all := make([]Armed, 0, len(d.armed))
+	for t, deadline := range maps.All(d.armed) {
+		all = append(all, Armed{Target: t, Deadline: deadline})
+	}
+	confirmed, err := d.send(s, order{Arm: all})
+	d.mu.Unlock()
+	if err == nil {
+		// A new helper may first have to ask its predecessor.
+		err = s.ready(ctx, confirmed, 5*d.config.Patience+takeoverPatience)
+	}
+	if err != nil {
+		s.kill()
+		return nil, err
+	}
+	d.mu.Lock()
+	d.session = s
+	d.mu.Unlock()
+	return s, nil
+}
+
+func (d *Deadman) drop(s *session) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.session == s {
+		d.session = nil
+	}
+}
+
+// leave closes the helper's orders and gives one with nothing to guard time to end.
+func (d *Deadman) leave(s *session) {
+	d.drop(s)
+	_ = s.orders.Close()
+	d.mu.Lock()
+	armed := len(d.armed)
+	d.mu.Unlock()
+	if armed > 0 {
+		d.config.Logger.Info("dead-man stays until the leases end", "armed", armed, "pid", s.cmd.Process.Pid)
+		return
+	}
+	select {
+	case <-s.done:
+	case <-time.After(d.config.Patience):
+	}
+}
+
+func (d *Deadman) fenced(t Target, err error) {
+	if err == nil {
+		d.mu.Lock()
+		if d.armed[t] <= BootTime() {
+			delete(d.armed, t)
+		}
+		d.mu.Unlock()
+	}
+	d.config.Fenced(t, err)
+}
+
+// spawn starts the process in a session of its own, so that neither the agent's
+// death nor its terminal's signals reach it.
+func spawn(config DeadmanConfig) (*session, io.ReadCloser, error) {
+	theirs, ours, err := os.Pipe()
+	if err != nil {
+		return nil, nil, fmt.Errorf("start dead-man: %w", err)
+	}
+	cmd := exec.Command(config.Command[0], config.Command[1:]...)
+	cmd.Stdin, cmd.Stderr = theirs, config.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	answers, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("start dead-man: %w", err), theirs.Close(), ours.Close())
+	}
+	_ = theirs.Close()
+	return &session{
+		cmd: cmd, orders: ours, done: make(chan struct{}), stuck: make(chan struct{}), waiters: map[uint64]chan struct{}{},
+	}, answers, nil
+}
+
+func (s *session) expect(sequence uint64) <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := make(chan struct{})
+	s.waiters[sequence] = c
+	return c
+}
+
+// listen takes the helper's answers until it ends, then reaps it.
+func (s *session) listen(answers io.Reader, fenced func(Target, error)) {
+	scanner := lines(answers)
+	for scanner.Scan() {
+		var a answer
+		if json.Unmarshal(scanner.Bytes(), &a) != nil {
+			continue
+		}
+		s.confirm(a.Sequence)
+		if a.Fenced != nil {
+			fenced(*a.Fenced, a.err())
+		}
+	}
+	// How it ended does not matter: it must not end at all.
+	_ = s.cmd.Wait()
+	_ = s.orders.Close()
+	close(s.done)
+}
+
+func (a answer) err() error {
+	if a.Error == "" {
+		return nil
+	}
+	return errors.New(a.Error)
+}
+
+func (s *session) confirm(sequence uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c, ok := s.waiters[sequence]; ok {
+		close(c)
+		delete(s.waiters, sequence)
+	}
+}
+
+func (s *session) ready(ctx context.Context, confirmed <-chan struct{}, patience time.Duration) error {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-confirmed:
+		return nil
+	case <-s.done:
+		return ErrNoHelper
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return fmt.Errorf("new dead-man is silent for %s", patience)
+	}
+}
+
+func (s *session) fail() { s.once.Do(func() { close(s.stuck) }) }
+
+// kill ends a helper that has been replaced. Nil is no session.
+func (s *session) kill() {
+	if s == nil {
+		return
+	}
+	select {
+	case <-s.done:
+		return
+	default:
+	}
+	_ = s.cmd.Process.Kill()
+	<-s.done
+}
