@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/proto/tarn/v1/tarnv1connect"
 )
 
 const (
@@ -119,7 +120,7 @@ func (c *checker) fail(field, format string, args ...any) {
 
 // message checks what holds for every field of every message, at any depth.
 func (c *checker) message(prefix string, m protoreflect.Message) {
-	if len(m.GetUnknown()) > 0 && prefix == "" {
+	if prefix == "" && len(m.GetUnknown()) > 0 && c.knowsAll() {
 		c.fail("", "has fields that this version does not know")
 	}
 	m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
@@ -137,6 +138,13 @@ func (c *checker) message(prefix string, m protoreflect.Message) {
 		// A hundred violations help nobody and cost memory.
 		return len(c.violations) < maxPairs
 	})
+}
+
+// knowsAll tells whether a field from a newer version is an error: for people, who
+// would believe it was heeded. Machines are upgraded one by one and must get on.
+func (c *checker) knowsAll() bool {
+	return !strings.HasPrefix(c.procedure, "/"+tarnv1connect.AgentServiceName+"/") &&
+		!strings.HasPrefix(c.procedure, "/"+tarnv1connect.OperatorServiceName+"/")
 }
 
 func (c *checker) value(name string, field protoreflect.FieldDescriptor, v protoreflect.Value) {
