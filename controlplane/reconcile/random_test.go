@@ -40,7 +40,7 @@ func (w *world) disturb(t *rapid.T, names []string, i int) {
 	host := rapid.SampledFrom(names).Draw(t, "host")
 	h := w.hosts[host]
 	op := fmt.Sprint("op", i)
-	switch rapid.SampledFrom([]string{"cut", "heal", "write", "write", "snapshot", "planned", "forced", "cancel", "busy", "leader", "replica", "delete", "attest"}).Draw(t, "event") {
+	switch rapid.SampledFrom([]string{"cut", "heal", "write", "write", "snapshot", "planned", "forced", "cancel", "busy", "leader", "failover", "failover", "replica", "delete", "attest"}).Draw(t, "event") {
 	case "cut":
 		h.cut = true
 	case "heal":
@@ -56,6 +56,18 @@ func (w *world) disturb(t *rapid.T, names []string, i int) {
 			return
 		}
 		w.promote("s", host, op, rapid.SampledFrom([]tarnv1.PromotionMode{1, 2}).Draw(t, "mode"), 0)
+	case "failover":
+		// The active host vanishes for the cluster, not for its clients.
+		s, _ := w.fsm.View().Share("s")
+		owner, _ := w.fsm.View().Replica(s.GetFencing().GetOwnerReplicaId())
+		w.hosts[owner.GetHostId()].cut = true
+		if host != owner.GetHostId() && w.replicaOn("s", host) != nil {
+			h.cut = false
+			w.promote("s", host, op, tarnv1.PromotionMode_PROMOTION_MODE_FORCED, 0)
+		}
+		if rapid.Bool().Draw(t, "with the leader") {
+			w.lead()
+		}
 	case "cancel":
 		_ = w.command(cancelRunning(w))
 	case "busy":
