@@ -15,7 +15,7 @@ import (
 )
 
 type devCmd struct {
-	State string `help:"Directory of the cluster; the one of TARN_CONFIG, else your state directory." env:"TARN_DEV" type:"path" placeholder:"DIR"`
+	State string `help:"Directory of the cluster; the one of TARN_CONFIG, else your state directory." env:"TARN_DEV" placeholder:"DIR"`
 
 	Up     devUp     `cmd:"" default:"withargs" help:"Keep the cluster in the foreground; Ctrl-C stops it, its data stay."`
 	Status devStatus `cmd:"" help:"List the processes."`

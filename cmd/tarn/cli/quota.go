@@ -108,7 +108,7 @@ func (c *quotaSet) Run(ctx context.Context, a *app, api *client.Client) error {
 	project := target.GetProjectId()
 	switch project {
 	case "":
-		project = a.Project
+		project = label(a.Project, "default")
 	case "defaults":
 		project = ""
 	}

@@ -11,7 +11,7 @@ import (
 
 // globals are the flags that every command takes.
 type globals struct {
-	Config  string `help:"Client configuration (client.toml)." env:"TARN_CONFIG" type:"path" placeholder:"FILE"`
+	Config  string `help:"Client configuration (client.toml)." env:"TARN_CONFIG" placeholder:"FILE"`
 	Project string `help:"Project to work in; operators only." env:"TARN_PROJECT" placeholder:"ID"`
 	Output  string `short:"o" help:"Output format: ${enum}." enum:"table,json,yaml" default:"table"`
 	Quiet   bool   `short:"q" help:"Print ids only."`

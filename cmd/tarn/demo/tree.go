@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -34,8 +36,8 @@ func (t *tree) fill(dir string) error {
 	for i := range 40 {
 		sizes[fmt.Sprintf("many/file-%02d", i)] = 1000 * (i + 1)
 	}
-	for name, size := range sizes {
-		if err := t.write(filepath.Join(dir, name), size); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(sizes)) {
+		if err := t.write(filepath.Join(dir, name), sizes[name]); err != nil {
 			return err
 		}
 	}
