@@ -53,7 +53,7 @@ func TestReportsMergeInOrder(t *testing.T) {
 		snap := s.Snapshot(at(time.Minute), nil)
 		known := ""
 		for _, id := range []string{"a", "b", "c", "d", "z"} {
-			if snap.Replicas[id] != nil {
+			if r := snap.Replicas[id]; r != nil && !r.Stale {
 				known += id
 			}
 		}
@@ -78,6 +78,36 @@ func TestLagGrowsWithSilence(t *testing.T) {
 		if got, ok := snap.Lag(snap.Replicas["a"]); !ok || got != want {
 			t.Errorf("after %v lag is %v, want %v: a report holds until the next is due", silence, got, want)
 		}
+	}
+}
+
+// TestLagSurvivesRestart: a copy that was equal a moment ago still was when its
+// agent has started anew and has nothing to say yet, but not when it is gone.
+func TestLagSurvivesRestart(t *testing.T) {
+	s := newState(t)
+	s.Report(report("s1", 1, true, "a", "b"), at(0))
+	silent := &tarnv1.ReportRequest{HostId: "h", SessionId: "s2", Sequence: 1, Full: true, Replicas: []*tarnv1.ReplicaReport{
+		{ReplicaId: "a", HeadGuid: 1}, {ReplicaId: "b"},
+	}}
+	lag := func(id string) (time.Duration, bool) {
+		snap := s.Snapshot(at(20*time.Second), nil)
+		return snap.Lag(snap.Replicas[id])
+	}
+	s.Report(report("s2", 0, false), at(time.Second)) // sequence 0: says nothing
+	if got, ok := lag("b"); !ok || got != 16*time.Second {
+		t.Errorf("before the first word lag is %v, %v", got, ok)
+	}
+	s.Report(silent, at(10*time.Second))
+	if got, ok := lag("a"); !ok || got != 16*time.Second {
+		t.Errorf("after it lag is %v, %v, want a second and 15 of 20 that passed", got, ok)
+	}
+	if _, ok := lag("b"); ok {
+		t.Error("a copy without any snapshot has a lag")
+	}
+	silent.Sequence, silent.Replicas[0] = 2, &tarnv1.ReplicaReport{ReplicaId: "a", HeadGuid: 1, ObservedEpoch: 9}
+	s.Report(silent, at(11*time.Second))
+	if _, ok := lag("a"); ok {
+		t.Error("a lag behind one source counts for the next")
 	}
 }
 

@@ -64,13 +64,14 @@ func (s *Snapshot) LeaseExpired(hostID string, wait time.Duration) bool {
 	return s.lastGrant != nil && s.Now.Sub(s.lastGrant(hostID)) >= wait
 }
 
-// Lag is how far a replica may be behind at now: what it said, plus its silence
-// beyond the moment when the next report was due. Unknown when it never said.
+// Lag is how far a replica may be behind at now: the last lag it reported, plus
+// the time since beyond the moment when its next report was due. Unknown when it
+// never said.
 func (s *Snapshot) Lag(r *ReplicaSeen) (lag time.Duration, known bool) {
-	if r == nil || r.Report.GetLag() == nil {
+	if r == nil || r.lagAt.IsZero() {
 		return 0, false
 	}
-	return r.Report.GetLag().AsDuration() + max(0, s.Now.Sub(r.At)-s.ReportInterval), true
+	return r.lag + max(0, s.Now.Sub(r.lagAt)-s.ReportInterval), true
 }
 
 // Observation is what the API shows of a report.
@@ -89,8 +90,8 @@ func (r *ReplicaSeen) Observation(now time.Time) *tarnv1.ReplicaObservation {
 		Error:         r.Report.GetError(),
 		Mountpoint:    r.Report.GetMountpoint(),
 	}
-	if lag := r.Report.GetLag(); lag != nil {
-		o.Lag = durationpb.New(lag.AsDuration() + max(0, now.Sub(r.At)))
+	if !r.lagAt.IsZero() && r.Report.GetObservedRole() != tarnv1.Role_ROLE_ACTIVE {
+		o.Lag = durationpb.New(r.lag + max(0, now.Sub(r.lagAt)))
 	}
 	return o
 }

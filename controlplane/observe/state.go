@@ -59,6 +59,15 @@ type ReplicaSeen struct {
 	// At is when the report arrived.
 	At     time.Time
 	Report *tarnv1.ReplicaReport
+	// Stale: the agent has started anew and not spoken of this replica yet. Only
+	// its lag still means something.
+	Stale bool
+
+	// lag is the last one reported, at lagAt under lagEpoch; lagAt is zero when
+	// there was none.
+	lag      time.Duration
+	lagAt    time.Time
+	lagEpoch uint64
 }
 
 // New returns an empty state; call Lead before anything is concluded from it.
@@ -105,7 +114,7 @@ func (s *State) Report(req *tarnv1.ReportRequest, now time.Time) (wantFull bool)
 	defer s.mu.Unlock()
 	old := s.hosts[req.GetHostId()]
 	if old != nil && old.SessionID != req.GetSessionId() {
-		s.forget(req.GetHostId())
+		s.outdate(req.GetHostId())
 		old = nil
 	}
 	if old != nil && req.GetSequence() <= old.sequence {
@@ -113,12 +122,7 @@ func (s *State) Report(req *tarnv1.ReportRequest, now time.Time) (wantFull bool)
 	}
 	host := heard(old, req, now)
 	s.hosts[host.HostID] = host
-	if req.GetFull() {
-		s.forget(host.HostID)
-	}
-	for _, r := range req.GetReplicas() {
-		s.replicas[r.GetReplicaId()] = &ReplicaSeen{HostID: host.HostID, At: now, Report: r}
-	}
+	s.take(host.HostID, req, now)
 	s.wake()
 	return !host.Full
 }
@@ -139,8 +143,42 @@ func heard(old *HostSeen, req *tarnv1.ReportRequest, now time.Time) *HostSeen {
 	return h
 }
 
-func (s *State) forget(hostID string) {
-	maps.DeleteFunc(s.replicas, func(_ string, r *ReplicaSeen) bool { return r.HostID == hostID })
+// take stores what a report says of replicas. A full one is all there is.
+func (s *State) take(hostID string, req *tarnv1.ReportRequest, now time.Time) {
+	fresh := make(map[string]*ReplicaSeen, len(req.GetReplicas()))
+	for _, r := range req.GetReplicas() {
+		fresh[r.GetReplicaId()] = newSeen(hostID, r, s.replicas[r.GetReplicaId()], now)
+	}
+	if req.GetFull() {
+		maps.DeleteFunc(s.replicas, func(_ string, r *ReplicaSeen) bool { return r.HostID == hostID })
+	}
+	maps.Copy(s.replicas, fresh)
+}
+
+// newSeen keeps the lag that was known: a copy that was equal to its source at
+// some moment has been so, whether or not its agent has since started anew. That
+// ends when the copy itself is gone, or when it follows another source.
+func newSeen(hostID string, r *tarnv1.ReplicaReport, old *ReplicaSeen, now time.Time) *ReplicaSeen {
+	seen := &ReplicaSeen{HostID: hostID, At: now, Report: r}
+	switch {
+	case r.GetLag() != nil:
+		seen.lag, seen.lagAt, seen.lagEpoch = r.GetLag().AsDuration(), now, r.GetObservedEpoch()
+	case old == nil || old.HostID != hostID || r.GetHeadGuid() == 0:
+	case r.GetObservedEpoch() == 0 || r.GetObservedEpoch() == old.lagEpoch:
+		seen.lag, seen.lagAt, seen.lagEpoch = old.lag, old.lagAt, old.lagEpoch
+	}
+	return seen
+}
+
+// outdate marks what a former session of a host said.
+func (s *State) outdate(hostID string) {
+	for id, r := range s.replicas {
+		if r.HostID == hostID {
+			old := *r
+			old.Stale = true
+			s.replicas[id] = &old
+		}
+	}
 }
 
 func (s *State) wake() {

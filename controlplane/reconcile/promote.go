@@ -112,8 +112,8 @@ func (r *round) seal(s *shareFacts) {
 // leaves behind, unless that is more than the operator agreed to.
 func (r *round) prove(s *shareFacts) {
 	proof, detail := r.proof(s)
-	if proof == tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED {
-		return
+	if proof == tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED || s.report(s.fencing.GetTargetReplicaId()) == nil {
+		return // What is lost cannot be said before the target has said what it holds.
 	}
 	loss := r.loss(s, proof)
 	if limit := s.fencing.GetConsent().GetMaxLoss(); limit != nil && loss.GetKeptAge().AsDuration() > limit.AsDuration() && !nothingLost(loss) {

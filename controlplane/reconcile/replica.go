@@ -57,13 +57,13 @@ func (r *round) living(s *shareFacts, rep *tarnv1.Replica, report *tarnv1.Replic
 	if report.GetAppliedAccessRevision() > rep.GetAppliedAccessRevision() {
 		t.AppliedAccessRevision = proto.Uint64(report.GetAppliedAccessRevision())
 	}
-	if !sameRuleErrors(rep.GetRuleErrors(), report.GetRuleErrors()) {
+	if report.GetReady() && !sameRuleErrors(rep.GetRuleErrors(), report.GetRuleErrors()) {
 		t.RuleErrors, t.SetRuleErrors = report.GetRuleErrors(), true
 	}
 	if size := report.GetAppliedSizeGib(); size > 0 && size != rep.GetAppliedSizeGib() {
 		t.AppliedSizeGib = proto.Int64(size)
 	}
-	if !sameCopies(rep.GetDivergentCopies(), report.GetDivergentCopies()) {
+	if report.GetReady() && !sameCopies(rep.GetDivergentCopies(), report.GetDivergentCopies()) {
 		t.DivergentCopies, t.SetDivergentCopies = report.GetDivergentCopies(), true
 	}
 }
@@ -163,23 +163,26 @@ func hold(rpo time.Duration) time.Duration { return max(2*time.Second, rpo/4) }
 func (r *round) staysInSync(s *shareFacts, rep *tarnv1.Replica, report *tarnv1.ReplicaReport) bool {
 	rpo := assignment.RPO(s.Share)
 	limit := rpo + hold(rpo)
-	if report == nil {
+	seen := s.seen[rep.GetId()]
+	lag, known := r.obs.Lag(seen)
+	switch {
+	case report == nil && known:
+		return lag <= limit
+	case report == nil:
 		// A new leader has heard nothing yet; the old one had.
-		silence := r.obs.Now.Sub(r.obs.Since)
-		return silence <= max(limit, 2*r.obs.TTL)
+		return r.obs.Now.Sub(r.obs.Since) <= max(limit, 2*r.obs.TTL)
 	}
-	lag, known := r.obs.Lag(s.seen[rep.GetId()])
 	current := report.GetObservedEpoch() == s.fencing.GetEpoch() && report.GetObservedRole() == tarnv1.Role_ROLE_SECONDARY
 	if !known {
 		// Before the agent has acted on its new role it has nothing to say.
-		return !current && r.obs.Now.Sub(s.seen[rep.GetId()].At) <= limit
+		return !current && r.obs.Now.Sub(seen.At) <= limit
 	}
 	return lag <= limit && (!current || s.holdsAll(rep, report, true)) && report.GetResyncGeneration() >= rep.GetResyncGeneration()
 }
 
 func (r *round) entersInSync(s *shareFacts, rep *tarnv1.Replica, report *tarnv1.ReplicaReport) bool {
 	lag, known := r.obs.Lag(s.seen[rep.GetId()])
-	return known && lag <= assignment.RPO(s.Share) &&
+	return known && report.GetLag() != nil && lag <= assignment.RPO(s.Share) &&
 		report.GetReady() && report.GetHeadGuid() != 0 &&
 		report.GetObservedRole() == tarnv1.Role_ROLE_SECONDARY && report.GetObservedEpoch() == s.fencing.GetEpoch() &&
 		report.GetResyncGeneration() >= rep.GetResyncGeneration() && s.holdsAll(rep, report, false)

@@ -145,8 +145,9 @@ func (r *round) share(share *tarnv1.Share) {
 
 func (s *shareFacts) owner() string { return s.fencing.GetOwnerReplicaId() }
 
+// report is what the present session of a replica's host last said of it, or nil.
 func (s *shareFacts) report(replicaID string) *tarnv1.ReplicaReport {
-	if seen := s.seen[replicaID]; seen != nil {
+	if seen := s.seen[replicaID]; seen != nil && !seen.Stale {
 		return seen.Report
 	}
 	return nil
