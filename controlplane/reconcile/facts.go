@@ -67,11 +67,11 @@ func raiseHead(rep *tarnv1.Replica, report *tarnv1.ReplicaReport, t *raftv1.Repl
 // one is older than CheckpointEvery by the source's clock, which decides nothing
 // but how often to write.
 func (r *round) checkpoint(rep *tarnv1.Replica, report *tarnv1.ReplicaReport) {
-	t := &raftv1.ReplicaTransition{Id: rep.GetId(), ExpectedRevision: rep.GetRevision()}
-	raiseHead(rep, report, t)
-	if t.HeadGuid == nil || deleting(rep) {
+	if guid := report.GetHeadGuid(); guid == 0 || guid == rep.GetHeadGuid() || deleting(rep) {
 		return
 	}
+	t := &raftv1.ReplicaTransition{Id: rep.GetId(), ExpectedRevision: rep.GetRevision()}
+	raiseHead(rep, report, t)
 	behind := report.GetHeadCreatedAt().AsTime().Sub(rep.GetHeadCreatedAt().AsTime())
 	if behind < 0 {
 		behind = r.now.Sub(rep.GetUpdatedAt().AsTime())

@@ -186,7 +186,7 @@ func (r *round) loss(s *shareFacts, proof tarnv1.FencingProof) *tarnv1.LossRepor
 		l.KeptCreatedAt = target.GetHeadCreatedAt()
 	}
 	l.KeptAge = durationpb.New(r.keptAge(s, l.GetKeptCreatedAt()))
-	if owner := s.seen[s.owner()]; owner != nil {
+	if owner := s.heard(s.owner()); owner != nil {
 		l.LastKnownDirtyBytes = owner.Report.GetDirtyBytes()
 		l.LastContact = timestamppb.New(owner.At)
 	}
@@ -223,7 +223,7 @@ func (s *shareFacts) lost(target *tarnv1.ReplicaReport) []*tarnv1.LostSnapshot {
 // measured lag, or else the age of its head.
 func (r *round) keptAge(s *shareFacts, keptAt *timestamppb.Timestamp) time.Duration {
 	started := s.fencing.GetStartedAt().AsTime()
-	if lag, known := r.obs.Lag(s.seen[s.fencing.GetTargetReplicaId()]); known {
+	if lag, known := r.obs.Lag(s.heard(s.fencing.GetTargetReplicaId())); known {
 		return max(0, lag-max(0, r.now.Sub(started)))
 	}
 	if keptAt == nil {

@@ -12,8 +12,7 @@ import (
 
 // replica derives one replica's transition from its last report.
 func (r *round) replica(s *shareFacts, rep *tarnv1.Replica) {
-	t := &raftv1.ReplicaTransition{Id: rep.GetId(), ExpectedRevision: rep.GetRevision()}
-	empty := proto.Size(t)
+	t := r.transition(rep)
 	report := s.report(rep.GetId())
 	switch {
 	case deleting(rep):
@@ -23,12 +22,29 @@ func (r *round) replica(s *shareFacts, rep *tarnv1.Replica) {
 	default:
 		r.living(s, rep, report, t)
 	}
-	if proto.Size(t) == empty {
+	if !changes(t) {
 		r.checkpoint(rep, report)
 		return
 	}
 	raiseHead(rep, report, t)
 	r.batch.Replicas = append(r.batch.Replicas, t)
+	r.unused = nil
+}
+
+// transition returns an empty transition: the last one again if it came to nothing,
+// as nearly all do.
+func (r *round) transition(rep *tarnv1.Replica) *raftv1.ReplicaTransition {
+	if r.unused == nil {
+		r.unused = &raftv1.ReplicaTransition{}
+	}
+	r.unused.Id, r.unused.ExpectedRevision = rep.GetId(), rep.GetRevision()
+	return r.unused
+}
+
+func changes(t *raftv1.ReplicaTransition) bool {
+	return t.GetStatus() != 0 || t.GetReplicaState() != 0 || t.GetGone() || t.GetError() != nil || t.GetClearError() ||
+		t.GetSetExportLocations() || t.GetSetRuleErrors() || t.GetSetDivergentCopies() ||
+		t.AppliedAccessRevision != nil || t.AppliedSizeGib != nil || t.HeadGuid != nil
 }
 
 func deleting(rep *tarnv1.Replica) bool {
@@ -163,7 +179,7 @@ func hold(rpo time.Duration) time.Duration { return max(2*time.Second, rpo/4) }
 func (r *round) staysInSync(s *shareFacts, rep *tarnv1.Replica, report *tarnv1.ReplicaReport) bool {
 	rpo := assignment.RPO(s.Share)
 	limit := rpo + hold(rpo)
-	seen := s.seen[rep.GetId()]
+	seen := s.heard(rep.GetId())
 	lag, known := r.obs.Lag(seen)
 	switch {
 	case report == nil && known:
@@ -181,7 +197,7 @@ func (r *round) staysInSync(s *shareFacts, rep *tarnv1.Replica, report *tarnv1.R
 }
 
 func (r *round) entersInSync(s *shareFacts, rep *tarnv1.Replica, report *tarnv1.ReplicaReport) bool {
-	lag, known := r.obs.Lag(s.seen[rep.GetId()])
+	lag, known := r.obs.Lag(s.heard(rep.GetId()))
 	return known && report.GetLag() != nil && lag <= assignment.RPO(s.Share) &&
 		report.GetReady() && report.GetHeadGuid() != 0 &&
 		report.GetObservedRole() == tarnv1.Role_ROLE_SECONDARY && report.GetObservedEpoch() == s.fencing.GetEpoch() &&

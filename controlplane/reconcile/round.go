@@ -66,6 +66,8 @@ type round struct {
 
 	batch *raftv1.Transitions
 	rest  []*raftv1.Command
+	// unused is an empty transition to be filled in next.
+	unused *raftv1.ReplicaTransition
 	// stale are head checkpoints that could be written; due says that one has to be.
 	stale []*raftv1.ReplicaTransition
 	due   bool
@@ -111,7 +113,8 @@ type shareFacts struct {
 	*tarnv1.Share
 	fencing  *tarnv1.Fencing
 	replicas []*tarnv1.Replica
-	seen     map[string]*observe.ReplicaSeen
+	// seen has what was heard of replicas, in their order.
+	seen []*observe.ReplicaSeen
 	// snapshots are loaded when a share has any.
 	snapshots []snapshotFacts
 }
@@ -124,9 +127,9 @@ type snapshotFacts struct {
 
 func (r *round) share(share *tarnv1.Share) {
 	s := &shareFacts{Share: share, fencing: share.GetFencing(), replicas: r.view.ReplicasOfShare(share.GetId())}
-	s.seen = make(map[string]*observe.ReplicaSeen, len(s.replicas))
-	for _, rep := range s.replicas {
-		s.seen[rep.GetId()] = r.obs.Replica(rep)
+	s.seen = make([]*observe.ReplicaSeen, len(s.replicas))
+	for i, rep := range s.replicas {
+		s.seen[i] = r.obs.Replica(rep)
 	}
 	for snap := range r.view.SnapshotsOfShare(share.GetId()) {
 		on := make(map[string]*tarnv1.SnapshotInstance)
@@ -147,8 +150,18 @@ func (s *shareFacts) owner() string { return s.fencing.GetOwnerReplicaId() }
 
 // report is what the present session of a replica's host last said of it, or nil.
 func (s *shareFacts) report(replicaID string) *tarnv1.ReplicaReport {
-	if seen := s.seen[replicaID]; seen != nil && !seen.Stale {
+	if seen := s.heard(replicaID); seen != nil && !seen.Stale {
 		return seen.Report
+	}
+	return nil
+}
+
+// heard is the last word on a replica, of whatever session, or nil.
+func (s *shareFacts) heard(replicaID string) *observe.ReplicaSeen {
+	for i, rep := range s.replicas {
+		if rep.GetId() == replicaID {
+			return s.seen[i]
+		}
 	}
 	return nil
 }
