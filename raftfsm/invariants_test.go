@@ -110,7 +110,8 @@ func checkUsage(t tb, v *View) {
 	t.Helper()
 	want := map[usageRow]amounts{}
 	add := func(project, user, kind string, a amounts) {
-		for _, k := range []usageRow{{project: project}, {project: project, user: user}, {project: project, shareType: kind}} {
+		keys := map[usageRow]bool{{project: project}: true, {project: project, user: user}: true, {project: project, shareType: kind}: true}
+		for k := range keys {
 			want[k] = want[k].plus(a)
 		}
 	}

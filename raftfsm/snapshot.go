@@ -164,10 +164,11 @@ func newFrameWriter(w io.Writer) *frameWriter {
 }
 
 func (f *frameWriter) frame(m proto.Message) error {
-	size := f.opt.Size(m)
-	f.buf = binary.AppendUvarint(f.buf[:0], uint64(size))
+	f.buf = binary.AppendUvarint(f.buf[:0], uint64(f.opt.Size(m)))
+	cached := f.opt
+	cached.UseCachedSize = true
 	var err error
-	if f.buf, err = f.opt.MarshalAppend(f.buf, m); err != nil {
+	if f.buf, err = cached.MarshalAppend(f.buf, m); err != nil {
 		return fmt.Errorf("encode record: %w", err)
 	}
 	return f.write(f.buf)
