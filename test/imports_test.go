@@ -29,6 +29,7 @@ var arrows = map[string][]string{
 		"raftfsm", "proto/tarn/v1", "proto/tarn/raft/v1"},
 	"controlplane/schedule": {"proto/tarn/v1"},
 	"raftfsm":               {"proto/tarn/v1", "proto/tarn/raft/v1"},
+	"raftfsm/fsmtest":       {"raftfsm", "proto/tarn/v1", "proto/tarn/raft/v1"},
 	"agent": {"agent/export", "agent/gossip", "agent/lease", "agent/replicate", "agent/stream", "controlplane/client",
 		"controlplane/identity", "metrics", "zfs", "zfs/dirzfs", "proto/tarn/v1"},
 	"agent/export":    {"proto/tarn/v1"},

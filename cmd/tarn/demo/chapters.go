@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"tarn/cmd/tarn/filetree"
 	tarnv1 "tarn/proto/tarn/v1"
 )
 
@@ -56,11 +57,11 @@ func (s *story) writeFiles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.files = newTree()
-	if err := s.files.fill(dir); err != nil {
+	s.files = filetree.New(1)
+	if err := s.files.Fill(dir); err != nil {
 		return err
 	}
-	s.say("   %d files, %.1f MiB, written and synced below %s", s.files.count, float64(s.files.bytes)/(1<<20), dir)
+	s.say("   %d files, %.1f MiB, written and synced below %s", s.files.Count, float64(s.files.Bytes)/(1<<20), dir)
 	return nil
 }
 
@@ -96,7 +97,7 @@ func (s *story) sameBytes(ctx context.Context, from, to string) error {
 	}
 	var entries int
 	err = s.until(ctx, "both trees are equal", func(context.Context) (bool, error) {
-		diff, n, err := difference(a, b)
+		diff, n, err := filetree.Difference(a, b)
 		if err != nil {
 			return false, err
 		}
@@ -147,7 +148,7 @@ func (s *story) watchLag(ctx context.Context) error {
 	writing, stop := context.WithTimeout(ctx, 6*time.Second)
 	defer stop()
 	written := make(chan error, 1)
-	go func() { written <- s.files.grow(writing, dir) }()
+	go func() { written <- s.files.Grow(writing, dir) }()
 	samples, err := s.sampleLag(ctx, s.second, 6*time.Second)
 	if err := errors.Join(err, <-written); err != nil {
 		return err
@@ -226,7 +227,7 @@ func (s *story) promote(ctx context.Context) error {
 	}
 	s.say("\n   writes go on in %s", dir)
 	for i := range 10 {
-		if err := s.files.write(fmt.Sprintf("%s/after-promotion/%d", dir, i), 50_000); err != nil {
+		if err := s.files.Write(fmt.Sprintf("%s/after-promotion/%d", dir, i), 50_000); err != nil {
 			return err
 		}
 	}

@@ -42,7 +42,7 @@ func (s *story) loseLeader(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.files.write(dir+"/while-a-node-is-down", 100_000); err != nil {
+	if err := s.files.Write(dir+"/while-a-node-is-down", 100_000); err != nil {
 		return err
 	}
 	if err := s.sameBytes(ctx, s.second, s.first); err != nil {
@@ -85,8 +85,8 @@ func (s *story) loseAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	before := s.files.bytes
-	if err := s.files.write(dir+"/while-the-copy-is-down", 500_000); err != nil {
+	before := s.files.Bytes
+	if err := s.files.Write(dir+"/while-the-copy-is-down", 500_000); err != nil {
 		return err
 	}
 	samples, err := s.sampleLag(ctx, s.first, 4*time.Second)

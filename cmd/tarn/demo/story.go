@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"tarn/cmd/tarn/dev"
+	"tarn/cmd/tarn/filetree"
 	"tarn/controlplane/client"
 	tarnv1 "tarn/proto/tarn/v1"
 )
@@ -39,7 +40,7 @@ type story struct {
 	checks  int
 	// share and replica ids, known once they exist.
 	share, first, second string
-	files                *tree
+	files                *filetree.Tree
 }
 
 // Run tells the whole story. The first check that does not hold ends it.

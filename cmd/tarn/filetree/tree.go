@@ -1,9 +1,9 @@
-package demo
+package filetree
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,20 +15,25 @@ import (
 	"time"
 )
 
-// tree makes real files and compares directories byte for byte.
-type tree struct {
+// Tree makes files of reproducible random bytes and counts them. Not safe for
+// concurrent use.
+type Tree struct {
 	random *rand.ChaCha8
-	bytes  int64
-	count  int
+	// Bytes and Count of the files written so far.
+	Bytes int64
+	Count int
 }
 
-func newTree() *tree {
-	return &tree{random: rand.NewChaCha8([32]byte{'t', 'a', 'r', 'n'})}
+// New begins a tree; equal seeds give equal files.
+func New(seed uint64) *Tree {
+	var key [32]byte
+	binary.LittleEndian.PutUint64(key[:], seed)
+	return &Tree{random: rand.NewChaCha8(key)}
 }
 
-// fill writes a mixed set of files: large and small, nested, with odd names, a
+// Fill writes a mixed set of files: large and small, nested, with odd names, a
 // symbolic link and an empty directory.
-func (t *tree) fill(dir string) error {
+func (t *Tree) Fill(dir string) error {
 	sizes := map[string]int{
 		"big.bin": 8 << 20, "notes.txt": 1200, "empty": 0, "a name with spaces.dat": 70_000,
 		"döner\nkebap": 333, "src/main.go": 4096, "src/deep/er/data.bin": 300_000,
@@ -37,7 +42,7 @@ func (t *tree) fill(dir string) error {
 		sizes[fmt.Sprintf("many/file-%02d", i)] = 1000 * (i + 1)
 	}
 	for _, name := range slices.Sorted(maps.Keys(sizes)) {
-		if err := t.write(filepath.Join(dir, name), sizes[name]); err != nil {
+		if err := t.Write(filepath.Join(dir, name), sizes[name]); err != nil {
 			return err
 		}
 	}
@@ -47,8 +52,8 @@ func (t *tree) fill(dir string) error {
 	return os.Symlink("src/main.go", filepath.Join(dir, "link"))
 }
 
-// write makes one file of random bytes and syncs it: from then on it is acknowledged.
-func (t *tree) write(path string, size int) error {
+// Write makes one file of random bytes and syncs it: from then on it is acknowledged.
+func (t *Tree) Write(path string, size int) error {
 	data := make([]byte, size)
 	if _, err := t.random.Read(data); err != nil {
 		return err
@@ -64,17 +69,17 @@ func (t *tree) write(path string, size int) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	t.bytes += int64(size)
-	t.count++
+	t.Bytes += int64(size)
+	t.Count++
 	return nil
 }
 
-// grow writes a new file of 256 KiB ten times a second until ctx ends.
-func (t *tree) grow(ctx context.Context, dir string) error {
+// Grow writes a new file of 256 KiB ten times a second until ctx ends.
+func (t *Tree) Grow(ctx context.Context, dir string) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for i := 0; ; i++ {
-		if err := t.write(filepath.Join(dir, "growing", fmt.Sprintf("%05d", t.count)), 256<<10); err != nil {
+		if err := t.Write(filepath.Join(dir, "growing", fmt.Sprintf("%05d", t.Count)), 256<<10); err != nil {
 			return err
 		}
 		select {
@@ -122,8 +127,10 @@ func readEntry(path string, d fs.DirEntry) (e entry, err error) {
 	return e, err
 }
 
-// difference names the first few entries in which two directories differ; nil when equal.
-func difference(a, b string) ([]string, int, error) {
+// Difference names the first few entries in which two directories differ, nil when they are
+// equal, and counts the entries of a. Kinds, link targets and bytes are compared;
+// modes and owners are not, because a read-only copy shows other ones.
+func Difference(a, b string) ([]string, int, error) {
 	left, err := readTree(a)
 	if err != nil {
 		return nil, 0, fmt.Errorf("read %s: %w", a, err)
@@ -138,7 +145,7 @@ func difference(a, b string) ([]string, int, error) {
 		switch {
 		case !ok:
 			out = append(out, name+" is missing")
-		case l.kind != r.kind || l.target != r.target || l.size != r.size || !bytes.Equal(l.sum[:], r.sum[:]):
+		case l.kind != r.kind || l.target != r.target || l.size != r.size || l.sum != r.sum:
 			out = append(out, name+" differs")
 		}
 	}
