@@ -75,58 +75,52 @@ func NewLoop(cfg Config) (*Loop, error) {
 	return &Loop{cfg: cfg}, nil
 }
 
-// Run works until ctx ends or this node turns out not to lead, and returns nil
-// then. It may be run again for the next leadership, one at a time.
+// Run works until ctx ends, with the leadership, and returns nil then. A log that
+// refuses for a while (a transfer of leadership that fails leaves this node the
+// leader) is asked again. It may be run again for the next leadership, one at a time.
 func (l *Loop) Run(ctx context.Context) error {
 	l.past = memory{}
-	for {
+	for ctx.Err() == nil {
 		view := l.cfg.State.View()
 		heard := l.cfg.Soft.Changed()
 		thought, err := l.round(ctx, view)
-		if stop, result := l.ended(ctx, err); stop {
-			return result
+		if err != nil {
+			l.refused(ctx, err)
+			sleep(ctx, l.cfg.Interval)
+			continue
 		}
 		// A large cluster takes long to look over: think for a fifth of the time at most.
-		if !sleep(ctx, 4*thought) || !l.await(ctx, view, heard) {
-			return nil
-		}
+		sleep(ctx, 4*thought)
+		l.await(ctx, view, heard)
 	}
+	return nil
 }
 
-func (l *Loop) ended(ctx context.Context, err error) (bool, error) {
-	if ctx.Err() != nil {
-		return true, nil
+func (l *Loop) refused(ctx context.Context, err error) {
+	level := slog.LevelWarn
+	if _, ok := errors.AsType[*consensus.NotLeaderError](err); ok || ctx.Err() != nil {
+		level = slog.LevelDebug
 	}
-	if _, ok := errors.AsType[*consensus.NotLeaderError](err); ok {
-		return true, nil
-	}
-	if err != nil {
-		l.cfg.Logger.Warn("reconcile round failed, it is repeated", "err", err)
-	}
-	return false, nil
+	l.cfg.Logger.Log(ctx, level, "reconcile round failed, it is repeated", "err", err)
 }
 
-func (l *Loop) await(ctx context.Context, view *raftfsm.View, heard <-chan struct{}) bool {
+func (l *Loop) await(ctx context.Context, view *raftfsm.View, heard <-chan struct{}) {
 	timer := time.NewTimer(l.cfg.Interval)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return false
 	case <-view.Changed():
 	case <-heard:
 	case <-timer.C:
 	}
-	return true
 }
 
-func sleep(ctx context.Context, d time.Duration) bool {
+func sleep(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return false
 	case <-timer.C:
-		return true
 	}
 }
 
@@ -138,9 +132,11 @@ func (l *Loop) round(ctx context.Context, view *raftfsm.View) (thought time.Dura
 	commands := Step(l.cfg.Policy, view, observed, now, l.cfg.NewID)
 	thought = time.Since(now)
 	proposed := 0
-	for _, cmd := range l.past.due(commands, now) {
+	due := l.past.due(commands, now)
+	for i, cmd := range due {
 		result, err := l.cfg.Proposer.Propose(ctx, cmd)
 		if err != nil {
+			l.past.forget(due[i:])
 			return thought, err
 		}
 		proposed++

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,13 +19,13 @@ import (
 // proposer applies to a world's state machine, as long as it leads.
 type proposer struct {
 	w        *world
-	err      error
+	refusal  atomic.Pointer[error]
 	proposed []*raftv1.Command
 }
 
 func (p *proposer) Propose(_ context.Context, cmd *raftv1.Command) (*raftfsm.Result, error) {
-	if p.err != nil {
-		return nil, p.err
+	if err := p.refusal.Load(); err != nil {
+		return nil, *err
 	}
 	p.proposed = append(p.proposed, cmd)
 	return p.w.apply(cmd), nil
@@ -75,27 +76,35 @@ func TestLoopFollowsReportsAndTime(t *testing.T) {
 	})
 }
 
-func TestLoopEndsWithLeadership(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.now = time.Now()
-		w.lead()
-		w.addHost("a", "z1", tarnv1.FenceClass_FENCE_CLASS_HELPER)
-		w.addShare("s", "a", "readable", 10*time.Second)
-		w.hosts["a"].act()
-		l, p := newTestLoop(t, w)
-		p.err = &consensus.NotLeaderError{}
-		if err := l.Run(t.Context()); err != nil {
-			t.Errorf("Run returned %v", err)
-		}
-		// Any other error is tried again.
-		p.err = errors.New("busy")
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-		defer cancel()
-		if err := l.Run(ctx); err != nil || ctx.Err() == nil {
-			t.Errorf("Run returned %v before its time", err)
-		}
-	})
+// TestLoopOutlivesRefusals: a log that takes nothing for a while does not end the
+// loop, and what was asked for in vain is asked for again.
+func TestLoopOutlivesRefusals(t *testing.T) {
+	for _, refusal := range []error{&consensus.NotLeaderError{}, errors.New("busy")} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.now = time.Now()
+			w.lead()
+			w.addHost("a", "z1", tarnv1.FenceClass_FENCE_CLASS_HELPER)
+			w.addShare("s", "a", "readable", 10*time.Second)
+			w.hosts["a"].act()
+			l, p := newTestLoop(t, w)
+			p.refusal.Store(&refusal)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() { done <- l.Run(ctx) }()
+			<-time.After(3 * time.Second)
+			p.refusal.Store(nil)
+			<-time.After(time.Second)
+			synctest.Wait()
+			if r := w.replicaOn("s", "a"); r.GetStatus() != tarnv1.Status_STATUS_AVAILABLE {
+				t.Errorf("after %v the replica is %v", refusal, r.GetStatus())
+			}
+			cancel()
+			if err := <-done; err != nil {
+				t.Errorf("Run returned %v", err)
+			}
+		})
+	}
 }
 
 func TestMemoryHoldsRepetitionsBack(t *testing.T) {

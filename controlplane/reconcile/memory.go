@@ -56,6 +56,13 @@ func (m *memory) due(commands []*raftv1.Command, now time.Time) []*raftv1.Comman
 	return out
 }
 
+// forget is for commands that did not come into the log.
+func (m *memory) forget(commands []*raftv1.Command) {
+	for _, cmd := range commands {
+		delete(m.asked, subject(cmd))
+	}
+}
+
 // subject names what a command is about, the same for each attempt: ids that are
 // made anew for each and stamps of time are left out.
 func subject(cmd *raftv1.Command) string {
