@@ -1,0 +1,205 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"tarn/agent/stream"
+	"tarn/zfs"
+)
+
+// listTogether is from how many datasets on one listing of the pool is cheaper
+// than one listing each.
+const listTogether = 8
+
+// pending is one snapshot of a batch.
+type pending struct {
+	e    *entry
+	name string
+}
+
+func (p pending) full() string { return p.e.Dataset + "@" + p.name }
+
+// tick does one round: list the pool once, take what is due and dirty in one
+// call, tell followers.
+func (c *Cadence) tick(ctx context.Context) error {
+	c.batch.Lock()
+	defer c.batch.Unlock()
+	due := c.dueEntries(time.Now())
+	if len(due) == 0 {
+		return nil
+	}
+	begun := time.Now()
+	list, err := c.cfg.Engine.Datasets(ctx, c.cfg.Root)
+	if err != nil {
+		return fmt.Errorf("list datasets: %w", err)
+	}
+	// Snapshots after datasets: one that somebody else takes in between is then the
+	// head, and the data were equal to it later than begun, never earlier.
+	if err := c.list(ctx, due); err != nil {
+		return err
+	}
+	batch := c.look(due, list, begun)
+	if len(batch) > 0 {
+		err = c.take(ctx, batch)
+	}
+	c.publish(due)
+	return err
+}
+
+// list reads heads and names of entries anew.
+func (c *Cadence) list(ctx context.Context, entries []*entry) error {
+	if len(entries) < listTogether {
+		for _, e := range entries {
+			v, err := c.cfg.Engine.Versions(ctx, e.Dataset)
+			if err != nil && !errors.Is(err, zfs.ErrNotExist) {
+				return fmt.Errorf("list snapshots: %w", err)
+			}
+			c.learn(e, v)
+		}
+		return nil
+	}
+	all, err := c.cfg.Engine.VersionsBelow(ctx, c.cfg.Root)
+	if err != nil {
+		return fmt.Errorf("list snapshots of pool: %w", err)
+	}
+	for _, e := range entries {
+		c.learn(e, all[e.Dataset])
+	}
+	return nil
+}
+
+func (c *Cadence) learn(e *entry, versions []zfs.Version) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := facts{versions: versions}
+	e.names = make([]string, 0, len(versions))
+	for _, v := range versions {
+		e.seq = max(e.seq, sequence(v.Name, e.Share, e.Epoch))
+		if v.Kind == zfs.KindSnapshot {
+			e.names = append(e.names, v.Name)
+		}
+	}
+	if head := f.newest(); head.GUID != e.seen.Head.GUID {
+		e.seen.Head, e.seen.AsOf = head, time.Time{}
+	}
+}
+
+// look compares the listing with what is due and picks what to take.
+func (c *Cadence) look(due []*entry, list []zfs.Dataset, begun time.Time) []pending {
+	there := make(map[string]*zfs.Dataset, len(list))
+	for i := range list {
+		there[list[i].Name] = &list[i]
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var batch []pending
+	for _, e := range due {
+		d := there[e.Dataset]
+		if d == nil {
+			continue
+		}
+		if e.seen.Mounted && !d.Mounted {
+			defer e.Notify() // somebody unmounted it behind our back
+		}
+		e.seen.Dirty, e.seen.Used, e.seen.Mounted, e.seen.Listed = d.Written, d.Used, d.Mounted, begun
+		clean := d.Written == 0 && e.seen.Head.GUID != 0
+		if clean {
+			e.seen.AsOf = begun
+		}
+		if name, ok := e.wants(clean); ok {
+			batch = append(batch, pending{e: e, name: name})
+		}
+	}
+	return batch
+}
+
+// wants names the snapshot to take now: a user's first, for it serves as a
+// replication snapshot, too.
+func (e *entry) wants(clean bool) (string, bool) {
+	for _, name := range e.Wanted {
+		if !contains(e.names, name) {
+			return name, true
+		}
+	}
+	if clean || len(e.Peers) == 0 {
+		return "", false
+	}
+	e.seq++
+	return replicationName(e.Share, e.Epoch, e.seq), true
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+// take makes the snapshots of a batch: all at one instant, or, if that fails,
+// one by one, so that one bad dataset cannot stop the others.
+func (c *Cadence) take(ctx context.Context, batch []pending) error {
+	names := make([]string, len(batch))
+	for i, p := range batch {
+		names[i] = p.full()
+	}
+	begun := time.Now()
+	err := c.cfg.Engine.Snapshot(ctx, names...)
+	if err == nil || len(batch) == 1 {
+		return errors.Join(err, c.settle(ctx, batch, begun, err))
+	}
+	var errs []error
+	for i := range batch {
+		begun := time.Now()
+		err := c.cfg.Engine.Snapshot(ctx, names[i])
+		errs = append(errs, err, c.settle(ctx, batch[i:i+1], begun, err))
+	}
+	return errors.Join(errs...)
+}
+
+// settle reads back what a call took. The live data were equal to the new head at
+// some instant after begun.
+func (c *Cadence) settle(ctx context.Context, batch []pending, begun time.Time, failed error) error {
+	entries := make([]*entry, len(batch))
+	for i, p := range batch {
+		entries[i] = p.e
+	}
+	listed := c.list(ctx, entries)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range batch {
+		defer p.e.Notify()
+		p.e.seen.Err = failed
+		if failed != nil || listed != nil || p.e.seen.Head.Name != p.name {
+			continue
+		}
+		p.e.seen.AsOf, p.e.seen.Dirty = begun, 0
+		p.e.seen.Taken++
+		if _, more := p.e.wants(true); more {
+			p.e.due = time.Time{}
+			c.poke()
+		}
+	}
+	return listed
+}
+
+// publish tells followers about heads and how current they are.
+func (c *Cadence) publish(due []*entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var heads []stream.Head
+	for _, e := range due {
+		if c.all[e.Replica] != e || e.seen.Head.GUID == 0 || len(e.Peers) == 0 {
+			continue
+		}
+		heads = append(heads, stream.Head{
+			Share: e.Share, Replica: e.Replica, Epoch: e.Epoch, GUID: e.seen.Head.GUID, Created: e.seen.Head.Creation,
+			AsOf: e.seen.AsOf, Dirty: e.seen.Dirty, Peers: e.Peers,
+		})
+	}
+	c.cfg.Board.Publish(heads...)
+}

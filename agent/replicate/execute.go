@@ -1,0 +1,253 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs"
+)
+
+// Property values.
+const (
+	on     = "on"
+	off    = "off"
+	noauto = "noauto"
+	none   = "none"
+)
+
+// forceAfter is how many times an expired lease asks politely for an unmount.
+const forceAfter = 2
+
+// execute does one action. What it changes is read again before the next one,
+// except where the outcome is certain.
+func (w *Worker) execute(ctx context.Context, a action) error {
+	switch a.kind {
+	case doPull, doPullStaging:
+		return w.startPull(ctx, a)
+	case doExport, doUnexport:
+		return w.expose(ctx, a)
+	case doMount, doUnmount, doWritable, doReadOnly, doMark, doQuota:
+		return w.change(ctx, a)
+	}
+	w.stale = true
+	return w.transform(ctx, a)
+}
+
+// transform does the actions after which everything is looked at again.
+func (w *Worker) transform(ctx context.Context, a action) error {
+	e := w.cfg.Engine
+	switch a.kind {
+	case doCreate:
+		return w.create(ctx)
+	case doClone:
+		return w.cloneLocal(ctx)
+	case doAdopt:
+		return w.adoptStaging(ctx)
+	case doAbort:
+		w.s.deadToken = false
+		return ignore(e.AbortReceive(ctx, w.l.dataset()), zfs.ErrNotResumable)
+	case doAbortStaging:
+		w.s.deadToken = false
+		return ignore(e.AbortReceive(ctx, w.l.staging()), zfs.ErrNotResumable)
+	case doHoldLast:
+		return w.holdLast(ctx)
+	case doSealHead:
+		return w.sealHead(ctx)
+	case doPutAside:
+		return w.putAside(ctx)
+	case doRebase:
+		return w.rebase(ctx)
+	case doPromote:
+		return e.Promote(ctx, w.l.dataset())
+	case doFinishAside:
+		return w.finishAside(ctx)
+	case doFinal:
+		return w.finalSnapshot(ctx)
+	case doRetire:
+		return w.retire(ctx)
+	case doDropSnapshots:
+		return w.dropSnapshots(ctx, w.l.dataset())
+	case doDestroy:
+		return e.Destroy(ctx, w.l.dataset())
+	case doDropStaging:
+		return w.dropStaging(ctx)
+	case doGone:
+		w.s.gone = true
+		return nil
+	}
+	return fmt.Errorf("action %q: %w", a.kind, zfs.ErrUnsupported)
+}
+
+// ignore drops an error of a class that says: already so.
+func ignore(err, class error) error {
+	if errors.Is(err, class) {
+		return nil
+	}
+	return err
+}
+
+// change does the actions on the dataset whose outcome needs no second look.
+func (w *Worker) change(ctx context.Context, a action) error {
+	ds, name := w.s.f.ds, w.l.dataset()
+	switch a.kind {
+	case doMount:
+		if err := w.cfg.Engine.Mount(ctx, name); err != nil {
+			return err
+		}
+		ds.Mounted = true
+		w.mountSeen()
+	case doUnmount:
+		if err := w.unmount(ctx, name); err != nil {
+			return err
+		}
+		ds.Mounted = false
+		w.mountSeen()
+		w.stale = true // written bytes are final only now
+	case doWritable, doReadOnly:
+		value := off
+		if a.kind == doReadOnly {
+			value = on
+		}
+		if err := w.cfg.Engine.Set(ctx, name, map[string]string{zfs.PropReadOnly: value}); err != nil {
+			return err
+		}
+		ds.ReadOnly = a.kind == doReadOnly
+	case doMark:
+		if err := w.cfg.Engine.Set(ctx, name, a.marks.properties()); err != nil {
+			return err
+		}
+		w.s.f.marks = a.marks
+	case doQuota:
+		return w.quota(ctx, name)
+	}
+	return nil
+}
+
+// unmount is polite, except when a lease is over: then nobody may go on writing.
+func (w *Worker) unmount(ctx context.Context, name string) error {
+	f := w.failures[doUnmount]
+	force := w.s.a.GetRole() == tarnv1.Role_ROLE_ACTIVE && f != nil && f.count >= forceAfter
+	return w.cfg.Engine.Unmount(ctx, name, force)
+}
+
+// quota limits an active replica to the share's size. A secondary has none: what
+// fitted at the source must not be refused here for the sake of older snapshots.
+func (w *Worker) quota(ctx context.Context, name string) error {
+	if w.s.a.GetRole() != tarnv1.Role_ROLE_ACTIVE {
+		if err := w.cfg.Engine.Set(ctx, name, map[string]string{zfs.PropQuota: none}); err != nil {
+			return err
+		}
+		w.s.f.ds.Quota = 0
+		return nil
+	}
+	want := w.s.a.GetSizeGib() * gib
+	err := w.cfg.Engine.Set(ctx, name, map[string]string{zfs.PropQuota: strconv.FormatInt(want, 10)})
+	if errors.Is(err, zfs.ErrNoSpace) || errors.Is(err, zfs.ErrQuota) {
+		w.s.sizeRefused = want
+		return nil
+	}
+	if err == nil {
+		w.s.f.ds.Quota, w.s.sizeRefused = want, 0
+	}
+	return err
+}
+
+// expose changes what clients reach. Until the exporter has answered, it is unknown.
+func (w *Worker) expose(ctx context.Context, a action) error {
+	mountpoint := w.s.f.ds.Mountpoint
+	w.s.export = nil
+	if a.kind == doUnexport {
+		if err := w.cfg.Exports.Remove(ctx, mountpoint); err != nil {
+			return fmt.Errorf("remove export: %w", err)
+		}
+		w.s.export, w.paths, w.ruleErrs = &exportState{}, nil, nil
+		return nil
+	}
+	want := w.s.a.GetExports()
+	if want == nil {
+		want = &tarnv1.Exports{}
+	}
+	paths, ruleErrs, err := w.cfg.Exports.Apply(ctx, mountpoint, want, a.readOnly)
+	if err != nil {
+		return fmt.Errorf("apply exports: %w", err)
+	}
+	w.paths, w.ruleErrs = paths, ruleErrs
+	w.s.export = &exportState{active: true, revision: want.GetRevision(), readOnly: a.readOnly}
+	return nil
+}
+
+// resting are the properties of every dataset at rest: a host always boots
+// non-writable (reliability 3.2).
+func resting(m marks) map[string]string {
+	props := m.properties()
+	props[zfs.PropReadOnly], props[zfs.PropCanMount] = on, noauto
+	return props
+}
+
+func (w *Worker) newMarks(role string) marks {
+	a := w.s.a
+	return marks{share: a.GetShareId(), replica: a.GetReplicaId(), role: role, epoch: a.GetEpoch()}
+}
+
+func (w *Worker) create(ctx context.Context) error {
+	props := resting(w.newMarks(rolePrimary))
+	if size := w.s.a.GetSizeGib(); size > 0 {
+		props[zfs.PropQuota] = strconv.FormatInt(size*gib, 10)
+	}
+	return w.cfg.Engine.Create(ctx, w.l.dataset(), props, true)
+}
+
+// cloneLocal starts a share from a snapshot of another one on this pool.
+func (w *Worker) cloneLocal(ctx context.Context) error {
+	src := w.s.a.GetCloneSource()
+	from := layout{pool: w.l.pool, base: w.l.base, replica: src.GetSource().GetReplicaId()}.dataset()
+	versions, err := w.cfg.Engine.Versions(ctx, from)
+	if err != nil {
+		return fmt.Errorf("list snapshots of the clone's source: %w", err)
+	}
+	f := facts{versions: versions}
+	v, ok := f.holding(zfs.GUID(src.GetGuid()))
+	if !ok {
+		return &zfs.Error{Op: "clone", Object: from, Class: zfs.ErrNotExist, Text: "no snapshot of GUID " + zfs.GUID(src.GetGuid()).String()}
+	}
+	return w.cfg.Engine.Clone(ctx, v.FullName(), w.l.dataset(), resting(w.newMarks(rolePrimary)))
+}
+
+// adoptStaging gives a completely received dataset its marks and its name. The
+// marks come first: a dataset of that name is never without them.
+func (w *Worker) adoptStaging(ctx context.Context) error {
+	if err := w.cfg.Engine.Set(ctx, w.l.staging(), resting(w.newMarks(roleReplica))); err != nil {
+		return fmt.Errorf("mark received dataset: %w", err)
+	}
+	if w.s.a.GetCloneSource() != nil {
+		if err := w.renameCloned(ctx); err != nil {
+			return err
+		}
+	}
+	return w.cfg.Engine.Rename(ctx, w.l.staging(), w.l.dataset())
+}
+
+// renameCloned takes the snapshot that a new share started from out of the names
+// of users' snapshots: it is the other share's, not this one's.
+func (w *Worker) renameCloned(ctx context.Context) error {
+	versions, err := w.cfg.Engine.Versions(ctx, w.l.staging())
+	if err != nil {
+		return fmt.Errorf("list received snapshots: %w", err)
+	}
+	name := replicationName(w.cfg.ShareID, w.s.a.GetEpoch(), 0)
+	for _, v := range versions {
+		if v.Kind == zfs.KindSnapshot && v.GUID == w.s.f.arrived && v.Name != name {
+			return w.cfg.Engine.RenameSnapshot(ctx, w.l.staging(), v.Name, name)
+		}
+	}
+	return nil
+}
+
+// parent makes one of the directories below the base, if it is missing.
+func (w *Worker) parent(ctx context.Context, name string) error {
+	props := map[string]string{zfs.PropCanMount: off, zfs.PropReadOnly: on}
+	return ignore(w.cfg.Engine.Create(ctx, name, props, true), zfs.ErrExists)
+}

@@ -1,0 +1,144 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"tarn/zfs"
+)
+
+// facts are what the storage says about one replica.
+type facts struct {
+	ds       *zfs.Dataset // nil: there is none
+	marks    marks
+	versions []zfs.Version // of ds, by createtxg
+	staging  *zfs.Dataset
+	// arrived is the snapshot that a full stream left in staging, complete.
+	arrived zfs.GUID
+	// asides are finished divergent copies.
+	asides []zfs.Dataset
+	// moved is a dataset put aside by a rebase that has not ended.
+	moved *zfs.Dataset
+}
+
+// newest is the newest snapshot of the dataset; zero if there is none.
+func (f *facts) newest() zfs.Version {
+	for i := len(f.versions) - 1; i >= 0; i-- {
+		if f.versions[i].Kind == zfs.KindSnapshot {
+			return f.versions[i]
+		}
+	}
+	return zfs.Version{}
+}
+
+// named finds a snapshot by name.
+func (f *facts) named(name string) (zfs.Version, bool) {
+	for _, v := range f.versions {
+		if v.Kind == zfs.KindSnapshot && v.Name == name {
+			return v, true
+		}
+	}
+	return zfs.Version{}, false
+}
+
+// holding finds a snapshot by GUID.
+func (f *facts) holding(guid zfs.GUID) (zfs.Version, bool) {
+	for _, v := range f.versions {
+		if guid != 0 && v.Kind == zfs.KindSnapshot && v.GUID == guid {
+			return v, true
+		}
+	}
+	return zfs.Version{}, false
+}
+
+// have lists the GUIDs of the snapshots, newest first.
+func (f *facts) have() []zfs.GUID {
+	var list []zfs.GUID
+	for i := len(f.versions) - 1; i >= 0; i-- {
+		if f.versions[i].Kind == zfs.KindSnapshot {
+			list = append(list, f.versions[i].GUID)
+		}
+	}
+	return list
+}
+
+// moved returns the common GUID of an unfinished rebase.
+func (f *facts) common() zfs.GUID {
+	if f.moved == nil {
+		return 0
+	}
+	g, _ := marksOf(*f.moved).rebase()
+	return g
+}
+
+// observe reads everything anew.
+func (w *Worker) observe(ctx context.Context, l layout) (facts, error) {
+	var f facts
+	var err error
+	if f.ds, err = w.dataset(ctx, l.dataset()); err != nil {
+		return f, err
+	}
+	if f.ds != nil {
+		f.marks = marksOf(*f.ds)
+		if f.versions, err = w.cfg.Engine.Versions(ctx, l.dataset()); err != nil {
+			return f, fmt.Errorf("list versions: %w", err)
+		}
+	}
+	if err := w.observeStaging(ctx, l, &f); err != nil {
+		return f, err
+	}
+	return f, w.observeAsides(ctx, l, &f)
+}
+
+func (w *Worker) dataset(ctx context.Context, name string) (*zfs.Dataset, error) {
+	d, err := w.cfg.Engine.Dataset(ctx, name)
+	if errors.Is(err, zfs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look at dataset: %w", err)
+	}
+	return &d, nil
+}
+
+func (w *Worker) observeStaging(ctx context.Context, l layout, f *facts) error {
+	var err error
+	if f.staging, err = w.dataset(ctx, l.staging()); err != nil || f.staging == nil || f.staging.ResumeToken != "" {
+		return err
+	}
+	list, err := w.cfg.Engine.Versions(ctx, l.staging())
+	if err != nil {
+		return fmt.Errorf("list staging: %w", err)
+	}
+	for _, v := range list {
+		if v.Kind == zfs.KindSnapshot {
+			f.arrived = v.GUID
+		}
+	}
+	return nil
+}
+
+func (w *Worker) observeAsides(ctx context.Context, l layout, f *facts) error {
+	list, err := w.cfg.Engine.Datasets(ctx, l.divergents())
+	if errors.Is(err, zfs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list divergent copies: %w", err)
+	}
+	for _, d := range list {
+		m := marksOf(d)
+		if !strings.HasPrefix(path.Base(d.Name), l.replica+"-") || m.replica != l.replica {
+			continue
+		}
+		if m.role == roleDivergent {
+			f.asides = append(f.asides, d)
+		} else {
+			f.moved = &d
+		}
+	}
+	return nil
+}

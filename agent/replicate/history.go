@@ -1,0 +1,270 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"tarn/zfs"
+)
+
+// holdLast holds the newest snapshot as last received, then lets older ones go.
+func (w *Worker) holdLast(ctx context.Context) error {
+	newest, tag := w.s.f.newest(), holdLast+w.cfg.ReplicaID
+	if err := w.cfg.Engine.Hold(ctx, tag, newest.FullName()); err != nil {
+		return err
+	}
+	var older []string
+	for _, v := range w.s.f.versions {
+		if v.Kind == zfs.KindSnapshot && v.UserRefs > 0 && v.GUID != newest.GUID {
+			older = append(older, v.FullName())
+		}
+	}
+	if len(older) > 0 {
+		if err := ignore(w.cfg.Engine.Release(ctx, tag, older...), zfs.ErrNotExist); err != nil {
+			return err
+		}
+	}
+	w.s.heldLast = newest.GUID
+	w.stale = false
+	return nil
+}
+
+// unused gives the first of name, name.1, name.2 ... that no snapshot has.
+func (w *Worker) unused(name string) string {
+	for n, try := 1, name; ; n++ {
+		if _, taken := w.s.f.named(try); !taken {
+			return try
+		}
+		try = name + "." + strconv.Itoa(n)
+	}
+}
+
+// sealHead turns what was written outside the lineage into a snapshot.
+func (w *Worker) sealHead(ctx context.Context) error {
+	full := w.l.dataset() + "@" + w.unused(divergentPrefix+strconv.FormatUint(w.s.f.marks.epoch, 10))
+	if err := w.cfg.Engine.Snapshot(ctx, full); err != nil {
+		return err
+	}
+	w.s.modified, w.s.wantPull = false, true
+	return w.cfg.Engine.Hold(ctx, holdDivergent, full)
+}
+
+// putAside moves the dataset out of the way, whole. From here its own mark says
+// which snapshot the replica goes on from.
+func (w *Worker) putAside(ctx context.Context) error {
+	e, f := w.cfg.Engine, &w.s.f
+	if f.ds.ResumeToken != "" {
+		if err := ignore(e.AbortReceive(ctx, w.l.dataset()), zfs.ErrNotResumable); err != nil {
+			return fmt.Errorf("abort half a receive: %w", err)
+		}
+	}
+	if n := f.newest(); n.GUID != 0 {
+		if err := e.Hold(ctx, holdDivergent, n.FullName()); err != nil {
+			return fmt.Errorf("hold diverged snapshot: %w", err)
+		}
+	}
+	if err := w.parent(ctx, w.l.divergents()); err != nil {
+		return fmt.Errorf("make room aside: %w", err)
+	}
+	name, err := w.unusedAside(ctx)
+	if err != nil {
+		return err
+	}
+	if err := e.Rename(ctx, w.l.dataset(), name); err != nil {
+		return err
+	}
+	w.s.diverged, w.s.heldLast = nil, 0
+	w.mu.Lock()
+	w.view.clock.reset()
+	w.mu.Unlock()
+	w.log.Warn("diverged data put aside", "dataset", name, "epoch", f.marks.epoch)
+	if w.cfg.Hooks.Diverged != nil {
+		w.cfg.Hooks.Diverged(w.cfg.ShareID)
+	}
+	return nil
+}
+
+func (w *Worker) unusedAside(ctx context.Context) (string, error) {
+	for n := 0; ; n++ {
+		name := w.l.aside(w.s.f.marks.epoch, n)
+		d, err := w.dataset(ctx, name)
+		if err != nil || d == nil {
+			return name, err
+		}
+	}
+}
+
+// rebase makes the replica anew from the common snapshot, without copying.
+func (w *Worker) rebase(ctx context.Context) error {
+	moved := w.s.f.moved.Name
+	versions, err := w.cfg.Engine.Versions(ctx, moved)
+	if err != nil {
+		return fmt.Errorf("list data put aside: %w", err)
+	}
+	f := facts{versions: versions}
+	v, ok := f.holding(w.s.f.common())
+	if !ok {
+		// The base is gone: what is aside stays aside and everything is pulled.
+		return w.cfg.Engine.Set(ctx, moved, map[string]string{markOp: rebasePrefix + "0"})
+	}
+	m := w.newMarks(roleReplica)
+	m.epoch = max(m.epoch, marksOf(*w.s.f.moved).epoch)
+	return w.cfg.Engine.Clone(ctx, v.FullName(), w.l.dataset(), resting(m))
+}
+
+// finishAside records data put aside as a divergent copy: kept until somebody
+// purges it by name.
+func (w *Worker) finishAside(ctx context.Context) error {
+	return w.cfg.Engine.Set(ctx, w.s.f.moved.Name, map[string]string{
+		markRole: roleDivergent, markOp: "", markSince: time.Now().UTC().Format(time.RFC3339),
+		zfs.PropQuota: none, zfs.PropReadOnly: on, zfs.PropCanMount: noauto,
+	})
+}
+
+// finalSnapshot ends an owner's epoch: it holds everything that was ever written
+// under it. The dataset is unmounted and read-only here.
+func (w *Worker) finalSnapshot(ctx context.Context) error {
+	f := &w.s.f
+	name := f.newest().Name
+	if !isFinal(name, w.s.a.GetEpoch()) || f.ds.Written > 0 {
+		name = w.unused(finalPrefix + strconv.FormatUint(w.s.a.GetEpoch(), 10))
+		if err := w.cfg.Engine.Snapshot(ctx, w.l.dataset()+"@"+name); err != nil {
+			return err
+		}
+	}
+	if err := w.cfg.Engine.Hold(ctx, holdLast+w.cfg.ReplicaID, w.l.dataset()+"@"+name); err != nil {
+		return err
+	}
+	versions, err := w.cfg.Engine.Versions(ctx, w.l.dataset())
+	if err != nil {
+		return fmt.Errorf("read final snapshot back: %w", err)
+	}
+	f.versions = versions
+	v, _ := f.named(name)
+	w.s.heldLast = v.GUID
+	return nil
+}
+
+// retire removes users' snapshots. One that replicas may still need as a base
+// keeps its GUID under a replication snapshot's name; retention removes it later.
+func (w *Worker) retire(ctx context.Context) error {
+	versions, err := w.cfg.Engine.Versions(ctx, w.l.dataset())
+	if err != nil {
+		return fmt.Errorf("list snapshots: %w", err)
+	}
+	w.s.f.versions = versions
+	protected, newest := w.protected(), w.s.f.newest().GUID
+	var errs []error
+	for _, r := range w.s.a.GetRemovedSnapshots() {
+		v, ok := w.s.f.named(userPrefix + r.GetSnapshotId())
+		if !ok {
+			continue
+		}
+		base := v.GUID == newest || v.UserRefs > 0 || protected[v.GUID]
+		errs = append(errs, w.retireOne(ctx, v, r.GetSnapshotId(), base))
+	}
+	return errors.Join(errs...)
+}
+
+func (w *Worker) retireOne(ctx context.Context, v zfs.Version, id string, base bool) error {
+	err := error(zfs.ErrHeld)
+	if !base {
+		err = w.cfg.Engine.DestroySnapshots(ctx, v.Dataset, v.Name)
+	}
+	if errors.Is(err, zfs.ErrHeld) || errors.Is(err, zfs.ErrHasClones) || errors.Is(err, zfs.ErrBusy) {
+		err = w.cfg.Engine.RenameSnapshot(ctx, v.Dataset, v.Name, retiredPrefix+id)
+	}
+	if err != nil {
+		w.errorsOf[id] = err.Error()
+		return err
+	}
+	delete(w.errorsOf, id)
+	return nil
+}
+
+// dropSnapshots removes all snapshots of a dataset that is to be destroyed.
+func (w *Worker) dropSnapshots(ctx context.Context, dataset string) error {
+	versions, err := w.cfg.Engine.Versions(ctx, dataset)
+	if err != nil {
+		return fmt.Errorf("list snapshots: %w", err)
+	}
+	cloned := false
+	for _, v := range versions {
+		if v.Kind != zfs.KindSnapshot {
+			continue
+		}
+		if err := w.releaseAll(ctx, v); err != nil {
+			return err
+		}
+		err := w.cfg.Engine.DestroySnapshots(ctx, dataset, v.Name)
+		if errors.Is(err, zfs.ErrHasClones) {
+			cloned = true
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if cloned {
+		return w.yield(ctx, dataset)
+	}
+	return nil
+}
+
+func (w *Worker) releaseAll(ctx context.Context, v zfs.Version) error {
+	if v.UserRefs == 0 {
+		return nil
+	}
+	holds, err := w.cfg.Engine.Holds(ctx, v.FullName())
+	if err != nil {
+		return fmt.Errorf("list holds: %w", err)
+	}
+	for _, h := range holds {
+		if !strings.HasPrefix(h.Tag, "tarn.") && h.Tag != holdDivergent {
+			continue // an operator's: the destroy will say so
+		}
+		if err := w.cfg.Engine.Release(ctx, h.Tag, v.FullName()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// yield hands snapshots that others are clones of to the newest such clone: a share
+// made from this one's snapshot, or data put aside, outlive this dataset.
+func (w *Worker) yield(ctx context.Context, dataset string) error {
+	list, err := w.cfg.Engine.Datasets(ctx, w.l.root())
+	if err != nil {
+		return fmt.Errorf("list clones: %w", err)
+	}
+	for _, d := range list {
+		if strings.HasPrefix(d.Origin, dataset+"@") {
+			return w.yieldTo(ctx, d)
+		}
+	}
+	return &zfs.Error{Op: "destroy", Object: dataset, Class: zfs.ErrHasClones, Text: "clones outside " + w.l.root()}
+}
+
+func (w *Worker) yieldTo(ctx context.Context, clone zfs.Dataset) error {
+	name := clone.Origin[strings.LastIndexByte(clone.Origin, '@')+1:]
+	if err := w.cfg.Engine.Promote(ctx, clone.Name); err != nil {
+		return fmt.Errorf("promote clone: %w", err)
+	}
+	m := marksOf(clone)
+	if m.role == roleDivergent || !strings.HasPrefix(name, userPrefix) {
+		return nil
+	}
+	// In the other share it is no user's snapshot.
+	return w.cfg.Engine.RenameSnapshot(ctx, clone.Name, name, retiredPrefix+strings.TrimPrefix(name, userPrefix))
+}
+
+func (w *Worker) dropStaging(ctx context.Context) error {
+	if err := w.dropSnapshots(ctx, w.l.staging()); err != nil {
+		return err
+	}
+	return w.cfg.Engine.Destroy(ctx, w.l.staging())
+}

@@ -1,0 +1,126 @@
+package replicate
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"tarn/agent/stream"
+	tarnv1 "tarn/proto/tarn/v1"
+)
+
+// tracked says what the cadence has to do for this replica; ok is false while it
+// may not snapshot it: not active, or not yet marked so.
+func (w *Worker) tracked() (t Tracked, ok bool) {
+	a, f := w.s.a, &w.s.f
+	if a.GetRole() != tarnv1.Role_ROLE_ACTIVE || f.ds == nil || !w.s.own() || f.marks.role != rolePrimary || f.marks.epoch != a.GetEpoch() {
+		return Tracked{}, false
+	}
+	t = Tracked{
+		Share: a.GetShareId(), Replica: a.GetReplicaId(), Dataset: w.l.dataset(), Epoch: a.GetEpoch(),
+		Every: a.GetCadence().AsDuration(), Peers: peerHosts(a), Notify: w.poke,
+	}
+	for _, s := range a.GetSnapshots() {
+		if s.GetGuid() == 0 {
+			t.Wanted = append(t.Wanted, userPrefix+s.GetSnapshotId())
+		}
+	}
+	return t, true
+}
+
+func peerHosts(a *tarnv1.Assignment) []string {
+	var hosts []string
+	for _, p := range a.GetPeers() {
+		hosts = append(hosts, p.GetHostId())
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
+}
+
+func peerReplicas(a *tarnv1.Assignment) []string {
+	var ids []string
+	for _, p := range a.GetPeers() {
+		ids = append(ids, p.GetReplicaId())
+	}
+	return ids
+}
+
+// noticeTracking looks at what the cadence saw: snapshots that are waited for, and
+// a dataset that was unmounted behind our back.
+func (w *Worker) noticeTracking() {
+	t, ok := w.cfg.Cadence.Tracking(w.cfg.ReplicaID)
+	if !ok || t.Listed.IsZero() {
+		return
+	}
+	if t.Taken != w.s.taken {
+		w.s.taken = t.Taken
+		w.stale = w.stale || w.missingUserSnapshots()
+		if _, known := w.s.f.holding(t.Head.GUID); !known && t.Head.GUID != 0 {
+			w.s.f.versions = append(w.s.f.versions, t.Head)
+		}
+	}
+	if w.s.f.ds.Mounted && !t.Mounted && t.Listed.After(w.s.mountedAt) {
+		w.stale = true
+		w.s.mountedAt = t.Listed
+	}
+}
+
+func (w *Worker) missingUserSnapshots() bool {
+	for _, s := range w.s.a.GetSnapshots() {
+		if _, ok := w.s.f.named(userPrefix + s.GetSnapshotId()); !ok && s.GetGuid() == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// postFrozen lets the followers of a demoted owner see its final snapshot; others
+// post nothing.
+func (w *Worker) postFrozen() {
+	a, n := w.s.a, w.s.f.newest()
+	if !w.s.acked() || n.GUID == 0 {
+		w.cfg.Board.Withdraw(w.cfg.ReplicaID)
+		return
+	}
+	w.cfg.Board.Publish(stream.Head{
+		Share: a.GetShareId(), Replica: a.GetReplicaId(), Epoch: a.GetEpoch(), GUID: n.GUID, Created: n.Creation,
+		Frozen: true, Peers: peerHosts(a),
+	})
+}
+
+// followSource watches the source's heads and wants to pull when they change.
+func (w *Worker) followSource() {
+	src := w.s.a.GetSource()
+	key := fmt.Sprintf("%s %s %s %d", src.GetHostId(), src.GetAddress(), src.GetReplicaId(), w.s.a.GetEpoch())
+	if w.follow == nil || w.source != key {
+		w.unfollow()
+		w.follow, w.source = w.cfg.Feed.Follow(src, w.poke), key
+		w.mu.Lock()
+		w.view.follow = w.follow
+		w.mu.Unlock()
+	}
+	seen, ok := w.follow.Seen()
+	if !ok || seen.Epoch != w.s.a.GetEpoch() {
+		return
+	}
+	if seen.GUID != w.s.news {
+		w.s.news = seen.GUID
+		_, held := w.s.f.holding(seen.GUID)
+		w.s.wantPull = w.s.wantPull || !held
+	}
+}
+
+func (w *Worker) unfollow() {
+	if w.follow == nil {
+		return
+	}
+	w.follow.Stop()
+	w.follow, w.source = nil, ""
+	w.mu.Lock()
+	w.view.follow = nil
+	w.mu.Unlock()
+}
+
+// mountSeen remembers when the mount state was set by us: an older listing of the
+// cadence says nothing about it.
+func (w *Worker) mountSeen() { w.s.mountedAt = time.Now() }

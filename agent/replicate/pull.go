@@ -1,0 +1,236 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"tarn/agent/stream"
+	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs"
+)
+
+// running is a pull in the background.
+type running struct {
+	cancel  context.CancelFunc
+	done    chan pullResult // buffered: the goroutine never waits
+	staging bool
+}
+
+type pullResult struct {
+	step  stream.Step
+	begun time.Time
+	bytes int64
+	// versions of the target after a receive; nil when nothing was received.
+	versions []zfs.Version
+	err      error
+	staging  bool
+}
+
+// startPull asks the source for the next step in the background, so that exports
+// and reports go on during a long stream.
+func (w *Worker) startPull(ctx context.Context, a action) error {
+	staging := a.kind == doPullStaging
+	target := w.l.dataset()
+	if staging {
+		target = w.l.staging()
+		if err := w.parent(ctx, w.l.root()+"/"+stagingDir); err != nil {
+			return fmt.Errorf("make staging area: %w", err)
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	w.pull = &running{cancel: cancel, done: make(chan pullResult, 1), staging: staging}
+	w.s.pulling, w.s.wantPull = true, false
+	req, done := w.request(a), w.pull.done
+	go func() {
+		r := w.transfer(ctx, req, target)
+		r.staging = staging
+		done <- r
+	}()
+	return nil
+}
+
+func (w *Worker) request(a action) stream.Request {
+	s, f := w.s.a, &w.s.f
+	req := stream.Request{
+		Source: s.GetSource(), Share: s.GetShareId(), Replica: s.GetReplicaId(), Epoch: s.GetEpoch(),
+		RateLimit: s.GetOptions().GetRateLimit(), Want: a.want,
+	}
+	if a.want != 0 {
+		req.Source, req.Share = s.GetCloneSource().GetSource(), s.GetCloneSource().GetShareId()
+	}
+	if a.kind == doPullStaging {
+		if f.staging != nil {
+			req.Token = f.staging.ResumeToken
+		}
+		return req
+	}
+	req.Have, req.Token = f.have(), f.ds.ResumeToken
+	return req
+}
+
+// transfer does one step: ask, receive, verify that the GUID arrived.
+func (w *Worker) transfer(ctx context.Context, req stream.Request, target string) (r pullResult) {
+	r.begun = time.Now()
+	p, err := w.cfg.Source.Pull(ctx, req)
+	if err != nil {
+		r.err = err
+		return r
+	}
+	w.phase("plan", r.begun)
+	r.step = p.Step
+	if p.Step.UpToDate() {
+		return r
+	}
+	w.mu.Lock()
+	w.view.pull = p
+	w.mu.Unlock()
+	received := time.Now()
+	err = w.cfg.Engine.Receive(ctx, zfs.ReceiveRequest{Target: target + "@" + p.Step.ToName, Resumable: true}, p)
+	sent := p.Finish()
+	w.phase("receive", received)
+	w.mu.Lock()
+	w.view.pull = nil
+	w.mu.Unlock()
+	r.bytes = p.Bytes()
+	return w.verify(ctx, target, r, err, sent)
+}
+
+// verify decides by the only thing that counts: the target has the snapshot.
+func (w *Worker) verify(ctx context.Context, target string, r pullResult, received, sent error) pullResult {
+	begun := time.Now()
+	defer func() { w.phase("verify", begun) }()
+	versions, err := w.cfg.Engine.Versions(ctx, target)
+	f := facts{versions: versions}
+	if _, ok := f.holding(r.step.To); ok {
+		r.versions = versions
+		return r
+	}
+	switch {
+	case received == nil && sent == nil && err == nil:
+		r.err = fmt.Errorf("receive ended well but snapshot %s is not there: %w", r.step.To, zfs.ErrStreamCorrupt)
+	case received == nil && sent == nil:
+		r.err = fmt.Errorf("read received snapshot back: %w", err)
+	case sent != nil && (received == nil || broken(received)):
+		// Why the sender stopped says more than that the stream was short.
+		r.err = sent
+	default:
+		r.err = fmt.Errorf("receive %s: %w", r.step.ToName, received)
+	}
+	return r
+}
+
+// broken reports that a receive failed only because its stream did.
+func broken(err error) bool {
+	return errors.Is(err, zfs.ErrStreamTruncated) || errors.Is(err, stream.ErrUnreachable) ||
+		errors.Is(err, stream.ErrStalled) || errors.Is(err, context.Canceled)
+}
+
+func (w *Worker) phase(name string, begun time.Time) {
+	if w.cfg.Hooks.Phase != nil {
+		w.cfg.Hooks.Phase(name, time.Since(begun))
+	}
+}
+
+// pullDone is the result of the running pull; nil blocks when none runs.
+func (w *Worker) pullDone() <-chan pullResult {
+	if w.pull == nil {
+		return nil
+	}
+	return w.pull.done
+}
+
+// stopPull ends a running pull and waits for it. What arrived stays resumable.
+func (w *Worker) stopPull() {
+	if w.pull == nil {
+		return
+	}
+	w.pull.cancel()
+	<-w.pull.done
+	w.pull, w.s.pulling, w.stale = nil, false, true
+}
+
+// pulled takes a result in.
+func (w *Worker) pulled(r pullResult) {
+	w.pull.cancel()
+	w.pull, w.s.pulling = nil, false
+	w.count(r)
+	if r.err != nil {
+		w.pullFailed(r)
+		return
+	}
+	delete(w.failures, doPull)
+	delete(w.failures, doPullStaging)
+	if r.staging {
+		w.stale = true
+	} else if r.versions != nil {
+		w.s.f.versions, w.s.f.ds.ResumeToken = r.versions, ""
+	}
+	w.s.wantPull = w.s.wantPull || r.step.Behind > 1 || r.staging
+	w.arrived(r)
+	if !w.s.wantPull {
+		w.s.caughtUp = true
+		w.resynced = w.s.a.GetResyncGeneration()
+	}
+}
+
+// arrived lets the lag follow a pull.
+func (w *Worker) arrived(r pullResult) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.view.clock.saw(r.step.To, stepAsOf(r.step, r.begun))
+	w.view.behind = max(0, r.step.Behind-1)
+}
+
+func (w *Worker) count(r pullResult) {
+	kind, h := r.step.Kind, &w.cfg.Hooks
+	if r.bytes > 0 && h.Bytes != nil {
+		h.Bytes(w.cfg.ShareID, w.cfg.ReplicaID, r.bytes)
+	}
+	if h.Step == nil || kind == "" || r.step.UpToDate() {
+		return
+	}
+	result := "ok"
+	if r.err != nil {
+		result = "retry"
+	}
+	h.Step(w.cfg.ShareID, w.cfg.ReplicaID, kind, result)
+}
+
+// pullFailed cures what can be cured at once and leaves the rest to a later try.
+func (w *Worker) pullFailed(r pullResult) {
+	w.s.wantPull, w.stale = true, true
+	k := doPull
+	if r.staging {
+		k = doPullStaging
+	}
+	cured := w.cure(r)
+	w.failed(k, r.err)
+	if cured && w.failures[k].count == 1 {
+		w.failures[k].until = time.Time{}
+	}
+}
+
+// cure notes what has to be done before the next try; true when that makes an
+// immediate one worthwhile.
+func (w *Worker) cure(r pullResult) bool {
+	var d *stream.DivergedError
+	switch {
+	case errors.Is(r.err, zfs.ErrTokenInvalid), errors.Is(r.err, zfs.ErrBaseMissing):
+		w.s.deadToken = w.s.token() || w.s.stagingToken()
+		return w.s.deadToken
+	case errors.As(r.err, &d) && !r.staging:
+		w.s.diverged = &d.Common
+		return true
+	case errors.Is(r.err, stream.ErrNoCommon) && !r.staging:
+		w.s.diverged = new(zfs.GUID)
+		return true
+	case errors.Is(r.err, zfs.ErrModified) && !r.staging && w.s.a.GetRole() == tarnv1.Role_ROLE_SECONDARY:
+		w.s.modified = true
+		return true
+	case errors.Is(r.err, zfs.ErrResumable), errors.Is(r.err, zfs.ErrStreamTruncated), errors.Is(r.err, stream.ErrUnreachable):
+		return r.bytes > 0 // what arrived is a token now
+	}
+	return false
+}

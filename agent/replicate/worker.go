@@ -1,0 +1,355 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"tarn/agent/stream"
+	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs"
+)
+
+// Source gives streams of other hosts' replicas.
+type Source interface {
+	Pull(ctx context.Context, req stream.Request) (*stream.Pull, error)
+}
+
+// HeadFeed tells when a source has a new snapshot.
+type HeadFeed interface {
+	Follow(src *tarnv1.Source, notify func()) *stream.Following
+}
+
+// Hooks hear of work done, for metrics. Every field is optional and must not block.
+type Hooks struct {
+	// Step is a finished pull: kind and result as tarn_steps_total has them.
+	Step func(shareID, replicaID, kind, result string)
+	// Phase is how long a phase of a pull took: plan, receive, verify, commit.
+	Phase func(phase string, d time.Duration)
+	// Bytes arrived from a source.
+	Bytes func(shareID, replicaID string, n int64)
+	// Error is a failed action by class.
+	Error func(code tarnv1.ReplicaErrorCode)
+	// Pruned counts snapshots that retention removed.
+	Pruned func(n int)
+	// Diverged is a copy put aside.
+	Diverged func(shareID string)
+}
+
+// Config of a Worker. All but the fields marked optional are required.
+type Config struct {
+	ReplicaID string
+	ShareID   string
+	Pool      string
+	// Base is the dataset below the pool that holds all replicas, e.g. "tarn".
+	Base    string
+	Engine  Engine
+	Source  Source
+	Feed    HeadFeed
+	Board   *stream.Board
+	Cadence *Cadence
+	Exports Exporter
+	Lease   Lease
+	// Publish hears of the replica's state after every change. It must not block.
+	Publish func(*tarnv1.ReplicaReport)
+	// Hooks are optional.
+	Hooks Hooks
+	// KeepRecent replication snapshots stay whatever else holds; optional, 16.
+	KeepRecent int
+	Logger     *slog.Logger
+}
+
+func (c *Config) validate() error {
+	switch {
+	case c.Engine == nil, c.Source == nil, c.Feed == nil, c.Board == nil, c.Cadence == nil,
+		c.Exports == nil, c.Lease == nil, c.Publish == nil, c.Logger == nil:
+		return fmt.Errorf("worker of replica %q lacks a part: %w", c.ReplicaID, zfs.ErrInvalid)
+	}
+	for _, part := range []string{c.ReplicaID, c.ShareID, c.Pool} {
+		if err := zfs.ValidateComponent(part); err != nil {
+			return fmt.Errorf("check replica's names: %w", err)
+		}
+	}
+	return zfs.ValidateDataset(c.Pool + "/" + c.Base)
+}
+
+// Worker keeps one replica as its last assignment wants it. Assign, Report and
+// Grant are safe for concurrent use; Run is called once.
+type Worker struct {
+	cfg  Config
+	l    layout
+	log  *slog.Logger
+	wake chan struct{}
+
+	mu       sync.Mutex
+	assigned *tarnv1.Assignment
+	view     view
+
+	// The rest belongs to Run.
+	s        state
+	stale    bool // facts have to be read again
+	failures map[kind]*failure
+	refusal  *failure
+	code     tarnv1.ReplicaErrorCode
+	pull     *running
+	follow   *stream.Following
+	source   string // replica that the lag is measured against, with the epoch
+	resynced uint64
+	errorsOf map[string]string // user snapshots that could not be taken or removed
+	pruned   pruneMark
+	ruleErrs []*tarnv1.RuleError
+	paths    []*tarnv1.ReportedExport
+	last     *tarnv1.ReplicaReport
+}
+
+// NewWorker checks cfg; it starts nothing and does nothing before Assign.
+func NewWorker(cfg Config) (*Worker, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	if cfg.KeepRecent <= 0 {
+		cfg.KeepRecent = defaultRecent
+	}
+	w := &Worker{
+		cfg:  cfg,
+		l:    layout{pool: cfg.Pool, base: cfg.Base, share: cfg.ShareID, replica: cfg.ReplicaID},
+		log:  cfg.Logger.With("share", cfg.ShareID, "replica", cfg.ReplicaID),
+		wake: make(chan struct{}, 1), failures: map[kind]*failure{}, errorsOf: map[string]string{}, stale: true,
+	}
+	return w, nil
+}
+
+// Dataset is the name that the replica's dataset has on its host.
+func (w *Worker) Dataset() string { return w.l.dataset() }
+
+// Assign gives the worker a new assignment; only the last one counts.
+func (w *Worker) Assign(a *tarnv1.Assignment) {
+	w.mu.Lock()
+	w.assigned = proto.CloneOf(a)
+	w.mu.Unlock()
+	w.poke()
+}
+
+func (w *Worker) poke() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Grant says what a host may pull from this replica by its assignment.
+func (w *Worker) Grant(peerHostID string) (stream.Grant, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	g := stream.Grant{Dataset: w.l.dataset(), Epoch: w.assigned.GetEpoch()}
+	for _, p := range w.assigned.GetPeers() {
+		if p.GetHostId() == peerHostID {
+			g.Replicas = append(g.Replicas, p.GetReplicaId())
+		}
+	}
+	if len(g.Replicas) == 0 {
+		return stream.Grant{}, fmt.Errorf("host %s follows nothing of replica %s: %w", peerHostID, w.cfg.ReplicaID, stream.ErrDenied)
+	}
+	return g, nil
+}
+
+// Run works until ctx ends, which is the only error it returns. A replica that is
+// exported stays so: a restart of the agent must not interrupt clients whose
+// lease is alive.
+func (w *Worker) Run(ctx context.Context) error {
+	defer w.leave()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		lease := w.cfg.Lease.Changed()
+		w.round(ctx)
+		timer.Reset(w.idle(time.Now()))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-w.wake:
+		case <-lease:
+		case r := <-w.pullDone():
+			w.pulled(r)
+		case <-timer.C:
+		}
+	}
+}
+
+// leave ends what the worker has running elsewhere.
+func (w *Worker) leave() {
+	w.stopPull()
+	w.unfollow()
+	w.cfg.Cadence.Remove(w.cfg.ReplicaID)
+	w.cfg.Board.Withdraw(w.cfg.ReplicaID)
+}
+
+// round does all that can be done now, one action after the other.
+func (w *Worker) round(ctx context.Context) {
+	begun := time.Now()
+	for ctx.Err() == nil {
+		w.adopt()
+		if w.s.a == nil {
+			return
+		}
+		if err := w.refresh(ctx); err != nil {
+			w.failed(doIdle, err)
+			w.report()
+			return
+		}
+		w.attend()
+		act := step(&w.s)
+		if act.kind == doRefuse {
+			w.refused(act)
+		} else {
+			w.refusal = nil
+		}
+		if act.kind == doIdle || act.kind == doRefuse {
+			w.maintain(ctx)
+			w.forget(begun)
+			w.report()
+			return
+		}
+		w.act(ctx, act)
+	}
+}
+
+// adopt takes the newest assignment in.
+func (w *Worker) adopt() {
+	w.mu.Lock()
+	a := w.assigned
+	w.mu.Unlock()
+	old := w.s.a
+	if a == nil || a == old {
+		return
+	}
+	w.s.a, w.s.l = a, w.l
+	w.s.backoff = w.backingOff
+	if old == nil || old.GetRole() != a.GetRole() || old.GetEpoch() != a.GetEpoch() || old.GetOpId() != a.GetOpId() ||
+		old.GetSource().GetReplicaId() != a.GetSource().GetReplicaId() || old.GetSeal() != a.GetSeal() {
+		w.turn(old)
+	}
+	if a.GetResyncGeneration() != w.resynced {
+		w.s.wantPull, w.stale = true, true
+	}
+	clear(w.failures) // what was wrong may be right now
+}
+
+// turn begins a new part of the replica's life: nothing of the old one runs on.
+func (w *Worker) turn(old *tarnv1.Assignment) {
+	w.stopPull()
+	w.unfollow()
+	w.s.wantPull, w.s.diverged, w.s.modified, w.s.sizeRefused = true, nil, false, 0
+	w.s.deadToken, w.s.caughtUp, w.s.news, w.s.taken = false, false, 0, 0
+	w.stale = true
+	w.mu.Lock()
+	w.view.clock.reset()
+	w.mu.Unlock()
+	w.log.Info("assigned", "role", w.s.a.GetRole(), "epoch", w.s.a.GetEpoch(), "before", old.GetRole())
+}
+
+// refresh reads the facts again where something may have changed them.
+func (w *Worker) refresh(ctx context.Context) error {
+	a := w.s.a
+	w.s.lease = a.GetRole() == tarnv1.Role_ROLE_ACTIVE && w.cfg.Lease.Held(a.GetShareId(), a.GetReplicaId(), a.GetEpoch())
+	if !w.stale || w.s.gone {
+		return nil
+	}
+	f, err := w.observe(ctx, w.l)
+	if err != nil {
+		return err
+	}
+	w.s.f, w.stale = f, false
+	delete(w.failures, doIdle)
+	return nil
+}
+
+// attend tells the neighbours what this replica is now: the cadence that takes
+// its snapshots, the board that its followers read, the feed that it follows.
+func (w *Worker) attend() {
+	if t, ok := w.tracked(); ok {
+		w.cfg.Cadence.Set(t)
+		w.noticeTracking()
+	} else {
+		w.cfg.Cadence.Remove(w.cfg.ReplicaID)
+		w.postFrozen()
+	}
+	if w.s.a.GetRole() == tarnv1.Role_ROLE_SECONDARY && w.s.a.GetSource() != nil {
+		w.followSource()
+	} else {
+		w.unfollow()
+	}
+}
+
+// idle is how long nothing has to be done unless somebody calls.
+func (w *Worker) idle(now time.Time) time.Duration {
+	wait := maintainEvery
+	for k, f := range w.failures {
+		if w.s.pulling && (k == doPull || k == doPullStaging) {
+			continue
+		}
+		wait = min(wait, max(0, f.until.Sub(now)))
+	}
+	return max(wait, time.Millisecond)
+}
+
+func (w *Worker) backingOff(k kind) bool {
+	f := w.failures[k]
+	return f != nil && time.Now().Before(f.until)
+}
+
+// act executes one action and remembers how it went.
+func (w *Worker) act(ctx context.Context, a action) {
+	err := w.execute(ctx, a)
+	if err != nil {
+		w.stale = true
+		if ctx.Err() == nil {
+			w.failed(a.kind, err)
+		}
+		return
+	}
+	delete(w.failures, a.kind)
+	w.log.Debug("did", "action", string(a.kind))
+}
+
+// forget drops failures that could have been tried again since begun and were not
+// needed any more. A pull that runs has not yet shown if it still fails.
+func (w *Worker) forget(begun time.Time) {
+	for k, f := range w.failures {
+		running := w.s.pulling && (k == doPull || k == doPullStaging)
+		if f.until.Before(begun) && !running {
+			delete(w.failures, k)
+		}
+	}
+}
+
+func (w *Worker) failed(k kind, err error) {
+	f := w.failures[k]
+	if f == nil {
+		f = &failure{}
+		w.failures[k] = f
+	}
+	f.add(err, time.Now())
+	code, sentence := explain(k, err)
+	if w.cfg.Hooks.Error != nil {
+		w.cfg.Hooks.Error(code)
+	}
+	if quiet(err) {
+		w.log.Debug("waiting", "action", string(k), "err", err)
+		return
+	}
+	w.log.Warn("action failed", "action", string(k), "attempt", f.count, "err", sentence)
+}
+
+func (w *Worker) refused(a action) {
+	if w.refusal == nil || !errors.Is(w.refusal.err, a.err) {
+		w.refusal = &failure{since: time.Now(), err: a.err}
+		w.log.Warn("assignment refused", "err", a.err)
+	}
+	w.code = a.code
+}
