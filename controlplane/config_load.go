@@ -35,7 +35,7 @@ func ParseConfig(text string) (Config, error) {
 	meta, err := toml.Decode(text, &cfg)
 	if err != nil {
 		if at, ok := errors.AsType[toml.ParseError](err); ok {
-			return Config{}, fmt.Errorf("line %d: %s", at.Position.Line, at.Message)
+			return Config{}, fmt.Errorf("line %d: %s", at.Position.Line, parseProblem(at))
 		}
 		return Config{}, err
 	}
@@ -45,6 +45,13 @@ func ParseConfig(text string) (Config, error) {
 	}
 	cfg = cfg.Defaults()
 	return cfg, errors.Join(append(problems, cfg.Validate()...)...)
+}
+
+func parseProblem(at toml.ParseError) string {
+	if at.LastKey == "" {
+		return at.Message
+	}
+	return at.LastKey + ": " + at.Message
 }
 
 // lineOf finds where a key is set: the library does not say.

@@ -2,8 +2,11 @@ package controlplane_test
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -12,6 +15,7 @@ import (
 
 	"tarn/controlplane"
 	"tarn/controlplane/client"
+	"tarn/controlplane/consensus"
 	"tarn/controlplane/identity"
 )
 
@@ -201,4 +205,31 @@ func (h *harness) await(what string, holds func() bool) {
 		case <-tick.C:
 		}
 	}
+}
+
+// dialRaft opens a Raft connection with a certificate for s and waits for the
+// other end to close it. It returns the error of reading, nil if the connection stays.
+func (h *harness) dialRaft(s identity.Subject) error {
+	h.t.Helper()
+	dir := h.t.TempDir()
+	h.issue(dir, s)
+	material, err := identity.LoadMaterial(dir)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	conf := material.ClientConfig(identity.RoleControl)
+	conf.NextProtos = []string{consensus.ALPN}
+	conn, err := tls.Dial("tcp", h.nodes[0].cfg.Advertise, conf)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		h.t.Fatal(err)
+	}
+	_, err = conn.Read(make([]byte, 1))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	return err
 }
