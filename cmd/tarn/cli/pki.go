@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"tarn/controlplane"
 	"tarn/controlplane/client"
 	"tarn/controlplane/identity"
 	tarnv1 "tarn/proto/tarn/v1"
@@ -46,7 +47,7 @@ type pkiIssue struct {
 	Role        string        `arg:"" enum:"control,agent,client,operator" help:"control, agent, client or operator."`
 	CA          string        `name:"ca" help:"Directory with ca.pem and ca.key." default:"." type:"path"`
 	Dir         string        `help:"Where ca.pem, node.pem and node.key go." required:"" type:"path"`
-	ID          string        `name:"id" help:"UUID of the node, host or user; minted if left out."`
+	idFlags
 	ForProject  string        `help:"Clients: their project."`
 	ProjectRole string        `help:"Clients: member or reader." enum:"member,reader" default:"member"`
 	IP          []net.IP      `name:"ip" help:"Addresses that the node serves on; repeatable."`
@@ -54,11 +55,26 @@ type pkiIssue struct {
 	TTL         time.Duration `name:"ttl" help:"Lifetime." default:"168h"`
 }
 
-func (c *pkiIssue) subject() identity.Subject {
-	s := identity.Subject{Role: identity.Role(c.Role), ID: c.ID, DNSNames: c.DNS, IPs: c.IP, TTL: c.TTL}
-	if s.ID == "" {
-		s.ID = uuid.NewString()
+// idFlags say whose the certificate is.
+type idFlags struct {
+	ID      string `name:"id" help:"UUID of the node, host or user; minted if left out."`
+	DataDir string `help:"Control nodes: take the id from this data directory, or mint it there." type:"path" placeholder:"DIR"`
+}
+
+func (f idFlags) id() (string, error) {
+	switch {
+	case f.ID != "" && f.DataDir != "":
+		return "", usage("--id and --data-dir: give one of them")
+	case f.ID != "":
+		return f.ID, nil
+	case f.DataDir != "":
+		return controlplane.NodeID(f.DataDir)
 	}
+	return uuid.NewString(), nil
+}
+
+func (c *pkiIssue) subject(id string) identity.Subject {
+	s := identity.Subject{Role: identity.Role(c.Role), ID: id, DNSNames: c.DNS, IPs: c.IP, TTL: c.TTL}
 	if s.Role == identity.RoleClient {
 		s.Project, s.ProjectRole = c.ForProject, c.ProjectRole
 	}
@@ -70,7 +86,11 @@ func (c *pkiIssue) Run(a *app) error {
 	if err != nil {
 		return usage("%w", err).next("create one with `tarn pki init NAME --dir %s`", c.CA)
 	}
-	subject := c.subject()
+	id, err := c.id()
+	if err != nil {
+		return err
+	}
+	subject := c.subject(id)
 	certPEM, keyPEM, err := ca.IssueKey(subject)
 	if err != nil {
 		return usage("%w", err)
@@ -86,7 +106,7 @@ type joinCmd struct {
 	Token   string   `arg:"" help:"From tarn operator token create."`
 	Address []string `help:"host:port of a control-plane node; repeatable." required:"" placeholder:"HOST:PORT"`
 	Dir     string   `help:"Where the certificate files go." required:"" type:"path"`
-	ID      string   `name:"id" help:"UUID of this node; minted if left out."`
+	idFlags
 }
 
 func (c *joinCmd) Run(ctx context.Context, a *app) error {
@@ -94,8 +114,8 @@ func (c *joinCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return usage("%w", err)
 	}
-	if c.ID == "" {
-		c.ID = uuid.NewString()
+	if c.ID, err = c.id(); err != nil {
+		return err
 	}
 	api, err := client.New(client.Config{Addresses: c.Address, TLS: token.ClientConfig(), Logger: a.logger()})
 	if err != nil {
