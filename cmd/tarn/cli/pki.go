@@ -44,9 +44,9 @@ func (c *pkiInit) Run(a *app) error {
 }
 
 type pkiIssue struct {
-	Role        string        `arg:"" enum:"control,agent,client,operator" help:"control, agent, client or operator."`
-	CA          string        `name:"ca" help:"Directory with ca.pem and ca.key." default:"." type:"path"`
-	Dir         string        `help:"Where ca.pem, node.pem and node.key go." required:"" type:"path"`
+	Role string `arg:"" enum:"control,agent,client,operator" help:"control, agent, client or operator."`
+	CA   string `name:"ca" help:"Directory with ca.pem and ca.key." default:"." type:"path"`
+	Dir  string `help:"Where ca.pem, node.pem and node.key go." required:"" type:"path"`
 	idFlags
 	ForProject  string        `help:"Clients: their project."`
 	ProjectRole string        `help:"Clients: member or reader." enum:"member,reader" default:"member"`
