@@ -55,6 +55,8 @@ func (n *Node) lead(ctx context.Context, term uint64) error {
 	group.Go(func() error { return n.loop.Run(ctx) })
 	group.Go(func() error { return n.compareHashes(ctx) })
 	err := group.Wait()
+	// What agents said is old from now on; a stale read must not show it as news.
+	n.soft.Lead(time.Now())
 	n.log.Info("this node no longer leads", "term", term)
 	return err
 }

@@ -168,6 +168,7 @@ func (n *Node) openAPI() error {
 		Authority:     api.Authority{CA: n.authority, GossipKey: key, Addresses: n.addresses},
 		LeaseDuration: n.cfg.Lease.Duration,
 		Observe:       n.observeRPC,
+		Count:         n.count,
 		Logger:        n.log,
 		Reflection:    n.cfg.Reflection,
 	})

@@ -28,6 +28,18 @@ func (n *Node) observeRPC(procedure, code string, took time.Duration) {
 	n.counters.RPC.Observe(procedure, code, took)
 }
 
+// count takes the API's decisions to their counters.
+func (n *Node) count(what, result string, count int) {
+	switch what {
+	case "placement":
+		n.counters.Placements.WithLabelValues(result).Add(float64(count))
+	case "report":
+		n.counters.Reports.WithLabelValues(result).Add(float64(count))
+	case "lease":
+		n.counters.Leases.WithLabelValues(result).Add(float64(count))
+	}
+}
+
 // admin is the plain listener for machines that watch the process.
 func (n *Node) admin() metrics.Admin {
 	return metrics.Admin{

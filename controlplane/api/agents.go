@@ -117,8 +117,14 @@ func (s *agentService) Report(ctx context.Context, req *tarnv1.ReportRequest) (*
 		return nil, err
 	}
 	if err := currentSession(s.State.View(), req.GetHostId(), req.GetSessionId()); err != nil {
+		result := "stale"
+		if e, ok := errors.AsType[*raftfsm.Error](err); ok && e.Code == raftfsm.NotFound {
+			result = "unknown_host"
+		}
+		s.Count("report", result, 1)
 		return nil, err
 	}
+	s.Count("report", "taken", 1)
 	return &tarnv1.ReportResponse{WantFull: s.Soft.Report(req, time.Now())}, nil
 }
 
@@ -154,16 +160,20 @@ func (s *agentService) RenewLease(ctx context.Context, req *tarnv1.RenewLeaseReq
 	}
 	v := s.State.View()
 	if err := currentSession(v, req.GetHostId(), req.GetSessionId()); err != nil {
+		s.Count("lease", "refused", len(req.GetShares()))
 		return nil, err
 	}
 	out := &tarnv1.RenewLeaseResponse{Nonce: req.GetNonce(), Duration: durationpb.New(s.LeaseDuration)}
 	// A look ahead: a host that would get nothing must not seem to hold a lease.
 	if granted, revoked := entitled(v, req); len(granted) == 0 {
 		out.Revoked = revoked
+		s.Count("lease", "revoked", len(revoked))
 		return out, nil
 	}
 	s.Leases.Grant(req.GetHostId(), time.Now())
 	out.Granted, out.Revoked = entitled(s.State.View(), req)
+	s.Count("lease", "granted", len(out.Granted))
+	s.Count("lease", "revoked", len(out.Revoked))
 	return out, nil
 }
 

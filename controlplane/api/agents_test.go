@@ -245,6 +245,32 @@ func TestJoin(t *testing.T) {
 	t.Errorf("guessing is not slowed down: %v", err)
 }
 
+func TestRenewKeepsTheIdentity(t *testing.T) {
+	s := newServer(t)
+	for _, subject := range []identity.Subject{
+		memberSubject("blue"), operatorSubject(), {Role: identity.RoleAgent}, {Role: identity.RoleControl},
+	} {
+		subject.ID = uuid.NewString()
+		csr, _, err := identity.NewCSR()
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := s.client(s.tls(subject)).Join.Renew(t.Context(), &tarnv1.RenewRequest{Csr: csr})
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, _ := pem.Decode(res.GetCertificate())
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		who, err := identity.FromCertificate(cert)
+		if err != nil || who.ID != subject.ID || who.Role != subject.Role || who.Project != subject.Project || who.ProjectRole != subject.ProjectRole {
+			t.Errorf("%s renewed as %+v, %v", subject.Role, who, err)
+		}
+	}
+}
+
 func TestJoinTokensAreNotKept(t *testing.T) {
 	s := newServer(t)
 	made, err := s.operator().Operator.CreateJoinToken(t.Context(), &tarnv1.CreateJoinTokenRequest{

@@ -32,7 +32,8 @@ const (
 // grants is the whole table procedure -> who. What is not in it nobody may call.
 func grants() map[string]grant {
 	table := map[string]grant{
-		tarnv1connect.JoinServiceJoinProcedure: nobody | authenticated,
+		tarnv1connect.JoinServiceJoinProcedure:  nobody | authenticated,
+		tarnv1connect.JoinServiceRenewProcedure: authenticated,
 
 		tarnv1connect.AgentServiceRegisterProcedure:    agent,
 		tarnv1connect.AgentServiceAssignmentsProcedure: agent,

@@ -46,8 +46,10 @@ func allowed(m protoreflect.MethodDescriptor) []string {
 	service, name := string(m.Parent().Name()), string(m.Name())
 	people := []string{"reader", "member", "operator"}
 	switch {
-	case service == "JoinService":
+	case name == "Join":
 		return append(people, "agent", "control", "nobody")
+	case name == "Renew":
+		return append(people, "agent", "control")
 	case service == "AgentService":
 		return []string{"agent"}
 	case name == "GetStatus":

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"net"
 
@@ -35,10 +34,6 @@ func (s *joins) Join(ctx context.Context, req *tarnv1.JoinRequest) (*tarnv1.Join
 	if err != nil {
 		return nil, err
 	}
-	// Before the token is spent: a broken request can be repeated with it.
-	if !signedCSR(req.GetCsr()) {
-		return nil, invalid("csr", "is not a certificate request in DER that signs itself")
-	}
 	used, err := record[*raftv1.JoinToken](s.propose(ctx, &raftv1.Command{Verb: &raftv1.Command_UseJoinToken{
 		UseJoinToken: &raftv1.UseJoinToken{Hash: token.Hash(), NodeId: req.GetNodeId()},
 	}}))
@@ -50,11 +45,6 @@ func (s *joins) Join(ctx context.Context, req *tarnv1.JoinRequest) (*tarnv1.Join
 		return nil, err
 	}
 	return s.admit(ctx, used, req)
-}
-
-func signedCSR(der []byte) bool {
-	csr, err := x509.ParseCertificateRequest(der)
-	return err == nil && csr.CheckSignature() == nil
 }
 
 // admit signs the certificate that the token is good for.
@@ -82,6 +72,24 @@ func (s *joins) admit(ctx context.Context, used *raftv1.JoinToken, req *tarnv1.J
 		out.CaKey, err = ca.KeyPEM()
 	}
 	return out, err
+}
+
+// Renew implements tarnv1connect.JoinServiceHandler. The new certificate says what
+// the caller's present one says, and nothing that the request asks for.
+func (s *joins) Renew(ctx context.Context, req *tarnv1.RenewRequest) (*tarnv1.RenewResponse, error) {
+	if s.Authority.CA == nil {
+		return nil, refused("", "this node has no key of the authority; ask one that has ca.key")
+	}
+	who := callerFrom(ctx).identity
+	subject := identity.Subject{Role: who.Role, ID: who.ID, Project: who.Project, ProjectRole: who.ProjectRole}
+	if who.Role == identity.RoleAgent || who.Role == identity.RoleControl {
+		subject.IPs = callerIP(ctx)
+	}
+	cert, err := s.Authority.CA.IssueCSR(subject, req.GetCsr())
+	if err != nil {
+		return nil, err
+	}
+	return &tarnv1.RenewResponse{Certificate: cert, Ca: s.Authority.CA.CertPEM()}, nil
 }
 
 // callerIP lets standard HTTPS clients talk to the node under the address it came from.

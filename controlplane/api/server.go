@@ -81,7 +81,10 @@ type Config struct {
 	LeaseDuration time.Duration
 	// Observe is called once per request; nil for none.
 	Observe func(procedure, code string, took time.Duration)
-	Logger  *slog.Logger
+	// Count is told of decisions: "placement" placed, refused or conflict; "report"
+	// taken, stale or unknown_host; "lease" granted, revoked or refused. Nil for none.
+	Count  func(what, result string, n int)
+	Logger *slog.Logger
 	// Reflection serves the gRPC reflection service to operators.
 	Reflection bool
 }
@@ -98,6 +101,9 @@ func (c *Config) check() error {
 	}
 	if c.Observe == nil {
 		c.Observe = func(string, string, time.Duration) {}
+	}
+	if c.Count == nil {
+		c.Count = func(string, string, int) {}
 	}
 	if c.Authority.Addresses == nil {
 		c.Authority.Addresses = func() []string { return nil }

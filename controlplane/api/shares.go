@@ -344,12 +344,15 @@ func (c *core) placed(ctx context.Context, plan func(*raftfsm.View) (*raftv1.Com
 			return cmd, putInto(cmd, chosen)
 		})
 		if err == nil {
+			c.Count("placement", "placed", 1)
 			return made, nil
 		}
 		c.placer.forget()
 		if !conflicting(err) || err == lastErr {
+			c.Count("placement", "refused", 1)
 			return nil, err
 		}
+		c.Count("placement", "conflict", 1)
 		last, lastErr = chosen, err
 	}
 	return nil, lastErr

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"crypto/x509"
 	"time"
 
 	"tarn/controlplane/identity"
@@ -110,10 +111,21 @@ func addOperatorRules(r rules) {
 	on(r, func(c *checker, m *tarnv1.JoinRequest) {
 		c.required("token", m.GetToken())
 		c.id("node_id", m.GetNodeId())
-		if n := len(m.GetCsr()); n == 0 || n > maxCSR {
-			c.fail("csr", "has %d bytes, 1 to %d are allowed", n, maxCSR)
-		}
+		c.csr(m.GetCsr())
 	})
+	on(r, func(c *checker, m *tarnv1.RenewRequest) { c.csr(m.GetCsr()) })
+}
+
+func (c *checker) csr(der []byte) {
+	if n := len(der); n == 0 || n > maxCSR {
+		c.fail("csr", "has %d bytes, 1 to %d are allowed", n, maxCSR)
+		return
+	}
+	// Before a token is spent on it: a broken request can be repeated.
+	request, err := x509.ParseCertificateRequest(der)
+	if err != nil || request.CheckSignature() != nil {
+		c.fail("csr", "is not a certificate request in DER that signs itself")
+	}
 }
 
 func (c *checker) joinToken(m *tarnv1.CreateJoinTokenRequest) {

@@ -1336,6 +1336,104 @@ func (x *JoinRequest) GetNodeId() string {
 	return ""
 }
 
+type RenewRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// DER of an x509 certificate request with the new key.
+	Csr           []byte `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewRequest) Reset() {
+	*x = RenewRequest{}
+	mi := &file_tarn_v1_operator_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewRequest) ProtoMessage() {}
+
+func (x *RenewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_operator_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
+func (*RenewRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RenewRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+type RenewResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PEM.
+	Certificate   []byte `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Ca            []byte `protobuf:"bytes,2,opt,name=ca,proto3" json:"ca,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewResponse) Reset() {
+	*x = RenewResponse{}
+	mi := &file_tarn_v1_operator_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewResponse) ProtoMessage() {}
+
+func (x *RenewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_operator_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
+func (*RenewResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RenewResponse) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *RenewResponse) GetCa() []byte {
+	if x != nil {
+		return x.Ca
+	}
+	return nil
+}
+
 type JoinResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// PEM.
@@ -1353,7 +1451,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[20]
+	mi := &file_tarn_v1_operator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1463,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[20]
+	mi := &file_tarn_v1_operator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1476,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *JoinResponse) GetCertificate() []byte {
@@ -1530,7 +1628,12 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\vJoinRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x17\n" +
-	"\anode_id\x18\x03 \x01(\tR\x06nodeId\"\xc2\x01\n" +
+	"\anode_id\x18\x03 \x01(\tR\x06nodeId\" \n" +
+	"\fRenewRequest\x12\x10\n" +
+	"\x03csr\x18\x01 \x01(\fR\x03csr\"A\n" +
+	"\rRenewResponse\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
+	"\x02ca\x18\x02 \x01(\fR\x02ca\"\xc2\x01\n" +
 	"\fJoinResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
 	"\x02ca\x18\x02 \x01(\fR\x02ca\x12\x1d\n" +
@@ -1557,9 +1660,10 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\rAddRaftServer\x12\x1d.tarn.v1.AddRaftServerRequest\x1a .tarn.v1.ListRaftServersResponse\x12V\n" +
 	"\x10RemoveRaftServer\x12 .tarn.v1.RemoveRaftServerRequest\x1a .tarn.v1.ListRaftServersResponse\x12T\n" +
 	"\x0fCreateJoinToken\x12\x1f.tarn.v1.CreateJoinTokenRequest\x1a .tarn.v1.CreateJoinTokenResponse\x126\n" +
-	"\x05Hello\x12\x15.tarn.v1.HelloRequest\x1a\x16.tarn.v1.HelloResponse2B\n" +
+	"\x05Hello\x12\x15.tarn.v1.HelloRequest\x1a\x16.tarn.v1.HelloResponse2z\n" +
 	"\vJoinService\x123\n" +
-	"\x04Join\x12\x14.tarn.v1.JoinRequest\x1a\x15.tarn.v1.JoinResponseB\x1bZ\x19tarn/proto/tarn/v1;tarnv1b\x06proto3"
+	"\x04Join\x12\x14.tarn.v1.JoinRequest\x1a\x15.tarn.v1.JoinResponse\x126\n" +
+	"\x05Renew\x12\x15.tarn.v1.RenewRequest\x1a\x16.tarn.v1.RenewResponseB\x1bZ\x19tarn/proto/tarn/v1;tarnv1b\x06proto3"
 
 var (
 	file_tarn_v1_operator_proto_rawDescOnce sync.Once
@@ -1573,7 +1677,7 @@ func file_tarn_v1_operator_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_operator_proto_rawDescData
 }
 
-var file_tarn_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_tarn_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_tarn_v1_operator_proto_goTypes = []any{
 	(*ListHostsRequest)(nil),              // 0: tarn.v1.ListHostsRequest
 	(*ListHostsResponse)(nil),             // 1: tarn.v1.ListHostsResponse
@@ -1595,45 +1699,47 @@ var file_tarn_v1_operator_proto_goTypes = []any{
 	(*HelloRequest)(nil),                  // 17: tarn.v1.HelloRequest
 	(*HelloResponse)(nil),                 // 18: tarn.v1.HelloResponse
 	(*JoinRequest)(nil),                   // 19: tarn.v1.JoinRequest
-	(*JoinResponse)(nil),                  // 20: tarn.v1.JoinResponse
-	(Consistency)(0),                      // 21: tarn.v1.Consistency
-	(HostState)(0),                        // 22: tarn.v1.HostState
-	(*Host)(nil),                          // 23: tarn.v1.Host
-	(*Pool)(nil),                          // 24: tarn.v1.Pool
-	(HostAdminState)(0),                   // 25: tarn.v1.HostAdminState
-	(*AvailabilityZone)(nil),              // 26: tarn.v1.AvailabilityZone
-	(*durationpb.Duration)(nil),           // 27: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),         // 28: google.protobuf.Timestamp
-	(*GetRequest)(nil),                    // 29: tarn.v1.GetRequest
-	(*Empty)(nil),                         // 30: tarn.v1.Empty
+	(*RenewRequest)(nil),                  // 20: tarn.v1.RenewRequest
+	(*RenewResponse)(nil),                 // 21: tarn.v1.RenewResponse
+	(*JoinResponse)(nil),                  // 22: tarn.v1.JoinResponse
+	(Consistency)(0),                      // 23: tarn.v1.Consistency
+	(HostState)(0),                        // 24: tarn.v1.HostState
+	(*Host)(nil),                          // 25: tarn.v1.Host
+	(*Pool)(nil),                          // 26: tarn.v1.Pool
+	(HostAdminState)(0),                   // 27: tarn.v1.HostAdminState
+	(*AvailabilityZone)(nil),              // 28: tarn.v1.AvailabilityZone
+	(*durationpb.Duration)(nil),           // 29: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),         // 30: google.protobuf.Timestamp
+	(*GetRequest)(nil),                    // 31: tarn.v1.GetRequest
+	(*Empty)(nil),                         // 32: tarn.v1.Empty
 }
 var file_tarn_v1_operator_proto_depIdxs = []int32{
-	21, // 0: tarn.v1.ListHostsRequest.consistency:type_name -> tarn.v1.Consistency
-	22, // 1: tarn.v1.ListHostsRequest.state:type_name -> tarn.v1.HostState
-	23, // 2: tarn.v1.ListHostsResponse.hosts:type_name -> tarn.v1.Host
-	21, // 3: tarn.v1.ListPoolsRequest.consistency:type_name -> tarn.v1.Consistency
+	23, // 0: tarn.v1.ListHostsRequest.consistency:type_name -> tarn.v1.Consistency
+	24, // 1: tarn.v1.ListHostsRequest.state:type_name -> tarn.v1.HostState
+	25, // 2: tarn.v1.ListHostsResponse.hosts:type_name -> tarn.v1.Host
+	23, // 3: tarn.v1.ListPoolsRequest.consistency:type_name -> tarn.v1.Consistency
 	5,  // 4: tarn.v1.ListPoolsResponse.pools:type_name -> tarn.v1.PoolView
-	24, // 5: tarn.v1.PoolView.pool:type_name -> tarn.v1.Pool
-	22, // 6: tarn.v1.PoolView.state:type_name -> tarn.v1.HostState
-	25, // 7: tarn.v1.PoolView.admin_state:type_name -> tarn.v1.HostAdminState
-	21, // 8: tarn.v1.ListAvailabilityZonesRequest.consistency:type_name -> tarn.v1.Consistency
-	26, // 9: tarn.v1.ListAvailabilityZonesResponse.availability_zones:type_name -> tarn.v1.AvailabilityZone
-	21, // 10: tarn.v1.GetStatusRequest.consistency:type_name -> tarn.v1.Consistency
+	26, // 5: tarn.v1.PoolView.pool:type_name -> tarn.v1.Pool
+	24, // 6: tarn.v1.PoolView.state:type_name -> tarn.v1.HostState
+	27, // 7: tarn.v1.PoolView.admin_state:type_name -> tarn.v1.HostAdminState
+	23, // 8: tarn.v1.ListAvailabilityZonesRequest.consistency:type_name -> tarn.v1.Consistency
+	28, // 9: tarn.v1.ListAvailabilityZonesResponse.availability_zones:type_name -> tarn.v1.AvailabilityZone
+	23, // 10: tarn.v1.GetStatusRequest.consistency:type_name -> tarn.v1.Consistency
 	10, // 11: tarn.v1.ClusterStatus.raft_servers:type_name -> tarn.v1.RaftServer
-	27, // 12: tarn.v1.ClusterStatus.worst_lag:type_name -> google.protobuf.Duration
-	27, // 13: tarn.v1.RaftServer.last_contact:type_name -> google.protobuf.Duration
+	29, // 12: tarn.v1.ClusterStatus.worst_lag:type_name -> google.protobuf.Duration
+	29, // 13: tarn.v1.RaftServer.last_contact:type_name -> google.protobuf.Duration
 	10, // 14: tarn.v1.ListRaftServersResponse.servers:type_name -> tarn.v1.RaftServer
-	27, // 15: tarn.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
-	28, // 16: tarn.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	29, // 15: tarn.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
+	30, // 16: tarn.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
 	10, // 17: tarn.v1.HelloRequest.known:type_name -> tarn.v1.RaftServer
 	10, // 18: tarn.v1.HelloRequest.founders:type_name -> tarn.v1.RaftServer
 	10, // 19: tarn.v1.HelloResponse.known:type_name -> tarn.v1.RaftServer
-	29, // 20: tarn.v1.HostService.GetHost:input_type -> tarn.v1.GetRequest
+	31, // 20: tarn.v1.HostService.GetHost:input_type -> tarn.v1.GetRequest
 	0,  // 21: tarn.v1.HostService.ListHosts:input_type -> tarn.v1.ListHostsRequest
-	29, // 22: tarn.v1.HostService.EnableHost:input_type -> tarn.v1.GetRequest
+	31, // 22: tarn.v1.HostService.EnableHost:input_type -> tarn.v1.GetRequest
 	2,  // 23: tarn.v1.HostService.DisableHost:input_type -> tarn.v1.DisableHostRequest
 	2,  // 24: tarn.v1.HostService.DrainHost:input_type -> tarn.v1.DisableHostRequest
-	29, // 25: tarn.v1.HostService.RemoveHost:input_type -> tarn.v1.GetRequest
+	31, // 25: tarn.v1.HostService.RemoveHost:input_type -> tarn.v1.GetRequest
 	3,  // 26: tarn.v1.HostService.ListPools:input_type -> tarn.v1.ListPoolsRequest
 	6,  // 27: tarn.v1.HostService.ListAvailabilityZones:input_type -> tarn.v1.ListAvailabilityZonesRequest
 	8,  // 28: tarn.v1.OperatorService.GetStatus:input_type -> tarn.v1.GetStatusRequest
@@ -1643,23 +1749,25 @@ var file_tarn_v1_operator_proto_depIdxs = []int32{
 	15, // 32: tarn.v1.OperatorService.CreateJoinToken:input_type -> tarn.v1.CreateJoinTokenRequest
 	17, // 33: tarn.v1.OperatorService.Hello:input_type -> tarn.v1.HelloRequest
 	19, // 34: tarn.v1.JoinService.Join:input_type -> tarn.v1.JoinRequest
-	23, // 35: tarn.v1.HostService.GetHost:output_type -> tarn.v1.Host
-	1,  // 36: tarn.v1.HostService.ListHosts:output_type -> tarn.v1.ListHostsResponse
-	23, // 37: tarn.v1.HostService.EnableHost:output_type -> tarn.v1.Host
-	23, // 38: tarn.v1.HostService.DisableHost:output_type -> tarn.v1.Host
-	23, // 39: tarn.v1.HostService.DrainHost:output_type -> tarn.v1.Host
-	30, // 40: tarn.v1.HostService.RemoveHost:output_type -> tarn.v1.Empty
-	4,  // 41: tarn.v1.HostService.ListPools:output_type -> tarn.v1.ListPoolsResponse
-	7,  // 42: tarn.v1.HostService.ListAvailabilityZones:output_type -> tarn.v1.ListAvailabilityZonesResponse
-	9,  // 43: tarn.v1.OperatorService.GetStatus:output_type -> tarn.v1.ClusterStatus
-	12, // 44: tarn.v1.OperatorService.ListRaftServers:output_type -> tarn.v1.ListRaftServersResponse
-	12, // 45: tarn.v1.OperatorService.AddRaftServer:output_type -> tarn.v1.ListRaftServersResponse
-	12, // 46: tarn.v1.OperatorService.RemoveRaftServer:output_type -> tarn.v1.ListRaftServersResponse
-	16, // 47: tarn.v1.OperatorService.CreateJoinToken:output_type -> tarn.v1.CreateJoinTokenResponse
-	18, // 48: tarn.v1.OperatorService.Hello:output_type -> tarn.v1.HelloResponse
-	20, // 49: tarn.v1.JoinService.Join:output_type -> tarn.v1.JoinResponse
-	35, // [35:50] is the sub-list for method output_type
-	20, // [20:35] is the sub-list for method input_type
+	20, // 35: tarn.v1.JoinService.Renew:input_type -> tarn.v1.RenewRequest
+	25, // 36: tarn.v1.HostService.GetHost:output_type -> tarn.v1.Host
+	1,  // 37: tarn.v1.HostService.ListHosts:output_type -> tarn.v1.ListHostsResponse
+	25, // 38: tarn.v1.HostService.EnableHost:output_type -> tarn.v1.Host
+	25, // 39: tarn.v1.HostService.DisableHost:output_type -> tarn.v1.Host
+	25, // 40: tarn.v1.HostService.DrainHost:output_type -> tarn.v1.Host
+	32, // 41: tarn.v1.HostService.RemoveHost:output_type -> tarn.v1.Empty
+	4,  // 42: tarn.v1.HostService.ListPools:output_type -> tarn.v1.ListPoolsResponse
+	7,  // 43: tarn.v1.HostService.ListAvailabilityZones:output_type -> tarn.v1.ListAvailabilityZonesResponse
+	9,  // 44: tarn.v1.OperatorService.GetStatus:output_type -> tarn.v1.ClusterStatus
+	12, // 45: tarn.v1.OperatorService.ListRaftServers:output_type -> tarn.v1.ListRaftServersResponse
+	12, // 46: tarn.v1.OperatorService.AddRaftServer:output_type -> tarn.v1.ListRaftServersResponse
+	12, // 47: tarn.v1.OperatorService.RemoveRaftServer:output_type -> tarn.v1.ListRaftServersResponse
+	16, // 48: tarn.v1.OperatorService.CreateJoinToken:output_type -> tarn.v1.CreateJoinTokenResponse
+	18, // 49: tarn.v1.OperatorService.Hello:output_type -> tarn.v1.HelloResponse
+	22, // 50: tarn.v1.JoinService.Join:output_type -> tarn.v1.JoinResponse
+	21, // 51: tarn.v1.JoinService.Renew:output_type -> tarn.v1.RenewResponse
+	36, // [36:52] is the sub-list for method output_type
+	20, // [20:36] is the sub-list for method input_type
 	20, // [20:20] is the sub-list for extension type_name
 	20, // [20:20] is the sub-list for extension extendee
 	0,  // [0:20] is the sub-list for field type_name
@@ -1678,7 +1786,7 @@ func file_tarn_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_operator_proto_rawDesc), len(file_tarn_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

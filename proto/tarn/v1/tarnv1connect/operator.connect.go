@@ -73,6 +73,8 @@ const (
 	OperatorServiceHelloProcedure = "/tarn.v1.OperatorService/Hello"
 	// JoinServiceJoinProcedure is the fully-qualified name of the JoinService's Join RPC.
 	JoinServiceJoinProcedure = "/tarn.v1.JoinService/Join"
+	// JoinServiceRenewProcedure is the fully-qualified name of the JoinService's Renew RPC.
+	JoinServiceRenewProcedure = "/tarn.v1.JoinService/Renew"
 )
 
 // HostServiceClient is a client for the tarn.v1.HostService service.
@@ -600,6 +602,9 @@ func (UnimplementedOperatorServiceHandler) Hello(context.Context, *v1.HelloReque
 // JoinServiceClient is a client for the tarn.v1.JoinService service.
 type JoinServiceClient interface {
 	Join(context.Context, *v1.JoinRequest) (*v1.JoinResponse, error)
+	// Renew gives the caller a new certificate for the identity it already has, before
+	// the old one runs out. Any authenticated role.
+	Renew(context.Context, *v1.RenewRequest) (*v1.RenewResponse, error)
 }
 
 // NewJoinServiceClient constructs a client for the tarn.v1.JoinService service. By default, it uses
@@ -619,12 +624,19 @@ func NewJoinServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(joinServiceMethods.ByName("Join")),
 			connect.WithClientOptions(opts...),
 		),
+		renew: connect.NewClient[v1.RenewRequest, v1.RenewResponse](
+			httpClient,
+			baseURL+JoinServiceRenewProcedure,
+			connect.WithSchema(joinServiceMethods.ByName("Renew")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // joinServiceClient implements JoinServiceClient.
 type joinServiceClient struct {
-	join *connect.Client[v1.JoinRequest, v1.JoinResponse]
+	join  *connect.Client[v1.JoinRequest, v1.JoinResponse]
+	renew *connect.Client[v1.RenewRequest, v1.RenewResponse]
 }
 
 // Join calls tarn.v1.JoinService.Join.
@@ -636,9 +648,21 @@ func (c *joinServiceClient) Join(ctx context.Context, req *v1.JoinRequest) (*v1.
 	return nil, err
 }
 
+// Renew calls tarn.v1.JoinService.Renew.
+func (c *joinServiceClient) Renew(ctx context.Context, req *v1.RenewRequest) (*v1.RenewResponse, error) {
+	response, err := c.renew.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // JoinServiceHandler is an implementation of the tarn.v1.JoinService service.
 type JoinServiceHandler interface {
 	Join(context.Context, *v1.JoinRequest) (*v1.JoinResponse, error)
+	// Renew gives the caller a new certificate for the identity it already has, before
+	// the old one runs out. Any authenticated role.
+	Renew(context.Context, *v1.RenewRequest) (*v1.RenewResponse, error)
 }
 
 // NewJoinServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -654,10 +678,18 @@ func NewJoinServiceHandler(svc JoinServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(joinServiceMethods.ByName("Join")),
 		connect.WithHandlerOptions(opts...),
 	)
+	joinServiceRenewHandler := connect.NewUnaryHandlerSimple(
+		JoinServiceRenewProcedure,
+		svc.Renew,
+		connect.WithSchema(joinServiceMethods.ByName("Renew")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/tarn.v1.JoinService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case JoinServiceJoinProcedure:
 			joinServiceJoinHandler.ServeHTTP(w, r)
+		case JoinServiceRenewProcedure:
+			joinServiceRenewHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -669,4 +701,8 @@ type UnimplementedJoinServiceHandler struct{}
 
 func (UnimplementedJoinServiceHandler) Join(context.Context, *v1.JoinRequest) (*v1.JoinResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.JoinService.Join is not implemented"))
+}
+
+func (UnimplementedJoinServiceHandler) Renew(context.Context, *v1.RenewRequest) (*v1.RenewResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.JoinService.Renew is not implemented"))
 }
