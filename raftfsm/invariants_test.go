@@ -51,8 +51,8 @@ func checkShareInvariants(t tb, v *View, s *tarnv1.Share) {
 		if r.GetReplicaState() == tarnv1.ReplicaState_REPLICA_STATE_IN_SYNC {
 			checkInSync(t, v, r)
 		}
-		if promoting := r.GetStatus() == tarnv1.Status_STATUS_REPLICATION_CHANGE; fencing(s) && promoting != (r.GetId() == f.GetTargetReplicaId()) {
-			t.Errorf("share %s in promotion: replica %s is %v", s.GetId(), r.GetId(), r.GetStatus())
+		if r.GetId() == f.GetTargetReplicaId() && r.GetStatus() != tarnv1.Status_STATUS_REPLICATION_CHANGE {
+			t.Errorf("share %s in promotion: its target %s is %v", s.GetId(), r.GetId(), r.GetStatus())
 		}
 	}
 	switch s.GetReplicationType() {
