@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -115,6 +116,23 @@ func TestForeignCertificateIsRefusedAtStart(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+func TestCertificateIsRenewedBeforeItEnds(t *testing.T) {
+	h := newHarness(t, 1)
+	n := h.leader()
+	n.stop(t)
+	pki := filepath.Join(n.cfg.DataDir, "pki")
+	h.issue(pki, identity.Subject{Role: identity.RoleControl, ID: n.ID(), TTL: time.Hour})
+	cfg := n.cfg
+	cfg.Socket, cfg.AdminSocket = nil, socket(t)
+	h.nodes = nil
+	h.start(cfg)
+	h.await("a new certificate", func() bool {
+		m, err := identity.LoadMaterial(pki)
+		return err == nil && time.Until(m.NotAfter()) > 24*time.Hour && m.Identity().ID == n.ID()
+	})
+	h.leader()
 }
 
 // TestAgentsAndClientsCannotSpeakRaft wants the port to refuse Raft's protocol to

@@ -206,6 +206,7 @@ func (n *Node) Run(ctx context.Context) error {
 		return n.consensus.Run(ctx)
 	})
 	group.Go(func() error { return n.admin().Run(ctx) })
+	group.Go(func() error { return n.renew(ctx) })
 	if n.ring != nil {
 		group.Go(func() error { return n.ring.Run(ctx) })
 	}
