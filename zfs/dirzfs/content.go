@@ -1,0 +1,140 @@
+package dirzfs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"tarn/zfs/dirzfs/internal/tree"
+)
+
+// parallelChunks is how many chunks of a large file one goroutine reads in a row.
+const parallelChunks = 16
+
+// chunkBuffers lends buffers of one chunk. Each pool of work makes its own.
+func newBuffers() *sync.Pool {
+	return &sync.Pool{New: func() any { b := make([]byte, tree.ChunkSize); return &b }}
+}
+
+// content reads a file's chunks into the entry.
+func (w *walker) content(ctx context.Context, d *dir, name string, e *tree.Entry) error {
+	f, err := d.open(name, unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return os.ErrNotExist // replaced since it was listed
+	}
+	e.Size = st.Size
+	refs := make([]tree.Ref, tree.ChunkCount(st.Size))
+	r := chunkReader{w: w, f: f, size: st.Size, sparse: st.Blocks*512 < st.Size, buffers: newBuffers()}
+	if err := r.all(ctx, refs); err != nil {
+		return err
+	}
+	for i := range refs {
+		if !refs[i].Hash.IsZero() {
+			e.Bytes += int64(tree.ChunkLen(e.Size, i))
+		}
+	}
+	return e.SetRefs(refs, w.putNew)
+}
+
+// chunkReader reads one file.
+type chunkReader struct {
+	w       *walker
+	f       *os.File
+	size    int64
+	sparse  bool
+	buffers *sync.Pool
+}
+
+func (r *chunkReader) all(ctx context.Context, refs []tree.Ref) error {
+	if len(refs) <= parallelChunks {
+		return r.some(ctx, refs, 0)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.NumCPU())
+	for first := 0; first < len(refs); first += parallelChunks {
+		g.Go(func() error {
+			return r.some(ctx, refs[first:min(first+parallelChunks, len(refs))], first)
+		})
+	}
+	return g.Wait()
+}
+
+func (r *chunkReader) some(ctx context.Context, refs []tree.Ref, first int) error {
+	if len(refs) == 0 {
+		return nil
+	}
+	buf := r.buffers.Get().(*[]byte)
+	defer r.buffers.Put(buf)
+	for i := range refs {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if r.hole(first + i) {
+			continue
+		}
+		if err := r.one(&refs[i], first+i, *buf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hole asks the file system of a sparse file whether a chunk has any data.
+func (r *chunkReader) hole(i int) bool {
+	if !r.sparse {
+		return false
+	}
+	off := int64(i) * tree.ChunkSize
+	// Descriptor offsets do not matter here: chunks are read with pread.
+	data, err := unix.Seek(int(r.f.Fd()), off, unix.SEEK_DATA)
+	return errors.Is(err, unix.ENXIO) || err == nil && data >= off+tree.ChunkSize
+}
+
+func (r *chunkReader) one(ref *tree.Ref, i int, buf []byte) error {
+	data := buf[:tree.ChunkLen(r.size, i)]
+	n, err := r.f.ReadAt(data, int64(i)*tree.ChunkSize)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	clear(data[n:]) // the file became shorter: the second stat will tell
+	full, part := zeros(data)
+	if full {
+		return nil
+	}
+	*ref = tree.Ref{Hash: tree.Sum(data), Zeros: part}
+	if !r.w.keep {
+		return nil
+	}
+	return r.w.batch.Chunk(ref.Hash, data)
+}
+
+// zeros tells whether all of data is zero, and whether any whole block is.
+func zeros(data []byte) (all, some bool) {
+	all = true
+	var zero [tree.BlockSize]byte
+	for len(data) > 0 {
+		n := min(len(data), tree.BlockSize)
+		if bytes.Equal(data[:n], zero[:n]) {
+			some = some || n == tree.BlockSize
+		} else {
+			all = false
+		}
+		data = data[n:]
+	}
+	return all, some
+}

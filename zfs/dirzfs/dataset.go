@@ -1,0 +1,418 @@
+package dirzfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"tarn/zfs"
+	"tarn/zfs/dirzfs/internal/store"
+	"tarn/zfs/dirzfs/internal/tree"
+)
+
+// Create makes a filesystem. It is mounted only if props say canmount=on.
+func (h *Host) Create(ctx context.Context, name string, props map[string]string, parents bool) error {
+	p, err := h.dataset(ctx, name)
+	if err != nil {
+		return fail("create", name, err)
+	}
+	return fail("create", name, p.create(ctx, name, props, parents))
+}
+
+func (p *pool) create(ctx context.Context, name string, props map[string]string, parents bool) error {
+	clean, err := p.checkProperties(name, props)
+	if err != nil {
+		return err
+	}
+	var made []*datasetRec
+	err = p.update(func(m meta) error {
+		if parents {
+			if made, err = p.newParents(m, name); err != nil {
+				return err
+			}
+		}
+		ds, err := p.newDataset(m, name, clean)
+		made = append(made, ds)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, ds := range made {
+		if err := p.makeHead(ds); err != nil {
+			return err
+		}
+		p.quiet.setFree(ds.GUID, true)
+	}
+	if clean[zfs.PropCanMount] != "on" {
+		return nil
+	}
+	return p.mount(ctx, name)
+}
+
+func (p *pool) newParents(m meta, name string) (made []*datasetRec, err error) {
+	for i := len(p.name); ; {
+		next := strings.IndexByte(name[min(i+1, len(name)):], '/')
+		if next < 0 {
+			return made, nil
+		}
+		i += 1 + next
+		if _, err := m.dataset(name[:i]); err == nil {
+			continue
+		}
+		ds, err := p.newDataset(m, name[:i], map[string]string{zfs.PropCanMount: "off"})
+		if err != nil {
+			return nil, err
+		}
+		made = append(made, ds)
+	}
+}
+
+// newDataset writes the record of a new filesystem. Its directory comes after the
+// commit; recovery makes it after a crash.
+func (p *pool) newDataset(m meta, name string, props map[string]string) (*datasetRec, error) {
+	if _, err := m.dataset(name); err == nil {
+		return nil, fmt.Errorf("%w: %s", zfs.ErrExists, name)
+	}
+	if parent := parentOf(name); parent != "" {
+		d, err := m.dataset(parent)
+		if err != nil {
+			return nil, err
+		}
+		if d.Inconsistent {
+			return nil, fmt.Errorf("%w: %s is not completely received", zfs.ErrBusy, parent)
+		}
+	}
+	txg, err := m.nextTXG()
+	if err != nil {
+		return nil, err
+	}
+	ds := &datasetRec{Name: name, GUID: newGUID(), TXG: txg, Creation: time.Now().Unix(), Props: props}
+	return ds, m.putDataset(ds)
+}
+
+// makeHead makes a dataset's empty directory, open to its owner as a new ZFS
+// filesystem is.
+func (p *pool) makeHead(ds *datasetRec) error {
+	path := p.headDir(ds.GUID)
+	if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return os.Chmod(path, 0o755) //nolint:gosec // the mode that clients see; the parent is 0700
+}
+
+// Dataset gives one filesystem as it is now. Written is measured by a walk.
+func (h *Host) Dataset(ctx context.Context, name string) (zfs.Dataset, error) {
+	p, err := h.dataset(ctx, name)
+	if err != nil {
+		return zfs.Dataset{}, fail("get", name, err)
+	}
+	d, err := p.describe(ctx, name)
+	return d, fail("get", name, err)
+}
+
+// Datasets gives root and all below it in name order.
+func (h *Host) Datasets(ctx context.Context, root string) ([]zfs.Dataset, error) {
+	p, err := h.dataset(ctx, root)
+	if err != nil {
+		return nil, fail("list", root, err)
+	}
+	var names []string
+	err = p.view(func(m meta) error {
+		if _, err := m.dataset(root); err != nil {
+			return err
+		}
+		list, err := m.below(root)
+		for _, d := range list {
+			names = append(names, d.Name)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fail("list", root, err)
+	}
+	slices.Sort(names)
+	return p.describeAll(ctx, names)
+}
+
+func (p *pool) describeAll(ctx context.Context, names []string) ([]zfs.Dataset, error) {
+	list := make([]zfs.Dataset, 0, len(names))
+	for _, n := range names {
+		d, err := p.describe(ctx, n)
+		if errors.Is(err, zfs.ErrNotExist) {
+			continue // destroyed since it was listed
+		}
+		if err != nil {
+			return nil, fail("list", n, err)
+		}
+		list = append(list, d)
+	}
+	return list, nil
+}
+
+func (p *pool) describe(ctx context.Context, name string) (zfs.Dataset, error) {
+	recs, unlock, err := p.lockHeads(ctx, name)
+	if err != nil {
+		return zfs.Dataset{}, err
+	}
+	defer unlock()
+	ds := recs[name]
+	written, err := p.written(ctx, ds)
+	if err != nil {
+		return zfs.Dataset{}, err
+	}
+	_, free, err := p.room()
+	if err != nil {
+		return zfs.Dataset{}, err
+	}
+	out := zfs.Dataset{
+		Name: name, GUID: ds.GUID, CreateTXG: ds.TXG, Mounted: p.isMounted(ds),
+		Quota: parseQuota(ds.Props[zfs.PropQuota]), Written: written,
+	}
+	return out, p.view(func(m meta) error { return p.describeIn(m, ds, &out, free) })
+}
+
+func (p *pool) describeIn(m meta, ds *datasetRec, out *zfs.Dataset, free int64) error {
+	below, err := m.usedBelow(ds.Name)
+	if err != nil {
+		return err
+	}
+	room, err := m.quotaRoom(ds)
+	if err != nil {
+		return err
+	}
+	out.Used, out.Available = below+out.Written, max(0, min(free, room-out.Written))
+	if out.Referenced, err = p.referenced(m, ds, out.Written); err != nil {
+		return err
+	}
+	if out.User, err = m.userProperties(ds); err != nil {
+		return err
+	}
+	ro, _, err := m.property(ds, zfs.PropReadOnly)
+	if err != nil {
+		return err
+	}
+	out.ReadOnly = ro == "on"
+	mp, _, err := m.property(ds, zfs.PropMountpoint)
+	if err != nil {
+		return err
+	}
+	if mp != "none" {
+		out.Mountpoint = p.mountDir(ds.Name)
+	}
+	return p.describeLinks(m, ds, out)
+}
+
+func (p *pool) describeLinks(m meta, ds *datasetRec, out *zfs.Dataset) error {
+	if ds.Origin != 0 {
+		s, err := m.origin(ds.Origin)
+		if err != nil {
+			return err
+		}
+		d, err := m.byGUID(s.Dataset)
+		if err != nil {
+			return err
+		}
+		out.Origin = d.Name + "@" + s.Name
+	}
+	part, err := m.partial(ds.GUID)
+	if err != nil || part == nil {
+		return err
+	}
+	out.ResumeToken, err = part.token()
+	return err
+}
+
+// referenced is the size of the head: that of its base and what was written since.
+func (p *pool) referenced(m meta, ds *datasetRec, written int64) (int64, error) {
+	s, err := m.newest(ds.GUID)
+	if err == nil && s == nil && ds.Origin != 0 {
+		s, err = m.origin(ds.Origin)
+	}
+	if err != nil || s == nil {
+		return written, err
+	}
+	return s.Referenced + written, nil
+}
+
+// Destroy removes a filesystem that has no snapshots, bookmarks aside, and no
+// children.
+func (h *Host) Destroy(ctx context.Context, name string) error {
+	p, err := h.dataset(ctx, name)
+	if err == nil && parentOf(name) == "" {
+		err = fmt.Errorf("%w: %s is a pool", zfs.ErrInvalid, name)
+	}
+	if err != nil {
+		return fail("destroy", name, err)
+	}
+	return fail("destroy", name, p.destroy(ctx, name))
+}
+
+func (p *pool) destroy(ctx context.Context, name string) error {
+	recs, unlock, err := p.lockHeads(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	ds := recs[name]
+	if err := p.destroyable(ds); err != nil {
+		return err
+	}
+	if err := p.unmountLocked(ctx, ds, false); err != nil {
+		return err
+	}
+	if err := p.update(func(m meta) error { return m.deleteDataset(ds) }); err != nil {
+		return err
+	}
+	p.quiet.setFree(ds.GUID, false)
+	_ = os.Remove(fenceFile(p.dir, name)) // without its dataset it does nothing
+	p.sweep()
+	return p.removeHead(ds)
+}
+
+func (p *pool) removeHead(ds *datasetRec) error {
+	d, err := openTop(filepath.Join(p.dir, "heads"))
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	return d.removeAll(ds.GUID.String())
+}
+
+func (p *pool) destroyable(ds *datasetRec) error {
+	if p.busy.isReceiving(ds.GUID) {
+		return fmt.Errorf("%w: %s is being received", zfs.ErrBusy, ds.Name)
+	}
+	return p.view(func(m meta) error {
+		list, err := m.below(ds.Name)
+		if err != nil {
+			return err
+		}
+		if len(list) > 1 {
+			return fmt.Errorf("%w: %s", zfs.ErrHasSnapshots, list[1].Name)
+		}
+		s, err := m.newest(ds.GUID)
+		if err == nil && s != nil {
+			err = fmt.Errorf("%w: %s@%s", zfs.ErrHasSnapshots, ds.Name, s.Name)
+		}
+		return err
+	})
+}
+
+// deleteDataset removes a record with all that depends on it.
+func (m meta) deleteDataset(ds *datasetRec) error {
+	marks, err := m.bookmarks(ds.GUID)
+	if err != nil {
+		return err
+	}
+	for _, b := range marks {
+		if err := m.deleteBookmark(ds.GUID, b); err != nil {
+			return err
+		}
+	}
+	for _, h := range []tree.Hash{ds.At, ds.Want} {
+		if err := store.Unref(m.tx, h, store.Full); err != nil {
+			return err
+		}
+	}
+	id := idKey(uint64(ds.GUID))
+	return errors.Join(
+		m.dropPartial(ds.GUID),
+		dropSubBucket(m.tx, bucketIndex, ds.GUID), dropSubBucket(m.tx, bucketModes, ds.GUID),
+		m.tx.Bucket(bucketName).Delete(id), m.tx.Bucket(bucketDataset).Delete([]byte(ds.Name)))
+}
+
+// Rename moves a filesystem with its children inside the pool. Mounted ones move
+// their mountpoint, and must not be in use.
+func (h *Host) Rename(ctx context.Context, from, to string) error {
+	p, err := h.dataset(ctx, from)
+	if err == nil {
+		err = p.renamable(from, to)
+	}
+	if err != nil {
+		return fail("rename", from, err)
+	}
+	return fail("rename", from, p.rename(ctx, from, to))
+}
+
+func (p *pool) renamable(from, to string) error {
+	if err := zfs.ValidateDataset(to); err != nil {
+		return err
+	}
+	switch {
+	case parentOf(from) == "" || parentOf(to) == "":
+		return fmt.Errorf("%w: a pool is not renamed", zfs.ErrInvalid)
+	case !strings.HasPrefix(to, p.name+"/"):
+		return fmt.Errorf("%w: %s is in another pool", zfs.ErrInvalid, to)
+	case strings.HasPrefix(to+"/", from+"/"):
+		return fmt.Errorf("%w: %s is inside %s", zfs.ErrInvalid, to, from)
+	}
+	return nil
+}
+
+func (p *pool) rename(ctx context.Context, from, to string) error {
+	recs, unlock, err := p.lockBelow(ctx, from)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	var remount []*datasetRec
+	for _, ds := range recs {
+		if p.busy.isReceiving(ds.GUID) {
+			return errors.Join(fmt.Errorf("%w: %s is being received", zfs.ErrBusy, ds.Name), p.remount(ctx, remount))
+		}
+		if !p.isMounted(ds) {
+			continue
+		}
+		if err := p.unmountLocked(ctx, ds, false); err != nil {
+			return errors.Join(err, p.remount(ctx, remount))
+		}
+		remount = append(remount, ds)
+	}
+	err = p.update(func(m meta) error { return m.renameDatasets(recs, from, to) })
+	return errors.Join(err, p.remount(ctx, remount))
+}
+
+func (p *pool) remount(ctx context.Context, list []*datasetRec) error {
+	var errs []error
+	for _, ds := range list {
+		errs = append(errs, p.mountLocked(ctx, ds))
+	}
+	return errors.Join(errs...)
+}
+
+func (m meta) renameDatasets(recs map[string]*datasetRec, from, to string) error {
+	if _, err := m.dataset(to); err == nil {
+		return fmt.Errorf("%w: %s", zfs.ErrExists, to)
+	}
+	if _, err := m.dataset(parentOf(to)); err != nil {
+		return err
+	}
+	for _, ds := range recs {
+		if err := zfs.ValidateDataset(to + strings.TrimPrefix(ds.Name, from)); err != nil {
+			return err
+		}
+	}
+	for _, ds := range recs {
+		if err := m.tx.Bucket(bucketDataset).Delete([]byte(ds.Name)); err != nil {
+			return err
+		}
+		moved := *ds
+		moved.Name = to + strings.TrimPrefix(ds.Name, from)
+		if err := m.putDataset(&moved); err != nil {
+			return err
+		}
+	}
+	m.tx.OnCommit(func() {
+		for _, ds := range recs {
+			ds.Name = to + strings.TrimPrefix(ds.Name, from)
+		}
+	})
+	return nil
+}
