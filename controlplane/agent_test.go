@@ -37,7 +37,7 @@ func (h *harness) agent(name, zone string) *fakeAgent {
 		Id: a.id, Name: name, AvailabilityZone: zone, Address: "127.0.0.1:1", Backend: "dir", SessionId: a.session,
 		FenceClass: tarnv1.FenceClass_FENCE_CLASS_HELPER,
 		Pools: []*tarnv1.Pool{{
-			Name: "tank", ReplicationDomain: "test", TotalCapacityGib: 1000, FreeCapacityGib: 1000,
+			Name: "tank", ReplicationDomain: "test", TotalCapacityGib: 1_000_000, FreeCapacityGib: 1_000_000,
 			ReplicationTypes: []tarnv1.ReplicationType{tarnv1.ReplicationType_REPLICATION_TYPE_READABLE},
 			StorageProtocol:  "NFS", Health: "ONLINE", MaxOverSubscriptionRatio: 1,
 			Capabilities: map[string]string{"snapshot_support": "true"},
@@ -93,7 +93,7 @@ func (a *fakeAgent) next() *tarnv1.ReportRequest {
 	out := &tarnv1.ReportRequest{
 		HostId: a.id, SessionId: a.session, Sequence: a.sequence, AssignmentsRevision: a.revision, Full: true,
 		FenceClass: tarnv1.FenceClass_FENCE_CLASS_HELPER,
-		Pools:      []*tarnv1.PoolReport{{Name: "tank", TotalCapacityGib: 1000, FreeCapacityGib: 900, Health: "ONLINE"}},
+		Pools:      []*tarnv1.PoolReport{{Name: "tank", TotalCapacityGib: 1_000_000, FreeCapacityGib: 900_000, Health: "ONLINE"}},
 	}
 	for _, want := range a.desired {
 		out.Replicas = append(out.Replicas, a.obeyed(want))

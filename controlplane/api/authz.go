@@ -214,6 +214,7 @@ func publishes(msg any) bool {
 // deniedError says which rule forbids a request to this caller.
 type deniedError struct{ rule string }
 
+// Error implements error.
 func (e *deniedError) Error() string { return e.rule }
 
 func denied(format string, args ...any) error {

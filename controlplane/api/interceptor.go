@@ -50,6 +50,7 @@ type panicError struct {
 	stack []byte
 }
 
+// Error implements error; the text is for the log only.
 func (e *panicError) Error() string { return fmt.Sprintf("handler panicked: %v\n%s", e.value, e.stack) }
 
 // logging gives each request an id, translates its error, and writes one line.

@@ -44,6 +44,7 @@ func proseFields() map[protoreflect.Name]bool {
 // invalidError lists every field of a request that breaks a rule.
 type invalidError struct{ violations []*tarnv1.FieldViolation }
 
+// Error implements error.
 func (e *invalidError) Error() string {
 	parts := make([]string, len(e.violations))
 	for i, v := range e.violations {
