@@ -86,7 +86,7 @@ func helperCommand(dir string) []string {
 func testBinary() string {
 	exe, err := os.Executable()
 	if err != nil {
-		panic(err)
+		return "/proc/self/exe"
 	}
 	return exe
 }

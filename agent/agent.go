@@ -1,0 +1,298 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"tarn/agent/export"
+	"tarn/agent/gossip"
+	"tarn/agent/lease"
+	"tarn/agent/replicate"
+	"tarn/agent/stream"
+	"tarn/controlplane/identity"
+	"tarn/metrics"
+	tarnv1 "tarn/proto/tarn/v1"
+)
+
+// Agent is one storage host's part in the cluster. Make it with New, Run it once.
+type Agent struct {
+	cfg      Config
+	log      *slog.Logger
+	hostID   string
+	session  string
+	material *identity.Material
+
+	storage  Storage
+	control  ControlPlane
+	hangUp   func() // ends the connections that New prepared
+	exports  *export.Directory
+	keeper   *lease.Keeper
+	deadman  *lease.Deadman // nil: nothing enforces the lease
+	board    *stream.Board
+	server   *stream.Server
+	client   *stream.Client
+	feed     *stream.Feed
+	cadences map[string]*replicate.Cadence // by pool
+	workers  *workers
+	reports  *reports
+	orphans  *orphans
+	ring     *gossip.Ring // nil: no gossip
+	registry *prometheus.Registry
+	counters *metrics.Agent
+
+	revision         atomic.Uint64 // of the assignments acted on
+	contact          atomic.Int64  // when the control plane last answered, for display
+	sweepKick        chan struct{}
+	heardAssignments sync.Once
+	assigned         chan struct{} // closed when the first assignments are acted on
+}
+
+// New checks cfg (after Defaults), opens the storage and prepares everything; it
+// starts nothing and calls nobody. The Agent holds the storage's lock from here
+// on: end it with Run, or with Close if Run is never called.
+func New(cfg Config) (*Agent, error) {
+	cfg = cfg.Defaults()
+	if problems := cfg.Validate(); len(problems) > 0 {
+		return nil, fmt.Errorf("configuration: %w", errors.Join(problems...))
+	}
+	a := &Agent{
+		cfg: cfg, log: cfg.Logger, sweepKick: make(chan struct{}, 1), assigned: make(chan struct{}),
+		board: stream.NewBoard(), hangUp: func() {},
+	}
+	if a.log == nil {
+		a.log = cfg.Log.New(os.Stderr)
+	}
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("create data directory: %w", err)
+	}
+	session, err := uuid.NewV7()
+	if err != nil {
+		return nil, fmt.Errorf("make session id: %w", err)
+	}
+	a.session = session.String()
+	if err := a.build(); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	return a, nil
+}
+
+// build makes the parts in the order in which they need each other.
+func (a *Agent) build() error {
+	a.registry = metrics.NewRegistry(metrics.Build{Version: a.cfg.Version, Revision: a.cfg.Revision, GoVersion: runtime.Version()})
+	a.counters = metrics.NewAgent(a.registry)
+	for _, part := range []func() error{
+		a.buildIdentity, a.buildStorage, a.buildControl, a.buildExports, a.buildLease,
+		a.buildStream, a.buildCadences, a.buildWorkers, a.buildGossip,
+	} {
+		if err := part(); err != nil {
+			return err
+		}
+	}
+	metrics.RegisterLocal(a.registry, a.local)
+	return nil
+}
+
+func (a *Agent) buildIdentity() (err error) {
+	if a.material, err = loadIdentity(a.cfg); err != nil {
+		return err
+	}
+	a.hostID = a.material.Identity().ID
+	a.log = a.log.With("agent", a.cfg.Name)
+	return nil
+}
+
+func (a *Agent) buildStorage() error {
+	engine, err := openStorage(a.cfg, a.log)
+	if err != nil {
+		return err
+	}
+	a.storage = measured{Storage: engine, commands: a.counters.StorageCommands, durations: a.counters.StorageCommandDuration}
+	return nil
+}
+
+func (a *Agent) buildExports() (err error) {
+	a.exports, err = export.NewDirectory(export.DirectoryConfig{
+		File: filepath.Join(a.cfg.DataDir, "exports.json"), Host: a.cfg.ExportHost,
+	})
+	return err
+}
+
+func (a *Agent) buildLease() (err error) {
+	var guard lease.Guard
+	if len(a.cfg.DeadmanCommand) > 0 {
+		a.deadman, err = lease.NewDeadman(lease.DeadmanConfig{
+			Command: append(slices.Clone(a.cfg.DeadmanCommand), a.cfg.DataDir), Fenced: a.fenced, Logger: a.log,
+		})
+		if err != nil {
+			return err
+		}
+		guard = a.deadman
+	} else {
+		a.log.Warn("no dead-man helper: the end of a lease proves nothing, forced promotions need an operator's word")
+	}
+	a.keeper, err = lease.NewKeeper(lease.Config{
+		HostID: a.hostID, SessionID: a.session, Renewer: a.control, Guard: guard,
+		Every: a.cfg.Lease.Renew, Margin: a.cfg.Lease.Margin, Logger: a.log,
+		Renewed: func(result string) { a.counters.LeaseRenewals.WithLabelValues(result).Inc() },
+	})
+	return err
+}
+
+// fenced hears what the dead-man did: the worker has to look again.
+func (a *Agent) fenced(target lease.Target, err error) {
+	result := "ok"
+	if err != nil {
+		result = "failed"
+	}
+	a.counters.FenceActions.WithLabelValues("deadman", result).Inc()
+	a.log.Warn("dead-man acted at the end of a lease", "dataset", target.Dataset, "err", err)
+	a.workers.recheck(target.Dataset)
+}
+
+func (a *Agent) buildCadences() error {
+	a.cadences = map[string]*replicate.Cadence{}
+	for _, p := range a.cfg.Pools {
+		cadence, err := replicate.NewCadence(replicate.CadenceConfig{
+			Engine: a.storage, Root: a.root(p.Name), Board: a.board, Logger: a.log,
+		})
+		if err != nil {
+			return err
+		}
+		a.cadences[p.Name] = cadence
+	}
+	return nil
+}
+
+func (a *Agent) buildWorkers() error {
+	a.workers = &workers{
+		make: a.newWorker, refused: a.refuse, log: a.log, units: map[string]*unit{},
+		ended: func(error) { a.counters.WorkerRestarts.WithLabelValues("error").Inc() },
+	}
+	roots := map[string]string{}
+	for _, p := range a.cfg.Pools {
+		roots[p.Name] = a.root(p.Name)
+	}
+	a.orphans = &orphans{storage: a.storage, exports: a.exports, roots: roots, assigned: a.assignedDatasets, log: a.log}
+	a.reports = newReports(a.cfg.ReportInterval)
+	a.reports.host, a.reports.session, a.reports.class = a.hostID, a.session, a.fenceClass()
+	a.reports.pools = a.storage.Pools
+	a.reports.failed = func(err error) { a.log.Warn("report was not taken", "err", err) }
+	a.reports.send = func(ctx context.Context, req *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error) {
+		return call(ctx, a, "Report", callTimeout, a.control.Report, req)
+	}
+	return nil
+}
+
+func (a *Agent) newWorker(as *tarnv1.Assignment) (*replicate.Worker, error) {
+	cadence := a.cadences[as.GetPool()]
+	if cadence == nil {
+		return nil, fmt.Errorf("host has no pool %q", as.GetPool())
+	}
+	return replicate.NewWorker(replicate.Config{
+		ReplicaID: as.GetReplicaId(), ShareID: as.GetShareId(), Pool: as.GetPool(), Base: a.cfg.Base,
+		Engine: a.storage, Source: limited{a.client, int64(a.cfg.Stream.RateLimit)}, Feed: a.feed, Board: a.board, Cadence: cadence,
+		Exports: a.exports, Lease: a.keeper, Publish: a.publish, Hooks: a.hooks(), Logger: a.log,
+	})
+}
+
+// publish passes on a worker's report, and lets the dead-man forget what cannot
+// be written here any more.
+func (a *Agent) publish(r *tarnv1.ReplicaReport) {
+	if harmless(r) {
+		if as := a.workers.assignment(r.GetReplicaId()); as != nil {
+			a.keeper.Settled(a.target(as))
+		}
+	}
+	a.reports.publish(r)
+}
+
+// harmless reports that the replica is unmounted or read-only, for certain: the
+// demotion was finished, the copy follows another, or nothing is left.
+func harmless(r *tarnv1.ReplicaReport) bool {
+	if r.GetWritable() {
+		return false
+	}
+	switch r.GetObservedRole() {
+	case tarnv1.Role_ROLE_FENCED:
+		return r.GetDemoteAck() != nil
+	case tarnv1.Role_ROLE_SECONDARY:
+		return r.GetReady()
+	case tarnv1.Role_ROLE_DELETING:
+		return r.GetGone()
+	}
+	return false
+}
+
+// refuse reports an assignment that no worker can follow.
+func (a *Agent) refuse(as *tarnv1.Assignment, err error) {
+	a.reports.publish(&tarnv1.ReplicaReport{
+		ReplicaId: as.GetReplicaId(), ShareId: as.GetShareId(), LagBytes: -1, DirtyBytes: -1,
+		Error: &tarnv1.ReplicaError{Code: tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_POOL_UNAVAILABLE, Message: err.Error(), Retrying: true},
+	})
+}
+
+func (a *Agent) hooks() replicate.Hooks {
+	c := a.counters
+	return replicate.Hooks{
+		Step:  func(share, replica, kind, result string) { c.Steps.WithLabelValues(share, replica, kind, result).Inc() },
+		Phase: func(phase string, took time.Duration) { c.StepPhase.WithLabelValues(phase).Observe(took.Seconds()) },
+		Bytes: func(share, replica string, n int64) {
+			c.TransferBytes.WithLabelValues(share, replica, "receive").Add(float64(n))
+		},
+		Error:    func(code tarnv1.ReplicaErrorCode) { c.StepErrors.WithLabelValues(errorClass(code)).Inc() },
+		Pruned:   func(n int) { c.PruneDestroyed.WithLabelValues("local", "retention").Add(float64(n)) },
+		Diverged: func(share string) { c.Divergences.WithLabelValues(share).Inc() },
+	}
+}
+
+// root is the dataset above all replicas of a pool.
+func (a *Agent) root(pool string) string { return path.Join(pool, a.cfg.Base) }
+
+func (a *Agent) hasPool(name string) bool { return a.poolDir(name) != "" }
+
+func (a *Agent) poolDir(name string) string {
+	for _, p := range a.cfg.Pools {
+		if p.Name == name {
+			return filepath.Clean(p.Path)
+		}
+	}
+	return ""
+}
+
+// HostID is the host's identity, of the certificate.
+func (a *Agent) HostID() string { return a.hostID }
+
+// Registry holds the agent's metrics.
+func (a *Agent) Registry() *prometheus.Registry { return a.registry }
+
+// Ready returns nil once assignments have been received and are acted on.
+func (a *Agent) Ready() error {
+	select {
+	case <-a.assigned:
+		return nil
+	default:
+		return errors.New("no assignments received from the control plane yet")
+	}
+}
+
+// Close releases the storage of an Agent that will not Run.
+func (a *Agent) Close() error {
+	a.hangUp()
+	if a.storage == nil {
+		return nil
+	}
+	return a.storage.Close()
+}

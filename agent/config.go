@@ -1,0 +1,194 @@
+package agent
+
+import (
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"time"
+)
+
+// Config of an agent, as in agent.toml. Durations are Go's ("1m30s"), sizes are
+// bytes with an optional unit ("100GiB"). Zero values take the defaults named
+// here; see Defaults.
+type Config struct {
+	// Name is for people, unique in the cluster: the host in host@backend#pool. Required.
+	Name string `toml:"name"`
+	// DataDir holds the host's id, the export table and the dead-man's socket. Required.
+	DataDir string `toml:"data_dir"`
+	// Listen is host:port of the TLS port from which other agents pull. Default 0.0.0.0:7410.
+	Listen string `toml:"listen"`
+	// Advertise is host:port under which other agents reach Listen. Default:
+	// Listen, which then must not be a wildcard.
+	Advertise string `toml:"advertise"`
+	// ExportHost is the name or address in export paths. Default: the host of Advertise.
+	ExportHost string `toml:"export_host"`
+	// Join names control-plane nodes, host:port; one is enough. Required.
+	Join []string `toml:"join"`
+	// AvailabilityZone of the host, up to 255 bytes. Required.
+	AvailabilityZone string `toml:"availability_zone"`
+	// Backend in host@backend#pool. Default: Storage.
+	Backend string `toml:"backend"`
+	// Storage is the engine: "dir". Default "dir".
+	Storage string `toml:"storage"`
+	// Base is the dataset below each pool that holds the replicas. Default "tarn".
+	Base string `toml:"base"`
+	// PKIDir holds ca.pem, node.pem and node.key. Default: pki below DataDir.
+	PKIDir string `toml:"pki_dir"`
+	// ReportInterval at which everything is reported at the least; it must be below
+	// the control plane's hosts.ttl. Default: half of lease.duration, at most 5 s.
+	ReportInterval time.Duration `toml:"report_interval"`
+
+	Pools  []PoolConfig `toml:"pool"`
+	Gossip GossipConfig `toml:"gossip"`
+	Admin  AdminConfig  `toml:"admin"`
+	Lease  LeaseConfig  `toml:"lease"`
+	Stream StreamConfig `toml:"stream"`
+	Log    LogConfig    `toml:"log"`
+
+	// What a file cannot hold. All may be zero.
+
+	// DeadmanCommand starts the helper that enforces the lease: program and
+	// arguments, to which the helper's directory is added. It must call
+	// RunDeadman. Empty: no helper, so that the end of a lease proves nothing.
+	DeadmanCommand []string `toml:"-"`
+	// Logger receives the agent's messages. Nil: one made from Log, on stderr.
+	Logger *slog.Logger `toml:"-"`
+	// Version and Revision of the program, for the control plane and metrics.
+	Version  string `toml:"-"`
+	Revision string `toml:"-"`
+	// ControlPlane replaces the client made from Join.
+	ControlPlane ControlPlane `toml:"-"`
+	// Socket is used instead of opening Listen. Run closes it.
+	Socket net.Listener `toml:"-"`
+	// AdminSocket is used instead of opening Admin.Listen. Run closes it.
+	AdminSocket net.Listener `toml:"-"`
+}
+
+// PoolConfig is one pool of the host.
+type PoolConfig struct {
+	// Name of the pool, the first component of its datasets. Required.
+	Name string `toml:"name"`
+	// Path is the pool's directory. Required with storage "dir".
+	Path string `toml:"path"`
+	// Capacity bounds what the pool stores. Default: what its file system has.
+	Capacity Size `toml:"capacity"`
+	// ReplicationDomain: pools in one domain replicate to each other. Default:
+	// none, so that no replicas are placed here.
+	ReplicationDomain string `toml:"replication_domain"`
+	// ReservedPercentage of the pool that the scheduler leaves free, 0 to 99. Default 0.
+	ReservedPercentage int32 `toml:"reserved_percentage"`
+	// MaxOverSubscriptionRatio of promised to real space, 1 to 1000. Default 20, as in Manila.
+	MaxOverSubscriptionRatio float64 `toml:"max_over_subscription_ratio"`
+	// Capabilities that share types can ask for.
+	Capabilities map[string]string `toml:"capabilities"`
+}
+
+// GossipConfig of the ring in which nodes and agents see each other. It is an
+// observer's hint; the agent works without.
+type GossipConfig struct {
+	// Bind is IP:port, UDP and TCP. Empty: no gossip.
+	Bind string `toml:"bind"`
+	// Advertise is IP:port that others use. Default: as bound.
+	Advertise string `toml:"advertise"`
+	// KeyFile holds 32 bytes, raw or in base64 or hex, the same in the whole
+	// cluster. Default: gossip.key in PKIDir.
+	KeyFile string `toml:"key_file"`
+	// Join names members, host:port.
+	Join []string `toml:"join"`
+	// Profile is local, lan (default) or wan.
+	Profile string `toml:"profile"`
+}
+
+// AdminConfig of the plain listener for /metrics, /livez and /readyz.
+type AdminConfig struct {
+	// Listen is host:port. Default 127.0.0.1:7411.
+	Listen string `toml:"listen"`
+	// Pprof serves /debug/pprof too.
+	Pprof bool `toml:"pprof"`
+}
+
+// LeaseConfig is the right to serve writes (reliability.md 3.3). Duration and
+// renewal must be what the control plane is configured with.
+type LeaseConfig struct {
+	// Duration of a grant, from when its request was sent. Default 10 s.
+	Duration time.Duration `toml:"duration"`
+	// Renew is the time between renewals. Default 2 s.
+	Renew time.Duration `toml:"renew"`
+	// Margin before the end at which the host stops serving by itself. Default 4 s.
+	Margin time.Duration `toml:"margin"`
+}
+
+// StreamConfig of replication streams.
+type StreamConfig struct {
+	// RateLimit of each stream that this host receives, bytes per second; the lower
+	// of this and the share's own counts. 0 is none.
+	RateLimit Size `toml:"rate_limit"`
+	// StallTimeout ends a stream that moves no byte for so long. Default 10 min.
+	StallTimeout time.Duration `toml:"stall_timeout"`
+	// MaxStreams that this host sends at once. Default 64.
+	MaxStreams int `toml:"max_streams"`
+}
+
+// LogConfig of the agent's own messages.
+type LogConfig struct {
+	// Level is debug, info (default), warn or error.
+	Level string `toml:"level"`
+	// Format is text (default) or json.
+	Format string `toml:"format"`
+}
+
+// New returns a logger that writes to w. It expects a validated configuration.
+func (l LogConfig) New(w io.Writer) *slog.Logger {
+	var level slog.Level
+	if level.UnmarshalText([]byte(l.Level)) != nil {
+		level = slog.LevelInfo
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// maxReportInterval is what a control plane with default settings puts up with.
+const maxReportInterval = 5 * time.Second
+
+// Defaults returns c with every zero value that has a default replaced by it.
+func (c Config) Defaults() Config {
+	c.Listen = or(c.Listen, "0.0.0.0:7410")
+	c.Advertise = or(c.Advertise, c.Listen)
+	if host, _, err := net.SplitHostPort(c.Advertise); err == nil {
+		c.ExportHost = or(c.ExportHost, host)
+	}
+	c.Storage = or(c.Storage, StorageDir)
+	c.Backend = or(c.Backend, c.Storage)
+	c.Base = or(c.Base, "tarn")
+	c.PKIDir = or(c.PKIDir, filepath.Join(c.DataDir, "pki"))
+	c.Gossip.KeyFile = or(c.Gossip.KeyFile, filepath.Join(c.PKIDir, "gossip.key"))
+	c.Gossip.Profile = or(c.Gossip.Profile, "lan")
+	c.Admin.Listen = or(c.Admin.Listen, "127.0.0.1:7411")
+	c.Lease.Duration = or(c.Lease.Duration, 10*time.Second)
+	c.Lease.Renew = or(c.Lease.Renew, 2*time.Second)
+	c.Lease.Margin = or(c.Lease.Margin, 4*time.Second)
+	c.ReportInterval = or(c.ReportInterval, min(c.Lease.Duration/2, maxReportInterval))
+	c.Stream.StallTimeout = or(c.Stream.StallTimeout, 10*time.Minute)
+	c.Stream.MaxStreams = or(c.Stream.MaxStreams, 64)
+	c.Log.Level = or(c.Log.Level, "info")
+	c.Log.Format = or(c.Log.Format, "text")
+	pools := make([]PoolConfig, len(c.Pools))
+	for i, p := range c.Pools {
+		p.MaxOverSubscriptionRatio = or(p.MaxOverSubscriptionRatio, 20)
+		pools[i] = p
+	}
+	c.Pools = pools
+	return c
+}
+
+func or[T comparable](v, fallback T) T {
+	var zero T
+	if v == zero {
+		return fallback
+	}
+	return v
+}

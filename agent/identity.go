@@ -1,0 +1,96 @@
+package agent
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"tarn/controlplane/identity"
+)
+
+// hostIDFile below the data directory ties the data to one identity.
+const hostIDFile = "host_id"
+
+// loadIdentity reads the certificate and checks that it is an agent's, and the
+// one that this data directory belongs to. A new directory takes the id on.
+func loadIdentity(cfg Config) (*identity.Material, error) {
+	material, err := identity.LoadMaterial(cfg.PKIDir)
+	if err != nil {
+		return nil, err
+	}
+	id := material.Identity()
+	if id.Role != identity.RoleAgent {
+		return nil, fmt.Errorf("certificate in %s is for role %s, an agent's is needed", cfg.PKIDir, id.Role)
+	}
+	return material, checkHostID(filepath.Join(cfg.DataDir, hostIDFile), id.ID)
+}
+
+// checkHostID refuses another host's certificate: its replicas are not here.
+func checkHostID(path, id string) error {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return writeHostID(path, id)
+	}
+	if err != nil {
+		return fmt.Errorf("read host id: %w", err)
+	}
+	if found := strings.TrimSpace(string(text)); found != id {
+		return fmt.Errorf("data directory belongs to host %s, the certificate to %s: restore the certificate, or start with an empty data directory", found, id)
+	}
+	return nil
+}
+
+func writeHostID(path, id string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("write host id: %w", err)
+	}
+	_, err = f.WriteString(id + "\n")
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(fmt.Errorf("write host id: %w", err), os.Remove(path))
+	}
+	return nil
+}
+
+// peerID is the host id of the agent that calls.
+func peerID(r *http.Request) (string, error) {
+	if r.TLS == nil {
+		return "", fmt.Errorf("%w: connection without TLS", identity.ErrIdentity)
+	}
+	peer, err := identity.Peer(*r.TLS)
+	if err != nil {
+		return "", err
+	}
+	if peer.Role != identity.RoleAgent {
+		return "", fmt.Errorf("%w: %s is no agent", identity.ErrIdentity, peer.URI())
+	}
+	return peer.ID, nil
+}
+
+// dialer gives the TLS configuration for calling one host: an agent of this
+// cluster, and no other host than that.
+func dialer(material *identity.Material) func(hostID string) *tls.Config {
+	return func(hostID string) *tls.Config {
+		cfg := material.ClientConfig(identity.RoleAgent)
+		cluster := cfg.VerifyConnection
+		cfg.VerifyConnection = func(state tls.ConnectionState) error {
+			if err := cluster(state); err != nil {
+				return err
+			}
+			peer, err := identity.Peer(state)
+			if err == nil && peer.ID != hostID {
+				err = fmt.Errorf("%w: called host %s, %s answered", identity.ErrIdentity, hostID, peer.ID)
+			}
+			return err
+		}
+		return cfg
+	}
+}

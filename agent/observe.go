@@ -1,0 +1,131 @@
+package agent
+
+import (
+	"math"
+	"strings"
+	"time"
+
+	"tarn/agent/lease"
+	"tarn/metrics"
+	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs"
+)
+
+// history is what a replica's reports tell over time.
+type history struct {
+	head                  uint64
+	done                  int64
+	progressed, succeeded time.Time
+	attempted             time.Time
+	failing               bool
+	failures              int
+}
+
+// note compares a report with the one before. A new head is a success, moved
+// bytes are progress, an error that is new is a failure.
+func (h *history) note(r *tarnv1.ReplicaReport, now time.Time) {
+	if t := r.GetTransfer(); t != nil {
+		if h.attempted.IsZero() || t.GetDoneBytes() < h.done || h.done == 0 {
+			h.attempted = now
+		}
+		if t.GetDoneBytes() != h.done {
+			h.progressed = now
+		}
+		h.done = t.GetDoneBytes()
+	} else {
+		h.done = 0
+	}
+	if head := r.GetHeadGuid(); head != h.head {
+		h.head, h.succeeded, h.failures = head, now, 0
+	}
+	if failing := r.GetError() != nil; failing != h.failing {
+		h.failing = failing
+		if failing {
+			h.failures++
+		}
+	}
+}
+
+// local is the agent's part of a scrape.
+func (a *Agent) local() metrics.Local {
+	l := metrics.Local{
+		Replicas: a.reports.samples(), Pools: a.poolSamples(), LeaseRemaining: math.NaN(), ControlContact: math.NaN(),
+		LeasedShares: a.keeper.Count(), AssignmentsRevision: a.revision.Load(), OrphanDatasets: a.orphans.counts(),
+		DeadmanUp: a.deadman != nil && a.deadman.Up(),
+	}
+	if end, ok := a.keeper.Deadline(); ok {
+		l.LeaseRemaining = (end - lease.BootTime()).Seconds()
+	}
+	if at := a.contact.Load(); at != 0 {
+		l.ControlContact = time.Since(time.Unix(0, at)).Seconds()
+	}
+	return l
+}
+
+func (a *Agent) poolSamples() []metrics.PoolSample {
+	a.reports.mu.Lock()
+	status := a.reports.pooled
+	a.reports.mu.Unlock()
+	var samples []metrics.PoolSample
+	for _, p := range a.cfg.Pools {
+		s := find(status, p.Name)
+		if s == (zfs.PoolStatus{}) {
+			continue
+		}
+		samples = append(samples, metrics.PoolSample{
+			Host: a.cfg.Name, Pool: p.Name, Size: float64(s.Size), Free: float64(s.Free),
+			Reserve: float64(s.Size) * float64(p.ReservedPercentage) / 100, Healthy: s.Health == "ONLINE",
+		})
+	}
+	return samples
+}
+
+func (r *reports) samples() []metrics.LocalReplica {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	samples := make([]metrics.LocalReplica, 0, len(r.latest))
+	for id, report := range r.latest {
+		samples = append(samples, sample(report, r.history[id]))
+	}
+	return samples
+}
+
+func sample(r *tarnv1.ReplicaReport, h *history) metrics.LocalReplica {
+	s := metrics.LocalReplica{
+		Share: r.GetShareId(), Replica: r.GetReplicaId(), Role: roleLabel(r.GetObservedRole()),
+		Lag: math.NaN(), Expected: math.NaN(), Done: math.NaN(), LastProgress: math.NaN(),
+		LastSuccess: unix(h.succeeded), LastVerified: unix(h.succeeded), LastAttempt: unix(h.attempted),
+		ConsecutiveFailures: h.failures, Snapshots: len(r.GetSnapshots()),
+		OldestSnapshot: math.NaN(), NewestSnapshot: math.NaN(),
+	}
+	if r.GetLag() != nil {
+		s.Lag = r.GetLag().AsDuration().Seconds()
+	}
+	if t := r.GetTransfer(); t != nil {
+		s.Active, s.Expected, s.Done, s.LastProgress = true, float64(t.GetExpectedBytes()), float64(t.GetDoneBytes()), unix(h.progressed)
+	}
+	if r.GetHeadCreatedAt() != nil {
+		s.NewestSnapshot = unix(r.GetHeadCreatedAt().AsTime())
+	}
+	for _, snap := range r.GetSnapshots() {
+		if at := snap.GetTakenAt(); at != nil && !(s.OldestSnapshot <= unix(at.AsTime())) {
+			s.OldestSnapshot = unix(at.AsTime())
+		}
+	}
+	for _, d := range r.GetDivergentCopies() {
+		s.PreservedBytes += float64(d.GetUsedBytes())
+	}
+	return s
+}
+
+func roleLabel(r tarnv1.Role) string {
+	return strings.ToLower(strings.TrimPrefix(r.String(), "ROLE_"))
+}
+
+// unix is seconds, NaN for never.
+func unix(t time.Time) float64 {
+	if t.IsZero() {
+		return math.NaN()
+	}
+	return float64(t.UnixNano()) / 1e9
+}

@@ -1,0 +1,139 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"tarn/agent/replicate"
+	"tarn/zfs"
+)
+
+// markReplica is the user property that makes a dataset one of tarn's replicas,
+// when it is set locally.
+const markReplica = "tarn:replica"
+
+// sweepEvery is how often datasets are looked through without being asked.
+const sweepEvery = time.Minute
+
+// orphans finds datasets that carry a replica's mark and are assigned to nobody:
+// left by a forced removal, or by a control plane restored from a backup. They
+// are taken out of reach and told, never destroyed: nobody asked for that.
+type orphans struct {
+	storage  replicate.Engine
+	exports  replicate.Exporter
+	roots    map[string]string      // by pool: the dataset above all replicas
+	assigned func() map[string]bool // datasets that somebody takes care of
+	log      *slog.Logger
+
+	mu    sync.Mutex
+	found map[string]int
+	told  map[string]bool
+}
+
+// counts are the orphans by pool, as last seen.
+func (o *orphans) counts() map[string]int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return maps.Clone(o.found)
+}
+
+// sweep looks through all pools once.
+func (o *orphans) sweep(ctx context.Context) error {
+	found, told := map[string]int{}, map[string]bool{}
+	var problems []error
+	for pool, root := range o.roots {
+		list, err := o.storage.Datasets(ctx, root)
+		if errors.Is(err, zfs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		taken := o.assigned()
+		found[pool] = 0
+		for _, d := range list {
+			if isReplica(d, root) && !taken[d.Name] {
+				found[pool]++
+				told[d.Name] = true
+				problems = append(problems, o.hide(ctx, d))
+			}
+		}
+	}
+	o.mu.Lock()
+	o.found, o.told = found, told
+	o.mu.Unlock()
+	return errors.Join(problems...)
+}
+
+// isReplica tells a replica's own dataset from staging, divergent copies and
+// what is not ours. Only local marks count: streams and parents bring others'.
+func isReplica(d zfs.Dataset, root string) bool {
+	mark := d.User[markReplica]
+	return mark.Source == zfs.SourceLocal && path.Dir(d.Name) == root && mark.Value == path.Base(d.Name) &&
+		!strings.HasPrefix(path.Base(d.Name), ".")
+}
+
+func (o *orphans) hide(ctx context.Context, d zfs.Dataset) error {
+	o.mu.Lock()
+	known := o.told[d.Name]
+	o.mu.Unlock()
+	if !known {
+		o.log.Warn("dataset is assigned to nobody; it is kept, out of reach", "dataset", d.Name, "used", d.Used)
+	}
+	return withdraw(ctx, o.storage, o.exports, d)
+}
+
+// withdraw takes a dataset out of everybody's reach.
+func withdraw(ctx context.Context, storage replicate.Mounter, exports replicate.Exporter, d zfs.Dataset) error {
+	if d.Mountpoint != "" {
+		if err := exports.Remove(ctx, d.Mountpoint); err != nil {
+			return err
+		}
+	}
+	if !d.Mounted {
+		return nil
+	}
+	return storage.Unmount(ctx, d.Name, false)
+}
+
+// writable are tarn's datasets that are mounted and could be written.
+func (o *orphans) writable(ctx context.Context) ([]zfs.Dataset, error) {
+	var open []zfs.Dataset
+	for _, root := range o.roots {
+		list, err := o.storage.Datasets(ctx, root)
+		if errors.Is(err, zfs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range list {
+			if isReplica(d, root) && d.Mounted && !d.ReadOnly {
+				open = append(open, d)
+			}
+		}
+	}
+	return open, nil
+}
+
+// quiesce takes every writable dataset of tarn's out of reach, assigned or not:
+// at the start, when there is no lease yet, and at the end, when there is none
+// any more.
+func (o *orphans) quiesce(ctx context.Context) error {
+	open, err := o.writable(ctx)
+	if err != nil {
+		return err
+	}
+	var problems []error
+	for _, d := range open {
+		problems = append(problems, withdraw(ctx, o.storage, o.exports, d))
+	}
+	return errors.Join(problems...)
+}

@@ -1,0 +1,212 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/BurntSushi/toml"
+
+	"tarn/controlplane/identity"
+	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/proto/tarn/v1/tarnv1connect"
+	"tarn/zfs"
+	"tarn/zfs/dirzfs"
+)
+
+// The tests here need agents that can be killed: this test binary again, told by
+// its environment to be an agent, or that agent's dead-man.
+const roleEnv = "TARN_AGENT_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(roleEnv) {
+	case "agent":
+		os.Exit(agentProcess(os.Args[1]))
+	case "deadman":
+		if RunDeadman(os.Args[1], slog.New(slog.DiscardHandler)) != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func agentProcess(config string) int {
+	cfg, err := LoadConfig(config)
+	if err == nil {
+		cfg.DeadmanCommand = []string{"/usr/bin/env", roleEnv + "=deadman", "/proc/self/exe"}
+		if exe, err := os.Executable(); err == nil {
+			cfg.DeadmanCommand[2] = exe
+		}
+		var agent *Agent
+		if agent, err = New(cfg); err == nil {
+			err = agent.Run(context.Background())
+		}
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+// serve makes the plane reachable over the network as a control node is.
+func (p *plane) serve(t *testing.T, ca *identity.CA) string {
+	t.Helper()
+	dir := t.TempDir()
+	issue(t, ca, dir, identity.RoleControl)
+	material, err := identity.LoadMaterial(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle(tarnv1connect.NewAgentServiceHandler(p))
+	server := &http.Server{Handler: mux, TLSConfig: material.ServerConfig("h2", "http/1.1"), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
+	done := make(chan error, 1)
+	go func() { done <- server.ServeTLS(listener, "", "") }()
+	t.Cleanup(func() {
+		_ = server.Close()
+		<-done
+	})
+	return listener.Addr().String()
+}
+
+// spawn starts the host's agent as a process of its own.
+func (h *host) spawn(join string) *exec.Cmd {
+	h.t.Helper()
+	config := map[string]any{
+		"name": h.cfg.Name, "data_dir": h.cfg.DataDir, "listen": h.cfg.Listen, "advertise": h.cfg.Advertise,
+		"join": []string{join}, "availability_zone": h.cfg.AvailabilityZone,
+		"admin": map[string]any{"listen": "127.0.0.1:0"},
+		"lease": map[string]any{"duration": leaseDuration.String(), "renew": leaseRenew.String(), "margin": leaseMargin.String()},
+		"pool":  []map[string]any{{"name": "tank", "path": h.cfg.Pools[0].Path}},
+	}
+	var text bytes.Buffer
+	if err := toml.NewEncoder(&text).Encode(config); err != nil {
+		h.t.Fatal(err)
+	}
+	file := filepath.Join(h.dir, "agent.toml")
+	if err := os.WriteFile(file, text.Bytes(), 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	cmd := exec.Command(exe, file)
+	cmd.Env = append(os.Environ(), roleEnv+"=agent")
+	cmd.Stderr = h.t.Output()
+	if err := cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd
+}
+
+// The first law when the agent cannot keep it: its lease ends, and so does the
+// reach of the share, though the agent is dead or does not run.
+func TestShareIsFencedWithoutItsAgent(t *testing.T) {
+	for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP} {
+		t.Run(signal.String(), func(t *testing.T) {
+			p, ca := newPlane(), newCA(t)
+			h := newHost(t, p, ca, "a")
+			share, replica := ids(t)
+			h.assign(active(share, replica, 1))
+			agent := h.spawn(p.serve(t, ca))
+			mountpoint := p.await(t, replica, "writable", writable).GetMountpoint()
+			put(t, mountpoint, "f", "data")
+			p.mu.Lock()
+			class := p.hosts[h.id].GetFenceClass()
+			p.mu.Unlock()
+			if class != tarnv1.FenceClass_FENCE_CLASS_HELPER {
+				t.Errorf("fence class %v", class)
+			}
+			if err := agent.Process.Signal(signal); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "fenced", func() bool { return !exists(filepath.Join(mountpoint, "f")) })
+			if signal == syscall.SIGSTOP {
+				// It wakes, finds itself fenced, and serves again with a new lease.
+				if err := agent.Process.Signal(syscall.SIGCONT); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "served again", func() bool { return exists(filepath.Join(mountpoint, "f")) })
+				check(t, mountpoint, "f", "data")
+			}
+		})
+	}
+}
+
+// An agent that was killed comes back before its lease ends: its dead-man hands
+// over, and does not cut the new lease at the old deadline.
+func TestKilledAgentComesBackWithinItsLease(t *testing.T) {
+	p, ca := newPlane(), newCA(t)
+	h := newHost(t, p, ca, "a")
+	share, replica := ids(t)
+	h.assign(active(share, replica, 1))
+	join := p.serve(t, ca)
+	first := h.spawn(join)
+	mountpoint := p.await(t, replica, "writable", writable).GetMountpoint()
+	put(t, mountpoint, "f", "data")
+	if err := first.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.Wait()
+	p.update(func() { delete(p.latest, replica) })
+	h.spawn(join)
+	p.await(t, replica, "writable again", writable)
+	check(t, mountpoint, "f", "data")
+}
+
+// What an earlier life left mounted for writing is taken out of reach before
+// anything else: a host boots non-writable.
+func TestHostStartsNonWritable(t *testing.T) {
+	p := newPlane()
+	h := newHost(t, p, newCA(t), "a")
+	share, replica := ids(t)
+	h.assign(active(share, replica, 1))
+	h.start()
+	mountpoint := p.await(t, replica, "writable", writable).GetMountpoint()
+	put(t, mountpoint, "f", "data")
+	h.stop()
+	remount(t, h, "tank/tarn/"+replica)
+	if !exists(filepath.Join(mountpoint, "f")) {
+		t.Fatal("the test did not leave it mounted")
+	}
+	p.update(func() { p.noLeases = true })
+	h.start()
+	p.until(t, func() bool { return p.registered == 2 }, func() string { return "not registered again" })
+	if exists(filepath.Join(mountpoint, "f")) {
+		t.Error("still reachable for writing without a lease")
+	}
+}
+
+// remount leaves a dataset as a crash would: mounted and writable, with no agent.
+func remount(t *testing.T, h *host, dataset string) {
+	t.Helper()
+	storage, err := dirzfs.Open(dirzfs.Config{
+		Pools: []dirzfs.Pool{{Name: "tank", Dir: h.cfg.Pools[0].Path, Capacity: int64(h.cfg.Pools[0].Capacity)}}, Logger: logger(t),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = storage.Close() }()
+	if err := storage.Set(t.Context(), dataset, map[string]string{zfs.PropReadOnly: "off"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := storage.Mount(t.Context(), dataset); err != nil {
+		t.Fatal(err)
+	}
+}

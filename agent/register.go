@@ -1,0 +1,126 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"slices"
+	"strconv"
+
+	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs"
+)
+
+const gib = float64(1 << 30)
+
+// describe is what the control plane is told about this host.
+func (a *Agent) describe(ctx context.Context) (*tarnv1.Host, error) {
+	caps, err := a.storage.Capabilities(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ask storage for its capabilities: %w", err)
+	}
+	status, err := a.storage.Pools(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list pools: %w", err)
+	}
+	host := &tarnv1.Host{
+		Id: a.hostID, Name: a.cfg.Name, AvailabilityZone: a.cfg.AvailabilityZone, Address: a.cfg.Advertise,
+		Backend: a.cfg.Backend, Version: a.cfg.Version, FenceClass: a.fenceClass(), SessionId: a.session,
+		Capabilities: features(caps),
+	}
+	for _, p := range a.cfg.Pools {
+		host.Pools = append(host.Pools, describePool(p, find(status, p.Name)))
+	}
+	return host, nil
+}
+
+// describePool joins what is configured with what is there. A pool that the
+// storage does not know is shown as what it is: unavailable.
+func describePool(p PoolConfig, status zfs.PoolStatus) *tarnv1.Pool {
+	pool := &tarnv1.Pool{
+		Name: p.Name, ReplicationDomain: p.ReplicationDomain,
+		TotalCapacityGib: float64(status.Size) / gib, FreeCapacityGib: float64(status.Free) / gib,
+		ReservedPercentage: p.ReservedPercentage, MaxOverSubscriptionRatio: p.MaxOverSubscriptionRatio,
+		ThinProvisioning: true, StorageProtocol: "NFS", Capabilities: maps.Clone(p.Capabilities),
+		Health: or(status.Health, "UNAVAIL"),
+	}
+	if status.GUID != 0 {
+		pool.Guid = status.GUID.String()
+	}
+	if p.ReplicationDomain != "" {
+		pool.ReplicationTypes = []tarnv1.ReplicationType{
+			tarnv1.ReplicationType_REPLICATION_TYPE_READABLE, tarnv1.ReplicationType_REPLICATION_TYPE_DR,
+		}
+	}
+	return pool
+}
+
+func find(pools []zfs.PoolStatus, name string) zfs.PoolStatus {
+	if i := slices.IndexFunc(pools, func(p zfs.PoolStatus) bool { return p.Name == name }); i >= 0 {
+		return pools[i]
+	}
+	return zfs.PoolStatus{}
+}
+
+// features are the storage's capabilities as share types can ask for them.
+func features(c zfs.Capabilities) map[string]string {
+	all := map[string]string{"storage_engine": c.Engine, "storage_version": c.Version}
+	for name, on := range flags(c) {
+		all[name] = strconv.FormatBool(on)
+	}
+	return all
+}
+
+func flags(c zfs.Capabilities) map[string]bool {
+	return map[string]bool{
+		"zfs_resume": c.Resume, "zfs_bookmarks": c.Bookmarks, "zfs_written": c.Written,
+		"zfs_multi_snapshot": c.MultiSnapshot, "zfs_holds_listed": c.HoldsListed, "zfs_clones": c.Clones,
+		"zfs_compressed": c.Compressed, "zfs_large_blocks": c.LargeBlocks, "zfs_raw": c.Raw,
+	}
+}
+
+// capabilityHash changes when any of the capabilities does.
+func capabilityHash(features map[string]string) uint64 {
+	hash := fnv.New64a()
+	for _, key := range slices.Sorted(maps.Keys(features)) {
+		// A hash.Hash never fails.
+		_, _ = fmt.Fprintf(hash, "%s=%s\n", key, features[key])
+	}
+	return hash.Sum64()
+}
+
+// fenceClass is what enforces the end of a lease here.
+func (a *Agent) fenceClass() tarnv1.FenceClass {
+	if a.deadman == nil {
+		return tarnv1.FenceClass_FENCE_CLASS_NONE
+	}
+	return tarnv1.FenceClass_FENCE_CLASS_HELPER
+}
+
+// register announces the host until the control plane has taken note.
+func (a *Agent) register(ctx context.Context) error {
+	host, err := a.describe(ctx)
+	if err != nil {
+		return err
+	}
+	for name, on := range host.GetCapabilities() {
+		if on == "true" {
+			a.counters.StorageCapability.WithLabelValues(a.cfg.Name, name).Set(1)
+		}
+	}
+	for failures := 0; ; failures++ {
+		resp, err := call(ctx, a, "Register", callTimeout, a.control.Register, &tarnv1.RegisterRequest{Host: host})
+		if err == nil {
+			a.log.Info("registered", "host", a.hostID, "session", a.session, "cluster", resp.GetClusterId())
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		a.log.Warn("control plane does not take the registration yet", "attempt", failures+1, "err", err)
+		if err := backoff(ctx, failures); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,192 @@
+package agent
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs"
+)
+
+// coalesce is how long changes are gathered into one report.
+const coalesce = 100 * time.Millisecond
+
+// reports gathers what workers observe and sends it to the leader: changes soon,
+// everything every interval. Safe for concurrent use.
+type reports struct {
+	send     func(context.Context, *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error)
+	pools    func(context.Context) ([]zfs.PoolStatus, error)
+	host     string
+	session  string
+	class    tarnv1.FenceClass
+	interval time.Duration
+	failed   func(error)
+
+	kick chan struct{}
+
+	mu       sync.Mutex
+	revision uint64
+	heard    bool            // assignments have been received
+	expected map[string]bool // replicas that have to report before a report is full
+	latest   map[string]*tarnv1.ReplicaReport
+	changed  map[string]bool
+	history  map[string]*history
+	pooled   []zfs.PoolStatus // as last listed
+	sequence uint64
+}
+
+func newReports(interval time.Duration) *reports {
+	return &reports{
+		interval: interval, kick: make(chan struct{}, 1), expected: map[string]bool{},
+		latest: map[string]*tarnv1.ReplicaReport{}, changed: map[string]bool{}, history: map[string]*history{},
+	}
+}
+
+// publish takes a worker's newest report, which must not be changed afterwards.
+func (r *reports) publish(report *tarnv1.ReplicaReport) {
+	r.mu.Lock()
+	id := report.GetReplicaId()
+	r.latest[id] = report
+	r.changed[id] = true
+	if r.history[id] == nil {
+		r.history[id] = &history{}
+	}
+	r.history[id].note(report, time.Now())
+	r.mu.Unlock()
+	r.soon()
+}
+
+// expect says which replicas a full report has to cover.
+func (r *reports) expect(revision uint64, assignments []*tarnv1.Assignment) {
+	r.mu.Lock()
+	r.revision, r.heard = revision, true
+	r.expected = make(map[string]bool, len(assignments))
+	for _, a := range assignments {
+		r.expected[a.GetReplicaId()] = true
+	}
+	r.mu.Unlock()
+	r.soon()
+}
+
+// forget drops a replica that left this host.
+func (r *reports) forget(replicaID string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.expected[replicaID] {
+		delete(r.latest, replicaID)
+		delete(r.changed, replicaID)
+		delete(r.history, replicaID)
+	}
+}
+
+func (r *reports) soon() {
+	select {
+	case r.kick <- struct{}{}:
+	default:
+	}
+}
+
+// run sends until ctx ends.
+func (r *reports) run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	full := true
+	var next time.Time // of the full report
+	for failing := false; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.kick:
+			if wait(ctx, coalesce) != nil {
+				return nil
+			}
+		case <-timer.C:
+		}
+		full = full || !time.Now().Before(next)
+		resp, err := r.once(ctx, full)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			if !failing {
+				r.failed(err)
+			}
+			failing = true
+			timer.Reset(min(r.interval, time.Second))
+			continue
+		}
+		if full {
+			next = time.Now().Add(r.interval)
+		}
+		failing, full = false, resp.GetWantFull()
+		timer.Reset(max(0, time.Until(next)))
+		if full {
+			timer.Reset(0)
+		}
+	}
+}
+
+// once sends one report; what it could not send stays changed.
+func (r *reports) once(ctx context.Context, full bool) (*tarnv1.ReportResponse, error) {
+	var pools []*tarnv1.PoolReport
+	if full {
+		status, err := r.pools(ctx)
+		if err != nil {
+			return nil, err
+		}
+		pools = poolReports(status)
+		r.mu.Lock()
+		r.pooled = status
+		r.mu.Unlock()
+	}
+	req := r.compose(full)
+	req.Pools = pools
+	resp, err := r.send(ctx, req)
+	if err != nil {
+		r.giveBack(req)
+	}
+	return resp, err
+}
+
+// compose lists the changed replicas, or all. It calls itself full only when
+// every assigned replica has been looked at: what is missing is not there.
+func (r *reports) compose(full bool) *tarnv1.ReportRequest {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sequence++
+	req := &tarnv1.ReportRequest{
+		HostId: r.host, SessionId: r.session, Sequence: r.sequence, AssignmentsRevision: r.revision, FenceClass: r.class,
+		Full: full && r.heard,
+	}
+	for id := range r.expected {
+		req.Full = req.Full && r.latest[id] != nil
+	}
+	for id, report := range r.latest {
+		if full || r.changed[id] {
+			req.Replicas = append(req.Replicas, report)
+		}
+	}
+	clear(r.changed)
+	return req
+}
+
+func (r *reports) giveBack(req *tarnv1.ReportRequest) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, report := range req.GetReplicas() {
+		if _, known := r.latest[report.GetReplicaId()]; known {
+			r.changed[report.GetReplicaId()] = true
+		}
+	}
+}
+
+func poolReports(status []zfs.PoolStatus) []*tarnv1.PoolReport {
+	var pools []*tarnv1.PoolReport
+	for _, p := range status {
+		pools = append(pools, &tarnv1.PoolReport{
+			Name: p.Name, TotalCapacityGib: float64(p.Size) / gib, FreeCapacityGib: float64(p.Free) / gib, Health: p.Health,
+		})
+	}
+	return pools
+}

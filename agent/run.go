@@ -1,0 +1,143 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"tarn/metrics"
+	"tarn/zfs"
+)
+
+// retireTimeout bounds the unmounting at the end; the dead-man does what is left.
+const retireTimeout = 10 * time.Second
+
+// Run takes part in the cluster until ctx ends. Then the workers stop, what this
+// host serves for writing is unmounted, and the storage is closed; demotion is
+// not for an agent to decide. It returns nil after a clean end.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.hangUp()
+	// What must outlive the work: streams to others, metrics, the dead-man.
+	lasting, stopLasting := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLasting()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	services, lasting := errgroup.WithContext(lasting)
+	context.AfterFunc(lasting, stop)
+	a.services(lasting, services)
+	err := a.work(ctx)
+	err = errors.Join(err, a.retire())
+	stopLasting()
+	err = errors.Join(err, services.Wait())
+	return errors.Join(err, a.storage.Close())
+}
+
+// services run from before the first worker until after the last.
+func (a *Agent) services(ctx context.Context, group *errgroup.Group) {
+	if a.deadman != nil {
+		group.Go(func() error { return a.deadman.Run(ctx) })
+	}
+	admin := metrics.Admin{
+		Addr: a.cfg.Admin.Listen, Listener: a.cfg.AdminSocket, Gatherer: a.registry, Ready: a.Ready, Pprof: a.cfg.Admin.Pprof,
+	}
+	group.Go(func() error { return admin.Run(ctx) })
+	group.Go(func() error { return a.serve(ctx) })
+	if a.ring != nil {
+		group.Go(func() error { return ended(ctx, a.ring.Run(ctx)) })
+	}
+}
+
+// work is the agent's life: first nothing is writable, then it follows the control plane.
+func (a *Agent) work(ctx context.Context) error {
+	if err := a.prepare(ctx); err != nil {
+		return ended(ctx, err)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	a.workers.begin(ctx)
+	group.Go(func() error { a.workers.wait(); return nil })
+	group.Go(func() error { return ended(ctx, a.keeper.Run(ctx)) })
+	group.Go(func() error { return ended(ctx, a.feed.Run(ctx)) })
+	for _, cadence := range a.cadences {
+		group.Go(func() error { return ended(ctx, cadence.Run(ctx)) })
+	}
+	group.Go(func() error { return a.sweeps(ctx) })
+	group.Go(func() error {
+		if err := a.register(ctx); err != nil {
+			return ended(ctx, err)
+		}
+		group.Go(func() error { return a.reports.run(ctx) })
+		return a.follow(ctx)
+	})
+	return group.Wait()
+}
+
+// ended turns the end of ctx, which is how everything stops, into no error.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+		return nil
+	}
+	return err
+}
+
+// prepare makes the datasets above the replicas, and takes out of reach what an
+// earlier life left writable: this one has no lease yet.
+func (a *Agent) prepare(ctx context.Context) error {
+	for _, p := range a.cfg.Pools {
+		err := a.storage.Create(ctx, a.root(p.Name), map[string]string{zfs.PropCanMount: "off"}, true)
+		if err != nil && !errors.Is(err, zfs.ErrExists) {
+			return fmt.Errorf("prepare pool %s: %w", p.Name, err)
+		}
+	}
+	if err := a.orphans.quiesce(ctx); err != nil {
+		// A client holds on to it. Workers and the dead-man go on trying.
+		a.log.Error("what an earlier run left writable could not be unmounted yet", "err", err)
+	}
+	return nil
+}
+
+// retire ends what clients can write. The dead-man keeps what could not be
+// unmounted, until its deadline.
+func (a *Agent) retire() error {
+	ctx, cancel := context.WithTimeout(context.Background(), retireTimeout)
+	defer cancel()
+	if err := a.orphans.quiesce(ctx); err != nil {
+		a.counters.FenceActions.WithLabelValues("retire", "failed").Inc()
+		return fmt.Errorf("unmount before the end: %w", err)
+	}
+	a.counters.FenceActions.WithLabelValues("retire", "ok").Inc()
+	for _, as := range a.workers.assignments() {
+		a.keeper.Settled(a.target(as))
+	}
+	return nil
+}
+
+func (a *Agent) sweepSoon() {
+	select {
+	case a.sweepKick <- struct{}{}:
+	default:
+	}
+}
+
+// sweeps looks for orphans after each change of assignments and every minute;
+// never before the first, when everything would be one.
+func (a *Agent) sweeps(ctx context.Context) error {
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.sweepKick:
+		case <-ticker.C:
+		}
+		if a.Ready() != nil {
+			continue
+		}
+		if err := a.orphans.sweep(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("datasets could not be looked through", "err", err)
+		}
+	}
+}

@@ -1,0 +1,172 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"tarn/agent/gossip"
+	"tarn/agent/stream"
+	"tarn/controlplane/client"
+	"tarn/controlplane/identity"
+	tarnv1 "tarn/proto/tarn/v1"
+)
+
+// buildControl makes the client of the control plane. One attempt takes no
+// longer than a lease can spare, so that a node that hangs is left in time.
+func (a *Agent) buildControl() error {
+	if a.cfg.ControlPlane != nil {
+		a.control = a.cfg.ControlPlane
+		return nil
+	}
+	c, err := client.New(client.Config{
+		Addresses: a.cfg.Join, TLS: a.material.ClientConfig(identity.RoleControl), Attempt: a.cfg.Lease.Renew, Logger: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	a.control, a.hangUp = c.Agent, c.Close
+	return nil
+}
+
+func (a *Agent) buildStream() (err error) {
+	a.client, err = stream.NewClient(stream.ClientConfig{TLS: dialer(a.material), StallTimeout: a.cfg.Stream.StallTimeout})
+	if err != nil {
+		return err
+	}
+	if a.feed, err = stream.NewFeed(stream.FeedConfig{Client: a.client, Logger: a.log}); err != nil {
+		return err
+	}
+	a.server, err = stream.NewServer(stream.Config{
+		Engine: a.storage, Board: a.board, PeerID: peerID, Logger: a.log,
+		Authorize: func(peer, share, replica string) (stream.Grant, error) {
+			return a.workers.authorize(peer, share, replica)
+		},
+		StallTimeout: a.cfg.Stream.StallTimeout, MaxStreams: a.cfg.Stream.MaxStreams,
+	})
+	return err
+}
+
+// limited pulls no faster than this host allows.
+type limited struct {
+	client *stream.Client
+	rate   int64 // bytes per second of one stream; 0 is none
+}
+
+// Pull asks with the lower of the share's limit and the host's.
+func (l limited) Pull(ctx context.Context, req stream.Request) (*stream.Pull, error) {
+	if l.rate > 0 && (req.RateLimit == 0 || req.RateLimit > l.rate) {
+		req.RateLimit = l.rate
+	}
+	return l.client.Pull(ctx, req)
+}
+
+// serve answers other agents on the TLS port until ctx ends. Streams under way
+// are cut then: receivers resume.
+func (a *Agent) serve(ctx context.Context) error {
+	listener := a.cfg.Socket
+	if listener == nil {
+		var err error
+		if listener, err = new(net.ListenConfig).Listen(ctx, "tcp", a.cfg.Listen); err != nil {
+			return fmt.Errorf("open stream listener: %w", err)
+		}
+	}
+	server := &http.Server{
+		Handler:           a.server,
+		TLSConfig:         a.material.ServerConfig("http/1.1"),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		Protocols:         new(http.Protocols),
+	}
+	server.Protocols.SetHTTP1(true)
+	a.log.Info("serving streams", "addr", listener.Addr().String())
+	done := make(chan error, 1)
+	go func() { done <- server.ServeTLS(listener, "", "") }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("serve streams: %w", err)
+	case <-ctx.Done():
+	}
+	if err := server.Close(); err != nil {
+		a.log.Debug("close stream listener", "err", err)
+	}
+	<-done
+	a.client.Close()
+	return nil
+}
+
+func (a *Agent) buildGossip() error {
+	if a.cfg.Gossip.Bind == "" {
+		return nil
+	}
+	key, err := gossipKey(a.cfg.Gossip.KeyFile)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	caps, err := a.storage.Capabilities(ctx)
+	if err != nil {
+		return fmt.Errorf("ask storage for its capabilities: %w", err)
+	}
+	a.ring, err = gossip.New(gossip.Config{
+		Bind: a.cfg.Gossip.Bind, Advertise: a.cfg.Gossip.Advertise, Key: key, Label: a.material.Identity().Cluster,
+		Profile: gossip.Profile(a.cfg.Gossip.Profile), Peers: func() []string { return a.cfg.Gossip.Join },
+		Meta: gossip.Meta{
+			Role: gossip.RoleAgent, HostID: a.hostID, Zone: a.cfg.AvailabilityZone, StreamAddress: a.cfg.Advertise,
+			Capabilities: capabilityHash(features(caps)), Pools: uint32(len(a.cfg.Pools)),
+		},
+		Notify: a.heardGossip, Logger: a.log,
+	})
+	return err
+}
+
+func (a *Agent) heardGossip(events []gossip.Event) {
+	for _, e := range events {
+		if e.ConflictAddr != "" {
+			a.log.Error("two hosts claim one identity", "host", e.Member.Name, "addr", e.Member.Addr, "other", e.ConflictAddr)
+		}
+	}
+	seen := a.ring.Stats()
+	for state, count := range map[gossip.State]int{
+		gossip.StateAlive: seen.Alive, gossip.StateFailed: seen.Failed, gossip.StateLeft: seen.Left,
+	} {
+		a.counters.GossipMembers.WithLabelValues(state.String()).Set(float64(count))
+	}
+}
+
+const gossipKeyBytes = 32
+
+// gossipKey reads 32 raw bytes, or their base64 or hex.
+func gossipKey(path string) ([]byte, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read gossip key: %w", err)
+	}
+	if len(text) == gossipKeyBytes {
+		return text, nil
+	}
+	trimmed := string(bytes.TrimSpace(text))
+	for _, decode := range []func(string) ([]byte, error){hex.DecodeString, base64.StdEncoding.DecodeString} {
+		if key, err := decode(trimmed); err == nil && len(key) == gossipKeyBytes {
+			return key, nil
+		}
+	}
+	return nil, errors.New("gossip key is not 32 bytes, raw or in base64 or hex")
+}
+
+func errorClass(code tarnv1.ReplicaErrorCode) string {
+	return strings.ToLower(strings.TrimPrefix(code.String(), "REPLICA_ERROR_CODE_"))
+}
