@@ -18,7 +18,9 @@ func printShare(v *raftfsm.View, who caller, s *tarnv1.Share) *tarnv1.Share {
 	out.ExportLocations = visibleLocations(who, out.GetExportLocations())
 	if !who.isOperator() {
 		out.Host = ""
-		out.Fencing.ProofDetail = ""
+		if f := out.GetFencing(); f != nil {
+			f.ProofDetail = ""
+		}
 	}
 	return out
 }
