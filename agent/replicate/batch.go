@@ -101,8 +101,8 @@ func (c *Cadence) look(due []*entry, list []zfs.Dataset, begun time.Time) []pend
 		if d == nil {
 			continue
 		}
-		if e.seen.Mounted && !d.Mounted {
-			defer e.Notify() // somebody unmounted it behind our back
+		if !d.Mounted {
+			defer e.Notify() // the lease is over, or somebody fenced it behind our back
 		}
 		e.seen.Dirty, e.seen.Used, e.seen.Mounted, e.seen.Listed = d.Written, d.Used, d.Mounted, begun
 		clean := d.Written == 0 && e.seen.Head.GUID != 0

@@ -1,0 +1,439 @@
+package replicate
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"tarn/agent/stream"
+	"tarn/agent/stream/memzfs"
+	"tarn/controlplane/identity"
+	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs"
+)
+
+const (
+	testPool = "tank"
+	testBase = "tarn"
+	testRoot = testPool + "/" + testBase
+)
+
+// cluster is a set of hosts that replicate to each other over real mTLS.
+type cluster struct {
+	t     *testing.T
+	share string
+	hosts []*testHost
+	mu    sync.Mutex
+	ping  chan struct{} // closed at every report
+}
+
+// testHost is one agent as far as replication goes.
+type testHost struct {
+	c       *cluster
+	id      string
+	replica string
+	fs      *memzfs.Host
+	addr    string
+	board   *stream.Board
+	client  *stream.Client
+	lease   *testLease
+	exports *testExports
+	tls     *identity.Material
+
+	stop   context.CancelFunc
+	done   chan error
+	worker *Worker
+	want   *tarnv1.Assignment
+	// cut ends streams from this host early.
+	cut *cutter
+}
+
+type testLease struct {
+	mu      sync.Mutex
+	epoch   uint64
+	changed chan struct{}
+}
+
+func (l *testLease) Held(_, _ string, epoch uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.epoch == epoch && epoch != 0
+}
+
+func (l *testLease) Changed() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.changed
+}
+
+func (l *testLease) set(epoch uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.epoch = epoch
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+type testExports struct {
+	mu  sync.Mutex
+	all map[string]bool // mountpoint -> read-only
+	err error
+}
+
+func (e *testExports) Apply(_ context.Context, mp string, _ *tarnv1.Exports, ro bool) ([]*tarnv1.ReportedExport, []*tarnv1.RuleError, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.err != nil {
+		return nil, nil, e.err
+	}
+	e.all[mp] = ro
+	return []*tarnv1.ReportedExport{{Path: "host:" + mp}}, nil, nil
+}
+
+func (e *testExports) Remove(_ context.Context, mp string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.all, mp)
+	return nil
+}
+
+// state tells if the mountpoint is exported, and how.
+func (e *testExports) state(mp string) (readOnly, exported bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ro, ok := e.all[mp]
+	return ro, ok
+}
+
+func newCluster(t *testing.T, n int) *cluster {
+	t.Helper()
+	ca, err := identity.NewCA("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{t: t, share: uuid.NewString(), ping: make(chan struct{})}
+	for i := range n {
+		c.hosts = append(c.hosts, c.newHost(ca, i))
+	}
+	return c
+}
+
+func (c *cluster) newHost(ca *identity.CA, i int) *testHost {
+	c.t.Helper()
+	h := &testHost{
+		c: c, id: uuid.NewString(), replica: uuid.NewString(), fs: memzfs.New(uint64(i+1), testPool),
+		lease: &testLease{changed: make(chan struct{})}, exports: &testExports{all: map[string]bool{}}, cut: &cutter{},
+	}
+	cert, key, err := ca.IssueKey(identity.Subject{Role: identity.RoleAgent, ID: h.id})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	dir := filepath.Join(c.t.TempDir(), h.id)
+	if err := identity.SaveNode(dir, ca.CertPEM(), cert, key); err != nil {
+		c.t.Fatal(err)
+	}
+	if h.tls, err = identity.LoadMaterial(dir); err != nil {
+		c.t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	h.addr = l.Addr().String()
+	_ = l.Close()
+	return h
+}
+
+// start runs the host's agent parts with a fresh worker: what a process start is.
+func (h *testHost) start() {
+	h.c.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	h.board = stream.NewBoard()
+	var err error
+	h.client, err = stream.NewClient(stream.ClientConfig{TLS: func(string) *tls.Config { return h.tls.ClientConfig(identity.RoleAgent) }, StallTimeout: 20 * time.Second})
+	h.c.must(err)
+	log := slog.New(slog.NewTextHandler(testWriter{h.c.t, h.id[:4]}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	feed, err := stream.NewFeed(stream.FeedConfig{Client: h.client, Logger: log})
+	h.c.must(err)
+	cadence, err := NewCadence(CadenceConfig{Engine: h.fs, Root: testRoot, Board: h.board, Logger: log})
+	h.c.must(err)
+	h.worker, err = NewWorker(Config{
+		ReplicaID: h.replica, ShareID: h.c.share, Pool: testPool, Base: testBase, Engine: h.fs,
+		Source: h.client, Feed: feed, Board: h.board, Cadence: cadence, Exports: h.exports, Lease: h.lease,
+		Publish: func(*tarnv1.ReplicaReport) { h.c.poke() }, Logger: log, KeepRecent: 4,
+	})
+	h.c.must(err)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return feed.Run(ctx) })
+	g.Go(func() error { return cadence.Run(ctx) })
+	g.Go(func() error { return h.worker.Run(ctx) })
+	g.Go(func() error { return h.serve(ctx, log) })
+	h.stop, h.done = cancel, make(chan error, 1)
+	go func() { h.done <- g.Wait() }()
+	if h.want != nil {
+		h.worker.Assign(h.want)
+	}
+	h.c.t.Cleanup(h.kill)
+}
+
+func (h *testHost) serve(ctx context.Context, log *slog.Logger) error {
+	srv, err := stream.NewServer(stream.Config{
+		Engine: h.fs, Board: h.board, Logger: log,
+		PeerID: func(r *http.Request) (string, error) {
+			id, err := identity.Peer(*r.TLS)
+			return id.ID, err
+		},
+		Authorize: func(peer, share, replica string) (stream.Grant, error) {
+			if share != h.c.share || replica != h.replica {
+				return stream.Grant{}, stream.ErrDenied
+			}
+			return h.worker.Grant(peer)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", h.addr)
+	if err != nil {
+		return err
+	}
+	hs := &http.Server{Handler: h.cut.handler(srv), ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	stopped := context.AfterFunc(ctx, func() { _ = hs.Close() })
+	defer stopped()
+	err = hs.Serve(tls.NewListener(l, h.tls.ServerConfig("http/1.1")))
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// kill ends the host's process parts; its storage stays as it is.
+func (h *testHost) kill() {
+	if h.stop == nil {
+		return
+	}
+	h.stop()
+	<-h.done
+	h.client.Close()
+	h.stop = nil
+}
+
+func (c *cluster) must(err error) {
+	c.t.Helper()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *cluster) poke() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.ping)
+	c.ping = make(chan struct{})
+}
+
+// until waits for a condition, looked at after every report and at least every 20 ms.
+func (c *cluster) until(what string, ok func() bool) {
+	c.t.Helper()
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		c.mu.Lock()
+		ping := c.ping
+		c.mu.Unlock()
+		if ok() {
+			return
+		}
+		select {
+		case <-ping:
+		case <-tick.C:
+		case <-deadline.C:
+			for _, h := range c.hosts {
+				if h.worker != nil {
+					c.t.Logf("host %s: %v", h.id[:4], h.worker.Report())
+				}
+			}
+			c.t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+type testWriter struct {
+	t    *testing.T
+	name string
+}
+
+func (w testWriter) Write(b []byte) (int, error) {
+	if testing.Verbose() {
+		w.t.Logf("%s %s", w.name, strings.TrimSpace(string(b)))
+	}
+	return len(b), nil
+}
+
+func (h *testHost) dataset() string { return testRoot + "/" + h.replica }
+
+func (h *testHost) assign(a *tarnv1.Assignment) {
+	h.want = a
+	if h.stop != nil {
+		h.worker.Assign(a)
+	}
+}
+
+func (h *testHost) report() *tarnv1.ReplicaReport {
+	if r := h.worker.Report(); r != nil {
+		return r
+	}
+	return &tarnv1.ReplicaReport{}
+}
+
+// assignment has what every role shares.
+func (h *testHost) assignment(role tarnv1.Role, epoch uint64) *tarnv1.Assignment {
+	return &tarnv1.Assignment{
+		ReplicaId: h.replica, ShareId: h.c.share, Pool: testPool, Role: role, Epoch: epoch,
+		Exports: &tarnv1.Exports{Revision: 1}, SizeGib: 1, Cadence: durationpb.New(50 * time.Millisecond),
+		ReplicationType: tarnv1.ReplicationType_REPLICATION_TYPE_READABLE,
+	}
+}
+
+func (h *testHost) active(epoch uint64) *tarnv1.Assignment {
+	a := h.assignment(tarnv1.Role_ROLE_ACTIVE, epoch)
+	a.Established = epoch > 1
+	a.Peers = h.peers()
+	return a
+}
+
+func (h *testHost) peers() []*tarnv1.Peer {
+	var list []*tarnv1.Peer
+	for _, o := range h.c.hosts {
+		if o != h {
+			list = append(list, &tarnv1.Peer{ReplicaId: o.replica, HostId: o.id})
+		}
+	}
+	return list
+}
+
+func (h *testHost) secondary(epoch uint64, of *testHost) *tarnv1.Assignment {
+	a := h.assignment(tarnv1.Role_ROLE_SECONDARY, epoch)
+	a.Source = &tarnv1.Source{ReplicaId: of.replica, HostId: of.id, Address: of.addr}
+	return a
+}
+
+// snapshots lists a dataset's snapshots.
+func (h *testHost) snapshots(dataset string) []zfs.Version {
+	v, err := h.fs.Versions(context.Background(), dataset)
+	if errors.Is(err, zfs.ErrNotExist) {
+		return nil
+	}
+	h.c.must(err)
+	return v
+}
+
+// equal reports that two hosts have the same content and the same newest snapshot.
+func (h *testHost) equal(o *testHost) bool {
+	a, errA := h.fs.Read(h.dataset())
+	b, errB := o.fs.Read(o.dataset())
+	sa, sb := h.snapshots(h.dataset()), o.snapshots(o.dataset())
+	return errA == nil && errB == nil && a == b && len(sa) > 0 && len(sb) > 0 && sa[len(sa)-1].GUID == sb[len(sb)-1].GUID
+}
+
+// clean checks that nothing of tarn's is left where nothing should be.
+func (h *testHost) clean() {
+	h.c.t.Helper()
+	if list := h.snapshots(testRoot + "/" + stagingDir + "/" + h.replica); list != nil {
+		h.c.t.Errorf("staging left: %v", list)
+	}
+	tags := map[string]int{}
+	for _, v := range h.snapshots(h.dataset()) {
+		holds, err := h.fs.Holds(context.Background(), v.FullName())
+		h.c.must(err)
+		for _, x := range holds {
+			tags[x.Tag]++
+		}
+	}
+	for tag, n := range tags {
+		if limit := 2; n > limit {
+			h.c.t.Errorf("%d snapshots held with %s, at most %d", n, tag, limit)
+		}
+	}
+}
+
+// cutter ends streams early.
+type cutter struct {
+	mu    sync.Mutex
+	after []int64 // one per stream
+}
+
+func (c *cutter) next() (int64, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.after) == 0 {
+		return 0, false
+	}
+	n := c.after[0]
+	c.after = c.after[1:]
+	return n, true
+}
+
+func (c *cutter) plan(n ...int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.after = slices.Clone(n)
+}
+
+func (c *cutter) left() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.after)
+}
+
+// handler breaks connections where the cutter says.
+func (c *cutter) handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/pull") {
+			w = &cutWriter{ResponseWriter: w, cut: c}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+type cutWriter struct {
+	http.ResponseWriter
+	cut     *cutter
+	planned bool
+	left    int64
+}
+
+func (w *cutWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// WriteHeader takes a cut only for answers that carry a stream.
+func (w *cutWriter) WriteHeader(code int) {
+	if code == http.StatusOK {
+		w.left, w.planned = w.cut.next()
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *cutWriter) Write(b []byte) (int, error) {
+	if !w.planned || int64(len(b)) <= w.left {
+		w.left -= int64(len(b))
+		return w.ResponseWriter.Write(b)
+	}
+	_, _ = w.ResponseWriter.Write(b[:w.left])
+	_ = http.NewResponseController(w.ResponseWriter).Flush()
+	panic(http.ErrAbortHandler)
+}

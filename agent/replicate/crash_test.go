@@ -1,0 +1,181 @@
+package replicate
+
+import (
+	"errors"
+	"sync/atomic"
+	"testing"
+
+	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs"
+)
+
+var errDied = errors.New("the process died")
+
+// dieAt lets the host's storage refuse everything from its n-th operation on, as
+// if the process had died there: before the operation, or after its effect.
+func (h *testHost) dieAt(n int, after bool) *atomic.Bool {
+	dead := new(atomic.Bool)
+	first := h.fs.Calls() + n
+	before := func(call int, _, _ string) error {
+		if call >= first && (!after || dead.Load()) {
+			dead.Store(true)
+		}
+		if dead.Load() {
+			return errDied
+		}
+		return nil
+	}
+	var then func(int, string, string) error
+	if after {
+		then = func(call int, _, _ string) error {
+			if call >= first {
+				dead.Store(true)
+				return errDied
+			}
+			return nil
+		}
+	}
+	h.fs.SetHooks(before, then)
+	return dead
+}
+
+// reborn ends the dead process and starts another one on the same storage.
+func (h *testHost) reborn() {
+	h.kill()
+	h.fs.SetHooks(nil, nil)
+	h.start()
+}
+
+// recover waits until the host died or done holds, then restarts it.
+func (c *cluster) recover(h *testHost, dead func() bool, done func() bool) {
+	c.t.Helper()
+	c.until("scenario done or process dead", func() bool { return dead() || done() })
+	h.reborn()
+}
+
+// TestCrashesOfAPlannedMove kills the process of the old owner at every storage
+// operation of its demotion and of its new life as a secondary.
+func TestCrashesOfAPlannedMove(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: every crash point takes a run of its own")
+	}
+	for _, after := range []bool{false, true} {
+		for n := 1; ; n++ {
+			c, a, b := pair(t, 2)
+			a.write("data\n")
+			c.until("in sync", inSync(a, b))
+			dead := a.dieAt(n, after)
+			f := a.assignment(tarnv1.Role_ROLE_FENCED, 1)
+			f.OpId, f.Peers = "op", a.peers()
+			a.assign(f)
+			acked := func() bool { return a.report().GetDemoteAck().GetOpId() == "op" }
+			c.recover(a, dead.Load, acked)
+			base := c.demote(a, b, 1)
+			c.activate(b, a, 2, base)
+			b.write("more\n")
+			c.until("old owner follows", inSync(b, a))
+			if got, _ := a.fs.Read(a.dataset()); got != "data\nmore\n" || len(a.report().GetDivergentCopies()) != 0 {
+				t.Fatalf("crash at %d: %q, %v", n, got, a.report().GetDivergentCopies())
+			}
+			a.clean()
+			a.kill()
+			b.kill()
+			if !dead.Load() {
+				t.Logf("after=%v: %d crash points", after, n-1)
+				break
+			}
+		}
+	}
+}
+
+// TestCrashesOfARejoin kills the process of a former owner at every storage
+// operation of putting its own history aside and following the new one.
+func TestCrashesOfARejoin(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: every crash point takes a run of its own")
+	}
+	for _, after := range []bool{false, true} {
+		for n := 1; ; n++ {
+			c, a, b := forked(t)
+			dead := a.dieAt(n, after)
+			a.start()
+			c.recover(a, dead.Load, inSync(b, a))
+			c.until("follows the new lineage", inSync(b, a))
+			if got, _ := a.fs.Read(a.dataset()); got != "kept\nnew\n" {
+				t.Fatalf("crash at %d: old owner has %q", n, got)
+			}
+			c.until("copy recorded", func() bool { return len(a.report().GetDivergentCopies()) == 1 })
+			if got, _ := a.fs.Read(a.report().GetDivergentCopies()[0].GetDataset()); got != "kept\nlost\ndirty\n" {
+				t.Fatalf("crash at %d: divergent copy has %q", n, got)
+			}
+			a.clean()
+			a.kill()
+			b.kill()
+			if !dead.Load() {
+				t.Logf("after=%v: %d crash points", after, n-1)
+				break
+			}
+		}
+	}
+}
+
+// forked is a share whose old owner, not running, has data that the new one lacks.
+func forked(t *testing.T) (c *cluster, a, b *testHost) {
+	c, a, b = pair(t, 2)
+	a.write("kept\n")
+	c.until("in sync", inSync(a, b))
+	kept := b.report().GetHeadGuid()
+	b.kill()
+	a.write("lost\n")
+	c.until("lost data in a snapshot", func() bool { return a.report().GetHeadGuid() != kept })
+	a.write("dirty\n")
+	a.kill()
+	b.start()
+	a.lease.set(0)
+	b.lease.set(2)
+	as := b.active(2)
+	as.Lineage = []*tarnv1.LineageEntry{{Epoch: 2, OwnerReplicaId: b.replica, BaseGuid: kept}}
+	b.assign(as)
+	c.until("new active is writable", func() bool { return b.report().GetWritable() })
+	b.write("new\n")
+	a.want = a.secondary(2, b)
+	return c, a, b
+}
+
+// TestCrashesOfAFirstReplica kills the receiving process at every storage
+// operation of a full receive with a cut stream.
+func TestCrashesOfAFirstReplica(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: every crash point takes a run of its own")
+	}
+	for _, after := range []bool{false, true} {
+		for n := 1; ; n++ {
+			c := newCluster(t, 2)
+			a, b := c.hosts[0], c.hosts[1]
+			a.lease.set(1)
+			a.assign(a.active(1))
+			a.start()
+			c.until("active is writable", func() bool { return a.report().GetWritable() })
+			a.write("some data\n")
+			c.until("in a snapshot", func() bool {
+				return len(a.snapshots(a.dataset())) > 1 || a.report().GetHeadGuid() != 0 && a.report().GetDirtyBytes() == 0
+			})
+			a.cut.plan(90)
+			b.assign(b.secondary(1, a))
+			dead := b.dieAt(n, after)
+			b.start()
+			c.recover(b, dead.Load, inSync(a, b))
+			c.until("replica complete", inSync(a, b))
+			b.clean()
+			if _, err := b.fs.Dataset(t.Context(), testRoot+"/"+stagingDir+"/"+b.replica); !errors.Is(err, zfs.ErrNotExist) {
+				t.Fatalf("crash at %d: staging: %v", n, err)
+			}
+			a.kill()
+			b.kill()
+			if !dead.Load() {
+				t.Logf("after=%v: %d crash points", after, n-1)
+				break
+			}
+		}
+	}
+}
