@@ -31,6 +31,10 @@ func (c *Cluster) nodeConfig(n Node) map[string]any {
 func (c *Cluster) controlConfig(cfg map[string]any) map[string]any {
 	servers := len(c.layout.of(Control))
 	cfg["bootstrap_expect"] = servers
+	if servers == 1 {
+		// There is nobody to join, and a node that says so is asked to decide.
+		delete(cfg, "join")
+	}
 	cfg["raft"] = map[string]any{"heartbeat_timeout": "1s", "promote_after": "2s"}
 	lease := leaseClocks()
 	lease["wait"] = "5s"
