@@ -2,7 +2,13 @@ package cli
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
+	"os"
 
+	"github.com/BurntSushi/toml"
+
+	"tarn/agent"
 	"tarn/controlplane"
 )
 
@@ -36,4 +42,94 @@ func (c *controlplaneCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	return node.Run(ctx)
+}
+
+type agentCmd struct {
+	File string `arg:"" optional:"" name:"config" help:"agent.toml; or --config." type:"path"`
+}
+
+func (c *agentCmd) Run(ctx context.Context, a *app) error {
+	path, err := daemonFile(a, c.File)
+	if err != nil {
+		return err
+	}
+	cfg, err := agent.LoadConfig(path)
+	if err != nil {
+		return usage("%w", err).next("tarn config check %s", path)
+	}
+	binary, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own program: %w", err)
+	}
+	cfg.DeadmanCommand = []string{binary, "deadman"}
+	cfg.Version, cfg.Revision = buildInfo()
+	node, err := agent.New(cfg)
+	if err != nil {
+		return err
+	}
+	return node.Run(ctx)
+}
+
+type deadmanCmd struct {
+	Dir string `arg:"" help:"The agent's data directory."`
+}
+
+// Run does not heed ctx: signals to end are for the agent, and the dead-man's
+// whole point is to be there after it.
+func (c *deadmanCmd) Run(a *app) error {
+	return agent.RunDeadman(c.Dir, slog.New(slog.NewTextHandler(a.stderr, nil)))
+}
+
+type configCmd struct {
+	Check configCheck `cmd:"" help:"Check controlplane.toml, agent.toml or client.toml."`
+}
+
+type configCheck struct {
+	File string `arg:"" help:"The file." type:"path"`
+	Kind string `help:"controlplane, agent or client; told by the keys if left out." enum:"controlplane,agent,client," default:""`
+}
+
+func (c *configCheck) Run(a *app) error {
+	kind := c.Kind
+	if kind == "" {
+		var err error
+		if kind, err = kindOfFile(c.File); err != nil {
+			return usage("%w", err)
+		}
+	}
+	if err := checkConfig(kind, c.File); err != nil {
+		return usage("%w", err).next("docs/config.md lists every key")
+	}
+	fmt.Fprintf(a.stdout, "%s: a valid %s configuration\n", c.File, kind)
+	return nil
+}
+
+// kindOfFile tells whose configuration a file is by a key that only one kind has.
+func kindOfFile(path string) (string, error) {
+	var any map[string]any
+	if _, err := toml.DecodeFile(path, &any); err != nil {
+		return "", fmt.Errorf("read %s: %w", path, err)
+	}
+	for _, k := range []struct{ key, kind string }{
+		{"addresses", "client"}, {"pki", "client"}, {"availability_zone", "agent"}, {"pool", "agent"},
+		{"bootstrap_expect", "controlplane"}, {"raft", "controlplane"}, {"hosts", "controlplane"},
+	} {
+		if _, ok := any[k.key]; ok {
+			return k.kind, nil
+		}
+	}
+	return "", fmt.Errorf("%s: its keys do not tell what it configures: give --kind", path)
+}
+
+func checkConfig(kind, path string) error {
+	var err error
+	switch kind {
+	case "controlplane":
+		_, err = controlplane.LoadConfig(path)
+	case "agent":
+		_, err = agent.LoadConfig(path)
+	default:
+		_, err = LoadClientConfig(path)
+	}
+	return err
 }

@@ -40,6 +40,9 @@ type root struct {
 	Join joinCmd `cmd:"" help:"Turn a join token into certificate files."`
 
 	Controlplane controlplaneCmd `cmd:"" help:"Run a control-plane node."`
+	Agent        agentCmd        `cmd:"" help:"Run the agent of a storage host."`
+	Deadman      deadmanCmd      `cmd:"" hidden:"" help:"End the service of datasets whose lease ran out; started by the agent."`
+	Conf         configCmd       `cmd:"" name:"config" help:"Configuration files."`
 
 	Dev        devCmd        `cmd:"" help:"A cluster of real processes on this machine."`
 	Demo       demoCmd       `cmd:"" help:"Walk through what tarn does, checking every step."`

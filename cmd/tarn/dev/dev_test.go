@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"tarn/agent"
 	"tarn/controlplane"
 )
 
@@ -159,6 +160,8 @@ func TestConfigurationsAreValid(t *testing.T) {
 		switch n.Kind {
 		case Control:
 			_, err = controlplane.LoadConfig(c.configFile(n))
+		case Agent:
+			_, err = agent.LoadConfig(c.configFile(n))
 		}
 		if err != nil {
 			t.Errorf("%s: %v", n.Name, err)
