@@ -45,7 +45,8 @@ type testHost struct {
 	c       *cluster
 	id      string
 	replica string
-	fs      *memzfs.Host
+	fs      testStorage
+	mem     *memzfs.Host // fs, where faults are injected
 	addr    string
 	board   *stream.Board
 	client  *stream.Client
@@ -120,23 +121,29 @@ func (e *testExports) state(mp string) (readOnly, exported bool) {
 
 func newCluster(t *testing.T, n int) *cluster {
 	t.Helper()
+	return newClusterOn(t, inMemory, n)
+}
+
+func newClusterOn(t *testing.T, on maker, n int) *cluster {
+	t.Helper()
 	ca, err := identity.NewCA("test")
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &cluster{t: t, share: uuid.NewString(), ping: make(chan struct{})}
 	for i := range n {
-		c.hosts = append(c.hosts, c.newHost(ca, i))
+		c.hosts = append(c.hosts, c.newHost(ca, on, i))
 	}
 	return c
 }
 
-func (c *cluster) newHost(ca *identity.CA, i int) *testHost {
+func (c *cluster) newHost(ca *identity.CA, on maker, i int) *testHost {
 	c.t.Helper()
 	h := &testHost{
-		c: c, id: uuid.NewString(), replica: uuid.NewString(), fs: memzfs.New(uint64(i+1), testPool),
+		c: c, id: uuid.NewString(), replica: uuid.NewString(), fs: on(c.t, i),
 		lease: &testLease{changed: make(chan struct{})}, exports: &testExports{all: map[string]bool{}}, cut: &cutter{},
 	}
+	h.mem, _ = h.fs.(*memzfs.Host)
 	cert, key, err := ca.IssueKey(identity.Subject{Role: identity.RoleAgent, ID: h.id})
 	if err != nil {
 		c.t.Fatal(err)
@@ -287,6 +294,12 @@ func (w testWriter) Write(b []byte) (int, error) {
 
 func (h *testHost) dataset() string { return testRoot + "/" + h.replica }
 
+// exported tells how clients reach the dataset, if they do.
+func (h *testHost) exported() (readOnly, exported bool) {
+	ds, _, _ := h.fs.Peek(h.dataset())
+	return h.exports.state(ds.Mountpoint)
+}
+
 func (h *testHost) assign(a *tarnv1.Assignment) {
 	h.want = a
 	if h.stop != nil {
@@ -335,11 +348,7 @@ func (h *testHost) secondary(epoch uint64, of *testHost) *tarnv1.Assignment {
 
 // snapshots lists a dataset's snapshots.
 func (h *testHost) snapshots(dataset string) []zfs.Version {
-	v, err := h.fs.Versions(context.Background(), dataset)
-	if errors.Is(err, zfs.ErrNotExist) {
-		return nil
-	}
-	h.c.must(err)
+	_, v, _ := h.fs.Peek(dataset)
 	return v
 }
 

@@ -15,7 +15,7 @@ var errDied = errors.New("the process died")
 // if the process had died there: before the operation, or after its effect.
 func (h *testHost) dieAt(n int, after bool) *atomic.Bool {
 	dead := new(atomic.Bool)
-	first := h.fs.Calls() + n
+	first := h.mem.Calls() + n
 	before := func(call int, _, _ string) error {
 		if call >= first && (!after || dead.Load()) {
 			dead.Store(true)
@@ -35,14 +35,14 @@ func (h *testHost) dieAt(n int, after bool) *atomic.Bool {
 			return nil
 		}
 	}
-	h.fs.SetHooks(before, then)
+	h.mem.SetHooks(before, then)
 	return dead
 }
 
 // reborn ends the dead process and starts another one on the same storage.
 func (h *testHost) reborn() {
 	h.kill()
-	h.fs.SetHooks(nil, nil)
+	h.mem.SetHooks(nil, nil)
 	h.start()
 }
 
@@ -61,7 +61,7 @@ func TestCrashesOfAPlannedMove(t *testing.T) {
 	}
 	for _, after := range []bool{false, true} {
 		for n := 1; ; n++ {
-			c, a, b := pair(t, 2)
+			c, a, b := pair(t)
 			a.write("data\n")
 			c.until("in sync", inSync(a, b))
 			dead := a.dieAt(n, after)
@@ -121,7 +121,7 @@ func TestCrashesOfARejoin(t *testing.T) {
 
 // forked is a share whose old owner, not running, has data that the new one lacks.
 func forked(t *testing.T) (c *cluster, a, b *testHost) {
-	c, a, b = pair(t, 2)
+	c, a, b = pair(t)
 	a.write("kept\n")
 	c.until("in sync", inSync(a, b))
 	kept := b.report().GetHeadGuid()

@@ -162,6 +162,7 @@ func (w *Worker) pulled(r pullResult) {
 	}
 	delete(w.failures, doPull)
 	delete(w.failures, doPullStaging)
+	w.s.confirmed = true
 	if r.staging {
 		w.stale = true
 	} else if r.versions != nil {

@@ -133,8 +133,8 @@ func following(s *state) []rule {
 	show := s.readable()
 	return []rule{
 		may(s.f.ds.Quota != 0, do(doQuota)),
-		may(show && !s.f.ds.Mounted, do(doMount)),
-		may(show && s.f.ds.Mounted && !s.exported(true), action{kind: doExport, readOnly: true}),
+		may(show && s.confirmed && !s.f.ds.Mounted, do(doMount)),
+		may(show && s.confirmed && s.f.ds.Mounted && !s.exported(true), action{kind: doExport, readOnly: true}),
 		may(!show && s.reachable(), do(doUnexport)),
 		may(!show && s.f.ds.Mounted, do(doUnmount)),
 		may(s.unwanted(), do(doRetire)),

@@ -29,6 +29,9 @@ type state struct {
 	deadToken bool
 	// caughtUp: a pull of this part of life ended with nothing left to send.
 	caughtUp bool
+	// confirmed: what is here belongs to the source's history, as far as is known.
+	// Before, a former owner shows nothing (reliability 3.9, R1).
+	confirmed bool
 	// news is the head that the feed told last.
 	news zfs.GUID
 	// heldLast is the snapshot known to be held as last received.

@@ -93,6 +93,7 @@ type Worker struct {
 	// The rest belongs to Run.
 	s        state
 	stale    bool // facts have to be read again
+	entering bool // first look since the assignment turned
 	failures map[kind]*failure
 	refusal  *failure
 	code     tarnv1.ReplicaErrorCode
@@ -245,7 +246,8 @@ func (w *Worker) turn(old *tarnv1.Assignment) {
 	w.stopPull()
 	w.unfollow()
 	w.s.wantPull, w.s.diverged, w.s.modified, w.s.sizeRefused = true, nil, false, 0
-	w.s.deadToken, w.s.caughtUp, w.s.news, w.s.taken = false, false, 0, 0
+	w.s.deadToken, w.s.caughtUp, w.s.confirmed, w.s.news, w.s.taken = false, false, false, 0, 0
+	w.entering = true
 	w.stale = true
 	w.mu.Lock()
 	w.view.clock.reset()
@@ -265,6 +267,10 @@ func (w *Worker) refresh(ctx context.Context) error {
 		return err
 	}
 	w.s.f, w.stale = f, false
+	if w.entering {
+		// A secondary that was one under this epoch before goes on showing what it has.
+		w.entering, w.s.confirmed = false, f.marks.role == roleReplica && f.marks.epoch == a.GetEpoch()
+	}
 	delete(w.failures, doIdle)
 	return nil
 }

@@ -367,3 +367,14 @@ func (h *Host) SetBusy(name string, busy bool) {
 	defer h.mu.Unlock()
 	h.Busy[name] = busy
 }
+
+// Peek looks at a filesystem and its snapshots past all hooks.
+func (h *Host) Peek(name string) (zfs.Dataset, []zfs.Version, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, ok := h.all[name]
+	if !ok {
+		return zfs.Dataset{}, nil, false
+	}
+	return d.show(), d.versions(), true
+}
