@@ -42,27 +42,29 @@ var shareTypeView = view[*tarnv1.ShareType]{
 type shareTypeCreate struct {
 	Name            string   `arg:"" help:"Unique name."`
 	Description     string   `help:"Free text."`
-	ReplicationType string   `help:"Short for --extra-spec replication_type=VALUE: readable, dr or writable."`
-	Rpo             string   `help:"Short for --extra-spec tarn:rpo=DURATION."`
-	ExtraSpec       []string `short:"e" sep:"none" placeholder:"KEY=VALUE" help:"Extra spec; repeatable. docs/share-types.md lists them."`
+	ReplicationType string   `help:"Short for --spec replication_type=VALUE: readable, dr or writable."`
+	Rpo             string   `help:"Short for --spec tarn:rpo=DURATION."`
+	Snapshots       bool     `negatable:"" default:"true" help:"Specs snapshot_support and create_share_from_snapshot_support."`
+	Spec            []string `short:"e" aliases:"extra-spec,extra-specs" sep:"none" placeholder:"KEY=VALUE" help:"Extra spec; repeatable. docs/share-types.md lists them."`
 	Dhss            bool     `name:"driver-handles-share-servers" help:"Extra spec driver_handles_share_servers; default false."`
 	Private         bool     `help:"Only projects given access may use it."`
 	Default         bool     `help:"Make it the type of shares created without one."`
 }
 
 func (c *shareTypeCreate) specs() (map[string]string, error) {
-	specs, err := pairs("--extra-spec", c.ExtraSpec)
+	specs, err := pairs("--spec", c.Spec)
 	if err != nil {
 		return nil, err
 	}
-	if c.ReplicationType != "" {
-		specs["replication_type"] = c.ReplicationType
+	short := map[string]string{
+		"driver_handles_share_servers": boolText(c.Dhss), "snapshot_support": boolText(c.Snapshots),
+		"create_share_from_snapshot_support": boolText(c.Snapshots), "replication_type": c.ReplicationType, "tarn:rpo": c.Rpo,
 	}
-	if c.Rpo != "" {
-		specs["tarn:rpo"] = c.Rpo
-	}
-	if _, given := specs["driver_handles_share_servers"]; !given {
-		specs["driver_handles_share_servers"] = boolText(c.Dhss)
+	// What --spec says outright wins over the short forms and their defaults.
+	for key, value := range short {
+		if _, given := specs[key]; !given && value != "" {
+			specs[key] = value
+		}
 	}
 	return specs, nil
 }
