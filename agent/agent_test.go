@@ -186,12 +186,11 @@ func TestReportsAreOrderedAndFullWhenAsked(t *testing.T) {
 	h.assign(active(share, replica, 1))
 	h.start()
 	p.await(t, replica, "writable", writable)
-	p.update(func() { p.wantFull = true })
 	from := 0
-	p.until(t, func() bool {
-		from = len(p.reports)
-		return !p.wantFull
-	}, func() string { return "want_full was not seen" })
+	p.update(func() { p.wantFull, from = true, len(p.reports) })
+	resized := active(share, replica, 1)
+	resized.SizeGib = 2
+	h.assign(resized) // makes the agent report
 	full := func() *tarnv1.ReportRequest {
 		for _, r := range p.reports[from:] {
 			if r.GetFull() {

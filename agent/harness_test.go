@@ -40,6 +40,7 @@ type plane struct {
 	reports     []*tarnv1.ReportRequest
 	latest      map[string]*tarnv1.ReplicaReport // by replica
 	noLeases    bool
+	granted     int // renewals answered
 	wantFull    bool
 	forgotten   bool // answers that it knows no host
 }
@@ -109,11 +110,12 @@ func (p *plane) Report(_ context.Context, req *tarnv1.ReportRequest) (*tarnv1.Re
 }
 
 func (p *plane) RenewLease(_ context.Context, req *tarnv1.RenewLeaseRequest) (*tarnv1.RenewLeaseResponse, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.noLeases {
+	if p.refuses() {
 		return nil, connect.NewError(connect.CodeUnavailable, errors.New("no leader"))
 	}
+	defer p.update(func() { p.granted++ })
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	resp := &tarnv1.RenewLeaseResponse{Nonce: req.GetNonce(), Duration: durationpb.New(leaseDuration)}
 	for _, s := range req.GetShares() {
 		if p.owns(req.GetHostId(), s) {
@@ -123,6 +125,18 @@ func (p *plane) RenewLease(_ context.Context, req *tarnv1.RenewLeaseRequest) (*t
 		}
 	}
 	return resp, nil
+}
+
+func (p *plane) refuses() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.noLeases
+}
+
+func (p *plane) renewals() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.granted
 }
 
 func (p *plane) owns(host string, s *tarnv1.LeaseShare) bool {

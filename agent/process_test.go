@@ -104,7 +104,13 @@ func (h *host) spawn(join string) *exec.Cmd {
 	}
 	cmd := exec.Command(exe, file)
 	cmd.Env = append(os.Environ(), roleEnv+"=agent")
-	cmd.Stderr = h.t.Output()
+	// A file, not a pipe: the dead-man inherits it and would keep Wait waiting.
+	log, err := os.OpenFile(filepath.Join(h.dir, "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer func() { _ = log.Close() }()
+	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
 		h.t.Fatal(err)
 	}
@@ -113,6 +119,13 @@ func (h *host) spawn(join string) *exec.Cmd {
 		_ = cmd.Wait()
 	})
 	return cmd
+}
+
+// printLog shows what the agents said if the test failed.
+func (h *host) printLog() {
+	if text, err := os.ReadFile(filepath.Join(h.dir, "agent.log")); err == nil && h.t.Failed() {
+		h.t.Logf("%s", text)
+	}
 }
 
 // The first law when the agent cannot keep it: its lease ends, and so does the
@@ -158,6 +171,7 @@ func TestKilledAgentComesBackWithinItsLease(t *testing.T) {
 	h.assign(active(share, replica, 1))
 	join := p.serve(t, ca)
 	first := h.spawn(join)
+	defer h.printLog()
 	mountpoint := p.await(t, replica, "writable", writable).GetMountpoint()
 	put(t, mountpoint, "f", "data")
 	if err := first.Process.Kill(); err != nil {
@@ -168,6 +182,15 @@ func TestKilledAgentComesBackWithinItsLease(t *testing.T) {
 	h.spawn(join)
 	p.await(t, replica, "writable again", writable)
 	check(t, mountpoint, "f", "data")
+	// The old deadline passes; the renewed lease holds.
+	renewed := p.renewals() + int(leaseDuration/leaseRenew) + 2
+	p.until(t, func() bool { return p.granted >= renewed }, func() string { return "lease is not renewed any more" })
+	check(t, mountpoint, "f", "data")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if log, err := os.ReadFile(filepath.Join(h.dir, "agent.log")); err != nil || bytes.Contains(log, []byte("fenced")) {
+		t.Errorf("something was fenced (%v):\n%s", err, log)
+	}
 }
 
 // What an earlier life left mounted for writing is taken out of reach before

@@ -104,7 +104,7 @@ func (r *reports) run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		full = full || !time.Now().Before(next)
-		resp, err := r.once(ctx, full)
+		complete, want, err := r.once(ctx, full)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -119,21 +119,27 @@ func (r *reports) run(ctx context.Context) error {
 		if full {
 			next = time.Now().Add(r.interval)
 		}
-		failing, full = false, resp.GetWantFull()
-		timer.Reset(max(0, time.Until(next)))
-		if full {
-			timer.Reset(0)
-		}
+		// One that was to be full and could not yet be is tried again with the next change.
+		failing, full = false, want || full && !complete
+		timer.Reset(r.pause(want, next))
 	}
 }
 
-// once sends one report; what it could not send stays changed.
-func (r *reports) once(ctx context.Context, full bool) (*tarnv1.ReportResponse, error) {
+func (r *reports) pause(want bool, next time.Time) time.Duration {
+	if want {
+		return 0
+	}
+	return max(0, time.Until(next))
+}
+
+// once sends one report; what it could not send stays changed. It tells if the
+// report was complete, and if the leader wants a full one.
+func (r *reports) once(ctx context.Context, full bool) (complete, want bool, err error) {
 	var pools []*tarnv1.PoolReport
 	if full {
 		status, err := r.pools(ctx)
 		if err != nil {
-			return nil, err
+			return false, false, err
 		}
 		pools = poolReports(status)
 		r.mu.Lock()
@@ -146,7 +152,7 @@ func (r *reports) once(ctx context.Context, full bool) (*tarnv1.ReportResponse, 
 	if err != nil {
 		r.giveBack(req)
 	}
-	return resp, err
+	return req.GetFull(), resp.GetWantFull(), err
 }
 
 // compose lists the changed replicas, or all. It calls itself full only when

@@ -57,7 +57,6 @@ func (a *Agent) work(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	a.workers.begin(ctx)
-	group.Go(func() error { a.workers.wait(); return nil })
 	group.Go(func() error { return ended(ctx, a.keeper.Run(ctx)) })
 	group.Go(func() error { return ended(ctx, a.feed.Run(ctx)) })
 	for _, cadence := range a.cadences {
@@ -71,7 +70,10 @@ func (a *Agent) work(ctx context.Context) error {
 		group.Go(func() error { return a.reports.run(ctx) })
 		return a.follow(ctx)
 	})
-	return group.Wait()
+	err := group.Wait()
+	// Only now, when nobody starts workers any more, can their end be awaited.
+	a.workers.wait()
+	return err
 }
 
 // ended turns the end of ctx, which is how everything stops, into no error.

@@ -49,9 +49,9 @@ func (w *workers) begin(ctx context.Context) {
 	w.base = ctx
 }
 
-// wait returns when the context of begin has ended and all workers have.
+// wait returns when all workers have ended, which they do with the context of
+// begin. Nobody may call apply any more.
 func (w *workers) wait() {
-	<-w.base.Done()
 	w.group.Wait()
 }
 

@@ -41,7 +41,8 @@ type Deadman struct {
 
 	mu       sync.Mutex
 	armed    map[Target]time.Duration
-	session  *session // nil while none is up
+	session  *session      // nil while none is up
+	up       chan struct{} // closed while one is
 	sequence uint64
 }
 
@@ -73,7 +74,7 @@ func NewDeadman(config DeadmanConfig) (*Deadman, error) {
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Deadman{config: config, armed: map[Target]time.Duration{}}, nil
+	return &Deadman{config: config, armed: map[Target]time.Duration{}, up: make(chan struct{})}, nil
 }
 
 // Up reports whether a helper takes orders.
@@ -83,9 +84,17 @@ func (d *Deadman) Up() bool {
 	return d.session != nil
 }
 
-// Arm tells the helper later deadlines and waits until it has confirmed. An
-// error means that they must not be relied on.
+// Arm tells the helper later deadlines and waits until it has confirmed; while
+// none is up it waits for one. An error means that they must not be relied on.
 func (d *Deadman) Arm(ctx context.Context, armed []Armed) error {
+	d.mu.Lock()
+	up := d.up
+	d.mu.Unlock()
+	select {
+	case <-up:
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrNoHelper, ctx.Err())
+	}
 	d.mu.Lock()
 	s := d.session
 	if s == nil {
@@ -224,6 +233,7 @@ func (d *Deadman) start(ctx context.Context) (*session, error) {
 	}
 	d.mu.Lock()
 	d.session = s
+	close(d.up)
 	d.mu.Unlock()
 	return s, nil
 }
@@ -232,7 +242,7 @@ func (d *Deadman) drop(s *session) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.session == s {
-		d.session = nil
+		d.session, d.up = nil, make(chan struct{})
 	}
 }
 
