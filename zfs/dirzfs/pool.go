@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -39,6 +40,7 @@ type pool struct {
 	closing context.Context // ended by close: running streams stop
 	stop    context.CancelFunc
 	ops     sync.WaitGroup // streams
+	closed  atomic.Bool
 }
 
 func openPool(c Pool, log *slog.Logger) (_ *pool, err error) {
@@ -139,6 +141,9 @@ func (p *pool) sweep() {
 func (p *pool) close() error {
 	p.stop()
 	p.ops.Wait()
+	if !p.closed.CompareAndSwap(false, true) {
+		return nil
+	}
 	var errs []error
 	if p.store != nil {
 		errs = append(errs, p.store.Close())
