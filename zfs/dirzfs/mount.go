@@ -92,14 +92,40 @@ func Fence(poolDir, dataset string) error {
 // moveTree renames a directory onto nothing, or onto an empty directory when from
 // is a head and to a mountpoint.
 func moveTree(from, to string) error {
-	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EINVAL) { // a file system without the flag
-		err = unix.Rename(from, to)
+	err := rename(from, to)
+	if errors.Is(err, unix.EACCES) {
+		err = renameMasked(from, to)
 	}
 	if err != nil {
 		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
 	}
 	return nil
+}
+
+func rename(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) { // a file system without the flag
+		err = unix.Rename(from, to)
+	}
+	return err
+}
+
+// renameMasked moves a directory that a read-only mount has taken the write bit
+// from: changing its parent is writing to it, which binds everybody but root. The
+// bit is back only while the directory moves.
+func renameMasked(from, to string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(from, &st); err != nil {
+		return err
+	}
+	mode := st.Mode & 0o7777
+	if err := unix.Chmod(from, mode|0o200); err != nil {
+		return err
+	}
+	if err := rename(from, to); err != nil {
+		return errors.Join(err, unix.Chmod(from, mode))
+	}
+	return unix.Chmod(to, mode)
 }
 
 // Mount makes a filesystem's files reachable at its mountpoint.
