@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -105,13 +106,13 @@ func (c *cluster) refusals(share string) []refusal {
 	long := strings.Repeat("a", 10_000)
 	rule := strings.TrimSpace(c.must("-q", "access", "list", "web"))
 	snapshot := strings.TrimSpace(c.must("-q", "snapshot", "list"))
-	active := strings.Fields(c.must("-q", "replica", "list", "--share", "web", "--state", "active"))[0]
+	active := c.replicaAt(share, "az1", isWritable).GetId()
 	all := []refusal{
 		{what: "unknown extra spec", args: []string{"share-type", "create", "x", "-e", "tarn:rop=5s"}, code: codeUsage,
 			says: []string{"extra_specs.tarn:rop", "is unknown", "tarn:rpo"}},
 		{what: "unknown replication type", args: []string{"share-type", "create", "x", "--replication-type", "magic"}, code: codeUsage,
 			says: []string{"extra_specs.replication_type", "readable"}},
-		{what: "extra spec of a type in use", args: []string{"share-type", "set", "gold", "-e", "tarn:rpo=0s"}, code: codeUsage,
+		{what: "extra spec of a type in use", args: []string{"share-type", "set", "gold", "tarn:rpo=0s"}, code: codeUsage,
 			says: []string{"extra_specs.tarn:rpo"}},
 		{what: "type in use is deleted", args: []string{"share-type", "delete", "gold"}, code: codeRefused, says: []string{"share"}},
 		{what: "negative size", args: []string{"share", "create", "x", "--type", "gold", "--size", "-1"}, code: codeUsage,
@@ -124,7 +125,10 @@ func (c *cluster) refusals(share string) []refusal {
 		{what: "unknown type", args: []string{"share", "create", "x", "--type", "tin", "--size", "1"}, code: codeNotFound, says: []string{"tin"}},
 		{what: "unknown zone", args: []string{"share", "create", "x", "--type", "gold", "--size", "1", "--zone", "az9"}, code: codeRefused,
 			says: []string{"agent1@dir#tank", "zone"}},
-		{what: "more than fits", args: []string{"share", "create", "x", "--type", "gold", "--size", "900"}, code: codeRefused, says: []string{"capacity"}},
+		{what: "more than the quota", args: []string{"share", "create", "x", "--type", "gold", "--size", "1200"}, code: codeRefused,
+			says: []string{"gigabytes: limit 1000, in use 1, requested 1200"}},
+		{what: "more than fits", args: []string{"share", "create", "x", "--type", "gold", "--size", "5000"}, code: codeRefused,
+			says: []string{"capacity", "5000 GiB asked for"}},
 		{what: "unknown id", args: []string{"share", "show", nobodysID}, code: codeNotFound, says: []string{nobodysID}},
 		{what: "extend to less", args: []string{"share", "extend", "web", "1"}, code: codeUsage, says: []string{"new_size_gib"}},
 		{what: "shrink to more", args: []string{"share", "shrink", "web", "5"}, code: codeUsage, says: []string{"new_size_gib"}},
@@ -219,12 +223,12 @@ func (c *cluster) twoPromotions(share string) {
 	if connect.CodeOf(refused) != connect.CodeFailedPrecondition || len(fields) == 0 || !strings.Contains(fields[0].GetRule(), "is running") {
 		c.t.Errorf("refused with %v", refused)
 	}
+	c.eventually(time.Minute, "the promotion is complete", func(ctx context.Context) error {
+		s, err := c.api.Shares.GetShare(ctx, &tarnv1.GetRequest{Id: share})
+		if f := s.GetFencing(); err == nil && (f.GetOwnerReplicaId() != list.GetReplicas()[winner].GetId() || f.GetEpoch() != 2) {
+			err = fmt.Errorf("owner %s under epoch %d", f.GetOwnerReplicaId(), f.GetEpoch())
+		}
+		return err
+	})
 	c.eventually(time.Minute, "one is active, two follow", func(ctx context.Context) error { return c.allWell(ctx, 3) })
-	s, err := c.api.Shares.GetShare(c.t.Context(), &tarnv1.GetRequest{Id: share})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	if owner := s.GetFencing().GetOwnerReplicaId(); owner != list.GetReplicas()[winner].GetId() || s.GetFencing().GetEpoch() != 2 {
-		c.t.Errorf("owner %s under epoch %d", owner, s.GetFencing().GetEpoch())
-	}
 }
