@@ -29,13 +29,13 @@ func (p *pool) clone(ctx context.Context, snapshot, name string, props map[strin
 	if err != nil {
 		return err
 	}
-	var ds *datasetRec
 	err = p.update(func(m meta) error {
 		_, s, err := m.namedSnapshot(snapshot)
 		if err != nil {
 			return err
 		}
-		if ds, err = p.newDataset(m, name, clean); err != nil {
+		ds, err := p.newDataset(m, name, clean)
+		if err != nil {
 			return err
 		}
 		ds.Origin = s.TXG
@@ -44,10 +44,6 @@ func (p *pool) clone(ctx context.Context, snapshot, name string, props map[strin
 	if err != nil {
 		return err
 	}
-	if err := p.makeHead(ds); err != nil {
-		return err
-	}
-	p.quiet.setFree(ds.GUID, true)
 	if clean[zfs.PropCanMount] != "on" {
 		return nil
 	}

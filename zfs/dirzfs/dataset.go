@@ -30,25 +30,17 @@ func (p *pool) create(ctx context.Context, name string, props map[string]string,
 	if err != nil {
 		return err
 	}
-	var made []*datasetRec
 	err = p.update(func(m meta) error {
 		if parents {
-			if made, err = p.newParents(m, name); err != nil {
+			if err := p.newParents(m, name); err != nil {
 				return err
 			}
 		}
-		ds, err := p.newDataset(m, name, clean)
-		made = append(made, ds)
+		_, err := p.newDataset(m, name, clean)
 		return err
 	})
 	if err != nil {
 		return err
-	}
-	for _, ds := range made {
-		if err := p.makeHead(ds); err != nil {
-			return err
-		}
-		p.quiet.setFree(ds.GUID, true)
 	}
 	if clean[zfs.PropCanMount] != "on" {
 		return nil
@@ -56,26 +48,24 @@ func (p *pool) create(ctx context.Context, name string, props map[string]string,
 	return p.mount(ctx, name)
 }
 
-func (p *pool) newParents(m meta, name string) (made []*datasetRec, err error) {
+func (p *pool) newParents(m meta, name string) error {
 	for i := len(p.name); ; {
 		next := strings.IndexByte(name[min(i+1, len(name)):], '/')
 		if next < 0 {
-			return made, nil
+			return nil
 		}
 		i += 1 + next
 		if _, err := m.dataset(name[:i]); err == nil {
 			continue
 		}
-		ds, err := p.newDataset(m, name[:i], map[string]string{zfs.PropCanMount: "off"})
-		if err != nil {
-			return nil, err
+		if _, err := p.newDataset(m, name[:i], map[string]string{zfs.PropCanMount: "off"}); err != nil {
+			return err
 		}
-		made = append(made, ds)
 	}
 }
 
-// newDataset writes the record of a new filesystem. Its directory comes after the
-// commit; recovery makes it after a crash.
+// newDataset makes the directory and the record of a new filesystem. Recovery
+// removes the directory if the record was not committed.
 func (p *pool) newDataset(m meta, name string, props map[string]string) (*datasetRec, error) {
 	if _, err := m.dataset(name); err == nil {
 		return nil, fmt.Errorf("%w: %s", zfs.ErrExists, name)
@@ -94,6 +84,10 @@ func (p *pool) newDataset(m meta, name string, props map[string]string) (*datase
 		return nil, err
 	}
 	ds := &datasetRec{Name: name, GUID: newGUID(), TXG: txg, Creation: time.Now().Unix(), Props: props}
+	if err := p.makeHead(ds); err != nil {
+		return nil, err
+	}
+	p.quiet.setFree(ds.GUID, true)
 	return ds, m.putDataset(ds)
 }
 

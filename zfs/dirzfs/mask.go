@@ -101,7 +101,7 @@ func maskNode(v *nodeVisit) error {
 
 func unmaskNode(v *nodeVisit) error {
 	want := liveMode(v.mode, os.Geteuid() == 0)
-	if live := v.st.Mode & 0o7777; !v.known || live == want || live != want&^0o222 {
+	if live := v.st.Mode & 0o7777; !v.known || live == want || live&^0o200 != want&^0o222 {
 		return nil // not ours, or changed by the superuser since
 	}
 	return v.d.chmod(v.name, want)

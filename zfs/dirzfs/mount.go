@@ -89,8 +89,7 @@ func Fence(poolDir, dataset string) error {
 	return fail("fence", dataset, err)
 }
 
-// moveTree renames a directory onto nothing, or onto an empty directory when from
-// is a head and to a mountpoint.
+// moveTree renames a directory onto nothing.
 func moveTree(from, to string) error {
 	err := rename(from, to)
 	if errors.Is(err, unix.EACCES) {
@@ -126,6 +125,11 @@ func renameMasked(from, to string) error {
 		return errors.Join(err, unix.Chmod(from, mode))
 	}
 	return unix.Chmod(to, mode)
+}
+
+// chmodMode keeps what chmod sets.
+func chmodMode(m fs.FileMode) fs.FileMode {
+	return m & (fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
 }
 
 // Mount makes a filesystem's files reachable at its mountpoint.
@@ -213,7 +217,14 @@ func (p *pool) moveToMountpoint(ds *datasetRec) error {
 		return fmt.Errorf("%w: mountpoint %s: %w", zfs.ErrBusy, target, err)
 	}
 	p.quiet.setFree(ds.GUID, false)
-	return moveTree(p.headDir(ds.GUID), target)
+	if err := moveTree(p.headDir(ds.GUID), target); err != nil || !ds.Masked {
+		return err
+	}
+	info, err := os.Lstat(target)
+	if err != nil || info.Mode()&0o222 == 0 {
+		return err
+	}
+	return os.Chmod(target, chmodMode(info.Mode())&^0o222) // a move as an ordinary user was cut by a crash
 }
 
 // Unmount ends reachability first, by moving the files away, and then looks for
@@ -279,6 +290,8 @@ func (p *pool) moveToHead(ds *datasetRec) error {
 
 // pruneMountParents removes the empty directories above a former mountpoint.
 func (p *pool) pruneMountParents(name string) {
+	p.mounts.Lock()
+	defer p.mounts.Unlock()
 	for {
 		i := strings.LastIndexByte(name, '/')
 		if i < 0 {

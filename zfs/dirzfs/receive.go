@@ -159,8 +159,7 @@ func (r *receiver) createTarget(name string, props map[string]string) error {
 		return err
 	}
 	r.ds, r.created = ds, true
-	r.p.quiet.setFree(ds.GUID, true)
-	return r.p.makeHead(ds)
+	return nil
 }
 
 // check holds the stream against the target as it is now.

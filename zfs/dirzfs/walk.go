@@ -352,7 +352,8 @@ func (w *walker) trueOwner(d *dir, name string, e, base *tree.Entry) error {
 		if !ok && base != nil {
 			m, ok = base.Mode, true
 		}
-		if ok && e.Mode == liveMode(m, w.root)&^0o222 {
+		masked := liveMode(m, w.root) &^ 0o222
+		if ok && (e.Mode == masked || name == "" && e.Mode == masked|0o200) { // the top is opened to be moved
 			e.Mode = m
 		}
 	}
