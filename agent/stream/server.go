@@ -179,7 +179,8 @@ func (s *Server) grant(r *http.Request, req pullBody) (Grant, error) {
 	if g.Replicas != nil && !slices.Contains(g.Replicas, req.Replica) {
 		return Grant{}, fmt.Errorf("replica %s is not of host %s: %w", req.Replica, peer, ErrDenied)
 	}
-	if g.Epoch != req.Epoch {
+	// A share made from this one's snapshot counts epochs of its own.
+	if req.Want == 0 && g.Epoch != req.Epoch {
 		return Grant{}, fmt.Errorf("source is in epoch %d, receiver in %d: %w", g.Epoch, req.Epoch, ErrEpoch)
 	}
 	return g, nil
