@@ -147,6 +147,10 @@ func (a *Agent) buildLease() (err error) {
 		HostID: a.hostID, SessionID: a.session, Renewer: a.control, Guard: guard,
 		Every: a.cfg.Lease.Renew, Margin: a.cfg.Lease.Margin, Logger: a.log,
 		Renewed: func(result string) { a.counters.LeaseRenewals.WithLabelValues(result).Inc() },
+		Moved: func(gained, lost int) {
+			a.counters.LeaseTransitions.WithLabelValues("gained").Add(float64(gained))
+			a.counters.LeaseTransitions.WithLabelValues("lost").Add(float64(lost))
+		},
 	})
 	return err
 }
@@ -247,7 +251,10 @@ func (a *Agent) refuse(as *tarnv1.Assignment, err error) {
 func (a *Agent) hooks() replicate.Hooks {
 	c := a.counters
 	return replicate.Hooks{
-		Step:  func(share, replica, kind, result string) { c.Steps.WithLabelValues(share, replica, kind, result).Inc() },
+		Step: func(share, replica, kind, result string) {
+			c.Steps.WithLabelValues(share, replica, kind, result).Inc()
+			a.reports.step(replica, result)
+		},
 		Phase: func(phase string, took time.Duration) { c.StepPhase.WithLabelValues(phase).Observe(took.Seconds()) },
 		Bytes: func(share, replica string, n int64) {
 			c.TransferBytes.WithLabelValues(share, replica, "receive").Add(float64(n))

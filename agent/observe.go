@@ -14,15 +14,23 @@ import (
 // history is what a replica's reports tell over time.
 type history struct {
 	head                  uint64
+	verified              time.Time
 	done                  int64
 	progressed, succeeded time.Time
 	attempted             time.Time
-	failing               bool
-	failures              int
+	failures              int // steps since the last that succeeded
 }
 
-// note compares a report with the one before. A new head is a success, moved
-// bytes are progress, an error that is new is a failure.
+// step counts a finished replication step by its result.
+func (h *history) step(result string, now time.Time) {
+	if result == "ok" {
+		h.failures, h.succeeded = 0, now
+	} else {
+		h.failures++
+	}
+}
+
+// note compares a report with the one before: moved bytes are progress.
 func (h *history) note(r *tarnv1.ReplicaReport, now time.Time) {
 	if t := r.GetTransfer(); t != nil {
 		if h.attempted.IsZero() || t.GetDoneBytes() < h.done || h.done == 0 {
@@ -36,13 +44,7 @@ func (h *history) note(r *tarnv1.ReplicaReport, now time.Time) {
 		h.done = 0
 	}
 	if head := r.GetHeadGuid(); head != h.head {
-		h.head, h.succeeded, h.failures = head, now, 0
-	}
-	if failing := r.GetError() != nil; failing != h.failing {
-		h.failing = failing
-		if failing {
-			h.failures++
-		}
+		h.head, h.verified = head, now
 	}
 }
 
@@ -94,7 +96,7 @@ func sample(r *tarnv1.ReplicaReport, h *history) metrics.LocalReplica {
 	s := metrics.LocalReplica{
 		Share: r.GetShareId(), Replica: r.GetReplicaId(), Role: roleLabel(r.GetObservedRole()),
 		Lag: math.NaN(), Expected: math.NaN(), Done: math.NaN(), LastProgress: math.NaN(),
-		LastSuccess: unix(h.succeeded), LastVerified: unix(h.succeeded), LastAttempt: unix(h.attempted),
+		LastSuccess: unix(h.succeeded), LastVerified: unix(h.verified), LastAttempt: unix(h.attempted),
 		ConsecutiveFailures: h.failures, Snapshots: len(r.GetSnapshots()),
 		OldestSnapshot: math.NaN(), NewestSnapshot: math.NaN(),
 	}

@@ -19,7 +19,7 @@ import (
 const markReplica = "tarn:replica"
 
 // sweepEvery is how often datasets are looked through without being asked.
-const sweepEvery = time.Minute
+const sweepEvery = 10 * time.Minute
 
 // orphans finds datasets that carry a replica's mark and are assigned to nobody:
 // left by a forced removal, or by a control plane restored from a backup. They

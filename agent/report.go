@@ -49,12 +49,24 @@ func (r *reports) publish(report *tarnv1.ReplicaReport) {
 	id := report.GetReplicaId()
 	r.latest[id] = report
 	r.changed[id] = true
+	r.past(id).note(report, time.Now())
+	r.mu.Unlock()
+	r.soon()
+}
+
+// step notes the end of a replication step.
+func (r *reports) step(replicaID, result string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.past(replicaID).step(result, time.Now())
+}
+
+// past is a replica's history. The caller has the lock.
+func (r *reports) past(id string) *history {
 	if r.history[id] == nil {
 		r.history[id] = &history{}
 	}
-	r.history[id].note(report, time.Now())
-	r.mu.Unlock()
-	r.soon()
+	return r.history[id]
 }
 
 // expect says which replicas a full report has to cover.

@@ -123,7 +123,7 @@ func (a *Agent) sweepSoon() {
 	}
 }
 
-// sweeps looks for orphans after each change of assignments and every minute;
+// sweeps looks for orphans after each change of assignments and now and then;
 // never before the first, when everything would be one.
 func (a *Agent) sweeps(ctx context.Context) error {
 	ticker := time.NewTicker(sweepEvery)

@@ -53,7 +53,10 @@ type Config struct {
 	Clock func() time.Duration
 	// Renewed, if set, is told the result of each renewal: renewed, partial, failed, stale or unguarded.
 	Renewed func(result string)
-	Logger  *slog.Logger
+	// Moved, if set, is told how many shares were gained and lost, under the
+	// Keeper's lock: it must not block nor call the Keeper.
+	Moved  func(gained, lost int)
+	Logger *slog.Logger
 }
 
 const shortest = 50 * time.Millisecond
@@ -106,6 +109,9 @@ func NewKeeper(config Config) (*Keeper, error) {
 	if config.Renewed == nil {
 		config.Renewed = func(string) {}
 	}
+	if config.Moved == nil {
+		config.Moved = func(int, int) {}
+	}
 	return &Keeper{
 		config:  config,
 		kick:    make(chan struct{}, 1),
@@ -141,12 +147,22 @@ func (k *Keeper) Want(shares []Share) {
 	}
 }
 
-// Settled says that the replica cannot be written here any more: unmounted, or
-// read-only in another role. The guard may forget it.
+// Settled says that target cannot be written here any more: unmounted, or
+// read-only in another role. The guard may forget it, unless the share is wanted
+// (again): then what was said is of the past, and the deadline stands.
 func (k *Keeper) Settled(target Target) {
-	if k.config.Guard != nil {
-		k.config.Guard.Disarm(target)
+	if k.config.Guard == nil {
+		return
 	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, s := range k.wanted {
+		if s.Target == target && !k.released {
+			return
+		}
+	}
+	// Under the lock, so that no newly wanted share is armed before it.
+	k.config.Guard.Disarm(target)
 }
 
 // Release gives up everything for good and lets Held be false from now on. The
@@ -258,18 +274,22 @@ func (k *Keeper) look() time.Duration {
 // announce wakes the waiters if what is held differs from what they were told.
 // The caller has the lock.
 func (k *Keeper) announce() {
-	now, same := k.config.Clock(), true
+	now, gained := k.config.Clock(), 0
 	next := make(map[string]bool, len(k.grants))
 	for id, g := range k.grants {
 		if !k.valid(g, now) {
 			continue
 		}
 		next[id] = true
-		same = same && k.held[id]
+		if !k.held[id] {
+			gained++
+		}
 	}
-	if same && len(next) == len(k.held) {
+	lost := len(k.held) + gained - len(next)
+	if gained == 0 && lost == 0 {
 		return
 	}
+	k.config.Moved(gained, lost)
 	k.held = next
 	close(k.changed)
 	k.changed = make(chan struct{})

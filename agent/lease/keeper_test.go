@@ -114,6 +114,8 @@ type world struct {
 	start  time.Time
 	mu     sync.Mutex
 	offset time.Duration
+
+	gained, lost int
 }
 
 func (w *world) now() time.Duration {
@@ -134,6 +136,7 @@ func inBubble(t *testing.T, test func(t *testing.T, w *world)) {
 		w := &world{leader: &leader{deny: map[string]bool{}, epochs: map[string]uint64{}}, guard: &guard{armed: map[Target]time.Duration{}}, start: time.Now()}
 		keeper, err := NewKeeper(Config{
 			HostID: "host", SessionID: "session", Renewer: w.leader, Guard: w.guard, Every: every, Margin: margin, Clock: w.now,
+			Moved: func(gained, lost int) { w.gained, w.lost = w.gained+gained, w.lost+lost },
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -147,8 +150,8 @@ func inBubble(t *testing.T, test func(t *testing.T, w *world)) {
 		if err := <-done; err != nil {
 			t.Errorf("Run ended with %v", err)
 		}
-		if keeper.Count() != 0 {
-			t.Error("something is held after Run")
+		if keeper.Count() != 0 || w.gained != w.lost {
+			t.Errorf("%d held after Run; %d gained, %d lost", keeper.Count(), w.gained, w.lost)
 		}
 	})
 }
@@ -336,6 +339,10 @@ func TestSettledDisarms(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		w.Want([]Share{share("a", 1)})
 		w.expect(t, "a", 1, true, "at first")
+		w.Settled(share("a", 1).Target)
+		if w.guard.deadline(share("a", 1).Target) == 0 {
+			t.Error("disarmed although it is wanted")
+		}
 		w.Want(nil)
 		synctest.Wait()
 		if w.guard.deadline(share("a", 1).Target) == 0 {

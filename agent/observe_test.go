@@ -1,0 +1,69 @@
+package agent
+
+import (
+	"math"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	tarnv1 "tarn/proto/tarn/v1"
+)
+
+func TestSampleTellsWhatHappenedToAReplica(t *testing.T) {
+	r := newReports(time.Second)
+	report := &tarnv1.ReplicaReport{
+		ReplicaId: "r", ShareId: "s", ObservedRole: tarnv1.Role_ROLE_SECONDARY, HeadGuid: 7, Lag: durationpb.New(1500 * time.Millisecond),
+		Transfer:  &tarnv1.TransferProgress{ExpectedBytes: 10, DoneBytes: 4},
+		Snapshots: []*tarnv1.SnapshotReport{{TakenAt: timestamppb.New(time.Unix(200, 0))}, {TakenAt: timestamppb.New(time.Unix(100, 0))}},
+	}
+	r.publish(report)
+	for range 3 {
+		r.step("r", "retry")
+	}
+	s := r.samples()[0]
+	if s.Role != "secondary" || s.Lag != 1.5 || !s.Active || s.Done != 4 || s.Expected != 10 || s.ConsecutiveFailures != 3 ||
+		s.OldestSnapshot != 100 || s.Snapshots != 2 || math.IsNaN(s.LastProgress) || !math.IsNaN(s.LastSuccess) || math.IsNaN(s.LastVerified) {
+		t.Errorf("sample %+v", s)
+	}
+	r.step("r", "ok")
+	r.publish(&tarnv1.ReplicaReport{ReplicaId: "r", ShareId: "s"})
+	if s := r.samples()[0]; s.ConsecutiveFailures != 0 || s.Active || math.IsNaN(s.LastSuccess) || !math.IsNaN(s.Lag) {
+		t.Errorf("sample after a success %+v", s)
+	}
+	r.expect(1, nil)
+	r.forget("r")
+	if len(r.samples()) != 0 {
+		t.Error("a forgotten replica has a sample")
+	}
+}
+
+// A report must not call itself full before every assigned replica was looked
+// at, or the leader would take the missing ones for gone.
+func TestFullMeansEveryAssignedReplica(t *testing.T) {
+	r := newReports(time.Second)
+	if r.compose(true).GetFull() {
+		t.Error("full before any assignments")
+	}
+	r.expect(5, []*tarnv1.Assignment{{ReplicaId: "a"}, {ReplicaId: "b"}})
+	r.publish(&tarnv1.ReplicaReport{ReplicaId: "a"})
+	if req := r.compose(true); req.GetFull() || len(req.GetReplicas()) != 1 || req.GetAssignmentsRevision() != 5 {
+		t.Errorf("report with one of two replicas %v", req)
+	}
+	r.publish(&tarnv1.ReplicaReport{ReplicaId: "b"})
+	partial := r.compose(false)
+	if partial.GetFull() || len(partial.GetReplicas()) != 1 || partial.GetReplicas()[0].GetReplicaId() != "b" {
+		t.Errorf("partial report %v", partial)
+	}
+	if req := r.compose(false); len(req.GetReplicas()) != 0 {
+		t.Errorf("unchanged replicas are reported again: %v", req)
+	}
+	r.giveBack(partial)
+	if req := r.compose(false); len(req.GetReplicas()) != 1 {
+		t.Errorf("what could not be sent is not reported again: %v", req)
+	}
+	if req := r.compose(true); !req.GetFull() || len(req.GetReplicas()) != 2 {
+		t.Errorf("full report %v", req)
+	}
+}
