@@ -42,6 +42,7 @@ func (p *pool) create(ctx context.Context, name string, props map[string]string,
 	if err != nil {
 		return err
 	}
+	p.step("created")
 	if clean[zfs.PropCanMount] != "on" {
 		return nil
 	}
@@ -264,6 +265,7 @@ func (p *pool) destroy(ctx context.Context, name string) error {
 	if err := p.update(func(m meta) error { return m.deleteDataset(ds) }); err != nil {
 		return err
 	}
+	p.step("dataset destroyed")
 	p.quiet.setFree(ds.GUID, false)
 	_ = os.Remove(fenceFile(p.dir, name)) // without its dataset it does nothing
 	p.sweep()
@@ -369,7 +371,9 @@ func (p *pool) rename(ctx context.Context, from, to string) error {
 		}
 		remount = append(remount, ds)
 	}
+	p.step("before rename")
 	err = p.update(func(m meta) error { return m.renameDatasets(recs, from, to) })
+	p.step("renamed")
 	return errors.Join(err, p.remount(ctx, remount))
 }
 

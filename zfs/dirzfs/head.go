@@ -71,10 +71,12 @@ func (p *pool) settle(ctx context.Context, ds *datasetRec) error {
 			return err
 		}
 	}
+	p.step("settle started")
 	change, err := p.bringFiles(ctx, ds)
 	if err != nil {
 		return err
 	}
+	p.step("settle applied")
 	sync := !ds.Masked && p.isMounted(ds)
 	if sync {
 		if err := p.syncFiles(); err != nil {
@@ -84,6 +86,7 @@ func (p *pool) settle(ctx context.Context, ds *datasetRec) error {
 	if err := p.update(func(m meta) error { return p.settled(m, ds, change, sync) }); err != nil {
 		return err
 	}
+	p.step("settle recorded")
 	p.sweep()
 	return nil
 }

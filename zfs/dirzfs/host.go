@@ -28,6 +28,9 @@ type Pool struct {
 type Config struct {
 	Pools  []Pool
 	Logger *slog.Logger // required
+
+	// step is told where an operation is; tests end the process there.
+	step func(point string)
 }
 
 func (c Config) validate() error {
@@ -72,7 +75,7 @@ func Open(cfg Config) (*Host, error) {
 	}
 	h := &Host{pools: map[string]*pool{}}
 	for _, c := range cfg.Pools {
-		p, err := openPool(c, cfg.Logger.With("pool", c.Name))
+		p, err := openPool(c, cfg.Logger.With("pool", c.Name), cfg.step)
 		if err != nil {
 			return nil, errors.Join(fail("open", c.Name, err), h.Close())
 		}

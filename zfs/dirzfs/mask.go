@@ -32,9 +32,11 @@ func (p *pool) setMask(ctx context.Context, ds *datasetRec, on bool) error {
 		if err != nil {
 			return err
 		}
+		p.step("modes recorded")
 		if err := p.eachNode(ctx, ds, maskNode); err != nil {
 			return err
 		}
+		p.step("modes masked")
 		if n == 0 {
 			break
 		}
@@ -74,6 +76,7 @@ func (p *pool) unmask(ctx context.Context, ds *datasetRec) error {
 	if err := p.eachNode(ctx, ds, unmaskNode); err != nil {
 		return err
 	}
+	p.step("modes unmasked")
 	ds.Masked, ds.MaskDone = false, false
 	return p.update(func(m meta) error {
 		return errors.Join(dropSubBucket(m.tx, bucketModes, ds.GUID), m.putDataset(ds))

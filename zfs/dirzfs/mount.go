@@ -217,7 +217,10 @@ func (p *pool) moveToMountpoint(ds *datasetRec) error {
 		return fmt.Errorf("%w: mountpoint %s: %w", zfs.ErrBusy, target, err)
 	}
 	p.quiet.setFree(ds.GUID, false)
-	if err := moveTree(p.headDir(ds.GUID), target); err != nil || !ds.Masked {
+	p.step("before mount")
+	err := moveTree(p.headDir(ds.GUID), target)
+	p.step("mounted")
+	if err != nil || !ds.Masked {
 		return err
 	}
 	info, err := os.Lstat(target)
@@ -259,6 +262,7 @@ func (p *pool) unmountLocked(ctx context.Context, ds *datasetRec, force bool) er
 			return err
 		}
 	}
+	p.step("unmounted")
 	held, err := holders(p.headDir(ds.GUID))
 	if err != nil {
 		return err
@@ -322,6 +326,7 @@ func (p *pool) replaceFiles(ctx context.Context, ds *datasetRec) error {
 	if err := p.captureHead(ctx, ds); err != nil {
 		return err
 	}
+	p.step("head captured")
 	aside, err := os.MkdirTemp(filepath.Join(p.dir, "orphans"), ds.GUID.String()+"-")
 	if err != nil {
 		return err
@@ -333,6 +338,7 @@ func (p *pool) replaceFiles(ctx context.Context, ds *datasetRec) error {
 	if err := unix.Renameat2(unix.AT_FDCWD, aside, unix.AT_FDCWD, p.headDir(ds.GUID), unix.RENAME_EXCHANGE); err != nil {
 		return errors.Join(&os.LinkError{Op: "exchange", Old: p.headDir(ds.GUID), New: aside, Err: err}, os.RemoveAll(aside))
 	}
+	p.step("head exchanged")
 	p.log.Warn("files kept aside for their holders", "dataset", ds.Name, "dir", aside)
 	return p.update(func(m meta) error {
 		ds.Boot = ""

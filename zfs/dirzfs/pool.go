@@ -30,6 +30,7 @@ type pool struct {
 	db    *bolt.DB
 	store *store.Store
 	boot  string
+	step  func(point string)
 
 	// heads serialises work on the directory of a dataset, by GUID.
 	heads  keyedMutex
@@ -43,12 +44,15 @@ type pool struct {
 	closed  atomic.Bool
 }
 
-func openPool(c Pool, log *slog.Logger) (_ *pool, err error) {
+func openPool(c Pool, log *slog.Logger, step func(string)) (_ *pool, err error) {
 	dir, err := filepath.Abs(c.Dir)
 	if err != nil {
 		return nil, err
 	}
-	p := &pool{name: c.Name, dir: dir, log: log}
+	p := &pool{name: c.Name, dir: dir, log: log, step: step}
+	if step == nil {
+		p.step = func(string) {}
+	}
 	p.closing, p.stop = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {

@@ -68,6 +68,7 @@ func (p *pool) receive(ctx context.Context, req zfs.ReceiveRequest, stream io.Re
 		return err
 	}
 	defer release()
+	p.step("receive begun")
 	r.batch = p.store.NewBatch()
 	end, err := r.readBody(ctx)
 	if err == nil {
@@ -346,6 +347,7 @@ func (r *receiver) awaitFlush() error {
 }
 
 func (r *receiver) commitWindow(batch *store.Batch, rec partialRec) error {
+	defer r.p.step("window committed")
 	return commitBatch(batch, func(m meta) error {
 		if err := batch.Stage(m.tx, uint64(r.ds.GUID)); err != nil {
 			return missingIsCorrupt(err)
@@ -390,6 +392,7 @@ func (r *receiver) commit(ctx context.Context, end streamEnd) error {
 	if err := commitBatch(r.batch, func(m meta) error { return r.record(m, ds) }); err != nil {
 		return err
 	}
+	r.p.step("received")
 	if lazy && !r.p.isMounted(ds) {
 		return nil
 	}

@@ -23,6 +23,11 @@ func open(t *testing.T, pools ...dirzfs.Pool) *dirzfs.Host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		for _, p := range pools {
+			if err := h.Scrub(context.Background(), p.Name); err != nil && !h.Closed() {
+				t.Error(err)
+			}
+		}
 		if err := h.Close(); err != nil {
 			t.Error(err)
 		}

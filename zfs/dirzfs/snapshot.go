@@ -85,6 +85,7 @@ func (p *pool) takeSnapshots(ctx context.Context, recs map[string]*datasetRec, w
 		}
 		list = append(list, taken{ds, wanted[name], live})
 	}
+	p.step("snapshot walked")
 	err := commitBatch(batch, func(m meta) error {
 		for _, t := range list {
 			if err := p.recordSnapshot(m, t); err != nil {
@@ -96,6 +97,7 @@ func (p *pool) takeSnapshots(ctx context.Context, recs map[string]*datasetRec, w
 	if err != nil {
 		return err
 	}
+	p.step("snapshot committed")
 	p.sweep()
 	return nil
 }
@@ -247,6 +249,7 @@ func (h *Host) DestroySnapshots(ctx context.Context, dataset string, names ...st
 		return nil
 	})
 	if err == nil {
+		p.step("snapshots destroyed")
 		p.sweep()
 	}
 	return fail("destroy", dataset, err)
