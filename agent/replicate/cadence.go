@@ -101,12 +101,13 @@ func (c *Cadence) Set(t Tracked) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, ok := c.all[t.Replica]
-	if ok && e.Epoch == t.Epoch && e.Dataset == t.Dataset {
+	if ok && e.Epoch == t.Epoch && e.Dataset == t.Dataset && e.Share == t.Share {
 		if e.Every == t.Every && slices.Equal(e.Peers, t.Peers) && slices.Equal(e.Wanted, t.Wanted) {
 			e.Notify = t.Notify
 			return
 		}
-		e.Tracked = t
+		// What names the dataset stays as it is: a running batch reads it.
+		e.Every, e.Peers, e.Wanted, e.Notify = t.Every, t.Peers, t.Wanted, t.Notify
 	} else {
 		e = &entry{Tracked: t}
 		c.all[t.Replica] = e

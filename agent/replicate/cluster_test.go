@@ -352,6 +352,15 @@ func (h *testHost) snapshots(dataset string) []zfs.Version {
 	return v
 }
 
+// head is the GUID of the newest snapshot.
+func (h *testHost) head() uint64 {
+	list := h.snapshots(h.dataset())
+	if len(list) == 0 {
+		return 0
+	}
+	return uint64(list[len(list)-1].GUID)
+}
+
 // equal reports that two hosts have the same content and the same newest snapshot.
 func (h *testHost) equal(o *testHost) bool {
 	a, errA := h.fs.Read(h.dataset())

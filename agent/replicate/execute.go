@@ -97,13 +97,13 @@ func (w *Worker) change(ctx context.Context, a action) error {
 		if err := w.cfg.Engine.Mount(ctx, name); err != nil {
 			return err
 		}
-		ds.Mounted = true
+		ds.Mounted, w.s.released = true, false
 		w.mountSeen()
 	case doUnmount:
 		if err := w.unmount(ctx, name); err != nil {
 			return err
 		}
-		ds.Mounted = false
+		ds.Mounted, w.s.released = false, true
 		w.mountSeen()
 		w.stale = true // written bytes are final only now
 	case doWritable, doReadOnly:
@@ -126,10 +126,13 @@ func (w *Worker) change(ctx context.Context, a action) error {
 	return nil
 }
 
-// unmount is polite, except when a lease is over: then nobody may go on writing.
+// unmount is polite, except when the right to write is over, by the lease or by
+// another owner's epoch: then nobody may go on writing. A demotion waits for its
+// writers, because what they write must not be lost.
 func (w *Worker) unmount(ctx context.Context, name string) error {
-	f := w.failures[doUnmount]
-	force := w.s.a.GetRole() == tarnv1.Role_ROLE_ACTIVE && f != nil && f.count >= forceAfter
+	f, role := w.failures[doUnmount], w.s.a.GetRole()
+	over := role == tarnv1.Role_ROLE_ACTIVE || role == tarnv1.Role_ROLE_SECONDARY && w.s.f.marks.role != roleReplica
+	force := over && f != nil && f.count >= forceAfter
 	return w.cfg.Engine.Unmount(ctx, name, force)
 }
 
@@ -197,6 +200,7 @@ func (w *Worker) create(ctx context.Context) error {
 	if size := w.s.a.GetSizeGib(); size > 0 {
 		props[zfs.PropQuota] = strconv.FormatInt(size*gib, 10)
 	}
+	w.s.released = true // nobody can have it open yet
 	return w.cfg.Engine.Create(ctx, w.l.dataset(), props, true)
 }
 
@@ -227,6 +231,7 @@ func (w *Worker) adoptStaging(ctx context.Context) error {
 			return err
 		}
 	}
+	w.s.released = true // it was never mounted
 	return w.cfg.Engine.Rename(ctx, w.l.staging(), w.l.dataset())
 }
 

@@ -57,7 +57,7 @@ func stateFor(role tarnv1.Role, epoch uint64, m marks, change func(*state)) *sta
 	}
 	m.share, m.replica = "s", "r"
 	s.f = facts{ds: &zfs.Dataset{ReadOnly: true}, marks: m, versions: []zfs.Version{version(1, "tarn.s.1.1", 0)}}
-	s.heldLast = 1
+	s.heldLast, s.released = 1, true
 	if change != nil {
 		change(s)
 	}
@@ -81,6 +81,9 @@ func TestStep(t *testing.T) {
 		{"no lease: unexport first", stateFor(active, 3, primary, func(s *state) { s.export.active = true; s.f.ds.Mounted = true }), doUnexport},
 		{"no lease: an export of an earlier life counts", stateFor(active, 3, primary, func(s *state) { s.export = nil; s.f.ds.Mounted = true }), doUnexport},
 		{"no lease: unmount", stateFor(active, 3, primary, func(s *state) { s.f.ds.Mounted = true }), doUnmount},
+		{"no lease: handles may be open behind a fence", stateFor(active, 3, primary, func(s *state) { s.released = false }), doUnmount},
+		{"former owner: handles may be open behind a fence", stateFor(secondary, 4, primary, func(s *state) { s.released = false }), doUnmount},
+		{"demotion: handles may be open behind a fence", stateFor(fenced, 3, primary, func(s *state) { s.released = false }), doUnmount},
 		{"no lease: read-only", stateFor(active, 3, primary, func(s *state) { s.f.ds.ReadOnly = false }), doReadOnly},
 		{"epoch is persisted before anything is writable", stateFor(active, 4, primary, func(s *state) { s.lease = true }), doMark},
 		{"promoted: half a receive goes first", stateFor(active, 4, replica, func(s *state) { s.lease = true; s.f.ds.ResumeToken = "t" }), doAbort},

@@ -32,7 +32,7 @@ func active(s *state) []rule {
 	ro := f.ds.ReadOnly
 	return []rule{
 		must(suspended && s.reachable(), do(doUnexport)),
-		must(suspended && f.ds.Mounted, do(doUnmount)),
+		must(suspended && s.open(), do(doUnmount)),
 		must(suspended && !ro, do(doReadOnly)),
 		must(s.token(), do(doAbort)),
 		must(f.marks.role != rolePrimary && !s.hasBase(), refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DIVERGED, errNoBase)),
@@ -100,7 +100,7 @@ func secondary(s *state) []rule {
 	empty := f.newest().GUID == 0 && !s.pulling && f.ds.ResumeToken == ""
 	rules := []rule{
 		must(leave && s.reachable(), do(doUnexport)),
-		must(leave && f.ds.Mounted, do(doUnmount)),
+		must(leave && s.mounted() || former && s.open(), do(doUnmount)),
 		must(!f.ds.ReadOnly, do(doReadOnly)),
 		must(dirty && !rebasing, do(doSealHead)),
 		must(s.deadToken && s.token(), do(doAbort)),
@@ -173,7 +173,7 @@ func fenced(s *state) []rule {
 	}
 	return []rule{
 		must(s.reachable(), do(doUnexport)),
-		must(f.ds.Mounted, do(doUnmount)),
+		must(s.open(), do(doUnmount)),
 		must(!f.ds.ReadOnly, do(doReadOnly)),
 		must(!s.final(), do(doFinal)),
 		must(!s.floored(), floor),
@@ -200,7 +200,7 @@ func (s *state) acked() bool {
 	if s.a.GetSeal() {
 		return s.f.ds == nil || s.floored() && !s.token()
 	}
-	return s.f.ds != nil && !s.reachable() && !s.f.ds.Mounted && s.f.ds.ReadOnly && s.final() && s.floored()
+	return s.f.ds != nil && !s.reachable() && !s.open() && s.f.ds.ReadOnly && s.final() && s.floored()
 }
 
 // deleting holds for a replica that is to leave this host. Divergent copies stay.

@@ -42,6 +42,10 @@ type state struct {
 	// state was last looked at or changed.
 	taken     uint64
 	mountedAt time.Time
+	// released: an unmount succeeded since the dataset was last mounted, so that no
+	// handle is open on it. That it is not mounted proves nothing: the dead-man's
+	// fence ends reachability by path and leaves open handles writing.
+	released bool
 	// gone: the replica was removed; nothing is to be looked at again.
 	gone bool
 	// backoff tells actions that failed a moment ago.
@@ -194,6 +198,9 @@ func (s *state) marksFor(role string, epoch uint64, op string) action {
 func (s *state) reachable() bool { return s.export == nil || s.export.active }
 
 func (s *state) mounted() bool { return s.f.ds != nil && s.f.ds.Mounted }
+
+// open reports that somebody may still write: by path, or through a handle.
+func (s *state) open() bool { return s.f.ds != nil && (s.f.ds.Mounted || !s.released) }
 
 func (s *state) token() bool { return s.f.ds != nil && s.f.ds.ResumeToken != "" }
 

@@ -267,6 +267,7 @@ func (w *Worker) refresh(ctx context.Context) error {
 		return err
 	}
 	w.s.f, w.stale = f, false
+	w.s.released = w.s.released && !w.s.mounted()
 	if w.entering {
 		// A secondary that was one under this epoch before goes on showing what it has.
 		w.entering, w.s.confirmed = false, f.marks.role == roleReplica && f.marks.epoch == a.GetEpoch()
