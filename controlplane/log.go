@@ -13,21 +13,34 @@ import (
 	"tarn/raftfsm"
 )
 
+// proposals is the part of consensus.Node that commands go through.
+type proposals interface {
+	ID() string
+	LeadTerm(ctx context.Context) (uint64, error)
+	Propose(ctx context.Context, data []byte) (answer any, index uint64, err error)
+	ReadIndex(ctx context.Context) (uint64, error)
+}
+
 // commandLog turns commands into entries of the log and back into results. The
 // API and the leader's loops propose through it.
 type commandLog struct {
-	node *consensus.Node
+	node proposals
 	// counted is told each proposal's verb and result.
 	counted func(verb, result string)
 }
 
-// Propose stamps the command with this node and the time, and returns what the
-// state machine answered. The term is not stamped: a proposal may wait inside
-// raft while leadership is lost and won again, and an entry stored under the
-// later term would stop every node that compares the two.
+// Propose stamps the command with the time, this node and the term that it leads,
+// and returns what the state machine answered. An entry that is stored under another
+// term (the command waited inside raft while leadership was lost and won again, or
+// raft#695) has changed nothing; as for its author, the outcome is unknown then,
+// because a log with such entries may yet be replaced by another.
 func (l *commandLog) Propose(ctx context.Context, cmd *raftv1.Command) (*raftfsm.Result, error) {
+	term, err := l.node.LeadTerm(ctx)
+	if err != nil {
+		return nil, err
+	}
 	cmd.ProposedAt = timestamppb.New(time.Now())
-	cmd.ProposerId = l.node.ID()
+	cmd.ProposerId, cmd.ProposerTerm = l.node.ID(), term
 	if cmd.GetActor() == "" {
 		cmd.Actor = "leader"
 	}
@@ -44,6 +57,10 @@ func (l *commandLog) Propose(ctx context.Context, cmd *raftv1.Command) (*raftfsm
 	result, ok := answer.(*raftfsm.Result)
 	if !ok {
 		return nil, fmt.Errorf("state machine answered %T", answer)
+	}
+	if result.OtherTerm {
+		l.counted(verb, "unknown")
+		return nil, fmt.Errorf("%w: %w", consensus.ErrUnknownOutcome, result.Err)
 	}
 	if result.Err != nil {
 		l.counted(verb, "refused")

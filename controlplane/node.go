@@ -71,6 +71,9 @@ func (n *Node) ID() string { return n.id }
 // Consensus returns the node's part in the replicated log, for status.
 func (n *Node) Consensus() *consensus.Node { return n.consensus }
 
+// Registry is where the node's metrics are; main installs the libraries' sink on it.
+func (n *Node) Registry() *prometheus.Registry { return n.registry }
+
 // View returns the node's copy of the replicated state.
 func (n *Node) View() *raftfsm.View { return n.fsm.View() }
 
@@ -103,10 +106,13 @@ func (n *Node) openIdentity() error {
 
 func (n *Node) openState() error {
 	// The log cannot deliver anything before Run, when n.consensus is set.
-	n.fsm = raftfsm.New(raftfsm.Config{OnHalt: func(err error) { n.consensus.Fail(err) }})
-	n.leases = observe.NewLeases()
 	n.registry = metrics.NewRegistry(metrics.Build{Version: n.cfg.Version, Revision: n.cfg.Revision})
 	n.counters = metrics.NewControlPlane(n.registry)
+	n.fsm = raftfsm.New(raftfsm.Config{
+		OnHalt:      func(err error) { n.consensus.Fail(err) },
+		OnOtherTerm: n.counters.OtherTerm.WithLabelValues().Inc,
+	})
+	n.leases = observe.NewLeases()
 	var err error
 	n.soft, err = observe.New(observe.Config{TTL: n.cfg.Hosts.TTL, ReportInterval: n.cfg.Hosts.ReportInterval})
 	return err

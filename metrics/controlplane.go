@@ -50,6 +50,8 @@ type ControlPlane struct {
 	PlacementDuration *prometheus.HistogramVec
 	// Commands proposed to the log by verb and result (applied, refused, unknown).
 	Commands *prometheus.CounterVec
+	// OtherTerm counts entries stored under another term than they were proposed in.
+	OtherTerm *prometheus.CounterVec
 	// ReconcileDuration of one round of the leader, from view to proposed commands.
 	ReconcileDuration *prometheus.HistogramVec
 	// Reports of agents by result (taken, stale, unknown_host).
@@ -71,6 +73,7 @@ func NewControlPlane(reg prometheus.Registerer) *ControlPlane {
 		Placements:        m.counter("tarn_placements_total", "Decisions where to put a replica.", "result"),
 		PlacementDuration: m.histogram("tarn_placement_duration_seconds", "Time to decide where to put a replica.", rpcBuckets()),
 		Commands:          m.counter("tarn_commands_total", "Commands proposed to the replicated log.", "verb", "result"),
+		OtherTerm:         m.counter("tarn_commands_other_term_total", "Log entries refused because leadership changed between their proposal and their storing."),
 		ReconcileDuration: m.histogram("tarn_reconcile_duration_seconds", "One round of the leader's reconcile loop.", rpcBuckets()),
 		Reports:           m.counter("tarn_agent_reports_total", "Reports received from agents.", "result"),
 		Leases:            m.counter("tarn_lease_grants_total", "Leases that agents asked for, per share and renewal.", "result"),

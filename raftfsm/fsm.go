@@ -18,6 +18,9 @@ type Config struct {
 	// OnHalt is called once, from Apply, when the node has to stop applying the log.
 	// It must not block.
 	OnHalt func(error)
+	// OnOtherTerm is called for each entry stored under another term than it was
+	// proposed in, also when the log is replayed. It must not block.
+	OnOtherTerm func()
 }
 
 // Result is what Apply returns, as raft's ApplyFuture.Response.
@@ -28,6 +31,9 @@ type Result struct {
 	Record proto.Message
 	// Dropped counts the items of a Transitions batch whose guard did not hold.
 	Dropped int
+	// OtherTerm says that the command was refused unread, because it was stored
+	// under another term than it was proposed in.
+	OtherTerm bool
 	// Err is set when the command was refused; nothing has changed then.
 	Err *Error
 }
@@ -36,6 +42,7 @@ type Result struct {
 // called by raft from one goroutine; View and Halted from any.
 type FSM struct {
 	onHalt    func(error)
+	onOther   func()
 	published atomic.Pointer[state]
 	halted    atomic.Pointer[error]
 	// recent hashes of this node, for CheckHash. Only Apply and Restore use it.
@@ -49,7 +56,7 @@ var (
 
 // New returns an empty state machine.
 func New(cfg Config) *FSM {
-	f := &FSM{onHalt: cfg.OnHalt}
+	f := &FSM{onHalt: cfg.OnHalt, onOther: cfg.OnOtherTerm}
 	f.published.Store(newState())
 	return f
 }
@@ -97,6 +104,9 @@ func (b *batch) apply(entry *raft.Log) *Result {
 		return haltedResult(entry.Index, err)
 	}
 	cmd, err := decode(entry)
+	if t := cmd.GetProposerTerm(); err == nil && t != 0 && t != entry.Term {
+		return b.otherTerm(entry, cmd)
+	}
 	if err == nil {
 		err = b.fsm.checkHash(cmd.GetCheckHash())
 	}
@@ -108,11 +118,27 @@ func (b *batch) apply(entry *raft.Log) *Result {
 	return b.run(entry, cmd)
 }
 
+// otherTerm refuses a command that was proposed in another term than its entry has:
+// it was planned before a change of leadership, or the log is at fault (raft#695).
+// Every node refuses it alike, and whoever proposed it may do so again.
+func (b *batch) otherTerm(entry *raft.Log, cmd *raftv1.Command) *Result {
+	b.advance(entry, cmd)
+	if b.fsm.onOther != nil {
+		b.fsm.onOther()
+	}
+	return &Result{Index: entry.Index, OtherTerm: true,
+		Err: refuse(Aborted, "", "leadership changed while the command waited; retry with the same id")}
+}
+
+// advance counts the entry in, whatever becomes of its command.
+func (b *batch) advance(entry *raft.Log, cmd *raftv1.Command) {
+	b.cur, b.dirty = b.cur.advance(entry, cmd), true
+	b.fsm.hashes.add(b.cur.index, b.cur.hash)
+}
+
 func (b *batch) run(entry *raft.Log, cmd *raftv1.Command) *Result {
-	head := b.cur.advance(entry, cmd)
-	b.fsm.hashes.add(head.index, head.hash)
-	b.cur, b.dirty = head, true
-	tx := begin(head)
+	b.advance(entry, cmd)
+	tx := begin(b.cur)
 	record, refusal := tx.apply(cmd)
 	if refusal != nil {
 		return &Result{Index: entry.Index, Err: refusal}
@@ -167,10 +193,6 @@ func decode(entry *raft.Log) (*raftv1.Command, error) {
 	}
 	if cmd.GetVerb() == nil {
 		return nil, errUnknownVerb
-	}
-	if t := cmd.GetProposerTerm(); t != 0 && t != entry.Term {
-		return nil, fmt.Errorf("proposed by %q in term %d but stored under another: the log cannot be trusted",
-			cmd.GetProposerId(), t)
 	}
 	return cmd, nil
 }

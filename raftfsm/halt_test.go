@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	raftv1 "tarn/proto/tarn/raft/v1"
+	tarnv1 "tarn/proto/tarn/v1"
 )
 
 func TestHalts(t *testing.T) {
@@ -26,7 +27,6 @@ func TestHalts(t *testing.T) {
 		"empty":         {},
 		"unknown verb":  protowire.AppendBytes(unknown, []byte("x")),
 		"newer version": marshal(&raftv1.Command{Version: CommandVersion + 1, Verb: ok}),
-		"other term":    marshal(&raftv1.Command{ProposerTerm: 2, Verb: ok}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			var told []error
@@ -49,6 +49,42 @@ func TestHalts(t *testing.T) {
 				t.Errorf("a halted node takes snapshots")
 			}
 		})
+	}
+}
+
+// TestOtherTermIsRefusedAlikeEverywhere feeds one log to two machines, one of which
+// replays it in a single batch.
+func TestOtherTermIsRefusedAlikeEverywhere(t *testing.T) {
+	put := &raftv1.Command{ProposerTerm: 2, Verb: &raftv1.Command_PutShareType{PutShareType: &raftv1.PutShareType{
+		ShareType: &tarnv1.ShareType{Id: "t", Name: "t"},
+	}}}
+	hash := &raftv1.Command{ProposerTerm: 2, Verb: &raftv1.Command_CheckHash{CheckHash: &raftv1.CheckHash{Index: 1, Hash: []byte("wrong")}}}
+	var entries []*raft.Log
+	for i, cmd := range []*raftv1.Command{wrap(t, &raftv1.InitCluster{ClusterId: "c"}), put, hash, put} {
+		data, err := proto.Marshal(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries = append(entries, &raft.Log{Index: uint64(i + 1), Term: 1, Data: data})
+	}
+	entries[3].Term = 2
+	counted := 0
+	f, g := New(Config{OnOtherTerm: func() { counted++ }}), New(Config{})
+	for i, entry := range entries {
+		res := f.Apply(entry).(*Result)
+		if refused := i == 1 || i == 2; res.OtherTerm != refused || refused && (res.Err == nil || res.Err.Code != Aborted) {
+			t.Errorf("entry %d: %+v", i, res)
+		}
+		if _, known := f.View().ShareType("t"); known != (i == 3) {
+			t.Errorf("after entry %d the type is known: %v", i, known)
+		}
+	}
+	g.ApplyBatch(entries)
+	if counted != 2 || f.Halted() != nil || f.View().Index() != 4 {
+		t.Errorf("counted %d, halted %v, at index %d", counted, f.Halted(), f.View().Index())
+	}
+	if string(f.View().Hash()) != string(g.View().Hash()) {
+		t.Error("two machines differ after the same log")
 	}
 }
 

@@ -9,7 +9,9 @@ import (
 	tarnv1 "tarn/proto/tarn/v1"
 )
 
-func protoValue(m proto.Message) protoreflect.Value { return protoreflect.ValueOfMessage(m.ProtoReflect()) }
+func protoValue(m proto.Message) protoreflect.Value {
+	return protoreflect.ValueOfMessage(m.ProtoReflect())
+}
 
 // checkInvariants holds what must be true of every published state (manila semantics,
 // appendix B, and the laws of the design).

@@ -19,7 +19,7 @@ var allowedImports = map[string]bool{
 	"time": true, "unicode/utf8": true,
 	"github.com/google/btree": true, "github.com/hashicorp/raft": true, "google.golang.org/protobuf/proto": true,
 	"google.golang.org/protobuf/types/known/timestamppb": true,
-	"tarn/proto/tarn/v1":                                 true, "tarn/proto/tarn/raft/v1": true,
+	"tarn/proto/tarn/v1": true, "tarn/proto/tarn/raft/v1": true,
 }
 
 var forbiddenCalls = map[string]bool{

@@ -85,6 +85,17 @@ func (n *Node) leadOnce(ctx context.Context, r *raft.Raft) error {
 	return g.Wait()
 }
 
+// LeadTerm returns the term that this node leads: it has won it, and has applied
+// all that came before, which a commit of its own in that term has proved. It
+// waits for that if the election was just now. *NotLeaderError if it does not lead.
+func (n *Node) LeadTerm(ctx context.Context) (uint64, error) {
+	r, err := n.running()
+	if err != nil {
+		return 0, err
+	}
+	return n.awaitReady(ctx, r)
+}
+
 // awaitReady returns the term once this node leads it and has applied all that
 // came before; *NotLeaderError if it does not lead.
 func (n *Node) awaitReady(ctx context.Context, r *raft.Raft) (uint64, error) {

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"errors"
 	"sync"
 	"testing"
 
@@ -79,5 +80,18 @@ func TestConcurrentReadsShareRounds(t *testing.T) {
 	// would make at least three positions per read.
 	if used := node.acks.begin() - before; used > readers*reads {
 		t.Fatalf("%d reads used %d positions", readers*reads, used)
+	}
+}
+
+func TestLeadTermIsTheLeadersAlone(t *testing.T) {
+	c := three(t)
+	leader, other := c.leader(), c.followers()[0]
+	term, err := leader.node.LeadTerm(t.Context())
+	if _, _, now := leader.node.Leader(); err != nil || term == 0 || term > now {
+		t.Errorf("leads term %d of %d: %v", term, now, err)
+	}
+	var not *NotLeaderError
+	if _, err := other.node.LeadTerm(t.Context()); !errors.As(err, &not) {
+		t.Errorf("a follower: %v", err)
 	}
 }

@@ -33,7 +33,7 @@ type Command struct {
 	// Certificate URI of who asked, or "leader" for its own loops.
 	Actor     string `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Node that proposed and the term it led; a log entry of another term stops the node.
+	// Node that proposed and the term it led; in a log entry of another term the command is refused.
 	ProposerId   string `protobuf:"bytes,4,opt,name=proposer_id,json=proposerId,proto3" json:"proposer_id,omitempty"`
 	ProposerTerm uint64 `protobuf:"varint,5,opt,name=proposer_term,json=proposerTerm,proto3" json:"proposer_term,omitempty"`
 	// Command version that the verb needs; above the cluster's minimum it is not proposed.
