@@ -134,6 +134,32 @@ func TestForcedFailover(t *testing.T) {
 	checkInvariants(t, n.f.View())
 }
 
+// TestFsidEpochOutlivesLaterPromotions: clients that were told that their file
+// system is gone must not meet it again when the share moves on.
+func TestFsidEpochOutlivesLaterPromotions(t *testing.T) {
+	n := world(t)
+	n.replicated("s", "readable")
+	first, second := "s-r1", "s-r2"
+	want := func(epoch, fsid uint64) {
+		t.Helper()
+		if f := n.getShare("s").GetFencing(); f.GetEpoch() != epoch || f.GetFsidEpoch() != fsid {
+			t.Errorf("epoch %d with the file system of epoch %d, want %d and %d", f.GetEpoch(), f.GetFsidEpoch(), epoch, fsid)
+		}
+	}
+	n.promotePlanned("s", second, "lossless", 1, 0xa1)
+	want(2, 0)
+	n.setState(first, inSync)
+	n.do(&raftv1.PromoteReplica{Id: first, OpId: "lossy", ExpectedEpoch: 2, Mode: forced})
+	n.do(&raftv1.CommitSeal{ShareId: "s", OpId: "lossy", Epoch: 2, HeadGuid: 0xb0})
+	n.do(&raftv1.CommitProof{ShareId: "s", OpId: "lossy", Epoch: 2, Proof: proofLease, Loss: &tarnv1.LossReport{KeptGuid: 0xb0, Bound: "at_least"}})
+	n.do(&raftv1.Activate{ShareId: "s", OpId: "lossy", Epoch: 2, HeadGuid: 0xb0})
+	want(3, 3)
+	n.available(first)
+	n.setState(second, inSync)
+	n.promotePlanned("s", second, "onwards", 3, 0xc0)
+	want(4, 3)
+}
+
 func TestForcedFailoverOwnerTurnsUp(t *testing.T) {
 	n := world(t)
 	n.replicated("s", "dr")

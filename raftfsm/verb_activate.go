@@ -144,6 +144,9 @@ func (tx *txn) handOver(s *tarnv1.Share, head uint64) *tarnv1.Share {
 	f.OwnerReplicaId = target
 	clearProgress(f)
 	tx.nextEpoch(f, head)
+	if f.GetLoss() != nil && !nothingLost(f.GetLoss()) {
+		f.FsidEpoch = f.GetEpoch()
+	}
 	// Every host applies the rules anew: what a rule allows depends on the role.
 	next.AccessRevision = tx.s.index
 	for _, r := range tx.s.replicasInOrder(s.GetId()) {

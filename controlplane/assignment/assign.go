@@ -1,6 +1,7 @@
 package assignment
 
 import (
+	"encoding/binary"
 	"slices"
 	"time"
 
@@ -172,28 +173,19 @@ func (f *facts) exports(r *tarnv1.Replica, role tarnv1.Role) *tarnv1.Exports {
 }
 
 // Fsid is the file system id of a share's writable export: the share's id, so
-// that handles survive a planned move, or another one after a failover that lost
-// data, so that clients notice (reliability 3.11). Secondaries export under
+// that handles survive a planned move, or another one from a failover that lost
+// data on, so that clients notice (reliability 3.11). Secondaries export under
 // their replica's id.
 func Fsid(share *tarnv1.Share) string {
-	loss := share.GetFencing().GetLoss()
-	if loss == nil || loss.GetEpochTo() == 0 || lossless(loss) {
+	epoch := share.GetFencing().GetFsidEpoch()
+	if epoch == 0 {
 		return share.GetId()
 	}
 	space, err := uuid.Parse(share.GetId())
 	if err != nil {
 		space = uuid.NewSHA1(uuid.NameSpaceOID, []byte(share.GetId()))
 	}
-	epoch := loss.GetEpochTo()
-	name := make([]byte, 0, 8)
-	for shift := 56; shift >= 0; shift -= 8 {
-		name = append(name, byte(epoch>>shift))
-	}
-	return uuid.NewSHA1(space, name).String()
-}
-
-func lossless(loss *tarnv1.LossReport) bool {
-	return loss.GetBound() == "exact" && len(loss.GetLostSnapshots()) == 0 && loss.GetLastKnownDirtyBytes() == 0
+	return uuid.NewSHA1(space, binary.BigEndian.AppendUint64(nil, epoch)).String()
 }
 
 // peers may pull from r: the other replicas from the owner, and those that are

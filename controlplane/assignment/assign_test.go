@@ -136,17 +136,17 @@ func TestExports(t *testing.T) {
 	}
 }
 
-func TestFsidChangesOnlyWithLoss(t *testing.T) {
+func TestFsidFollowsTheLastLossOnly(t *testing.T) {
 	share := &tarnv1.Share{Id: "0190b8a0-0000-7000-8000-000000000001", Fencing: &tarnv1.Fencing{}}
-	fsid := func(l *tarnv1.LossReport) string {
-		share.Fencing.Loss = l
+	fsid := func(lossEpoch, epoch uint64) string {
+		share.Fencing.FsidEpoch, share.Fencing.Epoch = lossEpoch, epoch
 		return Fsid(share)
 	}
-	if fsid(nil) != share.GetId() || fsid(&tarnv1.LossReport{EpochTo: 2, Bound: "exact"}) != share.GetId() {
+	if fsid(0, 1) != share.GetId() || fsid(0, 4) != share.GetId() {
 		t.Error("a move without loss changes the fsid")
 	}
-	second, third := fsid(&tarnv1.LossReport{EpochTo: 2, Bound: "at_least"}), fsid(&tarnv1.LossReport{EpochTo: 3, Bound: "at_least"})
-	if second == share.GetId() || second == third || second != fsid(&tarnv1.LossReport{EpochTo: 2, Bound: "at_least"}) {
+	second, third := fsid(2, 2), fsid(3, 3)
+	if second == share.GetId() || second == third || second != fsid(2, 5) {
 		t.Errorf("after losses the fsids are %s, %s", second, third)
 	}
 }

@@ -1321,7 +1321,11 @@ type Fencing struct {
 	// Head of the sealed target, the base of the next epoch in forced mode.
 	SealedGuid uint64 `protobuf:"fixed64,14,opt,name=sealed_guid,json=sealedGuid,proto3" json:"sealed_guid,omitempty"`
 	// The legal history of the share, oldest first.
-	Lineage       []*LineageEntry `protobuf:"bytes,15,rep,name=lineage,proto3" json:"lineage,omitempty"`
+	Lineage []*LineageEntry `protobuf:"bytes,15,rep,name=lineage,proto3" json:"lineage,omitempty"`
+	// Epoch in which the writable export last got a file system id of its own: that of
+	// the last failover that lost data, 0 if none did. Clients then see a new file
+	// system, and go on seeing that one through later promotions.
+	FsidEpoch     uint64 `protobuf:"varint,16,opt,name=fsid_epoch,json=fsidEpoch,proto3" json:"fsid_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1459,6 +1463,13 @@ func (x *Fencing) GetLineage() []*LineageEntry {
 		return x.Lineage
 	}
 	return nil
+}
+
+func (x *Fencing) GetFsidEpoch() uint64 {
+	if x != nil {
+		return x.FsidEpoch
+	}
+	return 0
 }
 
 // LineageEntry says from which snapshot an owner continued under an epoch.
@@ -4040,7 +4051,7 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
 	"\x0fExtraSpecsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcc\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xeb\x04\n" +
 	"\aFencing\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x15.tarn.v1.FencingPhaseR\x05phase\x12(\n" +
@@ -4060,7 +4071,9 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x06sealed\x18\r \x01(\bR\x06sealed\x12\x1f\n" +
 	"\vsealed_guid\x18\x0e \x01(\x06R\n" +
 	"sealedGuid\x12/\n" +
-	"\alineage\x18\x0f \x03(\v2\x15.tarn.v1.LineageEntryR\alineage\"\x97\x01\n" +
+	"\alineage\x18\x0f \x03(\v2\x15.tarn.v1.LineageEntryR\alineage\x12\x1d\n" +
+	"\n" +
+	"fsid_epoch\x18\x10 \x01(\x04R\tfsidEpoch\"\x97\x01\n" +
 	"\fLineageEntry\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12(\n" +
 	"\x10owner_replica_id\x18\x02 \x01(\tR\x0eownerReplicaId\x12\x1b\n" +
