@@ -267,6 +267,10 @@ func (w *Worker) refresh(ctx context.Context) error {
 		return err
 	}
 	w.s.f, w.stale = f, false
+	if a.GetRole() == tarnv1.Role_ROLE_SECONDARY && a.GetResyncGeneration() != w.resynced && f.ds != nil {
+		// A full compare looks at the head, too; a receive would only refuse.
+		w.s.modified = w.s.modified || f.marks.role == roleReplica && f.ds.Written > 0 && !w.s.pulling
+	}
 	w.s.released = w.s.released && !w.s.mounted()
 	if w.entering {
 		// A secondary that was one under this epoch before goes on showing what it has.
@@ -346,7 +350,7 @@ func (w *Worker) failed(k kind, err error) {
 	if w.cfg.Hooks.Error != nil {
 		w.cfg.Hooks.Error(code)
 	}
-	if quiet(err) {
+	if f.normal() {
 		w.log.Debug("waiting", "action", string(k), "err", err)
 		return
 	}

@@ -23,7 +23,8 @@ type Host struct {
 	// error is the operation's. After is asked when the effect is in place.
 	Before func(call int, op, object string) error
 	After  func(call int, op, object string) error
-	// Busy names datasets that a polite unmount cannot unmount.
+	// Busy names datasets that somebody has open: a polite unmount fails, mounted or
+	// not; a forced one ends it.
 	Busy map[string]bool
 }
 
@@ -299,9 +300,10 @@ func (h *Host) Unmount(ctx context.Context, name string, force bool) error {
 		if err != nil {
 			return err
 		}
-		if d.mounted && h.Busy[name] && !force {
+		if h.Busy[name] && !force {
 			return fail("unmount", name, zfs.ErrBusy)
 		}
+		delete(h.Busy, name)
 		d.mounted = false
 		return nil
 	})
