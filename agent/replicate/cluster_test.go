@@ -196,6 +196,22 @@ func (h *testHost) start() {
 	h.c.t.Cleanup(h.kill)
 }
 
+// second runs a worker for one more replica, of another share, on the same host.
+func (h *testHost) second(replica string) *testHost {
+	h.c.t.Helper()
+	o := &testHost{c: h.c, id: h.id, replica: replica, fs: h.fs, mem: h.mem, lease: &testLease{changed: make(chan struct{})}, exports: h.exports}
+	cfg := h.worker.cfg
+	cfg.ReplicaID, cfg.ShareID, cfg.Lease = replica, "other-share", o.lease
+	var err error
+	o.worker, err = NewWorker(cfg)
+	h.c.must(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	o.stop, o.done = cancel, make(chan error, 1)
+	go func() { o.done <- o.worker.Run(ctx) }()
+	h.c.t.Cleanup(func() { cancel(); <-o.done })
+	return o
+}
+
 func (h *testHost) serve(ctx context.Context, log *slog.Logger) error {
 	srv, err := stream.NewServer(stream.Config{
 		Engine: h.fs, Board: h.board, Logger: log,

@@ -54,6 +54,12 @@ func quiet(err error) bool {
 		errors.Is(err, context.Canceled)
 }
 
+// quietFor is how long such errors are nobody's business.
+const quietFor = 10 * time.Second
+
+// normal reports a failure that is still part of normal life.
+func (f *failure) normal() bool { return quiet(f.err) && time.Since(f.since) < quietFor }
+
 type coded struct {
 	err  error
 	code tarnv1.ReplicaErrorCode

@@ -172,7 +172,9 @@ func (w *Worker) pulled(r pullResult) {
 	w.arrived(r)
 	if !w.s.wantPull {
 		w.s.caughtUp = true
-		w.resynced = w.s.a.GetResyncGeneration()
+		if !w.compare {
+			w.resynced = w.s.a.GetResyncGeneration()
+		}
 	}
 }
 

@@ -234,15 +234,12 @@ func (w *Worker) settled() bool {
 // problem is the error that the control plane hears: what stands in the way now.
 func (w *Worker) problem() *tarnv1.ReplicaError {
 	if w.refusal != nil {
-		if errors.Is(w.refusal.err, errEpochAhead) || errors.Is(w.refusal.err, errNoSource) {
-			return nil // a newer assignment is on its way
-		}
-		return &tarnv1.ReplicaError{Code: w.code, Message: w.refusal.err.Error(), Since: timestamppb.New(w.refusal.since)}
+		return w.refusalReport()
 	}
 	var worst *failure
 	var of kind
 	for k, f := range w.failures {
-		if !quiet(f.err) && (worst == nil || f.since.Before(worst.since)) {
+		if !f.normal() && (worst == nil || f.since.Before(worst.since)) {
 			worst, of = f, k
 		}
 	}
@@ -251,6 +248,16 @@ func (w *Worker) problem() *tarnv1.ReplicaError {
 	}
 	code, sentence := explain(of, worst.err)
 	return &tarnv1.ReplicaError{Code: code, Message: sentence, Since: timestamppb.New(worst.since), Retrying: true}
+}
+
+func (w *Worker) refusalReport() *tarnv1.ReplicaError {
+	r := w.refusal
+	// A newer assignment is on its way, normally.
+	waits := errors.Is(r.err, errEpochAhead) || errors.Is(r.err, errNoSource)
+	if waits && time.Since(r.since) < quietFor {
+		return nil
+	}
+	return &tarnv1.ReplicaError{Code: w.code, Message: r.err.Error(), Since: timestamppb.New(r.since), Retrying: waits}
 }
 
 func copies(asides []zfs.Dataset) []*tarnv1.DivergentCopy {

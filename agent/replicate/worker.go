@@ -93,6 +93,7 @@ type Worker struct {
 	// The rest belongs to Run.
 	s        state
 	stale    bool // facts have to be read again
+	compare  bool // a full compare was asked for
 	entering bool // first look since the assignment turned
 	failures map[kind]*failure
 	refusal  *failure
@@ -236,7 +237,7 @@ func (w *Worker) adopt() {
 		w.turn(old)
 	}
 	if a.GetResyncGeneration() != w.resynced {
-		w.s.wantPull, w.stale = true, true
+		w.s.wantPull, w.compare = true, true
 	}
 	clear(w.failures) // what was wrong may be right now
 }
@@ -259,7 +260,8 @@ func (w *Worker) turn(old *tarnv1.Assignment) {
 func (w *Worker) refresh(ctx context.Context) error {
 	a := w.s.a
 	w.s.lease = a.GetRole() == tarnv1.Role_ROLE_ACTIVE && w.cfg.Lease.Held(a.GetShareId(), a.GetReplicaId(), a.GetEpoch())
-	if !w.stale || w.s.gone {
+	comparing := w.compare && !w.s.pulling
+	if !w.stale && !comparing || w.s.gone {
 		return nil
 	}
 	f, err := w.observe(ctx, w.l)
@@ -267,9 +269,10 @@ func (w *Worker) refresh(ctx context.Context) error {
 		return err
 	}
 	w.s.f, w.stale = f, false
-	if a.GetRole() == tarnv1.Role_ROLE_SECONDARY && a.GetResyncGeneration() != w.resynced && f.ds != nil {
+	if comparing {
 		// A full compare looks at the head, too; a receive would only refuse.
-		w.s.modified = w.s.modified || f.marks.role == roleReplica && f.ds.Written > 0 && !w.s.pulling
+		w.compare = false
+		w.s.modified = w.s.modified || a.GetRole() == tarnv1.Role_ROLE_SECONDARY && f.marks.role == roleReplica && f.ds.Written > 0
 	}
 	w.s.released = w.s.released && !w.s.mounted()
 	if w.entering {
