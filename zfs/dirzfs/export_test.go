@@ -1,8 +1,10 @@
 package dirzfs
 
-// OpenStepped opens with a function that is called at each named step.
+// OpenStepped opens with a function that is called at each named step, and commits
+// receives every 1 MiB.
 func OpenStepped(cfg Config, step func(point string)) (*Host, error) {
 	cfg.step = step
+	cfg.window = 1 << 20
 	return Open(cfg)
 }
 

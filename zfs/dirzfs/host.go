@@ -31,6 +31,8 @@ type Config struct {
 
 	// step is told where an operation is; tests end the process there.
 	step func(point string)
+	// window replaces receiveWindow in tests.
+	window int64
 }
 
 func (c Config) validate() error {
@@ -75,7 +77,7 @@ func Open(cfg Config) (*Host, error) {
 	}
 	h := &Host{pools: map[string]*pool{}}
 	for _, c := range cfg.Pools {
-		p, err := openPool(c, cfg.Logger.With("pool", c.Name), cfg.step)
+		p, err := openPool(c, cfg.Logger.With("pool", c.Name), cfg)
 		if err != nil {
 			return nil, errors.Join(fail("open", c.Name, err), h.Close())
 		}

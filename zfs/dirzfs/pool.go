@@ -31,6 +31,8 @@ type pool struct {
 	store *store.Store
 	boot  string
 	step  func(point string)
+	// window is how many bytes a receive holds between two commits.
+	window int64
 
 	// heads serialises work on the directory of a dataset, by GUID.
 	heads  keyedMutex
@@ -44,13 +46,16 @@ type pool struct {
 	closed  atomic.Bool
 }
 
-func openPool(c Pool, log *slog.Logger, step func(string)) (_ *pool, err error) {
+func openPool(c Pool, log *slog.Logger, cfg Config) (_ *pool, err error) {
 	dir, err := filepath.Abs(c.Dir)
 	if err != nil {
 		return nil, err
 	}
-	p := &pool{name: c.Name, dir: dir, log: log, step: step}
-	if step == nil {
+	p := &pool{name: c.Name, dir: dir, log: log, step: cfg.step, window: max(cfg.window, 0)}
+	if p.window == 0 {
+		p.window = receiveWindow
+	}
+	if p.step == nil {
 		p.step = func(string) {}
 	}
 	p.closing, p.stop = context.WithCancel(context.Background())

@@ -18,9 +18,9 @@ import (
 	"tarn/zfs/dirzfs/internal/wire"
 )
 
-// flushAt is how many bytes a receive holds before they are made durable, and thus
+// receiveWindow is how many bytes a receive holds before they are made durable, and thus
 // what a crash can cost of it.
-const flushAt = 64 << 20
+const receiveWindow = 64 << 20
 
 // Receive reads one stream to its end. nil means that the snapshot is durable; the
 // files of a mounted filesystem show it then. A cut of ctx is noticed between
@@ -264,7 +264,7 @@ func (r *receiver) readWindow(ctx context.Context) (w window, err error) {
 	g := &errgroup.Group{}
 	g.SetLimit(runtime.NumCPU() + 1)
 	var items, bytes int64
-	for size := int64(0); size < flushAt && w.end == nil && err == nil; {
+	for size := int64(0); size < r.p.window && w.end == nil && err == nil; {
 		var n int
 		if n, err = r.readRecord(ctx, g, &w); err == nil && w.end == nil {
 			items, bytes, size = items+1, bytes+int64(n), size+int64(n)
