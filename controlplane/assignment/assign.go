@@ -80,6 +80,8 @@ func (f *facts) assignment(r *tarnv1.Replica) *tarnv1.Assignment {
 		Lineage:          fencing.GetLineage(),
 		ResyncGeneration: r.GetResyncGeneration(),
 		ProtectedGuids:   f.protected(),
+		ReplicationType:  f.share.GetReplicationType(),
+		Established:      r.GetLaunchedAt() != nil,
 	}
 	if a.Role == tarnv1.Role_ROLE_DELETING {
 		return a

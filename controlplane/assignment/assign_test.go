@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
 	tarnv1 "tarn/proto/tarn/v1"
@@ -106,6 +107,19 @@ func TestDeletingReplicaGetsNothingElse(t *testing.T) {
 	f.replicas[0].Status = tarnv1.Status_STATUS_ERROR_DELETING
 	if got := f.of("a").GetRole(); got != gone {
 		t.Errorf("an owner that is being deleted is %v", got)
+	}
+}
+
+// Without these an agent makes an empty share where a pool came back without the
+// replica's dataset, and hides readable secondaries that have no rule yet.
+func TestWhatTheReplicaIs(t *testing.T) {
+	f := shareOf(dr, &tarnv1.Fencing{})
+	if a := f.of("a"); a.GetEstablished() || a.GetReplicationType() != dr {
+		t.Errorf("a new replica of type dr: established %t, type %v", a.GetEstablished(), a.GetReplicationType())
+	}
+	f.replicas[0].LaunchedAt = timestamppb.Now()
+	if a := f.of("a"); !a.GetEstablished() {
+		t.Error("a replica that was available before is not established")
 	}
 }
 
