@@ -57,12 +57,18 @@ func (c *cluster) parallel(n int, do func(ctx context.Context, i int) error) {
 	}
 }
 
+// createShares creates n shares that this machine may reach: copies that nobody
+// may reach are not mounted.
 func (c *cluster) createShares(n int) {
 	c.t.Helper()
 	c.parallel(n, func(ctx context.Context, i int) error {
-		_, err := c.api.Shares.CreateShare(ctx, &tarnv1.CreateShareRequest{
+		share, err := c.api.Shares.CreateShare(ctx, &tarnv1.CreateShareRequest{
 			Name: fmt.Sprintf("share-%03d", i), SizeGib: 1, ShareType: "gold",
 		})
+		if err != nil {
+			return err
+		}
+		_, err = c.api.AccessRules.AllowAccess(ctx, &tarnv1.AllowAccessRequest{ShareId: share.GetId(), AccessTo: "127.0.0.0/8"})
 		return err
 	})
 }
