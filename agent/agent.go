@@ -192,7 +192,7 @@ func (a *Agent) buildWorkers() error {
 	a.orphans = &orphans{storage: a.storage, exports: a.exports, roots: roots, assigned: a.assignedDatasets, log: a.log}
 	a.reports = newReports(a.cfg.ReportInterval)
 	a.reports.host, a.reports.session, a.reports.class = a.hostID, a.session, a.fenceClass()
-	a.reports.pools = a.storage.Pools
+	a.reports.pools, a.reports.live = a.storage.Pools, a.workers.report
 	a.reports.failed = func(err error) { a.log.Warn("report was not taken", "err", err) }
 	a.reports.send = func(ctx context.Context, req *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error) {
 		return call(ctx, a, "Report", callTimeout, a.control.Report, req)

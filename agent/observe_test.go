@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"math"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs"
 )
 
 func TestSampleTellsWhatHappenedToAReplica(t *testing.T) {
@@ -65,5 +67,36 @@ func TestFullMeansEveryAssignedReplica(t *testing.T) {
 	}
 	if req := r.compose(true); !req.GetFull() || len(req.GetReplicas()) != 2 {
 		t.Errorf("full report %v", req)
+	}
+}
+
+// Lag moves without anything being published: a full report asks for it anew.
+func TestFullReportTellsTheLagOfNow(t *testing.T) {
+	r := newReports(time.Second)
+	var sent *tarnv1.ReportRequest
+	r.pools = func(context.Context) ([]zfs.PoolStatus, error) { return nil, nil }
+	r.send = func(_ context.Context, req *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error) {
+		sent = req
+		return &tarnv1.ReportResponse{}, nil
+	}
+	r.live = func(id string) *tarnv1.ReplicaReport {
+		if id != "a" {
+			return nil // its worker is between two lives
+		}
+		return &tarnv1.ReplicaReport{ReplicaId: id, Lag: durationpb.New(7 * time.Second)}
+	}
+	r.expect(5, []*tarnv1.Assignment{{ReplicaId: "a"}, {ReplicaId: "b"}})
+	r.publish(&tarnv1.ReplicaReport{ReplicaId: "a", Lag: durationpb.New(time.Second)})
+	r.publish(&tarnv1.ReplicaReport{ReplicaId: "b", Lag: durationpb.New(time.Second)})
+	if _, _, err := r.once(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	for _, report := range sent.GetReplicas() {
+		if want := map[string]time.Duration{"a": 7 * time.Second, "b": time.Second}[report.GetReplicaId()]; report.GetLag().AsDuration() != want {
+			t.Errorf("lag of %s is %s, want %s", report.GetReplicaId(), report.GetLag().AsDuration(), want)
+		}
+	}
+	if len(sent.GetReplicas()) != 2 {
+		t.Errorf("report %v", sent)
 	}
 }

@@ -22,6 +22,9 @@ type reports struct {
 	class    tarnv1.FenceClass
 	interval time.Duration
 	failed   func(error)
+	// live is what a replica's worker would say at this moment; nil when it has
+	// nothing to say. Lag and progress move without any change being published.
+	live func(replicaID string) *tarnv1.ReplicaReport
 
 	kick chan struct{}
 
@@ -38,7 +41,8 @@ type reports struct {
 
 func newReports(interval time.Duration) *reports {
 	return &reports{
-		interval: interval, kick: make(chan struct{}, 1), expected: map[string]bool{},
+		interval: interval, live: func(string) *tarnv1.ReplicaReport { return nil },
+		kick: make(chan struct{}, 1), expected: map[string]bool{},
 		latest: map[string]*tarnv1.ReplicaReport{}, changed: map[string]bool{}, history: map[string]*history{},
 	}
 }
@@ -158,6 +162,9 @@ func (r *reports) once(ctx context.Context, full bool) (complete, want bool, err
 		r.pooled = status
 		r.mu.Unlock()
 	}
+	if full {
+		r.freshen()
+	}
 	req := r.compose(full)
 	req.Pools = pools
 	resp, err := r.send(ctx, req)
@@ -165,6 +172,18 @@ func (r *reports) once(ctx context.Context, full bool) (complete, want bool, err
 		r.giveBack(req)
 	}
 	return req.GetFull(), resp.GetWantFull(), err
+}
+
+// freshen asks the workers anew, so that a full report tells the lag of now and
+// not that of the last change.
+func (r *reports) freshen() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id := range r.latest {
+		if report := r.live(id); report != nil {
+			r.latest[id] = report
+		}
+	}
 }
 
 // compose lists the changed replicas, or all. It calls itself full only when

@@ -208,6 +208,24 @@ func (w *workers) authorize(peerHostID, shareID, replicaID string) (stream.Grant
 	return stream.Grant{}, fmt.Errorf("share %s, replica %s: %w", shareID, replicaID, errNotHere)
 }
 
+// report is what the worker of a replica says of it now; nil if none runs, or none
+// has looked yet.
+func (w *workers) report(replicaID string) *tarnv1.ReplicaReport {
+	w.mu.Lock()
+	u := w.units[replicaID]
+	w.mu.Unlock()
+	if u == nil {
+		return nil
+	}
+	u.mu.Lock()
+	worker := u.worker
+	u.mu.Unlock()
+	if worker == nil {
+		return nil
+	}
+	return worker.Report()
+}
+
 // assignment of one replica; nil if no worker follows it.
 func (w *workers) assignment(replicaID string) *tarnv1.Assignment {
 	w.mu.Lock()

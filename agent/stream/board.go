@@ -86,12 +86,14 @@ func (b *Board) Withdraw(replicaID string) {
 		return
 	}
 	delete(b.entries, replicaID)
-	b.generation++
 	b.dropLocked(old.head.Peers, nil)
+	b.generation++
 	b.wakeLocked()
 }
 
-// dropLocked remembers that peers in before but not in after lost sight of something.
+// dropLocked remembers that peers in before but not in after lost sight of
+// something. It comes before the generation is raised: an answer of that
+// generation has told it.
 func (b *Board) dropLocked(before, after []string) {
 	for _, p := range before {
 		if !slices.Contains(after, p) {

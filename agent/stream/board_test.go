@@ -46,6 +46,9 @@ func TestBoardTellsOnlyWhatChanged(t *testing.T) {
 	if !a.Full || len(a.Heads) != 2 {
 		t.Errorf("after a loss: %+v", a)
 	}
+	if a, news, _ = b.answer("p", headsBody{Boot: a.Boot, Since: a.Generation}, now); a.Full || news {
+		t.Errorf("a loss is told again and again: %+v", a)
+	}
 	if a, _, _ = NewBoard().answer("p", req, now); !a.Full {
 		t.Error("another board answered in part")
 	}
