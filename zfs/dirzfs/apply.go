@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"tarn/zfs"
 	"tarn/zfs/dirzfs/internal/tree"
 )
 
@@ -338,8 +337,8 @@ func (a *applier) linkTo(ctx context.Context, d *dir, e *tree.Entry, ready <-cha
 		return ctx.Err()
 	}
 	parent, base, err := a.openParent(e.Link)
-	if err != nil {
-		return fmt.Errorf("%w: %s is a link to %s: %w", zfs.ErrStreamCorrupt, d.path(e.Name), e.Link, err)
+	if err != nil { // a tree that lies about its links still has the content
+		return a.node(ctx, d, nil, e)
 	}
 	defer parent.close()
 	name := a.tempName()
@@ -347,7 +346,7 @@ func (a *applier) linkTo(ctx context.Context, d *dir, e *tree.Entry, ready <-cha
 		return err
 	}
 	if err := unix.Linkat(parent.fd(), base, a.tmp.fd(), name, 0); err != nil {
-		return &os.LinkError{Op: "link", Old: e.Link, New: d.path(e.Name), Err: err}
+		return a.node(ctx, d, nil, e) // not there, a directory, or too many links
 	}
 	if err := unix.Renameat(a.tmp.fd(), name, d.fd(), e.Name); err != nil {
 		return &os.LinkError{Op: "rename", Old: name, New: d.path(e.Name), Err: err}

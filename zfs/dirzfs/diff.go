@@ -15,6 +15,7 @@ type differ struct {
 	have     map[tree.Hash]struct{} // in from, or emitted
 	object   func(h tree.Hash, payload []byte) error
 	chunk    func(h tree.Hash, length int) error
+	check    func(h tree.Hash, length int) error // of every chunk of a changed file; may be nil
 }
 
 func newDiffer(from, to tree.Getter) *differ {
@@ -206,6 +207,11 @@ func (d *differ) emitFile(e *tree.Entry) error {
 		return err
 	}
 	for i, r := range refs {
+		if d.check != nil && !r.Hash.IsZero() {
+			if err := d.check(r.Hash, tree.ChunkLen(e.Size, i)); err != nil {
+				return err
+			}
+		}
 		if !d.add(r.Hash) {
 			continue
 		}

@@ -193,8 +193,18 @@ func (m meta) sizeSnapshot(s *snapRec, base tree.Hash) error {
 		return err
 	}
 	s.Referenced = top.Bytes
-	_, s.Written, err = newDiffer(m.object, m.object).measure(base, s.Root)
+	d := newDiffer(m.object, m.object)
+	d.check = m.checkChunk
+	_, s.Written, err = d.measure(base, s.Root)
 	return err
+}
+
+// checkChunk makes sure that a tree which came in a stream can become files.
+func (m meta) checkChunk(h tree.Hash, length int) error {
+	if n := store.ChunkLenIn(m.tx, h); n != length {
+		return fmt.Errorf("%w: chunk %s of %d bytes in the place of %d", zfs.ErrStreamCorrupt, h, n, length)
+	}
+	return nil
 }
 
 func (m meta) object(h tree.Hash) ([]byte, error) { return store.ObjectIn(m.tx, h) }

@@ -142,6 +142,16 @@ func (s *Store) ChunkLen(h tree.Hash) int {
 	return at.len
 }
 
+// ChunkLenIn is ChunkLen inside a transaction.
+func ChunkLenIn(tx *bolt.Tx, h tree.Hash) int {
+	v := tx.Bucket(bucketChunk).Get(h[:])
+	if v == nil {
+		return 0
+	}
+	_, at := decodeChunk(v)
+	return at.len
+}
+
 // reserve accounts n bytes about to be written, or refuses.
 func (s *Store) reserve(n int) error {
 	if total := s.pending.Add(int64(n)) + s.used.Load(); s.limit > 0 && total > s.limit {
