@@ -10,6 +10,7 @@ import (
 
 	"tarn/agent"
 	"tarn/controlplane"
+	"tarn/metrics"
 )
 
 type controlplaneCmd struct {
@@ -41,6 +42,9 @@ func (c *controlplaneCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	if err := metrics.NewBridge(node.Registry()).Install(); err != nil {
+		return err
+	}
 	return node.Run(ctx)
 }
 
@@ -65,6 +69,9 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 	cfg.Version, cfg.Revision = buildInfo()
 	node, err := agent.New(cfg)
 	if err != nil {
+		return err
+	}
+	if err := metrics.NewBridge(node.Registry()).Install(); err != nil {
 		return err
 	}
 	return node.Run(ctx)

@@ -110,7 +110,7 @@ func (s *story) sameBytes(ctx context.Context, from, to string) error {
 	if err != nil {
 		return err
 	}
-	return s.check(true, "%d entries are the same byte for byte in %s and %s", entries, a, b)
+	return s.check(true, "%d entries are the same byte for byte on both replicas", entries)
 }
 
 func (s *story) takeSnapshot(ctx context.Context) error {
