@@ -25,7 +25,6 @@ type rig struct {
 	client *Client
 	src    *tarnv1.Source
 	grant  Grant
-	wrap   func(http.Handler) http.Handler
 }
 
 func newRig(t *testing.T, stall time.Duration, wrap func(http.Handler) http.Handler) *rig {

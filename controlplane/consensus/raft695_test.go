@@ -55,7 +55,8 @@ func (c *bareCluster) injectHeartbeat(t *testing.T, client *raft.NetworkTranspor
 	req := raft.AppendEntriesRequest{
 		RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte(peer.ID), Addr: []byte(peer.Address)},
 		Term:      term + 1,
-		Leader:    []byte(peer.Address),
+		//lint:ignore SA1019 protocol 3 peers still read it
+		Leader: []byte(peer.Address),
 	}
 	var resp raft.AppendEntriesResponse
 	if err := client.AppendEntries(c.peers[self].ID, c.peers[self].Address, &req, &resp); err != nil {

@@ -43,8 +43,6 @@ type simReplica struct {
 	headAt   time.Time
 	equalAt  time.Time
 	snaps    map[string]uint64
-	final    uint64
-	exported bool
 	ack      *tarnv1.DemoteAck
 	seal     *tarnv1.DemoteAck
 	size     int64

@@ -131,7 +131,7 @@ func DropStage(tx *bolt.Tx, owner uint64) error {
 	prefix := binary.BigEndian.AppendUint64(nil, owner)
 	c := tx.Bucket(bucketStage).Cursor()
 	var keys [][]byte
-	for k, _ := c.Seek(prefix); k != nil && len(k) == 41 && binary.BigEndian.Uint64(k) == owner; k, _ = c.Next() {
+	for k, _ := c.Seek(prefix); len(k) == 41 && binary.BigEndian.Uint64(k) == owner; k, _ = c.Next() {
 		keys = append(keys, append([]byte(nil), k...))
 	}
 	for _, k := range keys {
