@@ -134,7 +134,7 @@ func (a *Agent) buildLease() (err error) {
 	var guard lease.Guard
 	if len(a.cfg.DeadmanCommand) > 0 {
 		a.deadman, err = lease.NewDeadman(lease.DeadmanConfig{
-			Command: append(slices.Clone(a.cfg.DeadmanCommand), a.cfg.DataDir), Fenced: a.fenced, Logger: a.log,
+			Command: append(slices.Clone(a.cfg.DeadmanCommand), a.cfg.DataDir), Fenced: a.fenced, Changed: func() { a.reports.soon() }, Logger: a.log,
 		})
 		if err != nil {
 			return err
@@ -191,7 +191,7 @@ func (a *Agent) buildWorkers() error {
 	}
 	a.orphans = &orphans{storage: a.storage, exports: a.exports, roots: roots, assigned: a.assignedDatasets, log: a.log}
 	a.reports = newReports(a.cfg.ReportInterval)
-	a.reports.host, a.reports.session, a.reports.class = a.hostID, a.session, a.fenceClass()
+	a.reports.host, a.reports.session, a.reports.class = a.hostID, a.session, a.fencedBy
 	a.reports.pools, a.reports.live = a.storage.Pools, a.workers.report
 	a.reports.failed = func(err error) { a.log.Warn("report was not taken", "err", err) }
 	a.reports.send = func(ctx context.Context, req *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error) {

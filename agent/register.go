@@ -98,6 +98,15 @@ func (a *Agent) fenceClass() tarnv1.FenceClass {
 	return tarnv1.FenceClass_FENCE_CLASS_HELPER
 }
 
+// fencedBy is what enforces it now: nothing while no helper is up. A host that
+// falls silent then proves nothing by silence.
+func (a *Agent) fencedBy() tarnv1.FenceClass {
+	if a.deadman == nil || !a.deadman.Up() {
+		return tarnv1.FenceClass_FENCE_CLASS_NONE
+	}
+	return a.fenceClass()
+}
+
 // register announces the host until the control plane has taken note.
 func (a *Agent) register(ctx context.Context) error {
 	host, err := a.describe(ctx)

@@ -15,11 +15,12 @@ const coalesce = 100 * time.Millisecond
 // reports gathers what workers observe and sends it to the leader: changes soon,
 // everything every interval. Safe for concurrent use.
 type reports struct {
-	send     func(context.Context, *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error)
-	pools    func(context.Context) ([]zfs.PoolStatus, error)
-	host     string
-	session  string
-	class    tarnv1.FenceClass
+	send    func(context.Context, *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error)
+	pools   func(context.Context) ([]zfs.PoolStatus, error)
+	host    string
+	session string
+	// class is what enforces the end of a lease at this moment.
+	class    func() tarnv1.FenceClass
 	interval time.Duration
 	failed   func(error)
 	// live is what a replica's worker would say at this moment; nil when it has
@@ -193,7 +194,7 @@ func (r *reports) compose(full bool) *tarnv1.ReportRequest {
 	defer r.mu.Unlock()
 	r.sequence++
 	req := &tarnv1.ReportRequest{
-		HostId: r.host, SessionId: r.session, Sequence: r.sequence, AssignmentsRevision: r.revision, FenceClass: r.class,
+		HostId: r.host, SessionId: r.session, Sequence: r.sequence, AssignmentsRevision: r.revision, FenceClass: r.class(),
 		Full: full && r.heard,
 	}
 	for id := range r.expected {

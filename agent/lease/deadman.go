@@ -27,7 +27,9 @@ type DeadmanConfig struct {
 	Patience time.Duration
 	// Fenced, if set, is told what the helper fenced, or could not.
 	Fenced func(target Target, err error)
-	Logger *slog.Logger
+	// Changed, if set, is called when Up has changed. It must not block.
+	Changed func()
+	Logger  *slog.Logger
 }
 
 // ErrNoHelper says that no helper process is up to guard a lease.
@@ -70,6 +72,9 @@ func NewDeadman(config DeadmanConfig) (*Deadman, error) {
 	}
 	if config.Fenced == nil {
 		config.Fenced = func(Target, error) {}
+	}
+	if config.Changed == nil {
+		config.Changed = func() {}
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
@@ -235,14 +240,19 @@ func (d *Deadman) start(ctx context.Context) (*session, error) {
 	d.session = s
 	close(d.up)
 	d.mu.Unlock()
+	d.config.Changed()
 	return s, nil
 }
 
 func (d *Deadman) drop(s *session) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.session == s {
+	current := d.session == s
+	if current {
 		d.session, d.up = nil, make(chan struct{})
+	}
+	d.mu.Unlock()
+	if current {
+		d.config.Changed()
 	}
 }
 
