@@ -83,6 +83,21 @@ func TestLagGrowsWithSilence(t *testing.T) {
 
 // TestLagSurvivesRestart: a copy that was equal a moment ago still was when its
 // agent has started anew and has nothing to say yet, but not when it is gone.
+// What a failover loses is counted from the last word on, with no grace for a
+// report that is on its way, and with the age that one may have when it arrives.
+func TestBehindIsNeverTooSmall(t *testing.T) {
+	s := newState(t)
+	s.Report(report("s1", 1, true, "a"), at(0))
+	snap := s.Snapshot(at(500*time.Millisecond), nil)
+	want := 1500*time.Millisecond + snap.ReportInterval
+	if got, ok := snap.Behind(snap.Replicas["a"]); !ok || got != want {
+		t.Errorf("behind by %s, want %s", got, want)
+	}
+	if _, ok := snap.Behind(nil); ok {
+		t.Error("known of a replica that never spoke")
+	}
+}
+
 func TestLagSurvivesRestart(t *testing.T) {
 	s := newState(t)
 	s.Report(report("s1", 1, true, "a", "b"), at(0))

@@ -74,6 +74,16 @@ func (s *Snapshot) Lag(r *ReplicaSeen) (lag time.Duration, known bool) {
 	return r.lag + max(0, s.Now.Sub(r.lagAt)-s.ReportInterval), true
 }
 
+// Behind is how far a replica is behind at now at the most: the last lag it
+// reported, plus all the time since, plus how old a report may be when it
+// arrives. What a failover loses is never told too small. Unknown when it never said.
+func (s *Snapshot) Behind(r *ReplicaSeen) (lag time.Duration, known bool) {
+	if r == nil || r.lagAt.IsZero() {
+		return 0, false
+	}
+	return r.lag + max(0, s.Now.Sub(r.lagAt)) + s.ReportInterval, true
+}
+
 // Observation is what the API shows of a report.
 func (r *ReplicaSeen) Observation(now time.Time) *tarnv1.ReplicaObservation {
 	o := &tarnv1.ReplicaObservation{

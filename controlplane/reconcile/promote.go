@@ -219,11 +219,11 @@ func (s *shareFacts) lost(target *tarnv1.ReplicaReport) []*tarnv1.LostSnapshot {
 	return out
 }
 
-// keptAge is how far the target was behind when the failover was decided: its
-// measured lag, or else the age of its head.
+// keptAge is how far the target was behind at the most when the failover was
+// decided: by its measured lag, or else by the age of its head.
 func (r *round) keptAge(s *shareFacts, keptAt *timestamppb.Timestamp) time.Duration {
 	started := s.fencing.GetStartedAt().AsTime()
-	if lag, known := r.obs.Lag(s.heard(s.fencing.GetTargetReplicaId())); known {
+	if lag, known := r.obs.Behind(s.heard(s.fencing.GetTargetReplicaId())); known {
 		return max(0, lag-max(0, r.now.Sub(started)))
 	}
 	if keptAt == nil {
