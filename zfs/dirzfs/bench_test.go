@@ -86,3 +86,61 @@ func must(tb testing.TB, err error) {
 		tb.Fatal(err)
 	}
 }
+
+// BenchmarkSmallChange is one round of replication: 64 KiB change, snapshot,
+// increment, into a mounted read-only copy of 1,000 files.
+func BenchmarkSmallChange(b *testing.B) {
+	h, err := dirzfs.Open(dirzfs.Config{
+		Pools:  []dirzfs.Pool{{Name: "a", Dir: b.TempDir()}, {Name: "b", Dir: b.TempDir()}},
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	must(b, err)
+	defer func() { must(b, h.Close()) }()
+	must(b, h.Create(b.Context(), "a/x", map[string]string{"canmount": "on"}, false))
+	d, err := h.Dataset(b.Context(), "a/x")
+	must(b, err)
+	for i := range 1000 {
+		must(b, writeRandom(filepath.Join(d.Mountpoint, fmt.Sprint(i)), 1000))
+	}
+	must(b, h.Snapshot(b.Context(), "a/x@0"))
+	relay := func(from, to string) {
+		s, err := h.Send(b.Context(), zfs.SendRequest{Dataset: "a/x", From: from, To: to})
+		must(b, err)
+		must(b, errors.Join(h.Receive(b.Context(), zfs.ReceiveRequest{Target: "b/y@" + to, Resumable: true}, s), s.Close()))
+	}
+	relay("", "0")
+	must(b, h.Set(b.Context(), "b/y", map[string]string{"readonly": "on"}))
+	must(b, h.Mount(b.Context(), "b/y"))
+	var snapshot time.Duration
+	for i := 0; b.Loop(); i++ {
+		must(b, writeRandom(filepath.Join(d.Mountpoint, "7"), 64<<10))
+		start := time.Now()
+		must(b, h.Snapshot(b.Context(), fmt.Sprintf("a/x@%d", i+1)))
+		snapshot += time.Since(start)
+		relay(fmt.Sprintf("@%d", i), fmt.Sprint(i+1))
+	}
+	b.ReportMetric(float64(snapshot.Milliseconds())/float64(b.N), "snapshot-ms")
+}
+
+// BenchmarkIdleDatasets lists 200 mounted datasets in which nothing happens.
+func BenchmarkIdleDatasets(b *testing.B) {
+	h, err := dirzfs.Open(dirzfs.Config{Pools: []dirzfs.Pool{{Name: "a", Dir: b.TempDir()}}, Logger: slog.New(slog.DiscardHandler)})
+	must(b, err)
+	defer func() { must(b, h.Close()) }()
+	var names []string
+	for i := range 200 {
+		name := fmt.Sprintf("a/x%d", i)
+		must(b, h.Create(b.Context(), name, map[string]string{"canmount": "on"}, false))
+		d, err := h.Dataset(b.Context(), name)
+		must(b, err)
+		for f := range 20 {
+			must(b, writeRandom(filepath.Join(d.Mountpoint, fmt.Sprint(f)), 1000))
+		}
+		names = append(names, name+"@1")
+	}
+	must(b, h.Snapshot(b.Context(), names...))
+	for b.Loop() {
+		_, err := h.Datasets(b.Context(), "a")
+		must(b, err)
+	}
+}

@@ -7,10 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"sync"
-
-	"golang.org/x/sync/errgroup"
 
 	"tarn/zfs"
 	"tarn/zfs/dirzfs/internal/store"

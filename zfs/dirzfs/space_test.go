@@ -65,10 +65,10 @@ func TestSpaceComesBack(t *testing.T) {
 	}
 }
 
-// TestSnapshotCostFollowsChange: with 20,000 files and one changed, a snapshot
+// TestSnapshotCostFollowsChange: with 4,000 files and one changed, a snapshot
 // writes a few objects.
 func TestSnapshotCostFollowsChange(t *testing.T) {
-	const dirs, files = 20, 1000
+	const dirs, files = 10, 400
 	h := open(t, dirzfs.Pool{Name: "p", Dir: t.TempDir(), Capacity: 1 << 30})
 	mp := mounted(t, h, "p/x")
 	for d := range dirs {
