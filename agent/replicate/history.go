@@ -45,7 +45,7 @@ func (w *Worker) unused(name string) string {
 
 // sealHead turns what was written outside the lineage into a snapshot.
 func (w *Worker) sealHead(ctx context.Context) error {
-	full := w.l.dataset() + "@" + w.unused(divergentPrefix+strconv.FormatUint(w.s.f.marks.epoch, 10))
+	full := w.l.dataset() + "@" + w.unused(divergentPrefix+strconv.FormatUint(w.s.wroteUnder(w.s.f.marks), 10))
 	if err := w.cfg.Engine.Snapshot(ctx, full); err != nil {
 		return err
 	}
@@ -81,16 +81,32 @@ func (w *Worker) putAside(ctx context.Context) error {
 	w.mu.Lock()
 	w.view.clock.reset()
 	w.mu.Unlock()
-	w.log.Warn("diverged data put aside", "dataset", name, "epoch", f.marks.epoch)
+	w.log.Warn("diverged data put aside", "dataset", name, "epoch", w.s.wroteUnder(f.marks))
 	if w.cfg.Hooks.Diverged != nil {
 		w.cfg.Hooks.Diverged(w.cfg.ShareID)
 	}
 	return nil
 }
 
+// wroteUnder is the epoch in which the data came to be: the last one that this
+// replica owned. By the time that they turn out to have diverged, their mark may
+// have been raised to the epoch of whom the replica follows now.
+func (s *state) wroteUnder(m marks) uint64 {
+	epoch := uint64(0)
+	for _, e := range s.a.GetLineage() {
+		if e.GetOwnerReplicaId() == s.a.GetReplicaId() && e.GetEpoch() <= m.epoch {
+			epoch = max(epoch, e.GetEpoch())
+		}
+	}
+	if epoch == 0 {
+		return m.epoch // never an owner
+	}
+	return epoch
+}
+
 func (w *Worker) unusedAside(ctx context.Context) (string, error) {
 	for n := 0; ; n++ {
-		name := w.l.aside(w.s.f.marks.epoch, n)
+		name := w.l.aside(w.s.wroteUnder(w.s.f.marks), n)
 		d, err := w.dataset(ctx, name)
 		if err != nil || d == nil {
 			return name, err
@@ -121,6 +137,7 @@ func (w *Worker) rebase(ctx context.Context) error {
 func (w *Worker) finishAside(ctx context.Context) error {
 	return w.cfg.Engine.Set(ctx, w.s.f.moved.Name, map[string]string{
 		markRole: roleDivergent, markOp: "", markSince: time.Now().UTC().Format(time.RFC3339),
+		markEpoch:     strconv.FormatUint(w.s.wroteUnder(marksOf(*w.s.f.moved)), 10),
 		zfs.PropQuota: none, zfs.PropReadOnly: on, zfs.PropCanMount: noauto,
 	})
 }

@@ -187,9 +187,14 @@ func (c *cluster) activate(to, from *testHost, epoch uint64, base zfs.GUID) {
 	from.lease.set(0)
 	to.lease.set(epoch)
 	as := to.active(epoch)
-	as.Lineage = []*tarnv1.LineageEntry{{Epoch: epoch, OwnerReplicaId: to.replica, BaseGuid: uint64(base)}}
+	as.Lineage = []*tarnv1.LineageEntry{
+		{Epoch: epoch - 1, OwnerReplicaId: from.replica},
+		{Epoch: epoch, OwnerReplicaId: to.replica, BaseGuid: uint64(base)},
+	}
 	to.assign(as)
-	from.assign(from.secondary(epoch, to))
+	follow := from.secondary(epoch, to)
+	follow.Lineage = as.GetLineage()
+	from.assign(follow)
 	c.until("new active is writable", func() bool { return to.report().GetWritable() && to.report().GetObservedEpoch() == epoch })
 }
 
@@ -293,6 +298,9 @@ func forcedFailoverKeepsDivergentData(t *testing.T, on maker) {
 	copied := a.report().GetDivergentCopies()[0]
 	if got, _ := a.fs.Read(copied.GetDataset()); got != "kept\nlost\ndirty\n" {
 		t.Errorf("divergent copy has %q", got)
+	}
+	if copied.GetEpoch() != 1 {
+		t.Errorf("divergent copy is said to be of epoch %d, it was written under 1", copied.GetEpoch())
 	}
 
 	del := a.assignment(tarnv1.Role_ROLE_DELETING, 2)

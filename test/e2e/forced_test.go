@@ -194,8 +194,7 @@ func (f *failover) checkLoss() {
 	if oldest.acked.Before(kept) {
 		f.t.Errorf("%s is lost, acknowledged %s before the kept snapshot", oldest.name, kept.Sub(oldest.acked))
 	}
-	const clocks = time.Second
-	if age := fencing.GetStartedAt().AsTime().Sub(oldest.acked); age > loss.GetKeptAge().AsDuration()+clocks {
+	if age := fencing.GetStartedAt().AsTime().Sub(oldest.acked); age > loss.GetKeptAge().AsDuration() {
 		f.t.Errorf("%s is lost, %s old; the report says %s", oldest.name, age, loss.GetKeptAge().AsDuration())
 	}
 	f.t.Logf("%d of %d files lost, the oldest %s before the failover; reported: %s, %d bytes dirty", len(missing), len(f.diary.entries),
