@@ -32,6 +32,8 @@ func TestChaos(t *testing.T) {
 	c.createReplicas()
 	c.eventually(time.Minute, "replicas are in_sync", func(ctx context.Context) error { return c.allWell(ctx, 2*chaosShares) })
 
+	t.Logf("repeat the choices with -seed %d", suite.seed)
+	c.watchEveryShare()
 	writers := c.writers()
 	kills, promotions := c.rage(writers)
 	acknowledged := 0
@@ -63,12 +65,12 @@ func (c *cluster) rage(writers []*writer) (kills, promotions int) {
 	var count [2]int
 	for i, kind := range []dev.Kind{dev.Control, dev.Agent} {
 		group.Go(func() (err error) {
-			count[i], err = c.killAtRandom(ctx, kind)
+			count[i], err = c.killAtRandom(ctx, chance(i), kind)
 			return err
 		})
 	}
 	group.Go(func() error {
-		promotions = c.promoteAtRandom(ctx, writers)
+		promotions = c.promoteAtRandom(ctx, chance(2), writers)
 		return nil
 	})
 	if err := group.Wait(); err != nil {
@@ -77,9 +79,13 @@ func (c *cluster) rage(writers []*writer) (kills, promotions int) {
 	return count[0] + count[1], promotions
 }
 
+// chance makes the choices of one actor; the seed and the actor's number repeat
+// them, though not the moment at which each process is hit.
+func chance(actor int) *rand.Rand { return rand.New(rand.NewPCG(suite.seed, uint64(actor))) }
+
 // pause waits a random time between the bounds; false when ctx ended.
-func pause(ctx context.Context, least, most time.Duration) bool {
-	timer := time.NewTimer(least + rand.N(most-least))
+func pause(ctx context.Context, chance *rand.Rand, least, most time.Duration) bool {
+	timer := time.NewTimer(least + time.Duration(chance.Int64N(int64(most-least))))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
@@ -90,20 +96,20 @@ func pause(ctx context.Context, least, most time.Duration) bool {
 }
 
 // killAtRandom kills one node of a kind at a time and starts it again.
-func (c *cluster) killAtRandom(ctx context.Context, kind dev.Kind) (kills int, err error) {
+func (c *cluster) killAtRandom(ctx context.Context, chance *rand.Rand, kind dev.Kind) (kills int, err error) {
 	var nodes []string
 	for _, n := range c.Nodes() {
 		if n.Kind == kind {
 			nodes = append(nodes, n.Name)
 		}
 	}
-	for pause(ctx, 3*time.Second, 8*time.Second) {
-		victim := nodes[rand.IntN(len(nodes))]
+	for pause(ctx, chance, 3*time.Second, 8*time.Second) {
+		victim := nodes[chance.IntN(len(nodes))]
 		if err := c.Kill(context.WithoutCancel(ctx), victim); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			return kills, err
 		}
 		kills++
-		pause(ctx, 200*time.Millisecond, 6*time.Second)
+		pause(ctx, chance, 200*time.Millisecond, 6*time.Second)
 		if err := c.Start(victim); err != nil {
 			return kills, err
 		}
@@ -113,9 +119,9 @@ func (c *cluster) killAtRandom(ctx context.Context, kind dev.Kind) (kills int, e
 
 // promoteAtRandom asks for planned promotions. Under fire many are refused or
 // cancelled, which is as it should be; the count is of those that started.
-func (c *cluster) promoteAtRandom(ctx context.Context, writers []*writer) (started int) {
-	for pause(ctx, 2*time.Second, 6*time.Second) {
-		w := writers[rand.IntN(len(writers))]
+func (c *cluster) promoteAtRandom(ctx context.Context, chance *rand.Rand, writers []*writer) (started int) {
+	for pause(ctx, chance, 2*time.Second, 6*time.Second) {
+		w := writers[chance.IntN(len(writers))]
 		replicas, err := w.replicas(ctx)
 		if err != nil {
 			continue
@@ -139,6 +145,8 @@ type writer struct {
 	c     *cluster
 	share string
 	n     int
+	// chance is used by run alone.
+	chance *rand.Rand
 
 	mu           sync.Mutex
 	acknowledged map[string][sha256.Size]byte
@@ -151,8 +159,8 @@ func (c *cluster) writers() []*writer {
 		c.t.Fatal(err)
 	}
 	var out []*writer
-	for _, s := range shares.GetShares() {
-		out = append(out, &writer{c: c, share: s.GetId(), acknowledged: map[string][sha256.Size]byte{}})
+	for i, s := range shares.GetShares() {
+		out = append(out, &writer{c: c, share: s.GetId(), chance: chance(10 + i), acknowledged: map[string][sha256.Size]byte{}})
 	}
 	return out
 }
@@ -166,7 +174,7 @@ func (w *writer) replicas(ctx context.Context) ([]*tarnv1.Replica, error) {
 
 // run looks up where the active is mounted and writes there until that fails.
 func (w *writer) run(ctx context.Context) error {
-	for pause(ctx, 100*time.Millisecond, 300*time.Millisecond) {
+	for pause(ctx, w.chance, 100*time.Millisecond, 300*time.Millisecond) {
 		replicas, err := w.replicas(ctx)
 		if err != nil {
 			continue
@@ -185,7 +193,7 @@ func (w *writer) run(ctx context.Context) error {
 // moved, or its host has lost the lease.
 func (w *writer) writeWhilePossible(ctx context.Context, dir string) {
 	for range 20 {
-		if !pause(ctx, 20*time.Millisecond, 100*time.Millisecond) {
+		if !pause(ctx, w.chance, 20*time.Millisecond, 100*time.Millisecond) {
 			return
 		}
 		name := fmt.Sprintf("file-%06d", w.n)
@@ -202,7 +210,7 @@ func (w *writer) writeWhilePossible(ctx context.Context, dir string) {
 
 func (w *writer) content(name string) []byte {
 	seed := sha256.Sum256([]byte(w.share + name))
-	data := make([]byte, 1000+rand.IntN(60_000))
+	data := make([]byte, 1000+w.chance.IntN(60_000))
 	// ChaCha8 never fails to read.
 	_, _ = rand.NewChaCha8(seed).Read(data)
 	return data

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -120,9 +121,9 @@ func (c *cluster) writableDirs(replicas []string) []string {
 	return found
 }
 
-// watchOneWriter looks until the test ends whether two replicas of a share are
-// ever writable at one moment.
-func (c *cluster) watchOneWriter(replicas ...string) {
+// watchOneWriter looks until the test ends whether two replicas of one share are
+// ever writable at one moment. Each argument is the replicas of one share.
+func (c *cluster) watchOneWriter(shares ...[]string) {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	looks := 0
@@ -132,7 +133,7 @@ func (c *cluster) watchOneWriter(replicas ...string) {
 		defer tick.Stop()
 		for ; ctx.Err() == nil; <-tick.C {
 			looks++
-			if pair := c.twoWriters(replicas); pair != nil {
+			if pair := c.twoWriters(shares[looks%len(shares)]); pair != nil {
 				c.t.Errorf("two replicas were writable at one time: %v", pair)
 				return
 			}
@@ -143,6 +144,20 @@ func (c *cluster) watchOneWriter(replicas ...string) {
 		<-done
 		c.t.Logf("looked %d times for two writers", looks)
 	})
+}
+
+// watchEveryShare does so for all shares that there are now.
+func (c *cluster) watchEveryShare() {
+	c.t.Helper()
+	replicas, err := c.replicas(c.t.Context())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	of := map[string][]string{}
+	for _, r := range replicas {
+		of[r.GetShareId()] = append(of[r.GetShareId()], r.GetId())
+	}
+	c.watchOneWriter(slices.Collect(maps.Values(of))...)
 }
 
 // twoWriters takes two looks: while one is taken a share may move. What is writable

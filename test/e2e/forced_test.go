@@ -40,7 +40,7 @@ type failover struct {
 func TestForcedFailoverAndRejoin(t *testing.T) {
 	f := &failover{cluster: start(t, dev.Options{Servers: 3, Agents: 2, Zones: 2}), op: uuid.NewString()}
 	f.prepare()
-	f.watchOneWriter(f.active.GetId(), f.copy.GetId())
+	f.watchOneWriter([]string{f.active.GetId(), f.copy.GetId()})
 	f.loseActive()
 	f.withheldWithoutConsent()
 	f.promote()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 type settings struct {
 	binary string
 	chaos  time.Duration
+	seed   uint64
 }
 
 // suite is written once, before any test runs.
@@ -25,6 +27,7 @@ var suite settings
 
 func TestMain(m *testing.M) {
 	flag.DurationVar(&suite.chaos, "chaos", time.Minute, "how long the chaos test writes and kills; 5m is the full run")
+	flag.Uint64Var(&suite.seed, "seed", rand.Uint64(), "what the chaos test chooses by; it prints the one in use")
 	flag.Parse()
 	os.Exit(runSuite(m))
 }
@@ -90,6 +93,11 @@ func (c *cluster) end() {
 	if err := c.TerminateAll(context.Background()); err != nil {
 		c.t.Error(err)
 	}
+	defer func() {
+		if err := c.Remove(); err != nil {
+			c.t.Error(err)
+		}
+	}()
 	if !c.t.Failed() {
 		return
 	}
