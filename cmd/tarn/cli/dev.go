@@ -146,12 +146,13 @@ func (c *devUp) Run(ctx context.Context, a *app, d *devCmd) error {
 		return fail(exitRefused, "%w", err).next("use that one, or another --state")
 	}
 	defer release()
-	if c.Ephemeral {
-		defer os.RemoveAll(cluster.Dir())
-	}
 	err = c.keep(ctx, a, cluster)
 	// What ends the foreground must not cut the goodbye short.
-	return errors.Join(err, cluster.TerminateAll(context.WithoutCancel(ctx)))
+	err = errors.Join(err, cluster.TerminateAll(context.WithoutCancel(ctx)))
+	if c.Ephemeral && err == nil {
+		err = cluster.Remove()
+	}
+	return err
 }
 
 // cluster opens the cluster in the state directory, or makes it.

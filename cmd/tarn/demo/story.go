@@ -110,8 +110,8 @@ func (s *story) close(ctx context.Context, failed bool) error {
 	if err := s.noneLeft(); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(s.cfg.Dir); err != nil {
-		return fmt.Errorf("remove state: %w", err)
+	if err := s.cluster.Remove(); err != nil {
+		return err
 	}
 	s.say("\nAll %d checks held, in %s.", s.checks, time.Since(s.begun).Round(100*time.Millisecond))
 	return nil

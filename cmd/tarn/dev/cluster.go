@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -217,4 +218,20 @@ func (c *Cluster) Lock() (release func(), err error) {
 		return nil, fmt.Errorf("another tarn dev keeps the cluster in %s", c.dir)
 	}
 	return func() { f.Close() }, nil
+}
+
+// Remove deletes the state directory and all data. Nothing may run any more. The
+// directories of read-only copies get their write bit back first: without it only
+// root could delete what is in them.
+func (c *Cluster) Remove() error {
+	err := filepath.WalkDir(c.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		return os.Chmod(path, 0o700)
+	})
+	if err = errors.Join(err, os.RemoveAll(c.dir)); err != nil {
+		return fmt.Errorf("remove state directory: %w", err)
+	}
+	return nil
 }

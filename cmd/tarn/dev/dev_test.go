@@ -173,6 +173,26 @@ func TestConfigurationsAreValid(t *testing.T) {
 	}
 }
 
+func TestRemoveTakesReadOnlyCopies(t *testing.T) {
+	c := newCluster(t)
+	inner := filepath.Join(c.Dir(), "nodes", "agent1", "pools", "tank", "mnt", "copy")
+	if err := os.MkdirAll(inner, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(inner, "file"), nil, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(inner, 0o555); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if Exists(c.Dir()) {
+		t.Error("the cluster is still there")
+	}
+}
+
 func TestOptionsAreBounded(t *testing.T) {
 	for _, o := range []Options{
 		{Servers: 10}, {Servers: -1}, {Agents: 201}, {Agents: 2, Zones: 3}, {Storage: "zfs"}, {Port: 65535},
