@@ -327,7 +327,9 @@ func (w *Worker) act(ctx context.Context, a action) {
 		}
 		return
 	}
-	delete(w.failures, a.kind)
+	if a.kind != doPull && a.kind != doPullStaging { // begun, not done: what stood in the way may still
+		delete(w.failures, a.kind)
+	}
 	w.log.Debug("did", "action", string(a.kind))
 }
 
