@@ -157,13 +157,18 @@ func (a *Agent) buildLease() (err error) {
 
 // fenced hears what the dead-man did: the worker has to look again.
 func (a *Agent) fenced(target lease.Target, err error) {
+	a.countFence("deadman", err)
+	a.log.Warn("dead-man acted at the end of a lease", "dataset", target.Dataset, "err", err)
+	a.workers.recheck(target.Dataset)
+}
+
+// countFence counts an action that ended a right to write, or should have.
+func (a *Agent) countFence(action string, err error) {
 	result := "ok"
 	if err != nil {
 		result = "failed"
 	}
-	a.counters.FenceActions.WithLabelValues("deadman", result).Inc()
-	a.log.Warn("dead-man acted at the end of a lease", "dataset", target.Dataset, "err", err)
-	a.workers.recheck(target.Dataset)
+	a.counters.FenceActions.WithLabelValues(action, result).Inc()
 }
 
 func (a *Agent) buildCadences() error {
@@ -259,9 +264,14 @@ func (a *Agent) hooks() replicate.Hooks {
 		Bytes: func(share, replica string, n int64) {
 			c.TransferBytes.WithLabelValues(share, replica, "receive").Add(float64(n))
 		},
-		Error:    func(code tarnv1.ReplicaErrorCode) { c.StepErrors.WithLabelValues(errorClass(code)).Inc() },
-		Pruned:   func(n int) { c.PruneDestroyed.WithLabelValues("local", "retention").Add(float64(n)) },
-		Diverged: func(share string) { c.Divergences.WithLabelValues(share).Inc() },
+		Discarded:   func(reason string, n int64) { c.ResumeDiscarded.WithLabelValues(reason).Add(float64(n)) },
+		Error:       func(code tarnv1.ReplicaErrorCode) { c.StepErrors.WithLabelValues(errorClass(code)).Inc() },
+		Fence:       a.countFence,
+		Holds:       a.reports.holds,
+		StaleHolds:  func(n int) { c.StaleHolds.WithLabelValues().Add(float64(n)) },
+		Pruned:      func(side string, n int) { c.PruneDestroyed.WithLabelValues(side, "retention").Add(float64(n)) },
+		PruneFailed: func(side, reason string) { c.PruneFailed.WithLabelValues(side, reason).Inc() },
+		Diverged:    func(share string) { c.Divergences.WithLabelValues(share).Inc() },
 	}
 }
 

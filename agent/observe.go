@@ -18,7 +18,8 @@ type history struct {
 	done                  int64
 	progressed, succeeded time.Time
 	attempted             time.Time
-	failures              int // steps since the last that succeeded
+	failures              int            // steps since the last that succeeded
+	holds                 map[string]int // by kind, as retention last counted them
 }
 
 // step counts a finished replication step by its result.
@@ -51,7 +52,7 @@ func (h *history) note(r *tarnv1.ReplicaReport, now time.Time) {
 // local is the agent's part of a scrape.
 func (a *Agent) local() metrics.Local {
 	l := metrics.Local{
-		Replicas: a.reports.samples(), Pools: a.poolSamples(), LeaseRemaining: math.NaN(), ControlContact: math.NaN(),
+		Replicas: a.reports.samples(), Pools: a.poolSamples(), Links: a.links(), LeaseRemaining: math.NaN(), ControlContact: math.NaN(),
 		LeasedShares: a.keeper.Count(), AssignmentsRevision: a.revision.Load(), OrphanDatasets: a.orphans.counts(),
 		DeadmanUp: a.deadman != nil && a.deadman.Up(),
 	}
@@ -62,6 +63,15 @@ func (a *Agent) local() metrics.Local {
 		l.ControlContact = time.Since(time.Unix(0, at)).Seconds()
 	}
 	return l
+}
+
+// links are the connections to the hosts that replicas here follow.
+func (a *Agent) links() []metrics.LinkSample {
+	var links []metrics.LinkSample
+	for peer, rtt := range a.feed.RoundTrips() {
+		links = append(links, metrics.LinkSample{Host: a.cfg.Name, Peer: peer, RTT: rtt.Seconds()})
+	}
+	return links
 }
 
 func (a *Agent) poolSamples() []metrics.PoolSample {
@@ -98,7 +108,7 @@ func sample(r *tarnv1.ReplicaReport, h *history) metrics.LocalReplica {
 		Lag: math.NaN(), Expected: math.NaN(), Done: math.NaN(), LastProgress: math.NaN(),
 		LastSuccess: unix(h.succeeded), LastVerified: unix(h.verified), LastAttempt: unix(h.attempted),
 		ConsecutiveFailures: h.failures, Snapshots: len(r.GetSnapshots()),
-		OldestSnapshot: math.NaN(), NewestSnapshot: math.NaN(),
+		OldestSnapshot: math.NaN(), NewestSnapshot: math.NaN(), Holds: h.holds,
 	}
 	if r.GetLag() != nil {
 		s.Lag = r.GetLag().AsDuration().Seconds()

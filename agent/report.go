@@ -66,6 +66,13 @@ func (r *reports) step(replicaID, result string) {
 	r.past(replicaID).step(result, time.Now())
 }
 
+// holds notes what retention counted.
+func (r *reports) holds(replicaID string, byKind map[string]int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.past(replicaID).holds = byKind
+}
+
 // past is a replica's history. The caller has the lock.
 func (r *reports) past(id string) *history {
 	if r.history[id] == nil {

@@ -45,6 +45,7 @@ func (a *Agent) services(ctx context.Context, group *errgroup.Group) {
 	}
 	group.Go(func() error { return admin.Run(ctx) })
 	group.Go(func() error { return a.serve(ctx) })
+	group.Go(func() error { return a.renew(ctx) })
 	if a.ring != nil {
 		group.Go(func() error { return ended(ctx, a.ring.Run(ctx)) })
 	}
@@ -105,11 +106,11 @@ func (a *Agent) prepare(ctx context.Context) error {
 func (a *Agent) retire() error {
 	ctx, cancel := context.WithTimeout(context.Background(), retireTimeout)
 	defer cancel()
-	if err := a.orphans.quiesce(ctx); err != nil {
-		a.counters.FenceActions.WithLabelValues("retire", "failed").Inc()
+	err := a.orphans.quiesce(ctx)
+	a.countFence("retire", err)
+	if err != nil {
 		return fmt.Errorf("unmount before the end: %w", err)
 	}
-	a.counters.FenceActions.WithLabelValues("retire", "ok").Inc()
 	for _, as := range a.workers.assignments() {
 		a.keeper.Settled(a.target(as))
 	}

@@ -38,6 +38,23 @@ func (a *Agent) buildControl() error {
 	return nil
 }
 
+// renew keeps this host's certificate valid, by asking the control plane.
+func (a *Agent) renew(ctx context.Context) error {
+	if len(a.cfg.Join) == 0 {
+		return nil // Calls go to a control plane within this process.
+	}
+	renewer, err := identity.NewRenewer(identity.RenewerConfig{
+		Dir: a.cfg.PKIDir, Material: a.material, Logger: a.log,
+		Sign: func(ctx context.Context, csr []byte) ([]byte, error) {
+			return client.Renew(ctx, client.Config{Addresses: a.cfg.Join, TLS: a.material.ClientConfig(identity.RoleControl), Logger: a.log}, csr)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return renewer.Run(ctx)
+}
+
 func (a *Agent) buildStream() (err error) {
 	a.client, err = stream.NewClient(stream.ClientConfig{TLS: dialer(a.material), StallTimeout: a.cfg.Stream.StallTimeout})
 	if err != nil {
@@ -52,6 +69,9 @@ func (a *Agent) buildStream() (err error) {
 			return a.workers.authorize(peer, share, replica)
 		},
 		StallTimeout: a.cfg.Stream.StallTimeout, MaxStreams: a.cfg.Stream.MaxStreams,
+		Sent: func(share, replica string, n int64) {
+			a.counters.TransferBytes.WithLabelValues(share, replica, "send").Add(float64(n))
+		},
 	})
 	return err
 }

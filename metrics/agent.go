@@ -11,19 +11,20 @@ type Agent struct {
 	TransferBytes *prometheus.CounterVec
 	// Steps by share, replica, kind (full, incremental, resume, bookmark) and result (ok, retry, failed).
 	Steps *prometheus.CounterVec
-	// StepPhase by phase (plan, hold, send, receive, verify, commit, prune).
+	// StepPhase by phase (plan, receive, verify, prune).
 	StepPhase *prometheus.HistogramVec
 	// StepErrors by class of storage failure.
 	StepErrors *prometheus.CounterVec
-	// ResumeDiscarded bytes by reason: work that had to be thrown away.
+	// ResumeDiscarded bytes by reason (dead_token, role, diverged, removed): work thrown away.
 	ResumeDiscarded *prometheus.CounterVec
 	// Divergences found, by share.
 	Divergences *prometheus.CounterVec
-	// FenceActions by action (suspend, demote, seal, deadman) and result (ok, failed).
+	// FenceActions by action (suspend, demote, seal, deadman, retire) and result (ok, failed).
 	FenceActions *prometheus.CounterVec
 	// StaleHolds released by the janitor.
 	StaleHolds *prometheus.CounterVec
-	// PruneDestroyed and PruneFailed snapshots by side (source, target) and reason.
+	// PruneDestroyed and PruneFailed snapshots by side (source, target) and reason:
+	// retention; held, clones, busy, error.
 	PruneDestroyed *prometheus.CounterVec
 	PruneFailed    *prometheus.CounterVec
 	// StorageCommands by op and result, and their duration by op.
@@ -113,7 +114,7 @@ type LocalReplica struct {
 	Snapshots           int
 	OldestSnapshot      float64
 	NewestSnapshot      float64
-	// Holds by kind: base, step, last, foreign.
+	// Holds by kind (step, last, divergent, foreign) as retention last counted them.
 	Holds map[string]int
 	// PreservedBytes of divergent copies kept aside.
 	PreservedBytes float64
@@ -123,5 +124,4 @@ type LocalReplica struct {
 type LinkSample struct {
 	Host, Peer string
 	RTT        float64 // seconds, NaN unknown
-	Limit      float64 // bytes per second, 0 none
 }

@@ -22,7 +22,7 @@ type localCollector struct {
 	facts  []replicaFact
 	pools  poolDescs
 
-	snapshots, holds, preserved, rtt, limit             *prometheus.Desc
+	snapshots, holds, preserved, rtt                    *prometheus.Desc
 	remaining, leased, revision, contact, orphans, dead *prometheus.Desc
 }
 
@@ -34,8 +34,7 @@ func newLocalCollector(source LocalSource) *localCollector {
 		snapshots: desc("tarn_snapshots", "Snapshots of the share on this host.", "share", "role"),
 		holds:     desc("tarn_holds", "Holds on the share's snapshots.", "share", "kind"),
 		preserved: desc("tarn_diverged_preserved_bytes", "Space used by divergent copies kept aside.", "share"),
-		rtt:       desc("tarn_link_rtt_seconds", "Round trip to another agent.", "host", "peer"),
-		limit:     desc("tarn_link_limit_bytes_per_second", "Rate limit towards another agent; 0 is none.", "host", "peer"),
+		rtt:       desc("tarn_link_rtt_seconds", "Time that the last question to another agent was on its way.", "host", "peer"),
 		remaining: desc("tarn_lease_remaining_seconds", "Time until this host must stop serving writes."),
 		leased:    desc("tarn_lease_shares", "Shares that this host may write."),
 		revision:  desc("tarn_assignments_revision", "Newest assignments that the agent acts on."),
@@ -77,7 +76,7 @@ func (c *localCollector) Describe(ch chan<- *prometheus.Desc) {
 		ch <- f.desc
 	}
 	for _, d := range []*prometheus.Desc{
-		c.snapshots, c.holds, c.preserved, c.rtt, c.limit,
+		c.snapshots, c.holds, c.preserved, c.rtt,
 		c.remaining, c.leased, c.revision, c.contact, c.orphans, c.dead,
 	} {
 		ch <- d
@@ -97,7 +96,6 @@ func (c *localCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, l := range local.Links {
 		sendKnown(ch, c.rtt, l.RTT, l.Host, l.Peer)
-		send(ch, c.limit, l.Limit, l.Host, l.Peer)
 	}
 	c.self(ch, local)
 }

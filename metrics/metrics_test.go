@@ -55,9 +55,9 @@ func fillControlPlane(reg *prometheus.Registry) {
 func fillAgent(a *Agent) {
 	a.TransferBytes.WithLabelValues("s", "r", "receive").Add(1)
 	a.Steps.WithLabelValues("s", "r", "full", "ok").Inc()
-	a.StepPhase.WithLabelValues("send").Observe(1)
+	a.StepPhase.WithLabelValues("receive").Observe(1)
 	a.StepErrors.WithLabelValues("diverged").Inc()
-	a.ResumeDiscarded.WithLabelValues("token_invalid").Add(1)
+	a.ResumeDiscarded.WithLabelValues("dead_token").Add(1)
 	a.Divergences.WithLabelValues("s").Inc()
 	a.FenceActions.WithLabelValues("suspend", "ok").Inc()
 	a.StaleHolds.WithLabelValues().Inc()
@@ -98,7 +98,7 @@ func sampleLocal() Local {
 	return Local{
 		Replicas:       []LocalReplica{r, other},
 		Pools:          []PoolSample{{Host: "h", Pool: "p", Size: 1, Free: 1}},
-		Links:          []LinkSample{{Host: "h", Peer: "i", RTT: 0.1, Limit: 5}},
+		Links:          []LinkSample{{Host: "h", Peer: "i", RTT: 0.1}},
 		LeaseRemaining: 3, LeasedShares: 1, AssignmentsRevision: 9, ControlContact: 1,
 		OrphanDatasets: map[string]int{"p": 1}, DeadmanUp: true,
 	}

@@ -47,10 +47,17 @@ type Holds interface {
 	Holds(ctx context.Context, snapshot string) ([]zfs.Hold, error)
 }
 
+// Bookmarks are bases for increments that keep no data.
+type Bookmarks interface {
+	Bookmark(ctx context.Context, snapshot, bookmark string) error
+	DestroyBookmark(ctx context.Context, bookmark string) error
+}
+
 // Receiver takes streams in.
 type Receiver interface {
 	Receive(ctx context.Context, req zfs.ReceiveRequest, stream io.Reader) error
 	AbortReceive(ctx context.Context, dataset string) error
+	DecodeToken(ctx context.Context, token string) (zfs.TokenInfo, error)
 }
 
 // Engine is the storage of one host; every method as zfstest.Host describes it.
@@ -60,6 +67,7 @@ type Engine interface {
 	Mounter
 	Snapshots
 	Holds
+	Bookmarks
 	Receiver
 }
 

@@ -47,11 +47,13 @@ func (w *Worker) transform(ctx context.Context, a action) error {
 	case doAdopt:
 		return w.adoptStaging(ctx)
 	case doAbort:
+		err := w.abort(ctx, w.s.f.ds, w.whyAborted())
 		w.s.deadToken = false
-		return ignore(e.AbortReceive(ctx, w.l.dataset()), zfs.ErrNotResumable)
+		return err
 	case doAbortStaging:
+		err := w.abort(ctx, w.s.f.staging, w.whyAborted())
 		w.s.deadToken = false
-		return ignore(e.AbortReceive(ctx, w.l.staging()), zfs.ErrNotResumable)
+		return err
 	case doHoldLast:
 		return w.holdLast(ctx)
 	case doSealHead:

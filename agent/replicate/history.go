@@ -58,7 +58,7 @@ func (w *Worker) sealHead(ctx context.Context) error {
 func (w *Worker) putAside(ctx context.Context) error {
 	e, f := w.cfg.Engine, &w.s.f
 	if f.ds.ResumeToken != "" {
-		if err := ignore(e.AbortReceive(ctx, w.l.dataset()), zfs.ErrNotResumable); err != nil {
+		if err := w.abort(ctx, f.ds, "diverged"); err != nil {
 			return fmt.Errorf("abort half a receive: %w", err)
 		}
 	}
@@ -82,9 +82,7 @@ func (w *Worker) putAside(ctx context.Context) error {
 	w.view.clock.reset()
 	w.mu.Unlock()
 	w.log.Warn("diverged data put aside", "dataset", name, "epoch", w.s.wroteUnder(f.marks))
-	if w.cfg.Hooks.Diverged != nil {
-		w.cfg.Hooks.Diverged(w.cfg.ShareID)
-	}
+	w.hooks.Diverged(w.cfg.ShareID)
 	return nil
 }
 

@@ -46,44 +46,60 @@ func (w *Worker) maintain(ctx context.Context) {
 
 // protected are the GUIDs that others count on, by the control plane's word.
 func (w *Worker) protected() map[zfs.GUID]bool {
-	set := map[zfs.GUID]bool{}
+	set := w.fixed()
 	for _, g := range w.s.a.GetProtectedGuids() {
 		set[zfs.GUID(g)] = true
 	}
-	for _, e := range w.s.a.GetLineage() {
-		set[zfs.GUID(e.GetBaseGuid())] = true
-	}
-	set[zfs.GUID(w.s.a.GetFinalGuid())] = true
 	delete(set, 0)
 	return set
 }
 
-// prune lists anew, decides, releases, destroys.
+// fixed are the GUIDs that this host must go on having as snapshots.
+func (w *Worker) fixed() map[zfs.GUID]bool {
+	set := map[zfs.GUID]bool{zfs.GUID(w.s.a.GetFinalGuid()): true}
+	for _, e := range w.s.a.GetLineage() {
+		set[zfs.GUID(e.GetBaseGuid())] = true
+	}
+	delete(set, 0)
+	return set
+}
+
+// prune lists anew, decides, then: bookmarks before releases before destroying,
+// so that a crash in between leaves too much, never too little.
 func (w *Worker) prune(ctx context.Context) error {
+	begun := time.Now()
 	versions, err := w.cfg.Engine.Versions(ctx, w.l.dataset())
 	if err != nil {
 		return fmt.Errorf("list versions: %w", err)
 	}
 	w.s.f.versions = versions
-	tags, err := w.tags(ctx, versions)
-	if err != nil {
-		return err
-	}
 	k := keeping{
-		versions: versions, tags: tags, self: w.cfg.ReplicaID, peers: peerReplicas(w.s.a), protected: w.protected(),
+		versions: versions, self: w.cfg.ReplicaID, peers: peerReplicas(w.s.a), protected: w.protected(), fixed: w.fixed(),
 		following: w.s.a.GetRole() == tarnv1.Role_ROLE_SECONDARY, recent: w.cfg.KeepRecent,
 	}
-	releases, destroy := k.prune()
-	for _, r := range releases {
-		if err := ignore(w.cfg.Engine.Release(ctx, r.tag, w.l.dataset()+"@"+r.name), zfs.ErrNotExist); err != nil {
-			return fmt.Errorf("release hold: %w", err)
-		}
+	if k.tags, k.late, err = w.tags(ctx, versions); err != nil {
+		return err
 	}
-	return w.destroySnapshots(ctx, destroy)
+	known := map[string]bool{k.self: true}
+	for _, p := range k.peers {
+		known[p] = true
+	}
+	k.strange = w.strangers.note(owners(versions, k.tags), known, begun)
+	v := k.prune()
+	w.hooks.Holds(w.cfg.ReplicaID, holdKinds(k.tags))
+	if err := w.letGo(ctx, v); err != nil {
+		return err
+	}
+	err = w.destroySnapshots(ctx, v.destroy)
+	w.phase("prune", begun)
+	return err
 }
 
-func (w *Worker) tags(ctx context.Context, versions []zfs.Version) (map[string][]string, error) {
-	tags := map[string][]string{}
+// tags lists the holds on snapshots, and which of them are older than a peer may
+// be away. Their age is by the calendar, since it has to outlive this process; a
+// calendar that is wrong makes a bookmark too early or too late, no more.
+func (w *Worker) tags(ctx context.Context, versions []zfs.Version) (tags map[string][]string, late map[release]bool, err error) {
+	tags, late = map[string][]string{}, map[release]bool{}
 	for _, v := range versions {
 		if v.Kind != zfs.KindSnapshot || v.UserRefs == 0 {
 			continue
@@ -93,13 +109,40 @@ func (w *Worker) tags(ctx context.Context, versions []zfs.Version) (map[string][
 			continue // then every held snapshot stays
 		}
 		if err != nil {
-			return nil, fmt.Errorf("list holds: %w", err)
+			return nil, nil, fmt.Errorf("list holds: %w", err)
 		}
 		for _, h := range holds {
 			tags[v.Name] = append(tags[v.Name], h.Tag)
+			late[release{tag: h.Tag, name: v.Name}] = time.Since(h.Created) > w.cfg.AwayBudget
 		}
 	}
-	return tags, nil
+	return tags, late, nil
+}
+
+// letGo makes bookmarks, releases holds and removes cursors. Where there are no
+// bookmarks, the snapshots and their holds stay.
+func (w *Worker) letGo(ctx context.Context, v verdict) error {
+	for _, c := range v.convert {
+		for _, replica := range c.replicas {
+			err := w.cfg.Engine.Bookmark(ctx, c.of.FullName(), w.l.dataset()+"#"+cursorName(c.of.GUID, replica))
+			if err != nil {
+				return fmt.Errorf("bookmark for a peer that is away: %w", err)
+			}
+			w.log.Info("a peer is away: a bookmark takes its snapshot's place", "peer", replica, "snapshot", c.of.Name)
+		}
+	}
+	for _, r := range v.release {
+		if err := ignore(w.cfg.Engine.Release(ctx, r.tag, w.l.dataset()+"@"+r.name), zfs.ErrNotExist); err != nil {
+			return fmt.Errorf("release hold: %w", err)
+		}
+	}
+	w.hooks.StaleHolds(v.stale)
+	for _, c := range v.cursors {
+		if err := ignore(w.cfg.Engine.DestroyBookmark(ctx, c.FullName()), zfs.ErrNotExist); err != nil {
+			return fmt.Errorf("remove forgotten cursor: %w", err)
+		}
+	}
+	return nil
 }
 
 // destroySnapshots removes a batch; if one of it cannot go, the others go alone.
@@ -121,9 +164,7 @@ func (w *Worker) destroySnapshots(ctx context.Context, list []zfs.Version) error
 	if err != nil {
 		return fmt.Errorf("list versions: %w", err)
 	}
-	if w.cfg.Hooks.Pruned != nil {
-		w.cfg.Hooks.Pruned(len(w.s.f.versions) - len(versions))
-	}
+	w.hooks.Pruned(w.side(), max(0, len(w.s.f.versions)-len(versions)))
 	w.s.f.versions = versions
 	return nil
 }
@@ -131,10 +172,35 @@ func (w *Worker) destroySnapshots(ctx context.Context, list []zfs.Version) error
 func (w *Worker) destroyEach(ctx context.Context, names []string) error {
 	for _, name := range names {
 		err := w.cfg.Engine.DestroySnapshots(ctx, w.l.dataset(), name)
-		kept := errors.Is(err, zfs.ErrHeld) || errors.Is(err, zfs.ErrHasClones) || errors.Is(err, zfs.ErrNotExist)
-		if err != nil && !kept {
+		if err == nil || errors.Is(err, zfs.ErrNotExist) {
+			continue
+		}
+		reason := whyKept(err)
+		w.hooks.PruneFailed(w.side(), reason)
+		if reason == "error" {
 			return err
 		}
 	}
 	return nil
+}
+
+// whyKept tells what keeps a snapshot from being destroyed; "error" is trouble.
+func whyKept(err error) string {
+	switch {
+	case errors.Is(err, zfs.ErrHeld):
+		return "held"
+	case errors.Is(err, zfs.ErrHasClones):
+		return "clones"
+	case errors.Is(err, zfs.ErrBusy):
+		return "busy"
+	}
+	return "error"
+}
+
+// side is the end of replication that this replica is.
+func (w *Worker) side() string {
+	if w.s.a.GetRole() == tarnv1.Role_ROLE_ACTIVE {
+		return "source"
+	}
+	return "target"
 }

@@ -44,6 +44,7 @@ const (
 	divergentDir    = ".divergent"      // data put aside live below it
 	userPrefix      = stream.UserPrefix // + snapshot id
 	holdStep        = stream.HoldPrefix // + receiving replica
+	cursorPrefix    = stream.CursorPrefix
 )
 
 // layout names everything that one replica may touch.
@@ -95,6 +96,23 @@ func isFinal(name string, epoch uint64) bool {
 // prunable tells replication snapshots from those that belong to users or operators.
 func prunable(name string) bool {
 	return strings.HasPrefix(name, snapPrefix) || strings.HasPrefix(name, finalPrefix)
+}
+
+// cursorName is the bookmark that stands for a base of a replica that is away.
+func cursorName(base zfs.GUID, replica string) string {
+	return cursorPrefix + base.String() + "." + replica
+}
+
+// cursorOwner is the replica of a cursor; "" for everything else.
+func cursorOwner(v zfs.Version) string {
+	if v.Kind != zfs.KindBookmark {
+		return ""
+	}
+	replica, ok := strings.CutPrefix(v.Name, cursorName(v.GUID, ""))
+	if !ok {
+		return ""
+	}
+	return replica
 }
 
 // marks are the local tarn properties of a dataset.

@@ -87,7 +87,7 @@ func (w *Worker) transfer(ctx context.Context, req stream.Request, target string
 	w.view.pull = p
 	w.mu.Unlock()
 	received := time.Now()
-	err = w.cfg.Engine.Receive(ctx, zfs.ReceiveRequest{Target: target + "@" + p.Step.ToName, Resumable: true}, p)
+	err = w.cfg.Engine.Receive(ctx, zfs.ReceiveRequest{Target: target + "@" + p.Step.ToName, Resumable: true}, counting{p, w})
 	sent := p.Finish()
 	w.phase("receive", received)
 	w.mu.Lock()
@@ -127,10 +127,22 @@ func broken(err error) bool {
 		errors.Is(err, stream.ErrStalled) || errors.Is(err, context.Canceled)
 }
 
-func (w *Worker) phase(name string, begun time.Time) {
-	if w.cfg.Hooks.Phase != nil {
-		w.cfg.Hooks.Phase(name, time.Since(begun))
+func (w *Worker) phase(name string, begun time.Time) { w.hooks.Phase(name, time.Since(begun)) }
+
+// counting tells what arrives while it does: the rate of a stream that takes
+// hours is of interest before its end.
+type counting struct {
+	*stream.Pull
+	w *Worker
+}
+
+// Read passes on and counts.
+func (c counting) Read(b []byte) (int, error) {
+	n, err := c.Pull.Read(b)
+	if n > 0 {
+		c.w.hooks.Bytes(c.w.cfg.ShareID, c.w.cfg.ReplicaID, int64(n))
 	}
+	return n, err
 }
 
 // pullDone is the result of the running pull; nil blocks when none runs.
@@ -187,18 +199,15 @@ func (w *Worker) arrived(r pullResult) {
 }
 
 func (w *Worker) count(r pullResult) {
-	kind, h := r.step.Kind, &w.cfg.Hooks
-	if r.bytes > 0 && h.Bytes != nil {
-		h.Bytes(w.cfg.ShareID, w.cfg.ReplicaID, r.bytes)
-	}
-	if h.Step == nil || kind == "" || r.step.UpToDate() {
+	kind := r.step.Kind
+	if kind == "" || r.step.UpToDate() {
 		return
 	}
 	result := "ok"
 	if r.err != nil {
 		result = "retry"
 	}
-	h.Step(w.cfg.ShareID, w.cfg.ReplicaID, kind, result)
+	w.hooks.Step(w.cfg.ShareID, w.cfg.ReplicaID, kind, result)
 }
 
 // pullFailed cures what can be cured at once and leaves the rest to a later try.

@@ -1,6 +1,7 @@
 package replicate
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -10,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -34,54 +37,195 @@ func TestPruneTable(t *testing.T) {
 			"tarn.s.1.2": {"tarn.step.peer"}, "tarn.s.1.3": {"tarn.step.gone"}, "tarn-final-1": {"tarn.last.me"},
 			"tarn.s.2.2": {"operator"}, "tarn-divergent-1": {"tarn:divergent"},
 		},
-		self: "me", peers: []string{"peer"}, protected: map[zfs.GUID]bool{7: true}, recent: 1,
+		self: "me", peers: []string{"peer"}, strange: map[string]bool{"gone": true}, protected: map[zfs.GUID]bool{7: true}, recent: 1,
 	}
-	releases, destroy := k.prune()
+	got := k.prune()
 	var names []string
-	for _, v := range destroy {
+	for _, v := range got.destroy {
 		names = append(names, v.Name)
 	}
 	if want := []string{"tarn.s.1.1", "tarn.s.1.3", "tarn-final-1", "tarn.x.b"}; !slices.Equal(names, want) {
 		t.Errorf("destroys %v, want %v", names, want)
 	}
-	if want := []release{{"tarn.step.gone", "tarn.s.1.3"}, {"tarn.last.me", "tarn-final-1"}}; !slices.Equal(releases, want) {
-		t.Errorf("releases %v, want %v", releases, want)
+	if want := []release{{"tarn.step.gone", "tarn.s.1.3"}, {"tarn.last.me", "tarn-final-1"}}; !slices.Equal(got.release, want) || got.stale != 1 {
+		t.Errorf("releases %v, %d of them stale, want %v and 1", got.release, got.stale, want)
 	}
+}
+
+// anyKeeping draws a dataset with every kind of snapshot, hold and cursor.
+func anyKeeping(t *rapid.T) keeping {
+	names := []string{"tarn.s.1.%d", "tarn-user-%d", "operator-%d", "tarn-final-%d", "tarn-divergent-%d", "tarn.x.%d"}
+	tags := []string{
+		"tarn.step.peer", "tarn.step.other", "tarn.step.gone", "tarn.step.new", "tarn.last.me", "tarn.last.gone", "tarn.last.new",
+		"tarn:divergent", "operator",
+	}
+	k := keeping{
+		self: "me", peers: []string{"peer", "other"}, strange: map[string]bool{"gone": true}, tags: map[string][]string{},
+		late: map[release]bool{}, protected: map[zfs.GUID]bool{}, fixed: map[zfs.GUID]bool{},
+	}
+	k.following, k.recent = rapid.Bool().Draw(t, "following"), rapid.IntRange(0, 4).Draw(t, "recent")
+	for i := range rapid.IntRange(1, 20).Draw(t, "n") {
+		v := version(i+1, fmt.Sprintf(rapid.SampledFrom(names).Draw(t, "name"), i), 0)
+		if rapid.IntRange(0, 6).Draw(t, "bookmarked") == 0 {
+			cursor := cursorName(v.GUID, rapid.SampledFrom([]string{"peer", "gone", "new"}).Draw(t, "cursor"))
+			k.versions = append(k.versions, zfs.Version{Kind: zfs.KindBookmark, Dataset: "p/d", Name: cursor, GUID: v.GUID, CreateTXG: v.CreateTXG})
+		}
+		k.tags[v.Name] = rapid.SliceOfNDistinct(rapid.SampledFrom(tags), 0, 3, rapid.ID[string]).Draw(t, "tags")
+		for _, tag := range k.tags[v.Name] {
+			k.late[release{tag, v.Name}] = rapid.Bool().Draw(t, "late")
+		}
+		v.UserRefs = len(k.tags[v.Name]) + rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "unlisted")
+		k.protected[v.GUID] = rapid.IntRange(0, 4).Draw(t, "protected") == 0
+		if rapid.IntRange(0, 8).Draw(t, "fixed") == 0 {
+			k.fixed[v.GUID], k.protected[v.GUID] = true, true
+		}
+		k.versions = append(k.versions, v)
+	}
+	return k
 }
 
 // TestPruneKeeps checks the laws of retention on anything.
 func TestPruneKeeps(t *testing.T) {
-	names := []string{"tarn.s.1.%d", "tarn-user-%d", "operator-%d", "tarn-final-%d", "tarn-divergent-%d", "tarn.x.%d"}
-	tags := []string{"tarn.step.peer", "tarn.step.gone", "tarn.last.me", "tarn.last.other", "tarn:divergent", "operator"}
 	rapid.Check(t, func(t *rapid.T) {
-		k := keeping{self: "me", peers: []string{"peer"}, tags: map[string][]string{}, protected: map[zfs.GUID]bool{}}
-		k.following, k.recent = rapid.Bool().Draw(t, "following"), rapid.IntRange(0, 4).Draw(t, "recent")
-		for i := range rapid.IntRange(1, 20).Draw(t, "n") {
-			v := version(i+1, fmt.Sprintf(rapid.SampledFrom(names).Draw(t, "name"), i), 0)
-			k.tags[v.Name] = rapid.SliceOfNDistinct(rapid.SampledFrom(tags), 0, 2, rapid.ID[string]).Draw(t, "tags")
-			v.UserRefs = len(k.tags[v.Name]) + rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "unlisted")
-			k.protected[v.GUID] = rapid.IntRange(0, 5).Draw(t, "protected") == 0
-			k.versions = append(k.versions, v)
+		k := anyKeeping(t)
+		got := k.prune()
+		converted, marked := map[string][]string{}, map[zfs.GUID]bool{}
+		for _, c := range got.convert {
+			converted[c.of.Name] = c.replicas
 		}
-		releases, destroy := k.prune()
-		for _, v := range destroy {
+		newest := zfs.GUID(0)
+		for _, v := range k.versions {
+			if v.Kind == zfs.KindSnapshot {
+				newest = v.GUID
+			} else if id := cursorOwner(v); id != "gone" {
+				marked[v.GUID] = true
+			}
+		}
+		for _, v := range got.destroy {
 			left := v.UserRefs
-			for _, r := range releases {
+			for _, r := range got.release {
 				if r.name == v.Name {
 					left--
 				}
 			}
-			newest := v.GUID == k.versions[len(k.versions)-1].GUID
-			if newest || left > 0 || k.protected[v.GUID] || !prunable(v.Name) {
+			based := !k.protected[v.GUID] || marked[v.GUID] || len(converted[v.Name]) > 0
+			if v.GUID == newest || left > 0 || k.fixed[v.GUID] || !based || !prunable(v.Name) {
 				t.Fatalf("destroys %+v with %d holds left", v, left)
 			}
 		}
-		for _, r := range releases {
-			if r.tag == "operator" || r.tag == "tarn:divergent" || r.tag == "tarn.step.peer" || r.tag == "tarn.last.other" {
-				t.Fatalf("releases %+v", r)
+		for _, r := range got.release {
+			checkRelease(t, k, r, converted[r.name])
+		}
+		for _, v := range got.cursors {
+			if cursorOwner(v) != "gone" {
+				t.Fatalf("removes cursor %s", v.Name)
 			}
 		}
 	})
+}
+
+// checkRelease: a hold goes when its replica is a stranger, when it is an old
+// receipt of our own, or when a bookmark for its peer takes its place.
+func checkRelease(t *rapid.T, k keeping, r release, bookmarked []string) {
+	switch r.tag {
+	case "tarn.step.gone", "tarn.last.gone":
+	case "tarn.last.me":
+		if k.following {
+			t.Fatalf("a follower releases its receipt %+v", r)
+		}
+	case "tarn.step.peer", "tarn.step.other":
+		if !k.late[r] || !slices.Contains(bookmarked, strings.TrimPrefix(r.tag, holdStep)) {
+			t.Fatalf("releases %+v without a bookmark in its place", r)
+		}
+	default:
+		t.Fatalf("releases %+v", r)
+	}
+}
+
+// TestStrangersHaveAnHour: what a replica holds is let go exactly when it was
+// unknown at every look of more than an hour, however peers come and go.
+func TestStrangersHaveAnHour(t *testing.T) {
+	ids := []string{"a", "b", "c"}
+	rapid.Check(t, func(t *rapid.T) {
+		var s strangers
+		unknown := map[string]time.Time{} // since when, by the model
+		now := time.Unix(0, 0)
+		for range rapid.IntRange(1, 40).Draw(t, "looks") {
+			now = now.Add(time.Duration(rapid.IntRange(1, 40).Draw(t, "minutes")) * time.Minute)
+			holding := rapid.SliceOfDistinct(rapid.SampledFrom(ids), rapid.ID[string]).Draw(t, "holding")
+			known := map[string]bool{}
+			for _, id := range rapid.SliceOfDistinct(rapid.SampledFrom(ids), rapid.ID[string]).Draw(t, "known") {
+				known[id] = true
+			}
+			late := s.note(holding, known, now)
+			for _, id := range ids {
+				if known[id] || !slices.Contains(holding, id) {
+					delete(unknown, id)
+				} else if unknown[id].IsZero() {
+					unknown[id] = now
+				}
+				if want := !unknown[id].IsZero() && now.Sub(unknown[id]) > time.Hour; late[id] != want {
+					t.Fatalf("%s, unknown since %v: late %v", id, unknown[id], late[id])
+				}
+			}
+		}
+	})
+}
+
+// TestForgottenHoldsAreReleased lets a worker's retention meet holds of replicas
+// that nobody knows, in virtual time.
+func TestForgottenHoldsAreReleased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := memzfs.New(1, testPool)
+		w := bare(fs, "me", tarnv1.Role_ROLE_ACTIVE, &tarnv1.Peer{ReplicaId: "peer", HostId: "h"})
+		released, holds := 0, map[string]int{}
+		w.hooks.StaleHolds = func(n int) { released += n }
+		w.hooks.Holds = func(_ string, kinds map[string]int) { holds = kinds }
+		check(t, fs.Create(t.Context(), w.l.dataset(), nil, true))
+		check(t, fs.Snapshot(t.Context(), w.l.dataset()+"@tarn.1"))
+		for _, tag := range []string{"tarn.step.peer", "tarn.step.gone", "tarn.last.gone", "tarn.last.me", "operator"} {
+			check(t, fs.Hold(t.Context(), tag, w.l.dataset()+"@tarn.1"))
+		}
+		check(t, fs.Bookmark(t.Context(), w.l.dataset()+"@tarn.1", w.l.dataset()+"#"+cursorName(w.guid("tarn.1"), "gone")))
+		tags := func() (list []string) {
+			all, err := fs.Holds(t.Context(), w.l.dataset()+"@tarn.1")
+			check(t, err)
+			for _, h := range all {
+				list = append(list, h.Tag)
+			}
+			slices.Sort(list)
+			return list
+		}
+		check(t, w.prune(t.Context()))
+		time.Sleep(time.Hour)
+		check(t, w.prune(t.Context()))
+		if len(tags()) != 5 || released != 0 || holds["step"] != 2 || holds["last"] != 2 || holds["foreign"] != 1 {
+			t.Errorf("after an hour: %v, %d released, %v counted", tags(), released, holds)
+		}
+		time.Sleep(time.Minute)
+		check(t, w.prune(t.Context()))
+		if want := []string{"operator", "tarn.last.me", "tarn.step.peer"}; !slices.Equal(tags(), want) || released != 2 {
+			t.Errorf("later: %v, %d released", tags(), released)
+		}
+		if _, list, _ := fs.Peek(w.l.dataset()); len(list) != 1 {
+			t.Errorf("the cursor of a stranger stayed: %v", list)
+		}
+	})
+}
+
+// guid finds a snapshot that is here.
+func (w *Worker) guid(name string) zfs.GUID {
+	list, _ := w.cfg.Engine.Versions(context.Background(), w.l.dataset())
+	f := facts{versions: list}
+	v, _ := f.named(name)
+	return v.GUID
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // chain is a source and its receivers, driven by hand one operation at a time.
@@ -95,8 +239,9 @@ type chain struct {
 
 func bare(fs *memzfs.Host, replica string, role tarnv1.Role, peers ...*tarnv1.Peer) *Worker {
 	w := &Worker{
-		cfg: Config{ReplicaID: replica, ShareID: "share", Pool: testPool, Base: testBase, Engine: fs, KeepRecent: 1},
-		l:   layout{pool: testPool, base: testBase, share: "share", replica: replica}, log: slog.New(slog.DiscardHandler),
+		cfg:   Config{ReplicaID: replica, ShareID: "share", Pool: testPool, Base: testBase, Engine: fs, KeepRecent: 1, AwayBudget: time.Hour},
+		hooks: Hooks{}.withDefaults(),
+		l:     layout{pool: testPool, base: testBase, share: "share", replica: replica}, log: slog.New(slog.DiscardHandler),
 		errorsOf: map[string]string{},
 	}
 	w.s.a = &tarnv1.Assignment{ReplicaId: replica, ShareId: "share", Epoch: 1, Role: role, Peers: peers}
@@ -197,7 +342,11 @@ func TestRetentionNeverBreaksTheChain(t *testing.T) {
 			"snapshot":      func(t *rapid.T) { c.snapshot(t, "tarn.") },
 			"user snapshot": func(t *rapid.T) { c.snapshot(t, userPrefix) },
 			"pull":          func(t *rapid.T) { c.pull(t, receiver.Draw(t, "receiver"), rapid.IntRange(0, 2).Draw(t, "end")) },
-			"prune source":  func(*rapid.T) { prune(c.source) },
+			"prune source": func(t *rapid.T) {
+				// Some peers count as away at once: bookmarks take the place of their bases.
+				c.source.cfg.AwayBudget = rapid.SampledFrom([]time.Duration{time.Hour, 1}).Draw(t, "budget")
+				prune(c.source)
+			},
 			"prune receiver": func(t *rapid.T) {
 				prune(receiver.Draw(t, "receiver"))
 			},

@@ -25,22 +25,6 @@ type HeadFeed interface {
 	Follow(src *tarnv1.Source, notify func()) *stream.Following
 }
 
-// Hooks hear of work done, for metrics. Every field is optional and must not block.
-type Hooks struct {
-	// Step is a finished pull: kind and result as tarn_steps_total has them.
-	Step func(shareID, replicaID, kind, result string)
-	// Phase is how long a phase of a pull took: plan, receive, verify, commit.
-	Phase func(phase string, d time.Duration)
-	// Bytes arrived from a source.
-	Bytes func(shareID, replicaID string, n int64)
-	// Error is a failed action by class.
-	Error func(code tarnv1.ReplicaErrorCode)
-	// Pruned counts snapshots that retention removed.
-	Pruned func(n int)
-	// Diverged is a copy put aside.
-	Diverged func(shareID string)
-}
-
 // Config of a Worker. All but the fields marked optional are required.
 type Config struct {
 	ReplicaID string
@@ -61,6 +45,9 @@ type Config struct {
 	Hooks Hooks
 	// KeepRecent replication snapshots stay whatever else holds; optional, 16.
 	KeepRecent int
+	// AwayBudget is how long a peer that does not ask keeps its base from being
+	// removed here; then a bookmark takes its place. Optional, 24 hours.
+	AwayBudget time.Duration
 	Logger     *slog.Logger
 }
 
@@ -81,32 +68,34 @@ func (c *Config) validate() error {
 // Worker keeps one replica as its last assignment wants it. Assign, Report and
 // Grant are safe for concurrent use; Run is called once.
 type Worker struct {
-	cfg  Config
-	l    layout
-	log  *slog.Logger
-	wake chan struct{}
+	cfg   Config
+	hooks Hooks
+	l     layout
+	log   *slog.Logger
+	wake  chan struct{}
 
 	mu       sync.Mutex
 	assigned *tarnv1.Assignment
 	view     view
 
 	// The rest belongs to Run.
-	s        state
-	stale    bool // facts have to be read again
-	compare  bool // a full compare was asked for
-	entering bool // first look since the assignment turned
-	failures map[kind]*failure
-	refusal  *failure
-	code     tarnv1.ReplicaErrorCode
-	pull     *running
-	follow   *stream.Following
-	source   string // replica that the lag is measured against, with the epoch
-	resynced uint64
-	errorsOf map[string]string // user snapshots that could not be taken or removed
-	pruned   pruneMark
-	ruleErrs []*tarnv1.RuleError
-	paths    []*tarnv1.ReportedExport
-	last     *tarnv1.ReplicaReport
+	s         state
+	stale     bool // facts have to be read again
+	compare   bool // a full compare was asked for
+	entering  bool // first look since the assignment turned
+	failures  map[kind]*failure
+	refusal   *failure
+	code      tarnv1.ReplicaErrorCode
+	pull      *running
+	follow    *stream.Following
+	source    string // replica that the lag is measured against, with the epoch
+	resynced  uint64
+	errorsOf  map[string]string // user snapshots that could not be taken or removed
+	pruned    pruneMark
+	strangers strangers
+	ruleErrs  []*tarnv1.RuleError
+	paths     []*tarnv1.ReportedExport
+	last      *tarnv1.ReplicaReport
 }
 
 // NewWorker checks cfg; it starts nothing and does nothing before Assign.
@@ -117,8 +106,11 @@ func NewWorker(cfg Config) (*Worker, error) {
 	if cfg.KeepRecent <= 0 {
 		cfg.KeepRecent = defaultRecent
 	}
+	if cfg.AwayBudget <= 0 {
+		cfg.AwayBudget = defaultAway
+	}
 	w := &Worker{
-		cfg:  cfg,
+		cfg: cfg, hooks: cfg.Hooks.withDefaults(),
 		l:    layout{pool: cfg.Pool, base: cfg.Base, share: cfg.ShareID, replica: cfg.ReplicaID},
 		log:  cfg.Logger.With("share", cfg.ShareID, "replica", cfg.ReplicaID),
 		wake: make(chan struct{}, 1), failures: map[kind]*failure{}, errorsOf: map[string]string{}, stale: true,
@@ -320,6 +312,9 @@ func (w *Worker) backingOff(k kind) bool {
 // act executes one action and remembers how it went.
 func (w *Worker) act(ctx context.Context, a action) {
 	err := w.execute(ctx, a)
+	if ctx.Err() == nil {
+		w.fenced(a.kind, err)
+	}
 	if err != nil {
 		w.stale = true
 		if ctx.Err() == nil {
@@ -352,9 +347,7 @@ func (w *Worker) failed(k kind, err error) {
 	}
 	f.add(err, time.Now())
 	code, sentence := explain(k, err)
-	if w.cfg.Hooks.Error != nil {
-		w.cfg.Hooks.Error(code)
-	}
+	w.hooks.Error(code)
 	if f.normal() {
 		w.log.Debug("waiting", "action", string(k), "err", err)
 		return

@@ -45,8 +45,11 @@ func choose(versions []zfs.Version, have []zfs.GUID) (plan, error) {
 func newPlan(base zfs.Version, ahead []zfs.Version) plan {
 	to := ahead[0]
 	kind := KindIncremental
-	if base.GUID == 0 {
+	switch {
+	case base.GUID == 0:
 		kind = KindFull
+	case base.Kind == zfs.KindBookmark:
+		kind = KindBookmark
 	}
 	return plan{base: base, to: to, step: Step{
 		Kind: kind, From: base.GUID, To: to.GUID, ToName: to.Name, Created: to.Creation,

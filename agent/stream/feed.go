@@ -46,6 +46,7 @@ type hostFeed struct {
 	source    *tarnv1.Source
 	followers map[string]map[*Following]struct{} // by source replica
 	running   bool
+	rtt       time.Duration // of the last poll, what the source held it taken off; 0 unknown
 	// fresh: somebody joined since the last question, so the next one asks for everything.
 	fresh bool
 }
@@ -92,6 +93,20 @@ func (f *Feed) Follow(src *tarnv1.Source, notify func()) *Following {
 	default:
 	}
 	return fo
+}
+
+// RoundTrips gives, for each host that is polled, the time that the last poll
+// spent on the way: the network and both hosts' work, not the wait for news.
+func (f *Feed) RoundTrips() map[string]time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := make(map[string]time.Duration, len(f.hosts))
+	for id, h := range f.hosts {
+		if h.rtt > 0 {
+			all[id] = h.rtt
+		}
+	}
+	return all
 }
 
 // Stop ends the interest.
@@ -213,11 +228,20 @@ func (f *Feed) tell(host string, a headsAnswer, begun, now time.Time) {
 	if a.CommonAge >= 0 {
 		common = now.Add(-time.Duration(a.CommonAge) - rest)
 	}
+	f.travelled(host, rest)
 	for _, fo := range f.of(host) {
 		s, listed := told[fo.replica]
 		if fo.update(s, listed, a.Full, common) {
 			fo.notify()
 		}
+	}
+}
+
+func (f *Feed) travelled(host string, rtt time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if h := f.hosts[host]; h != nil {
+		h.rtt = rtt
 	}
 }
 

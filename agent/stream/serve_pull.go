@@ -16,6 +16,10 @@ import (
 // next step replaces them, so the newest common snapshot is always held.
 const HoldPrefix = "tarn.step."
 
+// CursorPrefix, the GUID of a snapshot and ".<receiving replica>" make the name of
+// a bookmark that retention put in the place of that receiver's base.
+const CursorPrefix = "tarn.c."
+
 // bufferSize of copies: a stream's cost is dominated by the number of wake-ups.
 const bufferSize = 1 << 20
 
@@ -107,11 +111,25 @@ func (s *Server) hold(ctx context.Context, versions []zfs.Version, req pullBody,
 			return err
 		}
 	}
-	if len(drop) == 0 {
-		return nil
+	if len(drop) > 0 {
+		if err := s.cfg.Engine.Release(ctx, tag, drop...); err != nil && !errors.Is(err, zfs.ErrNotExist) {
+			return fmt.Errorf("release earlier steps: %w", err)
+		}
 	}
-	if err := s.cfg.Engine.Release(ctx, tag, drop...); err != nil && !errors.Is(err, zfs.ErrNotExist) {
-		return fmt.Errorf("release earlier steps: %w", err)
+	return s.dropCursors(ctx, versions, req.Replica, p.base)
+}
+
+// dropCursors removes the receiver's bookmarks that are not its base any more: it
+// said that it has a newer one.
+func (s *Server) dropCursors(ctx context.Context, versions []zfs.Version, replica string, base zfs.Version) error {
+	for _, v := range versions {
+		mine := v.Kind == zfs.KindBookmark && v.Name == CursorPrefix+v.GUID.String()+"."+replica
+		if !mine || v.GUID == base.GUID || base.CreateTXG <= v.CreateTXG {
+			continue
+		}
+		if err := s.cfg.Engine.DestroyBookmark(ctx, v.FullName()); err != nil && !errors.Is(err, zfs.ErrNotExist) {
+			return fmt.Errorf("remove passed cursor: %w", err)
+		}
 	}
 	return nil
 }
@@ -135,7 +153,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, dataset string, re
 	w.Header().Set("Trailer", headerResult)
 	w.Header().Set(headerStep, string(encode(p.step)))
 	w.WriteHeader(http.StatusOK)
-	n, err := s.copy(w, src)
+	n, err := s.copy(w, src, func(n int) { s.cfg.Sent(req.Share, req.Source, int64(n)) })
 	if cerr := src.Close(); cerr != nil {
 		// The sender's own words say more than what its reader saw.
 		err = cerr
@@ -166,7 +184,7 @@ func sendRequest(dataset, token string, p plan) zfs.SendRequest {
 }
 
 // copy moves the stream; each write must make progress within the stall limit.
-func (s *Server) copy(w http.ResponseWriter, src io.Reader) (int64, error) {
+func (s *Server) copy(w http.ResponseWriter, src io.Reader, moved func(n int)) (int64, error) {
 	rc := http.NewResponseController(w)
 	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }() // the connection is reused
 	buf := make([]byte, bufferSize)
@@ -179,6 +197,7 @@ func (s *Server) copy(w http.ResponseWriter, src io.Reader) (int64, error) {
 				return total, fmt.Errorf("write stream: %v: %w", err, ErrUnreachable)
 			}
 			total += int64(n)
+			moved(n)
 		}
 		switch {
 		case errors.Is(rerr, io.EOF):

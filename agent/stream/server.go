@@ -19,10 +19,11 @@ type Planner interface {
 	Estimate(ctx context.Context, req zfs.SendRequest) (int64, error)
 }
 
-// Holder keeps snapshots from being destroyed.
+// Holder keeps bases of increments, and lets them go.
 type Holder interface {
 	Hold(ctx context.Context, tag string, snapshots ...string) error
 	Release(ctx context.Context, tag string, snapshots ...string) error
+	DestroyBookmark(ctx context.Context, bookmark string) error
 }
 
 // Sender makes streams.
@@ -66,6 +67,8 @@ type Config struct {
 	PeerID func(*http.Request) (string, error)
 	// Acked hears of every receiver's newest snapshot; optional.
 	Acked func(Ack)
+	// Sent hears of stream bytes as they leave; optional. It must not block.
+	Sent func(shareID, sourceReplicaID string, n int64)
 	// StallTimeout ends a stream of which the receiver takes no byte for so long. 0: 10 minutes.
 	StallTimeout time.Duration
 	// MaxStreams run at once; further ones wait. 0: 64.
@@ -95,6 +98,9 @@ func NewServer(cfg Config) (*Server, error) {
 	}
 	if cfg.StallTimeout <= 0 {
 		cfg.StallTimeout = DefaultStall
+	}
+	if cfg.Sent == nil {
+		cfg.Sent = func(string, string, int64) {}
 	}
 	if cfg.MaxStreams <= 0 {
 		cfg.MaxStreams = defaultStreams

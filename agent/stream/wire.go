@@ -34,6 +34,7 @@ const (
 	KindNone        = "none" // the receiver has everything
 	KindFull        = "full"
 	KindIncremental = "incremental"
+	KindBookmark    = "bookmark" // incremental, from a base of which the source has only a bookmark
 	KindResume      = "resume"
 )
 
@@ -162,7 +163,7 @@ func decodeStep(header string) (Step, error) {
 	switch s.Kind {
 	case KindNone:
 		return s, nil
-	case KindFull, KindIncremental, KindResume:
+	case KindFull, KindIncremental, KindBookmark, KindResume:
 		if s.To == 0 {
 			return s, fmt.Errorf("step without a target: %w", zfs.ErrInvalid)
 		}

@@ -38,6 +38,7 @@ type dataset struct {
 	data    []byte
 	written int64
 	snaps   []*snapshot
+	marks   []zfs.Version
 	partial *partial
 }
 

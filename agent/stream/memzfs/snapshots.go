@@ -1,6 +1,7 @@
 package memzfs
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -98,12 +99,17 @@ func (h *Host) cloned(s *snapshot) bool {
 
 func (d *dataset) versions() []zfs.Version {
 	out := []zfs.Version{}
+	for _, m := range d.marks {
+		m.Dataset = d.name
+		out = append(out, m)
+	}
 	for _, s := range d.snaps {
 		out = append(out, zfs.Version{
 			Kind: zfs.KindSnapshot, Dataset: d.name, Name: s.name, GUID: s.guid, CreateTXG: s.txg,
 			Creation: s.creation, UserRefs: len(s.holds),
 		})
 	}
+	slices.SortStableFunc(out, func(a, b zfs.Version) int { return cmp.Compare(a.CreateTXG, b.CreateTXG) })
 	return out
 }
 

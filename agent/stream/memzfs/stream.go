@@ -87,11 +87,11 @@ func (h *Host) content(req zfs.SendRequest) (header, []byte, error) {
 	}
 	head := header{To: s.guid, Name: s.name, Creation: s.creation}
 	if req.From != "" {
-		base := s.of.find(req.From[1:])
-		if base == nil || base.txg > s.txg {
+		guid, txg, ok := s.of.base(req.From)
+		if !ok || txg > s.txg {
 			return header{}, nil, fail("send", req.Dataset, zfs.ErrBaseMissing)
 		}
-		head.From = base.guid
+		head.From = guid
 	}
 	return head, s.data, nil
 }
