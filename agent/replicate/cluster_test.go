@@ -57,6 +57,9 @@ type testHost struct {
 	done   chan error
 	worker *Worker
 	want   *tarnv1.Assignment
+	// away is how long its peers may be; 0 for the default. steps counts pulls by kind.
+	away  time.Duration
+	steps map[string]int
 	// cut ends streams from this host early.
 	cut *cutter
 }
@@ -83,7 +86,7 @@ func (c *cluster) newHost(ca *identity.CA, on maker, i int) *testHost {
 	c.t.Helper()
 	h := &testHost{
 		c: c, id: uuid.NewString(), replica: uuid.NewString(), fs: on(c.t, i),
-		lease: &testLease{changed: make(chan struct{})}, exports: &testExports{all: map[string]bool{}}, cut: &cutter{},
+		lease: &testLease{changed: make(chan struct{})}, exports: &testExports{all: map[string]bool{}}, cut: &cutter{}, steps: map[string]int{},
 	}
 	h.mem, _ = h.fs.(*memzfs.Host)
 	cert, key, err := ca.IssueKey(identity.Subject{Role: identity.RoleAgent, ID: h.id})
@@ -122,7 +125,8 @@ func (h *testHost) start() {
 	h.worker, err = NewWorker(Config{
 		ReplicaID: h.replica, ShareID: h.c.share, Pool: testPool, Base: testBase, Engine: h.fs,
 		Source: h.client, Feed: feed, Board: h.board, Cadence: cadence, Exports: h.exports, Lease: h.lease,
-		Publish: func(*tarnv1.ReplicaReport) { h.c.poke() }, Logger: log, KeepRecent: 4,
+		Publish: func(*tarnv1.ReplicaReport) { h.c.poke() }, Logger: log, KeepRecent: 4, AwayBudget: h.away,
+		Hooks: Hooks{Step: h.stepped},
 	})
 	h.c.must(err)
 	g, ctx := errgroup.WithContext(ctx)
@@ -136,6 +140,14 @@ func (h *testHost) start() {
 		h.worker.Assign(h.want)
 	}
 	h.c.t.Cleanup(h.kill)
+}
+
+func (h *testHost) stepped(_, _, kind, result string) {
+	h.c.mu.Lock()
+	defer h.c.mu.Unlock()
+	if result == "ok" {
+		h.steps[kind]++
+	}
 }
 
 // second runs a worker for one more replica, of another share, on the same host.

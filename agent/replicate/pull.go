@@ -218,6 +218,9 @@ func (w *Worker) pullFailed(r pullResult) {
 		k = doPullStaging
 	}
 	cured := w.cure(r)
+	if cured && r.bytes > 0 {
+		delete(w.failures, k) // it went on from where it was: a first failure again
+	}
 	w.failed(k, r.err)
 	if cured && w.failures[k].count == 1 {
 		w.failures[k].until = time.Time{}

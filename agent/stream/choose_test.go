@@ -31,7 +31,7 @@ func TestChoose(t *testing.T) {
 		{"next user snapshot", source, []zfs.GUID{3, 1}, KindIncremental, 3, 5, 2, nil},
 		{"then the newest", source, []zfs.GUID{5}, KindIncremental, 5, 7, 1, nil},
 		{"nothing left", source, []zfs.GUID{7, 5}, KindNone, 0, 7, 0, nil},
-		{"bookmark as base", append(source[4:], mark), []zfs.GUID{90}, KindIncremental, 90, 5, 2, nil},
+		{"bookmark as base", append(source[4:], mark), []zfs.GUID{90}, KindBookmark, 90, 5, 2, nil},
 		{"receiver is ahead", source, []zfs.GUID{80, 4}, "", 0, 0, 0, zfs.ErrDiverged},
 		{"nothing in common", source, []zfs.GUID{80}, "", 0, 0, 0, ErrNoCommon},
 		{"source has nothing", nil, nil, "", 0, 0, 0, ErrNothing},

@@ -1,0 +1,104 @@
+package replicate
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"tarn/zfs"
+)
+
+// rewrite replaces what the share's one file holds by n bytes that fit no chunk
+// of before.
+func (h *testHost) rewrite(round, n int) {
+	h.c.t.Helper()
+	h.write(strings.Repeat(fmt.Sprintf("round %d ", round), n/8))
+}
+
+// kinds remembers the kinds of the steps that a worker pulled.
+func (h *testHost) kinds() map[string]int {
+	h.c.mu.Lock()
+	defer h.c.mu.Unlock()
+	all := map[string]int{}
+	for k, n := range h.steps {
+		all[k] = n
+	}
+	return all
+}
+
+func TestLongAbsenceCostsTheSourceABookmark(t *testing.T) {
+	everywhere(t, longAbsence)
+}
+
+// longAbsence: a replica is away for longer than its budget. The source goes on
+// pruning, and the replica goes on from a bookmark, not from nothing.
+func longAbsence(t *testing.T, on maker) {
+	c := newClusterOn(t, on, 2)
+	a, b := c.hosts[0], c.hosts[1]
+	a.away = time.Nanosecond
+	a.lease.set(1)
+	a.assign(a.active(1))
+	b.assign(b.secondary(1, a))
+	a.start()
+	b.start()
+	c.until("active is writable", func() bool { return a.report().GetWritable() })
+	a.write("before\n")
+	c.until("in sync", inSync(a, b))
+	base := zfs.GUID(b.head())
+	b.kill()
+	as := a.active(1)
+	as.ProtectedGuids = []uint64{uint64(base)} // by the control plane, for b
+	a.assign(as)
+	present := func() (snapshot, cursor bool) {
+		for _, v := range a.snapshots(a.dataset()) {
+			snapshot = snapshot || v.Kind == zfs.KindSnapshot && v.GUID == base
+			cursor = cursor || v.GUID == base && cursorOwner(v) == b.replica
+		}
+		return snapshot, cursor
+	}
+	for round := range 12 {
+		a.rewrite(round, 4096)
+		c.until("in a snapshot", func() bool {
+			tr, _ := a.worker.cfg.Cadence.Tracking(a.replica)
+			return tr.Dirty == 0 && tr.Taken > uint64(round)
+		})
+	}
+	c.until("the base has become a bookmark", func() bool {
+		snapshot, cursor := present()
+		return !snapshot && cursor
+	})
+	before := b.kinds()
+	b.start()
+	c.until("in sync again", inSync(a, b))
+	if after := b.kinds(); after["bookmark"] == before["bookmark"] || after["full"] != before["full"] {
+		t.Errorf("steps before the absence %v, after it %v", before, after)
+	}
+	a.rewrite(99, 64)
+	c.until("in sync", inSync(a, b))
+	c.until("the cursor goes once it is passed", func() bool {
+		_, cursor := present()
+		return !cursor
+	})
+	if len(b.report().GetDivergentCopies()) != 0 {
+		t.Errorf("copies put aside: %v", b.report().GetDivergentCopies())
+	}
+	a.clean()
+	b.clean()
+}
+
+// TestAwayBudgetLeavesTheLineage: a base that the share's history counts on stays
+// a snapshot, whoever is away.
+func TestAwayBudgetLeavesTheLineage(t *testing.T) {
+	k := keeping{
+		versions: []zfs.Version{version(1, "tarn.s.1.1", 1), version(2, "tarn.s.1.2", 1), version(3, "tarn.s.1.3", 0)},
+		tags:     map[string][]string{"tarn.s.1.1": {"tarn.step.peer"}, "tarn.s.1.2": {"tarn.step.peer"}},
+		late:     map[release]bool{{"tarn.step.peer", "tarn.s.1.1"}: true, {"tarn.step.peer", "tarn.s.1.2"}: true},
+		self:     "me", peers: []string{"peer", "silent"}, recent: 1,
+		protected: map[zfs.GUID]bool{1: true, 2: true}, fixed: map[zfs.GUID]bool{1: true},
+	}
+	v := k.prune()
+	if len(v.convert) != 1 || v.convert[0].of.GUID != 2 || strings.Join(v.convert[0].replicas, " ") != "peer silent" || len(v.destroy) != 1 {
+		t.Errorf("%+v", v)
+	}
+}
