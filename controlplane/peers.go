@@ -35,12 +35,15 @@ func (p *peers) Join(ctx context.Context, addr string, req consensus.JoinRequest
 	res, err := client.Hello(ctx, &tarnv1.HelloRequest{
 		Id: req.Server.ID, Address: req.Server.Addr,
 		Known: raftServers(req.Known), Founders: raftServers(req.Founders),
+		StillMember: req.StillMember,
 	})
 	if err != nil {
 		return consensus.JoinAnswer{}, err
 	}
 	answer := consensus.JoinAnswer{Status: consensus.JoinNoCluster, LeaderAddr: res.GetLeaderAddress(), Consent: res.GetConsent()}
 	switch {
+	case res.GetRemoved():
+		answer.Status = consensus.JoinRemoved
 	case res.GetJoined():
 		answer.Status = consensus.JoinDone
 	case res.GetHasCluster():

@@ -75,6 +75,8 @@ func (s *operators) Hello(ctx context.Context, req *tarnv1.HelloRequest) (*tarnv
 		Server:   consensus.Server{ID: req.GetId(), Addr: req.GetAddress()},
 		Known:    fromServers(req.GetKnown()),
 		Founders: fromServers(req.GetFounders()),
+
+		StillMember: req.GetStillMember(),
 	})
 	if err != nil {
 		return nil, err
@@ -86,6 +88,7 @@ func (s *operators) Hello(ctx context.Context, req *tarnv1.HelloRequest) (*tarnv
 		LeaderAddress: answer.LeaderAddr,
 		Known:         toServers(answer.Known),
 		Consent:       answer.Consent,
+		Removed:       answer.Status == consensus.JoinRemoved,
 	}, nil
 }
 

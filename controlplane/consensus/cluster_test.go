@@ -145,6 +145,8 @@ type cluster struct {
 	t       testing.TB
 	mu      sync.Mutex
 	members []*member
+	// assured are the servers that were told that they are members.
+	assured map[string]bool
 }
 
 // Join implements Peers within the process, as the control plane's RPC would.
@@ -160,7 +162,16 @@ func (c *cluster) Join(ctx context.Context, addr string, req JoinRequest) (JoinA
 	if to == nil {
 		return JoinAnswer{}, fmt.Errorf("nobody at %s", addr)
 	}
-	return to.HandleJoin(ctx, req)
+	answer, err := to.HandleJoin(ctx, req)
+	if err == nil && req.StillMember && answer.Status == JoinDone {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.assured == nil {
+			c.assured = map[string]bool{}
+		}
+		c.assured[req.Server.ID] = true
+	}
+	return answer, err
 }
 
 // add makes a member and starts it.

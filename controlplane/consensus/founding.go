@@ -30,6 +30,8 @@ type JoinRequest struct {
 	Known []Server
 	// Founders, if not empty, asks for consent to found a cluster of exactly these.
 	Founders []Server
+	// StillMember asks only whether the server is a member, and changes nothing.
+	StillMember bool
 }
 
 // JoinStatus is how far a JoinRequest got.
@@ -40,6 +42,7 @@ const (
 	JoinDone      JoinStatus = iota + 1 // the server is a member now
 	JoinElsewhere                       // there is a cluster; ask LeaderAddr if it is not empty
 	JoinNoCluster                       // the answering server has none either
+	JoinRemoved                         // by the leader: the server, which asked if it still is a member, is none
 )
 
 // JoinAnswer answers a JoinRequest.
@@ -93,6 +96,9 @@ func (n *Node) HandleJoin(ctx context.Context, req JoinRequest) (JoinAnswer, err
 	if err != nil {
 		return JoinAnswer{}, err
 	}
+	if r.State() == raft.Leader && req.StillMember {
+		return n.handleStillMember(ctx, req.Server.ID)
+	}
 	if r.State() == raft.Leader {
 		if err := n.AddServer(ctx, req.Server.ID, req.Server.Addr); err != nil {
 			return JoinAnswer{}, err
@@ -102,6 +108,9 @@ func (n *Node) HandleJoin(ctx context.Context, req JoinRequest) (JoinAnswer, err
 	if r.LastIndex() > 0 {
 		_, addr, _ := n.Leader()
 		return JoinAnswer{Status: JoinElsewhere, LeaderAddr: addr}, nil
+	}
+	if req.StillMember {
+		return JoinAnswer{Status: JoinNoCluster}, nil
 	}
 	n.found.learn(append(req.Known, req.Server, n.self())...)
 	answer := JoinAnswer{Status: JoinNoCluster, Known: n.found.list()}
@@ -119,7 +128,7 @@ func (n *Node) HandleJoin(ctx context.Context, req JoinRequest) (JoinAnswer, err
 func (n *Node) enter(ctx context.Context, r *raft.Raft) error {
 	n.found.learn(n.self())
 	for ctx.Err() == nil {
-		servers, _, err := members(r)
+		servers, err := members(r)
 		if err != nil {
 			return err
 		}

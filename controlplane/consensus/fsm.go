@@ -14,6 +14,19 @@ type trackedFSM struct {
 	inner   raft.FSM
 	applied atomic.Uint64
 	changed signal
+	// members is the newest committed membership; nil while none is known.
+	members atomic.Pointer[membership]
+}
+
+// membership is a committed configuration. raft's own GetConfiguration gives the
+// newest that this server has heard of, committed or not, and no index (v1.8.0).
+type membership struct {
+	index   uint64 // of its log entry
+	servers []Server
+}
+
+func (f *trackedFSM) committed(index uint64, c raft.Configuration) {
+	f.members.Store(&membership{index, fromConfiguration(c)})
 }
 
 // Apply implements raft.FSM.
@@ -22,9 +35,15 @@ func (f *trackedFSM) Apply(l *raft.Log) any {
 	return f.inner.Apply(l)
 }
 
-// ApplyBatch implements raft.BatchingFSM, so that waiters are woken once a batch.
+// ApplyBatch implements raft.BatchingFSM, so that waiters are woken once a batch. It
+// is also given the configurations, once they are committed.
 func (f *trackedFSM) ApplyBatch(logs []*raft.Log) []any {
 	defer f.advance(logs[len(logs)-1].Index)
+	for _, l := range logs {
+		if l.Type == raft.LogConfiguration {
+			f.committed(l.Index, raft.DecodeConfiguration(l.Data))
+		}
+	}
 	if batching, ok := f.inner.(raft.BatchingFSM); ok {
 		return batching.ApplyBatch(logs)
 	}
@@ -51,7 +70,8 @@ func (f *trackedFSM) Restore(rc io.ReadCloser) error {
 		source = wrapper.WrappedReadCloser()
 	}
 	if indexed, ok := source.(indexedReader); ok {
-		f.advance(indexed.index)
+		f.committed(indexed.meta.ConfigurationIndex, indexed.meta.Configuration)
+		f.advance(indexed.meta.Index)
 	}
 	return nil
 }
@@ -85,10 +105,10 @@ func (s indexedSnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, er
 	if err != nil {
 		return nil, nil, err
 	}
-	return meta, indexedReader{rc, meta.Index}, nil
+	return meta, indexedReader{rc, meta}, nil
 }
 
 type indexedReader struct {
 	io.ReadCloser
-	index uint64
+	meta *raft.SnapshotMeta
 }

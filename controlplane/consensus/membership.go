@@ -2,8 +2,8 @@ package consensus
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -26,20 +26,24 @@ func (n *Node) Servers() ([]Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	servers, _, err := members(r)
-	return servers, err
+	return members(r)
 }
 
-func members(r *raft.Raft) ([]Server, uint64, error) {
+// members returns the newest configuration that raft has, committed or not.
+func members(r *raft.Raft) ([]Server, error) {
 	future := r.GetConfiguration()
 	if err := future.Error(); err != nil {
-		return nil, 0, fmt.Errorf("read membership: %w", err)
+		return nil, fmt.Errorf("read membership: %w", err)
 	}
+	return fromConfiguration(future.Configuration()), nil
+}
+
+func fromConfiguration(c raft.Configuration) []Server {
 	var out []Server
-	for _, s := range future.Configuration().Servers {
+	for _, s := range c.Servers {
 		out = append(out, Server{ID: string(s.ID), Addr: string(s.Address), Voter: s.Suffrage == raft.Voter})
 	}
-	return out, future.Index(), nil
+	return out
 }
 
 func find(servers []Server, id string) (Server, bool) {
@@ -98,7 +102,9 @@ func voters(servers []Server) int {
 
 type changeFunc func(r *raft.Raft, servers []Server, index uint64) (raft.Future, error)
 
-// reconfigure makes one change on top of exactly the membership it looked at.
+// reconfigure makes one change on top of exactly the membership it looked at, which
+// is committed. A change that another leader left unfinished gives ErrConflict until
+// it is committed or gone.
 func (n *Node) reconfigure(ctx context.Context, change changeFunc) error {
 	r, err := n.running()
 	if err != nil {
@@ -109,11 +115,15 @@ func (n *Node) reconfigure(ctx context.Context, change changeFunc) error {
 	if r.State() != raft.Leader {
 		return n.notLeader()
 	}
-	servers, index, err := members(r)
+	latest, err := members(r)
 	if err != nil {
 		return err
 	}
-	future, err := change(r, servers, index)
+	now := n.fsm.members.Load()
+	if now == nil || !slices.Equal(now.servers, latest) {
+		return fmt.Errorf("%w: an earlier change is not finished yet, retry", ErrConflict)
+	}
+	future, err := change(r, now.servers, now.index)
 	if err != nil || future == nil {
 		return err
 	}
@@ -139,7 +149,7 @@ func (n *Node) runPromotions(ctx context.Context, r *raft.Raft, term uint64) err
 }
 
 func (n *Node) promoteReady(ctx context.Context, r *raft.Raft, term uint64, since map[string]time.Time, now time.Time) error {
-	servers, _, err := members(r)
+	servers, err := members(r)
 	if err != nil {
 		return err
 	}
@@ -169,34 +179,4 @@ func (n *Node) promote(ctx context.Context, s Server) error {
 		}
 		return r.AddVoter(raft.ServerID(s.ID), raft.ServerAddress(s.Addr), index, patience(ctx)), nil
 	})
-}
-
-// runMembership brings this server into the cluster, and later notices if it is
-// taken out.
-func (n *Node) runMembership(ctx context.Context, r *raft.Raft) error {
-	if err := n.enter(ctx, r); err != nil || ctx.Err() != nil {
-		return err
-	}
-	ticker := time.NewTicker(n.cfg.Timeouts.Heartbeat)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-			if n.removed(r) {
-				return errors.Join(ErrRemoved, writeMark(n.cfg.Dir, removedFile, ""))
-			}
-		}
-	}
-}
-
-// removed tells whether a committed configuration is without this server.
-func (n *Node) removed(r *raft.Raft) bool {
-	servers, index, err := members(r)
-	if err != nil || len(servers) == 0 || r.CommitIndex() < index {
-		return false
-	}
-	_, ok := find(servers, n.cfg.ID)
-	return !ok
 }

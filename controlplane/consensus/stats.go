@@ -45,7 +45,7 @@ func (n *Node) Stats() Stats {
 		Elections:    n.lead.changes.Load(),
 		LastContact:  since(r.LastContact()),
 	}
-	servers, _, err := members(r)
+	servers, err := members(r)
 	if err != nil {
 		return s // shutting down: the rest is still true
 	}

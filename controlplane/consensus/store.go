@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 // What a data directory holds.
@@ -21,6 +22,7 @@ const (
 	idFile      = "server-id" // this server's id, written before anything else
 	dbFile      = "raft.db"   // log, term and vote
 	openedFile  = "opened"    // written once dbFile exists; from then on its absence is a loss
+	memberFile  = "member"    // written when the server learns that its addition is committed
 	removedFile = "removed"   // written when the server learns that it was removed
 	grantFile   = "founders"  // the founding set this server agreed to, see founding.go
 	snapshotDir = "snapshots" // kept by raft
@@ -138,7 +140,7 @@ func checkDB(path string) error {
 		return checkEmpty(path)
 	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: lockWait})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return fmt.Errorf("open log %s: another process holds it: %w", path, err)
 	}
 	if err != nil {

@@ -1115,7 +1115,9 @@ type HelloRequest struct {
 	// Other servers without a cluster that the caller has heard of.
 	Known []*RaftServer `protobuf:"bytes,3,rep,name=known,proto3" json:"known,omitempty"`
 	// Not empty: asks for consent to found a cluster of exactly these.
-	Founders      []*RaftServer `protobuf:"bytes,4,rep,name=founders,proto3" json:"founders,omitempty"`
+	Founders []*RaftServer `protobuf:"bytes,4,rep,name=founders,proto3" json:"founders,omitempty"`
+	// Asks only whether the caller is a member; nothing changes.
+	StillMember   bool `protobuf:"varint,5,opt,name=still_member,json=stillMember,proto3" json:"still_member,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1178,6 +1180,13 @@ func (x *HelloRequest) GetFounders() []*RaftServer {
 	return nil
 }
 
+func (x *HelloRequest) GetStillMember() bool {
+	if x != nil {
+		return x.StillMember
+	}
+	return false
+}
+
 type HelloResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1190,7 +1199,9 @@ type HelloResponse struct {
 	// The caller is a member now.
 	Joined bool `protobuf:"varint,6,opt,name=joined,proto3" json:"joined,omitempty"`
 	// To founders.
-	Consent       bool `protobuf:"varint,7,opt,name=consent,proto3" json:"consent,omitempty"`
+	Consent bool `protobuf:"varint,7,opt,name=consent,proto3" json:"consent,omitempty"`
+	// To still_member, by the leader only: the caller is no member.
+	Removed       bool `protobuf:"varint,8,opt,name=removed,proto3" json:"removed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1270,6 +1281,13 @@ func (x *HelloResponse) GetJoined() bool {
 func (x *HelloResponse) GetConsent() bool {
 	if x != nil {
 		return x.Consent
+	}
+	return false
+}
+
+func (x *HelloResponse) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
 	}
 	return false
 }
@@ -1610,12 +1628,13 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\x17CreateJoinTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x129\n" +
 	"\n" +
-	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\x94\x01\n" +
+	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\xb7\x01\n" +
 	"\fHelloRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
 	"\x05known\x18\x03 \x03(\v2\x13.tarn.v1.RaftServerR\x05known\x12/\n" +
-	"\bfounders\x18\x04 \x03(\v2\x13.tarn.v1.RaftServerR\bfounders\"\xde\x01\n" +
+	"\bfounders\x18\x04 \x03(\v2\x13.tarn.v1.RaftServerR\bfounders\x12!\n" +
+	"\fstill_member\x18\x05 \x01(\bR\vstillMember\"\xf8\x01\n" +
 	"\rHelloResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1f\n" +
@@ -1624,7 +1643,8 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\x0eleader_address\x18\x04 \x01(\tR\rleaderAddress\x12)\n" +
 	"\x05known\x18\x05 \x03(\v2\x13.tarn.v1.RaftServerR\x05known\x12\x16\n" +
 	"\x06joined\x18\x06 \x01(\bR\x06joined\x12\x18\n" +
-	"\aconsent\x18\a \x01(\bR\aconsent\"N\n" +
+	"\aconsent\x18\a \x01(\bR\aconsent\x12\x18\n" +
+	"\aremoved\x18\b \x01(\bR\aremoved\"N\n" +
 	"\vJoinRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x17\n" +
