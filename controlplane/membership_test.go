@@ -3,6 +3,7 @@ package controlplane_test
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -118,20 +119,34 @@ func TestForeignCertificateIsRefusedAtStart(t *testing.T) {
 	}
 }
 
+// TestCertificateIsRenewedBeforeItEnds: with the authority's key by the node itself,
+// without it by asking another.
 func TestCertificateIsRenewedBeforeItEnds(t *testing.T) {
-	h := newHarness(t, 1)
-	n := h.leader()
-	n.stop(t)
-	pki := filepath.Join(n.cfg.DataDir, "pki")
-	h.issue(pki, identity.Subject{Role: identity.RoleControl, ID: n.ID(), TTL: time.Hour})
-	cfg := n.cfg
-	cfg.Socket, cfg.AdminSocket = nil, socket(t)
+	h := newHarness(t, 2)
+	h.leader()
+	for i, n := range h.nodes {
+		n.stop(t)
+		pki := filepath.Join(n.cfg.DataDir, "pki")
+		if i == 0 {
+			if err := os.Remove(filepath.Join(pki, identity.CAKeyFile)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h.issue(pki, identity.Subject{Role: identity.RoleControl, ID: n.ID(), TTL: 2 * time.Minute})
+	}
+	stopped := h.nodes
 	h.nodes = nil
-	h.start(cfg)
-	h.await("a new certificate", func() bool {
-		m, err := identity.LoadMaterial(pki)
-		return err == nil && time.Until(m.NotAfter()) > 24*time.Hour && m.Identity().ID == n.ID()
-	})
+	for _, n := range stopped {
+		cfg := n.cfg
+		cfg.Socket, cfg.AdminSocket = nil, socket(t)
+		h.start(cfg)
+	}
+	for _, n := range h.nodes {
+		h.await("a new certificate", func() bool {
+			m, err := identity.LoadMaterial(filepath.Join(n.cfg.DataDir, "pki"))
+			return err == nil && time.Until(m.NotAfter()) > 24*time.Hour && m.Identity().ID == n.ID()
+		})
+	}
 	h.leader()
 }
 

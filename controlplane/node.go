@@ -201,6 +201,10 @@ func (n *Node) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	renewer, err := n.newRenewer()
+	if err != nil {
+		return errors.Join(err, socket.Close())
+	}
 	l := newListener(socket, n.material, n.stream, n.handler, n.log)
 	defer n.peers.close()
 	n.log.Info("control-plane node starts", "id", n.id, "listen", socket.Addr().String(), "advertise", n.cfg.Advertise)
@@ -212,7 +216,7 @@ func (n *Node) Run(ctx context.Context) error {
 		return n.consensus.Run(ctx)
 	})
 	group.Go(func() error { return n.admin().Run(ctx) })
-	group.Go(func() error { return n.renew(ctx) })
+	group.Go(func() error { return renewer.Run(ctx) })
 	if n.ring != nil {
 		group.Go(func() error { return n.ring.Run(ctx) })
 	}

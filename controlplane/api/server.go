@@ -175,6 +175,10 @@ type identify struct {
 // ServeHTTP implements http.Handler.
 func (i *identify) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	who := callerOf(r)
+	if ending(r, time.Now()) {
+		// The next connection shows the certificate that the caller has by now.
+		w.Header().Set("Connection", "close")
+	}
 	allowed, known := i.table[r.URL.Path]
 	switch {
 	case who.grant == nobody && allowed&nobody == 0:
@@ -187,12 +191,22 @@ func (i *identify) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// ending says that a connection outlives, or soon will, the certificate that it was
+// opened with: TLS looks at it once.
+func ending(r *http.Request, now time.Time) bool {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return false
+	}
+	leaf := r.TLS.PeerCertificates[0]
+	return now.After(leaf.NotAfter.Add(-leaf.NotAfter.Sub(leaf.NotBefore) / 6))
+}
+
 func callerOf(r *http.Request) caller {
 	if r.TLS == nil {
 		return caller{grant: nobody}
 	}
 	id, err := identity.Peer(*r.TLS)
-	if err != nil {
+	if err != nil || time.Now().After(r.TLS.PeerCertificates[0].NotAfter) {
 		return caller{grant: nobody}
 	}
 	return caller{identity: id, grant: grantOf(id)}
