@@ -229,8 +229,9 @@ func TestKilledAgentIsFencedAtItsLastDeadline(t *testing.T) {
 	dir := t.TempDir()
 	pool, target := mountedTarget(t)
 	agent := startAgent(t, dir)
-	agent.arm(target, 300*time.Millisecond)
-	deadline := agent.arm(target, time.Second)
+	// Long enough that a busy machine has replaced the first by the second in time.
+	agent.arm(target, 5*time.Second)
+	deadline := agent.arm(target, 6*time.Second)
 	agent.signal(syscall.SIGKILL)
 	checkFenced(t, pool, deadline)
 	until(t, "ended", func() bool { return len(without(helpers(t, dir), agent.cmd.Process.Pid)) == 0 })
