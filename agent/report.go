@@ -44,7 +44,7 @@ func newReports(interval time.Duration) *reports {
 	return &reports{
 		interval: interval, live: func(string) *tarnv1.ReplicaReport { return nil },
 		class: func() tarnv1.FenceClass { return tarnv1.FenceClass_FENCE_CLASS_NONE },
-		kick: make(chan struct{}, 1), expected: map[string]bool{},
+		kick:  make(chan struct{}, 1), expected: map[string]bool{},
 		latest: map[string]*tarnv1.ReplicaReport{}, changed: map[string]bool{}, history: map[string]*history{},
 	}
 }
