@@ -23,22 +23,27 @@ const (
 )
 
 func (n *Node) openLeader() error {
-	policy := reconcile.DefaultPolicy()
-	policy.LeaseWait = n.cfg.Lease.Wait
 	var err error
 	n.loop, err = reconcile.NewLoop(reconcile.Config{
 		State:    n.fsm,
 		Proposer: n.commands,
 		Soft:     n.soft,
 		Leases:   n.leases,
-		Policy:   policy,
+		Policy:   n.policy(),
 		NewID:    newID,
 		Logger:   n.log,
+		Promoted: n.failedOver,
 		Observe: func(took time.Duration, _ int) {
 			n.counters.ReconcileDuration.WithLabelValues().Observe(took.Seconds())
 		},
 	})
 	return err
+}
+
+func (n *Node) policy() reconcile.Policy {
+	policy := reconcile.DefaultPolicy()
+	policy.LeaseWait = n.cfg.Lease.Wait
+	return policy
 }
 
 // lead is the leader's work of one term.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -173,8 +174,10 @@ func (n *Node) openAPI() error {
 		Leases:        n.leases,
 		Authority:     api.Authority{CA: n.authority, GossipKey: key, Addresses: n.addresses},
 		LeaseDuration: n.cfg.Lease.Duration,
+		Policy:        n.policy(),
 		Observe:       n.observeRPC,
 		Count:         n.count,
+		Placed:        func(took time.Duration) { n.counters.PlacementDuration.WithLabelValues().Observe(took.Seconds()) },
 		Logger:        n.log,
 		Reflection:    n.cfg.Reflection,
 	})

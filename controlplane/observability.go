@@ -40,6 +40,20 @@ func (n *Node) count(what, result string, count int) {
 	}
 }
 
+// failedOver counts a promotion that the leader has finished.
+func (n *Node) failedOver(share *tarnv1.Share) {
+	f := share.GetFencing()
+	kind := "planned"
+	if f.GetMode() == tarnv1.PromotionMode_PROMOTION_MODE_FORCED {
+		kind = "forced"
+	}
+	n.counters.Failovers.WithLabelValues(kind).Inc()
+	if l := f.GetLineage(); len(l) > 0 && f.GetStartedAt() != nil {
+		took := l[len(l)-1].GetAt().AsTime().Sub(f.GetStartedAt().AsTime())
+		n.counters.FailoverDuration.WithLabelValues(kind).Observe(max(0, took.Seconds()))
+	}
+}
+
 // admin is the plain listener for machines that watch the process.
 func (n *Node) admin() metrics.Admin {
 	return metrics.Admin{
@@ -109,7 +123,10 @@ func (n *Node) sampleHost(f *metrics.Fleet, v *raftfsm.View, h *tarnv1.Host) {
 func (n *Node) sampleShare(f *metrics.Fleet, v *raftfsm.View, s *tarnv1.Share, now time.Time) {
 	share := metrics.ShareSample{
 		Share: s.GetId(), Name: s.GetName(), Project: s.GetProjectId(),
-		Policy: policyName(s.GetReplicationType()), Epoch: s.GetFencing().GetEpoch(),
+		Policy: policyName(s.GetReplicationType()), Epoch: s.GetFencing().GetEpoch(), LossBound: math.NaN(),
+	}
+	if f := s.GetFencing(); f.GetFsidEpoch() != 0 && f.GetFsidEpoch() == f.GetLoss().GetEpochTo() {
+		share.LossBound = f.GetLoss().GetKeptAge().AsDuration().Seconds()
 	}
 	for _, r := range v.ReplicasOfShare(s.GetId()) {
 		name := r.GetHostId()

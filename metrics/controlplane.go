@@ -39,12 +39,12 @@ func (r *RPC) ObserveLongPoll(procedure, code string) {
 // moment come from RegisterFleet and RegisterRaft. Safe for concurrent use.
 type ControlPlane struct {
 	RPC *RPC
-	// Failovers by share and kind (planned, forced).
+	// Failovers by kind (planned, forced), counted by the leader that finished them. Of
+	// which share is in tarn_share_epoch: its series end with the share.
 	Failovers *prometheus.CounterVec
-	// FailoverDuration by kind, from the promotion's start to a writable target.
+	// FailoverDuration by kind, from the promotion's start to the commit that lets its
+	// target write.
 	FailoverDuration *prometheus.HistogramVec
-	// DataLossBound is the age of what the share's last forced failover kept.
-	DataLossBound *prometheus.GaugeVec
 	// Placements by result (placed, refused, conflict) and how long deciding took.
 	Placements        *prometheus.CounterVec
 	PlacementDuration *prometheus.HistogramVec
@@ -67,9 +67,8 @@ func NewControlPlane(reg prometheus.Registerer) *ControlPlane {
 	m := maker{reg}
 	return &ControlPlane{
 		RPC:               NewRPC(reg),
-		Failovers:         m.counter("tarn_failovers_total", "Promotions that finished.", "share", "kind"),
-		FailoverDuration:  m.histogram("tarn_failover_duration_seconds", "From the start of a promotion to a writable target.", rpcBuckets(), "kind"),
-		DataLossBound:     m.gauge("tarn_failover_data_loss_bound_seconds", "Upper bound of the time whose writes the last forced failover lost.", "share"),
+		Failovers:         m.counter("tarn_failovers_total", "Promotions that finished.", "kind"),
+		FailoverDuration:  m.histogram("tarn_failover_duration_seconds", "From the start of a promotion to the commit that lets its target write.", rpcBuckets(), "kind"),
 		Placements:        m.counter("tarn_placements_total", "Decisions where to put a replica.", "result"),
 		PlacementDuration: m.histogram("tarn_placement_duration_seconds", "Time to decide where to put a replica.", rpcBuckets()),
 		Commands:          m.counter("tarn_commands_total", "Commands proposed to the replicated log.", "verb", "result"),
@@ -83,13 +82,6 @@ func NewControlPlane(reg prometheus.Registerer) *ControlPlane {
 
 func newGossipMembers(m maker) *prometheus.GaugeVec {
 	return m.gauge("tarn_gossip_members", "Members of the gossip ring as this process sees it.", "state")
-}
-
-// ForgetShare drops the series of a removed share.
-func (c *ControlPlane) ForgetShare(share string) {
-	labels := prometheus.Labels{"share": share}
-	c.Failovers.DeletePartialMatch(labels)
-	c.DataLossBound.DeletePartialMatch(labels)
 }
 
 // Raft is a node's consensus state at one moment.

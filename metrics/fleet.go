@@ -26,6 +26,9 @@ type ShareSample struct {
 	Epoch       uint64
 	// Writers are the hosts that report the share writable: one, unless something is wrong.
 	Writers []string
+	// LossBound is the age, in seconds, of what the share's last promotion kept, if
+	// that was forced and lost data. NaN if not.
+	LossBound float64
 }
 
 // ReplicaSample is one replica as its agent last reported it, aged by the leader.
@@ -82,7 +85,7 @@ func RegisterFleet(reg prometheus.Registerer, source FleetSource) {
 type fleetCollector struct {
 	source FleetSource
 
-	shareInfo, shareEpoch, sharePrimary                   *prometheus.Desc
+	shareInfo, shareEpoch, sharePrimary, lossBound        *prometheus.Desc
 	state, lag, lagBytes, lagSnapshots, rpo, ackedSeconds *prometheus.Desc
 	hostUp, hostReplicas                                  *prometheus.Desc
 	pools                                                 poolDescs
@@ -98,6 +101,7 @@ func newFleetCollector(source FleetSource) *fleetCollector {
 		shareInfo:    desc("tarn_share_info", "Always 1; the labels describe the share.", "share", "name", "project", "primary_host", "policy"),
 		shareEpoch:   desc("tarn_share_epoch", "Fencing epoch; it never falls.", "share"),
 		sharePrimary: desc("tarn_share_primary", "1 for each host that accepts writes for the share: exactly one in health.", "share", "host"),
+		lossBound:    desc("tarn_failover_data_loss_bound_seconds", "Upper bound of the time whose writes the share's last failover lost; absent if none.", "share"),
 		state:        desc("tarn_replica_state", "1 for the state that the replica is in, 0 for the others.", "share", "replica", "state"),
 		lag: desc("tarn_replica_lag_seconds",
 			"Time since the copy was last known equal to the primary's live data; grows while its agent is silent.", "share", "replica"),
@@ -115,7 +119,7 @@ func newFleetCollector(source FleetSource) *fleetCollector {
 // Describe implements prometheus.Collector.
 func (c *fleetCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.shareInfo, c.shareEpoch, c.sharePrimary, c.state, c.lag, c.lagBytes,
+		c.shareInfo, c.shareEpoch, c.sharePrimary, c.lossBound, c.state, c.lag, c.lagBytes,
 		c.lagSnapshots, c.rpo, c.ackedSeconds, c.hostUp, c.hostReplicas,
 	} {
 		ch <- d
@@ -144,6 +148,7 @@ func (c *fleetCollector) Collect(ch chan<- prometheus.Metric) {
 func (c *fleetCollector) share(ch chan<- prometheus.Metric, s ShareSample) {
 	send(ch, c.shareInfo, 1, s.Share, s.Name, s.Project, s.PrimaryHost, s.Policy)
 	send(ch, c.shareEpoch, float64(s.Epoch), s.Share)
+	sendKnown(ch, c.lossBound, s.LossBound, s.Share)
 	for _, host := range s.Writers {
 		send(ch, c.sharePrimary, 1, s.Share, host)
 	}

@@ -40,9 +40,9 @@ func filledAgent(t *testing.T) *prometheus.Registry {
 func fillControlPlane(reg *prometheus.Registry) {
 	c := NewControlPlane(reg)
 	c.RPC.Observe("/tarn.v1.ShareService/GetShare", "ok", time.Millisecond)
-	c.Failovers.WithLabelValues("s", "planned").Inc()
+	c.Failovers.WithLabelValues("planned").Inc()
 	c.FailoverDuration.WithLabelValues("planned").Observe(1)
-	c.DataLossBound.WithLabelValues("s").Set(1)
+	c.OtherTerm.WithLabelValues().Inc()
 	c.Placements.WithLabelValues("placed").Inc()
 	c.PlacementDuration.WithLabelValues().Observe(1)
 	c.Commands.WithLabelValues("create_share", "applied").Inc()
@@ -76,8 +76,8 @@ func fillAgent(a *Agent) {
 func sampleFleet() Fleet {
 	return Fleet{
 		Shares: []ShareSample{
-			{Share: "s", Name: "home", Project: "p", PrimaryHost: "h1", Policy: "readable", Epoch: 4, Writers: []string{"h1"}},
-			{Share: "lost", Name: "b", Project: "p", PrimaryHost: "h2", Policy: "dr", Epoch: 1},
+			{Share: "s", Name: "home", Project: "p", PrimaryHost: "h1", Policy: "readable", Epoch: 4, Writers: []string{"h1"}, LossBound: math.NaN()},
+			{Share: "lost", Name: "b", Project: "p", PrimaryHost: "h2", Policy: "dr", Epoch: 1, LossBound: 12},
 		},
 		Replicas: []ReplicaSample{
 			{Share: "s", Replica: "r", Host: "h2", State: "in_sync", Lag: 2.5, LagBytes: 10, LagSnapshots: 1, RPO: 60, AckedSnapshot: 1e9},
@@ -112,6 +112,9 @@ func TestFleetShowsUnservedSharesAndLeavesOutTheUnknown(t *testing.T) {
 # TYPE tarn_share_primary gauge
 tarn_share_primary{host="h1",share="s"} 1
 tarn_share_primary{host="h2",share="lost"} 0
+# HELP tarn_failover_data_loss_bound_seconds Upper bound of the time whose writes the share's last failover lost; absent if none.
+# TYPE tarn_failover_data_loss_bound_seconds gauge
+tarn_failover_data_loss_bound_seconds{share="lost"} 12
 # HELP tarn_replica_lag_seconds Time since the copy was last known equal to the primary's live data; grows while its agent is silent.
 # TYPE tarn_replica_lag_seconds gauge
 tarn_replica_lag_seconds{replica="r",share="s"} 2.5
@@ -126,7 +129,7 @@ tarn_replica_state{replica="r",share="s",state="error"} 0
 tarn_replica_state{replica="r",share="s",state="in_sync"} 1
 tarn_replica_state{replica="r",share="s",state="out_of_sync"} 0
 `
-	err := testutil.GatherAndCompare(reg, strings.NewReader(want), "tarn_share_primary", "tarn_replica_lag_seconds", "tarn_replica_state")
+	err := testutil.GatherAndCompare(reg, strings.NewReader(want), "tarn_share_primary", "tarn_failover_data_loss_bound_seconds", "tarn_replica_lag_seconds", "tarn_replica_state")
 	if err != nil {
 		t.Error(err)
 	}

@@ -19,7 +19,7 @@ var arrows = map[string][]string{
 		"controlplane/reconcile", "controlplane/assignment", "controlplane/schedule", "controlplane/manila", "controlplane/web",
 		"raftfsm", "agent/gossip", "metrics", "proto/tarn/v1", "proto/tarn/raft/v1"},
 	"controlplane/api": {"controlplane/consensus", "controlplane/identity", "controlplane/observe", "controlplane/assignment",
-		"controlplane/schedule", "controlplane/client", "raftfsm", "proto/tarn/v1", "proto/tarn/raft/v1"},
+		"controlplane/reconcile", "controlplane/schedule", "controlplane/client", "raftfsm", "proto/tarn/v1", "proto/tarn/raft/v1"},
 	"controlplane/assignment": {"raftfsm", "proto/tarn/v1", "controlplane/schedule"},
 	"controlplane/client":     {"proto/tarn/v1"},
 	"controlplane/consensus":  {"raftfsm", "proto/tarn/v1", "proto/tarn/raft/v1", "controlplane/identity"},

@@ -27,6 +27,7 @@ import (
 	"tarn/controlplane/consensus"
 	"tarn/controlplane/identity"
 	"tarn/controlplane/observe"
+	"tarn/controlplane/reconcile"
 	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/raftfsm"
@@ -126,7 +127,7 @@ func newServer(t testing.TB) *server {
 	nodeID := uuid.NewString()
 	handler, err := api.New(api.Config{
 		NodeID: nodeID, ClusterID: "test", State: fsm, Log: s.log, Cluster: members{nodeID}, Membership: members{nodeID},
-		Soft: soft, Leases: s.leases, LeaseDuration: 3 * time.Second, Logger: slog.New(slog.DiscardHandler),
+		Soft: soft, Leases: s.leases, LeaseDuration: 3 * time.Second, Policy: reconcile.DefaultPolicy(), Logger: slog.New(slog.DiscardHandler),
 		Authority:  api.Authority{CA: ca, GossipKey: []byte("01234567890123456789012345678901")},
 		Reflection: true,
 	})

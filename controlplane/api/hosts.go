@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"tarn/controlplane/reconcile"
 	"tarn/controlplane/schedule"
 	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
@@ -40,7 +42,8 @@ func (s *hosts) print(v *raftfsm.View, stored *tarnv1.Host) *tarnv1.Host {
 		}
 	}
 	if h.GetAdminState() == tarnv1.HostAdminState_HOST_ADMIN_STATE_DRAINING {
-		h.DrainBlockers = drainBlockers(v, h.GetId())
+		now := time.Now()
+		h.DrainBlockers = reconcile.DrainBlockers(s.Policy, v, s.Soft.Snapshot(now, s.Leases), h.GetId())
 	}
 	return h
 }

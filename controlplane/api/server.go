@@ -14,6 +14,7 @@ import (
 	"tarn/controlplane/consensus"
 	"tarn/controlplane/identity"
 	"tarn/controlplane/observe"
+	"tarn/controlplane/reconcile"
 	raftv1 "tarn/proto/tarn/raft/v1"
 	"tarn/proto/tarn/v1/tarnv1connect"
 	"tarn/raftfsm"
@@ -79,11 +80,15 @@ type Config struct {
 	Authority Authority
 	// LeaseDuration is what RenewLease grants, counted from the request's sending.
 	LeaseDuration time.Duration
+	// Policy is the reconcile loop's, to say what a drain waits for.
+	Policy reconcile.Policy
 	// Observe is called once per request; nil for none.
 	Observe func(procedure, code string, took time.Duration)
 	// Count is told of decisions: "placement" placed, refused or conflict; "report"
 	// taken, stale or unknown_host; "lease" granted, revoked or refused. Nil for none.
-	Count  func(what, result string, n int)
+	Count func(what, result string, n int)
+	// Placed is told how long deciding on one placement took; nil for none.
+	Placed func(took time.Duration)
 	Logger *slog.Logger
 	// Reflection serves the gRPC reflection service to operators.
 	Reflection bool
@@ -99,11 +104,17 @@ func (c *Config) check() error {
 	if c.LeaseDuration <= 0 {
 		return errors.New("lease duration must be positive")
 	}
+	if err := c.Policy.Validate(); err != nil {
+		return err
+	}
 	if c.Observe == nil {
 		c.Observe = func(string, string, time.Duration) {}
 	}
 	if c.Count == nil {
 		c.Count = func(string, string, int) {}
+	}
+	if c.Placed == nil {
+		c.Placed = func(time.Duration) {}
 	}
 	if c.Authority.Addresses == nil {
 		c.Authority.Addresses = func() []string { return nil }

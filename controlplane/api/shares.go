@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"maps"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -335,7 +336,10 @@ func (c *core) placed(ctx context.Context, plan func(*raftfsm.View) (*raftv1.Com
 			if err != nil {
 				return nil, err
 			}
-			if chosen, err = c.placer.place(wanted); err != nil {
+			begun := time.Now()
+			chosen, err = c.placer.place(wanted)
+			c.Placed(time.Since(begun))
+			if err != nil {
 				return nil, err
 			}
 			if lastErr != nil && chosen.HostID == last.HostID && chosen.Pool == last.Pool {

@@ -44,6 +44,8 @@ type Config struct {
 	DrainQuiesce time.Duration
 	// Observe is called after every round with the time that Step took; nil for none.
 	Observe func(took time.Duration, commands int)
+	// Promoted is called with a share whose promotion has just ended; nil for none.
+	Promoted func(*tarnv1.Share)
 }
 
 // Loop runs Step while this node leads.
@@ -71,6 +73,9 @@ func NewLoop(cfg Config) (*Loop, error) {
 	}
 	if cfg.Observe == nil {
 		cfg.Observe = func(time.Duration, int) {}
+	}
+	if cfg.Promoted == nil {
+		cfg.Promoted = func(*tarnv1.Share) {}
 	}
 	return &Loop{cfg: cfg}, nil
 }
@@ -152,6 +157,9 @@ func (l *Loop) after(cmd *raftv1.Command, result *raftfsm.Result, now time.Time)
 	}
 	if result.Dropped > 0 {
 		l.cfg.Logger.Debug("transitions were overtaken", "dropped", result.Dropped)
+	}
+	if share, ok := result.Record.(*tarnv1.Share); ok && cmd.GetActivate() != nil && result.Err == nil {
+		l.cfg.Promoted(share)
 	}
 	if p := cmd.GetPromoteReplica(); p != nil && result.Err == nil && p.GetMode() == tarnv1.PromotionMode_PROMOTION_MODE_PLANNED {
 		l.cfg.Soft.SetQuiesce(p.GetOpId(), now.Add(l.cfg.DrainQuiesce))
