@@ -25,6 +25,9 @@ func (p *pool) findHead(ds *datasetRec) (path string, mounted bool, err error) {
 		if isDir(p.mountDir(ds.Name)) {
 			return p.mountDir(ds.Name), true, nil
 		}
+		if isDir(moving(p.mountDir(ds.Name))) {
+			return moving(p.mountDir(ds.Name)), false, nil
+		}
 	}
 	return "", false, fmt.Errorf("%w: the files of %s are neither mounted nor in %s", zfs.ErrPoolUnavailable, ds.Name, p.headDir(ds.GUID))
 }
@@ -275,6 +278,9 @@ func (p *pool) removeStrayHeads() error {
 		list, err := m.below(p.name)
 		for _, ds := range list {
 			known[ds.GUID.String()] = true
+			if err := p.finishMove(ds); err != nil {
+				return err
+			}
 			if _, _, err := p.findHead(ds); err != nil && ds.At.IsZero() {
 				missing = append(missing, ds)
 			}

@@ -1,6 +1,7 @@
 package dirzfs
 
 import (
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,23 +56,71 @@ func copyProgram(t *testing.T, to string) {
 	}
 }
 
+// moveMasked mounts and unmounts a directory without its write bit: it arrives
+// without, and nothing stays on the way.
 func moveMasked(t *testing.T, dir string) {
 	t.Helper()
-	from, parent := filepath.Join(dir, "from"), filepath.Join(dir, "elsewhere")
-	to := filepath.Join(parent, "to")
-	for _, d := range []string{from, parent} {
+	head, parent := filepath.Join(dir, "head"), filepath.Join(dir, "elsewhere")
+	mountpoint := filepath.Join(parent, "mountpoint")
+	for _, d := range []string{head, parent} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Chmod(from, 0o555); err != nil {
+	if err := os.Chmod(head, 0o555); err != nil {
 		t.Fatal(err)
 	}
-	if err := moveTree(from, to); err != nil {
+	for range 3 {
+		expectMoved(t, moveIn(head, mountpoint), head, mountpoint)
+		expectMoved(t, moveOut(mountpoint, head), mountpoint, head)
+	}
+	if left, err := os.ReadDir(parent); err != nil || len(left) != 0 {
+		t.Errorf("left on the way: %v, %v", left, err)
+	}
+}
+
+func expectMoved(t *testing.T, err error, from, to string) {
+	t.Helper()
+	if err != nil {
 		t.Fatal(err)
 	}
-	info, err := os.Stat(to)
-	if err != nil || info.Mode().Perm() != 0o555 {
+	if info, err := os.Stat(to); err != nil || info.Mode().Perm() != 0o555 {
 		t.Errorf("moved directory: %v, %v", info, err)
 	}
+	if isDir(from) {
+		t.Errorf("%s is still there", from)
+	}
+}
+
+// TestCutMoveIsFinished leaves a dataset's files between head and mountpoint, as a
+// crash of an ordinary user's process can, and opens the pool again.
+func TestCutMoveIsFinished(t *testing.T) {
+	dir := t.TempDir()
+	open := func() *Host {
+		h, err := Open(Config{Pools: []Pool{{Name: "tank", Dir: dir}}, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := open()
+	check(h.Create(t.Context(), "tank/a", nil, false))
+	check(h.Mount(t.Context(), "tank/a"))
+	ds, err := h.Dataset(t.Context(), "tank/a")
+	check(err)
+	check(os.WriteFile(filepath.Join(ds.Mountpoint, "file"), []byte("x"), 0o644))
+	check(h.Close())
+	check(os.Rename(ds.Mountpoint, moving(ds.Mountpoint)))
+	h = open()
+	check(h.Mount(t.Context(), "tank/a"))
+	if data, err := os.ReadFile(filepath.Join(ds.Mountpoint, "file")); err != nil || string(data) != "x" {
+		t.Errorf("after the cut: %q, %v", data, err)
+	}
+	check(h.Close())
 }

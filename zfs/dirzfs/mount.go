@@ -82,54 +82,11 @@ func Fence(poolDir, dataset string) error {
 	if err != nil {
 		return fail("fence", dataset, err)
 	}
-	err = moveTree(filepath.Join(poolDir, "mnt", dataset), filepath.Join(poolDir, "heads", string(id)))
+	err = moveOut(filepath.Join(poolDir, "mnt", dataset), filepath.Join(poolDir, "heads", string(id)))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) {
 		return nil // not mounted: its files are away already
 	}
 	return fail("fence", dataset, err)
-}
-
-// moveTree renames a directory onto nothing.
-func moveTree(from, to string) error {
-	err := rename(from, to)
-	if errors.Is(err, unix.EACCES) {
-		err = renameMasked(from, to)
-	}
-	if err != nil {
-		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
-	}
-	return nil
-}
-
-func rename(from, to string) error {
-	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EINVAL) { // a file system without the flag
-		err = unix.Rename(from, to)
-	}
-	return err
-}
-
-// renameMasked moves a directory that a read-only mount has taken the write bit
-// from: changing its parent is writing to it, which binds everybody but root. The
-// bit is back only while the directory moves.
-func renameMasked(from, to string) error {
-	var st unix.Stat_t
-	if err := unix.Lstat(from, &st); err != nil {
-		return err
-	}
-	mode := st.Mode & 0o7777
-	if err := unix.Chmod(from, mode|0o200); err != nil {
-		return err
-	}
-	if err := rename(from, to); err != nil {
-		return errors.Join(err, unix.Chmod(from, mode))
-	}
-	return unix.Chmod(to, mode)
-}
-
-// chmodMode keeps what chmod sets.
-func chmodMode(m fs.FileMode) fs.FileMode {
-	return m & (fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
 }
 
 // Mount makes a filesystem's files reachable at its mountpoint.
@@ -206,6 +163,9 @@ func (p *pool) checkNesting(ds *datasetRec) error {
 }
 
 func (p *pool) moveToMountpoint(ds *datasetRec) error {
+	if err := p.finishMove(ds); err != nil {
+		return err
+	}
 	if err := os.WriteFile(fenceFile(p.dir, ds.Name), []byte(ds.GUID.String()), 0o600); err != nil {
 		return err
 	}
@@ -217,17 +177,15 @@ func (p *pool) moveToMountpoint(ds *datasetRec) error {
 		return fmt.Errorf("%w: mountpoint %s: %w", zfs.ErrBusy, target, err)
 	}
 	p.quiet.setFree(ds.GUID, false)
+	if ds.Masked {
+		if err := clearWriteBits(p.headDir(ds.GUID)); err != nil {
+			return err
+		}
+	}
 	p.step("before mount")
-	err := moveTree(p.headDir(ds.GUID), target)
+	err := moveIn(p.headDir(ds.GUID), target)
 	p.step("mounted")
-	if err != nil || !ds.Masked {
-		return err
-	}
-	info, err := os.Lstat(target)
-	if err != nil || info.Mode()&0o222 == 0 {
-		return err
-	}
-	return os.Chmod(target, chmodMode(info.Mode())&^0o222) // a move as an ordinary user was cut by a crash
+	return err
 }
 
 // Unmount ends reachability first, by moving the files away, and then looks for
@@ -250,6 +208,9 @@ func (h *Host) Unmount(ctx context.Context, name string, force bool) error {
 }
 
 func (p *pool) unmountLocked(ctx context.Context, ds *datasetRec, force bool) error {
+	if err := p.finishMove(ds); err != nil {
+		return err
+	}
 	_, mounted, err := p.findHead(ds)
 	if err != nil {
 		return err
@@ -282,7 +243,7 @@ func (p *pool) unmountLocked(ctx context.Context, ds *datasetRec, force bool) er
 }
 
 func (p *pool) moveToHead(ds *datasetRec) error {
-	err := moveTree(p.mountDir(ds.Name), p.headDir(ds.GUID))
+	err := moveOut(p.mountDir(ds.Name), p.headDir(ds.GUID))
 	if err != nil && isDir(p.headDir(ds.GUID)) {
 		err = nil // a fence was faster
 	}
