@@ -58,7 +58,7 @@ func sentence(e *tarnv1.ReplicaError) string {
 	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATASET_BUSY:
 		return "Files of the share are in use on its host, which keeps it from being changed."
 	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATASET_MISSING:
-		return "The replica's data are missing on its host. Resync the replica or delete it and create another."
+		return "The replica's data are missing on its host. Ask the operator to restore them, or go on with another replica and delete this one."
 	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_POOL_UNAVAILABLE:
 		return "The storage pool is not available. Ask the operator."
 	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DIVERGED:
@@ -73,6 +73,19 @@ func sentence(e *tarnv1.ReplicaError) string {
 		return "The storage host does not support what the share needs. Ask the operator."
 	}
 	return "The storage host could not do it. Ask the operator; the replica's error says more."
+}
+
+// storageFault reports an error that the agent retries but that somebody has to
+// mend. One that comes and goes with a network or a source is no news to users.
+func storageFault(e *tarnv1.ReplicaError) bool {
+	switch e.GetCode() {
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_OUT_OF_SPACE,
+		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_QUOTA_EXCEEDED,
+		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_POOL_UNAVAILABLE,
+		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_STREAM_CORRUPT:
+		return true
+	}
+	return false
 }
 
 func deleteFailed(e *tarnv1.ReplicaError) string {
