@@ -29,6 +29,9 @@ type ClientConfig struct {
 
 const defaultDial = 5 * time.Second
 
+// readBuffer is two TLS records; a larger one is never filled by one read.
+const readBuffer = 32 << 10
+
 // answerTimeout is how long a source may take to plan, hold and start a stream.
 const answerTimeout = 2 * time.Minute
 
@@ -91,11 +94,14 @@ func (c *Client) transport(hostID string) *http.Transport {
 		TLSHandshakeTimeout:    c.cfg.DialTimeout,
 		ResponseHeaderTimeout:  answerTimeout,
 		MaxResponseHeaderBytes: maxHeaderBytes,
-		MaxIdleConnsPerHost:    4,
-		IdleConnTimeout:        90 * time.Second,
-		ReadBufferSize:         bufferSize,
-		DisableCompression:     true,
-		Protocols:              http1,
+		// A round of many shares uses the connections of the round before: a handshake
+		// costs more than a small step. More streams than this wait for one to end.
+		MaxConnsPerHost:     defaultStreams,
+		MaxIdleConnsPerHost: defaultStreams,
+		IdleConnTimeout:     90 * time.Second,
+		ReadBufferSize:      readBuffer,
+		DisableCompression:  true,
+		Protocols:           http1,
 	}
 }
 

@@ -187,7 +187,9 @@ func sendRequest(dataset, token string, p plan) zfs.SendRequest {
 func (s *Server) copy(w http.ResponseWriter, src io.Reader, moved func(n int)) (int64, error) {
 	rc := http.NewResponseController(w)
 	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }() // the connection is reused
-	buf := make([]byte, bufferSize)
+	pooled := s.buffers.Get().(*[]byte)
+	defer s.buffers.Put(pooled)
+	buf := *pooled
 	var total int64
 	for {
 		n, rerr := src.Read(buf)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"tarn/zfs"
@@ -89,6 +90,8 @@ type Server struct {
 	cfg   Config
 	mux   *http.ServeMux
 	slots chan struct{}
+	// buffers of streams, *[]byte of bufferSize: most streams are far smaller.
+	buffers sync.Pool
 }
 
 // NewServer checks cfg and returns a handler; it starts nothing.
@@ -106,6 +109,7 @@ func NewServer(cfg Config) (*Server, error) {
 		cfg.MaxStreams = defaultStreams
 	}
 	s := &Server{cfg: cfg, mux: http.NewServeMux(), slots: make(chan struct{}, cfg.MaxStreams)}
+	s.buffers.New = func() any { return new(make([]byte, bufferSize)) }
 	s.mux.HandleFunc("POST "+pathHeads, s.heads)
 	s.mux.HandleFunc("POST "+pathPull, s.pull)
 	return s, nil

@@ -38,6 +38,7 @@ type pool struct {
 	heads  keyedMutex
 	busy   busyTable
 	quiet  quietTable
+	small  group
 	mounts sync.Mutex // checks that mounts do not nest
 
 	closing context.Context // ended by close: running streams stop

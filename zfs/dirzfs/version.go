@@ -79,7 +79,12 @@ func (h *Host) eachHold(ctx context.Context, op, tag string, snapshots []string,
 }
 
 func (p *pool) changeHolds(list []string, change func(*snapRec)) error {
-	return p.update(func(m meta) error {
+	return p.updateGrouped(func(m meta) error {
+		for _, full := range list {
+			if _, _, err := m.namedSnapshot(full); err != nil {
+				return err
+			}
+		}
 		for _, full := range list {
 			_, s, err := m.namedSnapshot(full)
 			if err != nil {
