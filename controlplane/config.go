@@ -37,6 +37,7 @@ type Config struct {
 	Raft   RaftConfig   `toml:"raft"`
 	Lease  LeaseConfig  `toml:"lease"`
 	Hosts  HostsConfig  `toml:"hosts"`
+	API    APIConfig    `toml:"api"`
 	Log    LogConfig    `toml:"log"`
 
 	// What a file cannot hold. All may be zero.
@@ -66,6 +67,15 @@ type GossipConfig struct {
 	Join []string `toml:"join"`
 	// Profile is local, lan (default) or wan.
 	Profile string `toml:"profile"`
+}
+
+// APIConfig bounds what one user of the API may ask for.
+type APIConfig struct {
+	// RequestsPerSecond of one identity over time; agents and control nodes are
+	// exempt. Default 2000; negative for no limit.
+	RequestsPerSecond float64 `toml:"requests_per_second"`
+	// Burst is how many requests may come at once. Default: twice RequestsPerSecond.
+	Burst int `toml:"burst"`
 }
 
 // AdminConfig of the plain listener for /metrics, /livez and /readyz.

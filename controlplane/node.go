@@ -175,6 +175,7 @@ func (n *Node) openAPI() error {
 		Authority:     api.Authority{CA: n.authority, GossipKey: key, Addresses: n.addresses},
 		LeaseDuration: n.cfg.Lease.Duration,
 		Policy:        n.policy(),
+		Limit:         api.RateLimit{PerSecond: n.cfg.API.RequestsPerSecond, Burst: n.cfg.API.Burst},
 		Observe:       n.observeRPC,
 		Count:         n.count,
 		Placed:        func(took time.Duration) { n.counters.PlacementDuration.WithLabelValues().Observe(took.Seconds()) },

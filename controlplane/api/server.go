@@ -82,6 +82,8 @@ type Config struct {
 	LeaseDuration time.Duration
 	// Policy is the reconcile loop's, to say what a drain waits for.
 	Policy reconcile.Policy
+	// Limit bounds the requests of each identity.
+	Limit RateLimit
 	// Observe is called once per request; nil for none.
 	Observe func(procedure, code string, took time.Duration)
 	// Count is told of decisions: "placement" placed, refused or conflict; "report"
@@ -142,6 +144,7 @@ func mount(mux *http.ServeMux, c *core) {
 		logging{logger: c.Logger},
 		measuring{observe: c.Observe},
 		recovering{},
+		limiting{limits: newLimits(c.Limit)},
 		authorize{table: grants()},
 		validating{rules: newRules()},
 	)

@@ -18,6 +18,8 @@ import (
 const (
 	// ProjectHeader names the project that an operator works in.
 	ProjectHeader = "Tarn-Project"
+	// RetryAfterHeader comes with an error that a later attempt need not meet: whole seconds.
+	RetryAfterHeader = "Retry-After"
 
 	defaultAttempt  = 10 * time.Second
 	defaultPatience = 30 * time.Second

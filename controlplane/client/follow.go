@@ -117,6 +117,10 @@ func repeatable(err error) bool {
 	case connect.CodeUnknown, connect.CodeCanceled:
 		// Not said by the server but by a connection that broke half-way.
 		return !connect.IsWireError(err)
+	case connect.CodeResourceExhausted:
+		// Too many requests by us: with a hint. A quota comes without.
+		rpc, ok := errors.AsType[*connect.Error](err)
+		return ok && rpc.Meta().Get(RetryAfterHeader) != ""
 	}
 	_, follower := Detail[*tarnv1.NotLeader](err)
 	return follower
