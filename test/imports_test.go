@@ -47,7 +47,7 @@ var arrows = map[string][]string{
 
 // modules lists what outside tarn and the standard library the pure packages may use.
 var modules = map[string][]string{
-	"raftfsm":               {"github.com/hashicorp/raft", "github.com/hashicorp/go-memdb", "github.com/google/btree", "google.golang.org/protobuf"},
+	"raftfsm":               {"github.com/hashicorp/raft", "github.com/google/btree", "google.golang.org/protobuf"},
 	"controlplane/schedule": {"google.golang.org/protobuf"},
 	"zfs":                   {},
 	"metrics":               {"github.com/prometheus", "github.com/hashicorp/go-metrics"},

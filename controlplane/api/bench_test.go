@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"context"
+	"runtime"
 	"testing"
 
 	tarnv1 "tarn/proto/tarn/v1"
@@ -18,7 +19,7 @@ func BenchmarkListReplicas(b *testing.B) {
 	if _, err := op.Replicas.CreateReplica(b.Context(), &tarnv1.CreateReplicaRequest{ShareId: share.GetId()}); err != nil {
 		b.Fatal(err)
 	}
-	b.SetParallelism(8)
+	b.SetParallelism(max(1, 8/runtime.GOMAXPROCS(0)))
 	b.ReportAllocs()
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {

@@ -16,6 +16,9 @@ type trackedFSM struct {
 	changed signal
 	// members is the newest committed membership; nil while none is known.
 	members atomic.Pointer[membership]
+	// self is this server's id, and wasMember that a committed membership had it.
+	self      string
+	wasMember atomic.Bool
 }
 
 // membership is a committed configuration. raft's own GetConfiguration gives the
@@ -26,7 +29,11 @@ type membership struct {
 }
 
 func (f *trackedFSM) committed(index uint64, c raft.Configuration) {
-	f.members.Store(&membership{index, fromConfiguration(c)})
+	next := &membership{index, fromConfiguration(c)}
+	if _, ok := find(next.servers, f.self); ok {
+		f.wasMember.Store(true)
+	}
+	f.members.Store(next)
 }
 
 // Apply implements raft.FSM.

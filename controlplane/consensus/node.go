@@ -42,7 +42,7 @@ func Open(cfg Config) (*Node, error) {
 	}
 	n := &Node{
 		cfg:   cfg,
-		fsm:   &trackedFSM{inner: cfg.FSM},
+		fsm:   &trackedFSM{inner: cfg.FSM, self: cfg.ID},
 		acks:  newAckTable(),
 		fatal: make(chan error, 1),
 	}

@@ -49,21 +49,26 @@ func (n *Node) runMembership(ctx context.Context, r *raft.Raft) error {
 }
 
 // seesRemoval tells whether a committed membership is without this server, after one
-// that had it. That one is noted: a new server applies the memberships of times
-// before it came, and only who was a member can have been removed.
+// that had it: a new server applies the memberships of times before it came.
 func (n *Node) seesRemoval() (bool, error) {
+	was, err := n.noteMembership()
 	now := n.fsm.members.Load()
-	if now == nil {
+	if err != nil || now == nil || !was {
+		return false, err
+	}
+	_, ok := find(now.servers, n.cfg.ID)
+	return !ok, nil
+}
+
+// noteMembership tells whether this server was a member ever, which it writes down.
+func (n *Node) noteMembership() (bool, error) {
+	if exists(filepath.Join(n.cfg.Dir, memberFile)) {
+		return true, nil
+	}
+	if !n.fsm.wasMember.Load() {
 		return false, nil
 	}
-	noted := exists(filepath.Join(n.cfg.Dir, memberFile))
-	if _, ok := find(now.servers, n.cfg.ID); !ok {
-		return noted, nil
-	}
-	if noted {
-		return false, nil
-	}
-	return false, writeMark(n.cfg.Dir, memberFile, "")
+	return true, writeMark(n.cfg.Dir, memberFile, "")
 }
 
 // askIfRemoved asks everyone it can think of, until the leader has answered. A
@@ -73,8 +78,8 @@ func (n *Node) askIfRemoved(ctx context.Context, r *raft.Raft) (bool, error) {
 	if n.cfg.Peers == nil || n.leaderSays(ctx, r) != JoinRemoved {
 		return false, nil
 	}
-	if exists(filepath.Join(n.cfg.Dir, memberFile)) {
-		return true, nil
+	if was, err := n.noteMembership(); was || err != nil {
+		return was, err
 	}
 	return false, n.joinRound(ctx, r)
 }
