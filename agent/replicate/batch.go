@@ -111,6 +111,9 @@ func (c *Cadence) look(due []*entry, list []zfs.Dataset, begun time.Time) []pend
 		}
 		if name, ok := e.wants(clean); ok {
 			batch = append(batch, pending{e: e, name: name})
+		} else if e.seen.Err != nil {
+			e.note(nil, begun) // what could not be taken is gone again
+			defer e.Notify()
 		}
 	}
 	return batch
@@ -173,7 +176,7 @@ func (c *Cadence) settle(ctx context.Context, batch []pending, begun time.Time, 
 	defer c.mu.Unlock()
 	for _, p := range batch {
 		defer p.e.Notify()
-		p.e.seen.Err = failed
+		p.e.note(failed, begun)
 		if failed != nil || listed != nil || p.e.seen.Head.Name != p.name {
 			continue
 		}
@@ -185,6 +188,17 @@ func (c *Cadence) settle(ctx context.Context, batch []pending, begun time.Time, 
 		}
 	}
 	return listed
+}
+
+// note remembers how taking a snapshot went. The caller has the lock.
+func (e *entry) note(err error, at time.Time) {
+	switch {
+	case err == nil:
+		e.seen.Failing = time.Time{}
+	case e.seen.Err == nil:
+		e.seen.Failing = at
+	}
+	e.seen.Err = err
 }
 
 // publish tells followers about heads and how current they are.

@@ -59,8 +59,10 @@ type Tracking struct {
 	Listed time.Time
 	// Taken counts snapshots taken since the replica is tracked.
 	Taken uint64
-	// Err is the last failure to take one, nil after a success.
-	Err error
+	// Err is the last failure to take one, nil after a success; Failing is when
+	// the first of the row was.
+	Err     error
+	Failing time.Time
 }
 
 // Cadence takes the snapshots of all active replicas of one pool: all that are due

@@ -243,6 +243,10 @@ func (w *Worker) problem() *tarnv1.ReplicaError {
 			worst, of = f, k
 		}
 	}
+	if t, ok := w.cfg.Cadence.Tracking(w.cfg.ReplicaID); worst == nil && ok && t.Err != nil {
+		// Followers fall behind, and this replica alone knows why.
+		worst, of = &failure{since: t.Failing, err: t.Err}, doSnapshot
+	}
 	if worst == nil {
 		return nil
 	}

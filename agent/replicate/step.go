@@ -94,6 +94,7 @@ const (
 	doDropStaging   kind = "destroy staging"
 	doGone          kind = "gone"
 	doPrune         kind = "prune snapshots"
+	doSnapshot      kind = "take snapshot" // by the cadence
 )
 
 // action is the next thing to do. The fields that a kind does not need are zero.
