@@ -75,6 +75,17 @@ func sentence(e *tarnv1.ReplicaError) string {
 	return "The storage host could not do it. Ask the operator; the replica's error says more."
 }
 
+// fault is what keeps a secondary from following, its own trouble or its source's;
+// nil when no storage is at fault.
+func (s *shareFacts) fault(report *tarnv1.ReplicaReport) *tarnv1.ReplicaError {
+	for _, e := range []*tarnv1.ReplicaError{report.GetError(), s.report(s.owner()).GetError()} {
+		if storageFault(e) {
+			return e
+		}
+	}
+	return nil
+}
+
 // storageFault reports an error that the agent retries but that somebody has to
 // mend. One that comes and goes with a network or a source is no news to users.
 func storageFault(e *tarnv1.ReplicaError) bool {

@@ -144,8 +144,8 @@ func (r *round) replicaState(s *shareFacts, rep *tarnv1.Replica, report *tarnv1.
 	}
 	if want := r.measured(s, rep, report, status); want != rep.GetReplicaState() {
 		t.ReplicaState = want
-		if want == tarnv1.ReplicaState_REPLICA_STATE_OUT_OF_SYNC && storageFault(report.GetError()) {
-			r.complain(s, resourceOf(s, rep), actionUpdate, detailDriver, "The replica has fallen behind. "+sentence(report.GetError()))
+		if fault := s.fault(report); fault != nil && want == tarnv1.ReplicaState_REPLICA_STATE_OUT_OF_SYNC {
+			r.complain(s, resourceOf(s, rep), actionUpdate, detailDriver, "The replica has fallen behind. "+sentence(fault))
 		}
 	}
 }
