@@ -14,6 +14,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	tarnv1 "tarn/proto/tarn/v1"
 )
 
 // diary writes files and remembers when each was acknowledged, by this machine's
@@ -105,15 +107,20 @@ func (d *diary) whole(dir string) error {
 	return err
 }
 
-// writableDirs are the mountpoints of a share's replicas that take writes now, by
-// what is on the disk alone: mounted, and with the owner's write bit.
+// clientsMayWrite is what binds clients of a plain directory: users other than the
+// agent's own, who may change every mode and does so for as long as it applies an
+// increment to a read-only copy.
+const clientsMayWrite = 0o022
+
+// writableDirs are the mountpoints of a share's replicas that take clients' writes
+// now, by what is on the disk alone: mounted, with the write bits of other users.
 func (c *cluster) writableDirs(replicas []string) []string {
 	var found []string
 	for _, id := range replicas {
 		// The only error is that of a malformed pattern.
 		dirs, _ := filepath.Glob(filepath.Join(c.Dir(), "nodes", "*", "pools", "*", "mnt", "*", "tarn", id))
 		for _, dir := range dirs {
-			if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o200 != 0 {
+			if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&clientsMayWrite == clientsMayWrite {
 				found = append(found, dir)
 			}
 		}
@@ -121,9 +128,33 @@ func (c *cluster) writableDirs(replicas []string) []string {
 	return found
 }
 
+// openToClients gives the active replicas' directories the write bits of other
+// users, which travel with the data from there.
+func (c *cluster) openToClients() {
+	c.t.Helper()
+	replicas, err := c.replicas(c.t.Context())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, r := range replicas {
+		dir := r.GetObserved().GetMountpoint()
+		if r.GetReplicaState() != tarnv1.ReplicaState_REPLICA_STATE_ACTIVE || dir == "" {
+			continue
+		}
+		if err := os.Chmod(dir, 0o777); err != nil {
+			c.t.Fatal(err)
+		}
+		if len(c.writableDirs([]string{r.GetId()})) != 1 {
+			c.t.Fatalf("the active replica %s is not seen to be writable", r.GetId())
+		}
+	}
+}
+
 // watchOneWriter looks until the test ends whether two replicas of one share are
 // ever writable at one moment. Each argument is the replicas of one share.
 func (c *cluster) watchOneWriter(shares ...[]string) {
+	c.t.Helper()
+	c.openToClients()
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	looks := 0
