@@ -15,7 +15,7 @@ var errDied = errors.New("the process died")
 // if the process had died there: before the operation, or after its effect.
 func (h *testHost) dieAt(n int, after bool) *atomic.Bool {
 	dead := new(atomic.Bool)
-	first := h.mem.Calls() + n
+	first := h.mortal().Calls() + n
 	before := func(call int, _, _ string) error {
 		if call >= first && (!after || dead.Load()) {
 			dead.Store(true)
@@ -35,14 +35,17 @@ func (h *testHost) dieAt(n int, after bool) *atomic.Bool {
 			return nil
 		}
 	}
-	h.mem.SetHooks(before, then)
+	h.mortal().SetHooks(before, then)
 	return dead
 }
+
+// mortal is the host's storage, which has to be one that can fail anywhere.
+func (h *testHost) mortal() mortal { return h.fs.(mortal) }
 
 // reborn ends the dead process and starts another one on the same storage.
 func (h *testHost) reborn() {
 	h.kill()
-	h.mem.SetHooks(nil, nil)
+	h.mortal().SetHooks(nil, nil)
 	h.start()
 }
 
@@ -54,14 +57,20 @@ func (c *cluster) recover(h *testHost, dead func() bool, done func() bool) {
 }
 
 // TestCrashesOfAPlannedMove kills the process of the old owner at every storage
-// operation of its demotion and of its new life as a secondary.
+// operation of its demotion and of its new life as a secondary; with real files at
+// every third of them.
 func TestCrashesOfAPlannedMove(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: every crash point takes a run of its own")
 	}
+	t.Run("memory", func(t *testing.T) { crashesOfAPlannedMove(t, inMemory, 1, 1) })
+	t.Run("dirzfs", func(t *testing.T) { crashesOfAPlannedMove(t, onHookedDirectory, 2, 3) })
+}
+
+func crashesOfAPlannedMove(t *testing.T, on maker, first, stride int) {
 	for _, after := range []bool{false, true} {
-		for n := 1; ; n++ {
-			c, a, b := pair(t)
+		for n := first; ; n += stride {
+			c, a, b := pairOn(t, on)
 			a.write("data\n")
 			c.until("in sync", inSync(a, b))
 			dead := a.dieAt(n, after)
@@ -81,7 +90,7 @@ func TestCrashesOfAPlannedMove(t *testing.T) {
 			a.kill()
 			b.kill()
 			if !dead.Load() {
-				t.Logf("after=%v: %d crash points", after, n-1)
+				t.Logf("after=%v: crash points %d, %d ... below %d", after, first, first+stride, n)
 				break
 			}
 		}

@@ -20,8 +20,9 @@ const HoldPrefix = "tarn.step."
 // a bookmark that retention put in the place of that receiver's base.
 const CursorPrefix = "tarn.c."
 
-// bufferSize of copies: a stream's cost is dominated by the number of wake-ups.
-const bufferSize = 1 << 20
+// bufferSize of copies: a stream's cost is dominated by the number of wake-ups; 64
+// streams at once must not cost an idle host its memory.
+const bufferSize = 256 << 10
 
 func (s *Server) pull(w http.ResponseWriter, r *http.Request) {
 	req, err := decodePull(r.Body)
