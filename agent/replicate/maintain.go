@@ -23,25 +23,27 @@ type pruneMark struct {
 	count int
 }
 
-// maintain runs retention when it is due. It is never in the way of a step.
-func (w *Worker) maintain(ctx context.Context) {
+// maintain runs retention when it is due, and says if it did. It is never in the
+// way of a step.
+func (w *Worker) maintain(ctx context.Context) bool {
 	f, now := &w.s.f, time.Now()
 	if f.ds == nil || w.s.gone || f.moved != nil || w.refusal != nil || !w.conforms() || w.backingOff(doPrune) {
-		return
+		return false
 	}
 	role := w.s.a.GetRole()
 	if role != tarnv1.Role_ROLE_ACTIVE && role != tarnv1.Role_ROLE_SECONDARY {
-		return
+		return false
 	}
 	if len(f.versions)-w.pruned.count < pruneAfter && now.Sub(w.pruned.at) < maintainEvery {
-		return
+		return false
 	}
 	if err := w.prune(ctx); err != nil {
 		w.failed(doPrune, err)
-		return
+		return true
 	}
 	delete(w.failures, doPrune)
 	w.pruned = pruneMark{at: now, count: len(f.versions)}
+	return true
 }
 
 // protected are the GUIDs that others count on, by the control plane's word.

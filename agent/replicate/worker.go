@@ -204,9 +204,12 @@ func (w *Worker) round(ctx context.Context) {
 			w.refusal = nil
 		}
 		if act.kind == doIdle || act.kind == doRefuse {
-			w.maintain(ctx)
 			w.forget(begun)
 			w.report()
+			// What arrived is told before anything is tidied up.
+			if w.maintain(ctx) {
+				w.report()
+			}
 			return
 		}
 		w.act(ctx, act)
