@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	"tarn/zfs"
@@ -46,6 +47,10 @@ func (s *Server) pull(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, err)
 		return
 	}
+	// On ZFS each of these waits for a transaction group: the stream does not.
+	var tidy sync.WaitGroup
+	tidy.Go(func() { s.letGo(r.Context(), req.Replica, p.passed) })
+	defer tidy.Wait()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	p.step.Age = s.cfg.Board.age(req.Source, p.step.To, time.Now())
 	if p.step.UpToDate() {
@@ -68,7 +73,7 @@ func (s *Server) prepare(ctx context.Context, dataset string, req pullBody) (pla
 		if err != nil {
 			return plan{}, err
 		}
-		err = s.hold(ctx, versions, req, p)
+		p.passed, err = s.hold(ctx, versions, req, p)
 		if err == nil {
 			s.acked(req)
 			return p, nil
@@ -93,46 +98,47 @@ func (s *Server) choose(ctx context.Context, versions []zfs.Version, req pullBod
 	return choose(versions, req.Have)
 }
 
-// hold protects base and target of p for the receiver, then lets go of what its
-// earlier steps held: new before old, so that no crash leaves nothing.
-func (s *Server) hold(ctx context.Context, versions []zfs.Version, req pullBody, p plan) error {
-	tag := HoldPrefix + req.Replica
-	var keep, drop []string
+// hold protects base and target of p for the receiver, and tells what its earlier
+// steps left: that is let go of later, so that no crash leaves nothing.
+func (s *Server) hold(ctx context.Context, versions []zfs.Version, req pullBody, p plan) (passed, error) {
+	var keep []string
+	var old passed
 	for _, v := range versions {
 		switch {
-		case v.Kind != zfs.KindSnapshot:
+		case v.Kind == zfs.KindBookmark:
+			mine := v.Name == CursorPrefix+v.GUID.String()+"."+req.Replica
+			// The receiver said that it has something newer.
+			if mine && v.GUID != p.base.GUID && v.CreateTXG < p.base.CreateTXG {
+				old.cursors = append(old.cursors, v.FullName())
+			}
 		case v.GUID == p.base.GUID || v.GUID == p.to.GUID:
 			keep = append(keep, v.FullName())
 		case v.UserRefs > 0:
-			drop = append(drop, v.FullName())
+			old.held = append(old.held, v.FullName())
 		}
 	}
-	if len(keep) > 0 {
-		if err := s.cfg.Engine.Hold(ctx, tag, keep...); err != nil {
-			return err
-		}
+	if len(keep) == 0 {
+		return old, nil
 	}
-	if len(drop) > 0 {
-		if err := s.cfg.Engine.Release(ctx, tag, drop...); err != nil && !errors.Is(err, zfs.ErrNotExist) {
-			return fmt.Errorf("release earlier steps: %w", err)
-		}
-	}
-	return s.dropCursors(ctx, versions, req.Replica, p.base)
+	return old, s.cfg.Engine.Hold(ctx, HoldPrefix+req.Replica, keep...)
 }
 
-// dropCursors removes the receiver's bookmarks that are not its base any more: it
-// said that it has a newer one.
-func (s *Server) dropCursors(ctx context.Context, versions []zfs.Version, replica string, base zfs.Version) error {
-	for _, v := range versions {
-		mine := v.Kind == zfs.KindBookmark && v.Name == CursorPrefix+v.GUID.String()+"."+replica
-		if !mine || v.GUID == base.GUID || base.CreateTXG <= v.CreateTXG {
-			continue
-		}
-		if err := s.cfg.Engine.DestroyBookmark(ctx, v.FullName()); err != nil && !errors.Is(err, zfs.ErrNotExist) {
-			return fmt.Errorf("remove passed cursor: %w", err)
+// passed is what a receiver's earlier steps needed here and this one does not.
+type passed struct{ held, cursors []string }
+
+// letGo releases it. What fails is tried again with the next step.
+func (s *Server) letGo(ctx context.Context, replica string, old passed) {
+	if len(old.held) > 0 {
+		err := s.cfg.Engine.Release(ctx, HoldPrefix+replica, old.held...)
+		if err != nil && !errors.Is(err, zfs.ErrNotExist) {
+			s.cfg.Logger.Warn("release earlier steps", "replica", replica, "err", err)
 		}
 	}
-	return nil
+	for _, cursor := range old.cursors {
+		if err := s.cfg.Engine.DestroyBookmark(ctx, cursor); err != nil && !errors.Is(err, zfs.ErrNotExist) {
+			s.cfg.Logger.Warn("remove passed cursor", "bookmark", cursor, "err", err)
+		}
+	}
 }
 
 func (s *Server) acked(req pullBody) {
