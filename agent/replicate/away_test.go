@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/zfs"
 )
 
@@ -100,5 +101,59 @@ func TestAwayBudgetLeavesTheLineage(t *testing.T) {
 	v := k.prune()
 	if len(v.convert) != 1 || v.convert[0].of.GUID != 2 || strings.Join(v.convert[0].replicas, " ") != "peer silent" || len(v.destroy) != 1 {
 		t.Errorf("%+v", v)
+	}
+}
+
+// TestBookmarkedBaseGoes: the process died between releasing the holds of a base
+// that has become a bookmark, and destroying it.
+func TestBookmarkedBaseGoes(t *testing.T) {
+	cursor := zfs.Version{Kind: zfs.KindBookmark, Dataset: "p/d", Name: cursorName(1, "peer"), GUID: 1, CreateTXG: 1}
+	k := keeping{
+		versions: []zfs.Version{cursor, version(1, "tarn.s.1.1", 0), version(2, "tarn.s.1.2", 0), version(3, "tarn.s.1.3", 0)},
+		self:     "me", peers: []string{"peer"}, recent: 1, protected: map[zfs.GUID]bool{1: true, 2: true},
+	}
+	if v := k.prune(); len(v.destroy) != 1 || v.destroy[0].GUID != 1 || len(v.cursors) != 0 {
+		t.Errorf("%+v", v)
+	}
+}
+
+// TestWorkIsTold walks a demotion, a seal and a cut receive that has to be dropped,
+// and looks at what the hooks heard.
+func TestWorkIsTold(t *testing.T) {
+	c, a, b := pair(t)
+	a.write(strings.Repeat("data", 1<<10))
+	c.until("in sync", inSync(a, b))
+	c.demote(a, b, 1)
+	c.until("demotion told", func() bool { return a.heard("fence demote") == 1 })
+	a.lease.set(0)
+	if b.heard("bytes") < 4<<10 {
+		t.Errorf("%d bytes told of a copy of 4 KiB", b.heard("bytes"))
+	}
+	f := b.assignment(tarnv1.Role_ROLE_FENCED, 1)
+	f.OpId, f.Seal = "seal", true
+	b.assign(f)
+	c.until("seal told", func() bool { return b.heard("fence seal") == 1 })
+}
+
+// TestLostLeaseIsTold: the end of a lease is an action that people count.
+func TestLostLeaseIsTold(t *testing.T) {
+	c, a, b := pair(t)
+	a.write("data")
+	c.until("in sync", inSync(a, b))
+	a.lease.set(0)
+	c.until("told", func() bool { return a.heard("fence suspend") == 1 && !a.report().GetWritable() })
+	if a.heard("fence failed") != 0 {
+		t.Error("a failure is told that was none")
+	}
+}
+
+// TestDroppedHalfIsTold: half a stream that is thrown away is counted by what its
+// token says had arrived.
+func TestDroppedHalfIsTold(t *testing.T) {
+	c, a, b := pair(t)
+	c.until("in sync", inSync(a, b))
+	d := zfs.Dataset{Name: b.dataset(), ResumeToken: `{"Offset": 77}`}
+	if err := b.worker.abort(t.Context(), &d, "role"); err != nil || b.heard("discarded role") != 77 {
+		t.Errorf("%v, %d bytes told", err, b.heard("discarded role"))
 	}
 }

@@ -57,7 +57,7 @@ type testHost struct {
 	done   chan error
 	worker *Worker
 	want   *tarnv1.Assignment
-	// away is how long its peers may be; 0 for the default. steps counts pulls by kind.
+	// away is how long its peers may be; 0 for the default. steps is what the hooks told.
 	away  time.Duration
 	steps map[string]int
 	// cut ends streams from this host early.
@@ -126,7 +126,16 @@ func (h *testHost) start() {
 		ReplicaID: h.replica, ShareID: h.c.share, Pool: testPool, Base: testBase, Engine: h.fs,
 		Source: h.client, Feed: feed, Board: h.board, Cadence: cadence, Exports: h.exports, Lease: h.lease,
 		Publish: func(*tarnv1.ReplicaReport) { h.c.poke() }, Logger: log, KeepRecent: 4, AwayBudget: h.away,
-		Hooks: Hooks{Step: h.stepped},
+		Hooks: Hooks{
+			Step: h.stepped, Bytes: func(_, _ string, n int64) { h.hear("bytes", int(n)) },
+			Discarded: func(reason string, n int64) { h.hear("discarded "+reason, int(n)) },
+			Fence: func(action string, err error) {
+				if err != nil {
+					action = "failed"
+				}
+				h.hear("fence "+action, 1)
+			},
+		},
 	})
 	h.c.must(err)
 	g, ctx := errgroup.WithContext(ctx)
@@ -143,11 +152,22 @@ func (h *testHost) start() {
 }
 
 func (h *testHost) stepped(_, _, kind, result string) {
+	if result == "ok" {
+		h.hear(kind, 1)
+	}
+}
+
+// hear adds up what the hooks tell, heard gives it.
+func (h *testHost) hear(what string, n int) {
 	h.c.mu.Lock()
 	defer h.c.mu.Unlock()
-	if result == "ok" {
-		h.steps[kind]++
-	}
+	h.steps[what] += n
+}
+
+func (h *testHost) heard(what string) int {
+	h.c.mu.Lock()
+	defer h.c.mu.Unlock()
+	return h.steps[what]
 }
 
 // second runs a worker for one more replica, of another share, on the same host.
