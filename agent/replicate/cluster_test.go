@@ -142,7 +142,9 @@ func (h *testHost) start() {
 	g.Go(func() error { return feed.Run(ctx) })
 	g.Go(func() error { return cadence.Run(ctx) })
 	g.Go(func() error { return h.worker.Run(ctx) })
-	g.Go(func() error { return h.serve(ctx, log) })
+	// A handler of the life before may still run: it has its own worker.
+	worker := h.worker
+	g.Go(func() error { return h.serve(ctx, worker, log) })
 	h.stop, h.done = cancel, make(chan error, 1)
 	go func() { h.done <- g.Wait() }()
 	if h.want != nil {
@@ -186,7 +188,7 @@ func (h *testHost) second(replica string) *testHost {
 	return o
 }
 
-func (h *testHost) serve(ctx context.Context, log *slog.Logger) error {
+func (h *testHost) serve(ctx context.Context, worker *Worker, log *slog.Logger) error {
 	srv, err := stream.NewServer(stream.Config{
 		Engine: h.fs, Board: h.board, Logger: log,
 		PeerID: func(r *http.Request) (string, error) {
@@ -197,7 +199,7 @@ func (h *testHost) serve(ctx context.Context, log *slog.Logger) error {
 			if share != h.c.share || replica != h.replica {
 				return stream.Grant{}, stream.ErrDenied
 			}
-			return h.worker.Grant(peer)
+			return worker.Grant(peer)
 		},
 	})
 	if err != nil {
