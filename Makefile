@@ -59,7 +59,7 @@ fuzz: ## Run each fuzz target for FUZZTIME.
 
 .PHONY: bench
 bench: ## The figures of docs/benchmarks.md.
-	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./zfs/dirzfs ./controlplane/schedule ./raftfsm ./controlplane/consensus ./controlplane
+	go test -run "^$$" -bench . -benchtime 1x -timeout 60m ./zfs/dirzfs ./agent/replicate ./controlplane/schedule ./controlplane/reconcile ./controlplane/api ./raftfsm ./controlplane/consensus ./controlplane
 
 .PHONY: vet
 vet: ## go vet.
