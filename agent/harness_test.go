@@ -19,6 +19,7 @@ import (
 
 	"tarn/controlplane/identity"
 	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs/zfstest"
 )
 
 // Clocks of the tests: as short as a busy machine puts up with.
@@ -223,7 +224,7 @@ func issue(t *testing.T, ca *identity.CA, dir string, role identity.Role) string
 
 func newHost(t *testing.T, p *plane, ca *identity.CA, name string) *host {
 	t.Helper()
-	dir := t.TempDir()
+	dir := zfstest.TempDir(t)
 	h := &host{t: t, plane: p, dir: dir, id: issue(t, ca, filepath.Join(dir, "data", "pki"), identity.RoleAgent)}
 	h.cfg = Config{
 		Name: name, DataDir: filepath.Join(dir, "data"), AvailabilityZone: "az-" + name, ControlPlane: p,

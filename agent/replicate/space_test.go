@@ -13,6 +13,7 @@ import (
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/zfs"
 	"tarn/zfs/dirzfs"
+	"tarn/zfs/zfstest"
 )
 
 // onSmallSecond gives the second host a pool of the given capacity.
@@ -21,7 +22,7 @@ func onSmallSecond(capacity int64) maker {
 		if i == 0 {
 			return onDirectory(t, i)
 		}
-		dir := filepath.Join(t.TempDir(), "pool")
+		dir := filepath.Join(zfstest.TempDir(t), "pool")
 		h, err := dirzfs.Open(dirzfs.Config{
 			Pools: []dirzfs.Pool{{Name: testPool, Dir: dir, Capacity: capacity}}, Logger: slog.New(slog.DiscardHandler),
 		})

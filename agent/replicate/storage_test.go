@@ -13,6 +13,7 @@ import (
 	"tarn/agent/stream/memzfs"
 	"tarn/zfs"
 	"tarn/zfs/dirzfs"
+	"tarn/zfs/zfstest"
 )
 
 // testStorage is an engine with a client that writes and reads.
@@ -31,7 +32,7 @@ type maker func(t *testing.T, i int) testStorage
 func inMemory(_ *testing.T, i int) testStorage { return memzfs.New(uint64(i+1), testPool) }
 
 func onDirectory(t *testing.T, _ int) testStorage {
-	dir := filepath.Join(t.TempDir(), "pool")
+	dir := filepath.Join(zfstest.TempDir(t), "pool")
 	h, err := dirzfs.Open(dirzfs.Config{Pools: []dirzfs.Pool{{Name: testPool, Dir: dir}}, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

@@ -3,7 +3,6 @@ package dirzfs_test
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -32,26 +31,10 @@ func open(t *testing.T, pools ...dirzfs.Pool) *dirzfs.Host {
 			t.Error(err)
 		}
 		for _, p := range pools {
-			ok(t, makeRemovable(p.Dir))
+			ok(t, zfstest.MakeRemovable(p.Dir))
 		}
 	})
 	return h
-}
-
-// makeRemovable lets an ordinary user delete directories that are not writable.
-func makeRemovable(dir string) error {
-	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) || err == nil && !d.IsDir() {
-			return nil
-		}
-		if err := os.Chmod(path, 0o700); err != nil {
-			return err
-		}
-		if err != nil {
-			return makeRemovable(path)
-		}
-		return nil
-	})
 }
 
 func ok(t *testing.T, err error) {
