@@ -43,6 +43,7 @@ type Agent struct {
 	deadman  *lease.Deadman // nil: nothing enforces the lease
 	board    *stream.Board
 	server   *stream.Server
+	door     *stream.Door // nil: streams leave inside TLS only
 	client   *stream.Client
 	feed     *stream.Feed
 	cadences map[string]*replicate.Cadence // by pool

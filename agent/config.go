@@ -128,6 +128,14 @@ type StreamConfig struct {
 	StallTimeout time.Duration `toml:"stall_timeout"`
 	// MaxStreams that this host sends at once. Default 64.
 	MaxStreams int `toml:"max_streams"`
+	// PlainNetworks are trusted: the bytes of streams to and from hosts there travel
+	// without TLS, when both hosts say so. Default: none.
+	PlainNetworks []Network `toml:"plain_networks"`
+	// PlainListen is host:port of the port for them. Default: none, so that this host
+	// sends everything inside TLS.
+	PlainListen string `toml:"plain_listen"`
+	// PlainAdvertise is IP:port under which others reach PlainListen. Default: PlainListen.
+	PlainAdvertise string `toml:"plain_advertise"`
 }
 
 // LogConfig of the agent's own messages.
@@ -174,6 +182,7 @@ func (c Config) Defaults() Config {
 	c.ReportInterval = or(c.ReportInterval, min(c.Lease.Duration/2, maxReportInterval))
 	c.Stream.StallTimeout = or(c.Stream.StallTimeout, 10*time.Minute)
 	c.Stream.MaxStreams = or(c.Stream.MaxStreams, 64)
+	c.Stream.PlainAdvertise = or(c.Stream.PlainAdvertise, c.Stream.PlainListen)
 	c.Log.Level = or(c.Log.Level, "info")
 	c.Log.Format = or(c.Log.Format, "text")
 	pools := make([]PoolConfig, len(c.Pools))

@@ -110,9 +110,7 @@ func (c Config) Validate() []error {
 	v.check(zfs.ValidateComponent(c.Base) == nil && !strings.HasPrefix(c.Base, "."), "base is %q, one component of a dataset name is needed", c.Base)
 	v.check(c.ReportInterval >= 100*time.Millisecond && c.ReportInterval <= time.Minute,
 		"report_interval is %s, 100ms to 1m are allowed", c.ReportInterval)
-	v.check(c.Stream.StallTimeout >= time.Second, "stream.stall_timeout is %s, 1s or more is allowed", c.Stream.StallTimeout)
-	v.check(c.Stream.RateLimit >= 0, "stream.rate_limit must not be negative")
-	v.check(c.Stream.MaxStreams >= 1 && c.Stream.MaxStreams <= 4096, "stream.max_streams is %d, 1 to 4096 are allowed", c.Stream.MaxStreams)
+	c.Stream.validate(v)
 	c.Gossip.validate(v)
 	c.Lease.validate(v)
 	c.Log.validate(v)

@@ -46,6 +46,9 @@ func (a *Agent) services(ctx context.Context, group *errgroup.Group) {
 	group.Go(func() error { return admin.Run(ctx) })
 	group.Go(func() error { return a.serve(ctx) })
 	group.Go(func() error { return a.renew(ctx) })
+	if a.door != nil {
+		group.Go(func() error { return ended(ctx, a.door.Run(ctx)) })
+	}
 	if a.ring != nil {
 		group.Go(func() error { return ended(ctx, a.ring.Run(ctx)) })
 	}

@@ -56,15 +56,20 @@ func (a *Agent) renew(ctx context.Context) error {
 }
 
 func (a *Agent) buildStream() (err error) {
-	a.client, err = stream.NewClient(stream.ClientConfig{TLS: dialer(a.material), StallTimeout: a.cfg.Stream.StallTimeout})
+	a.client, err = stream.NewClient(stream.ClientConfig{
+		TLS: dialer(a.material), StallTimeout: a.cfg.Stream.StallTimeout, PlainNetworks: a.cfg.Stream.networks(),
+	})
 	if err != nil {
+		return err
+	}
+	if err := a.buildDoor(); err != nil {
 		return err
 	}
 	if a.feed, err = stream.NewFeed(stream.FeedConfig{Client: a.client, Logger: a.log}); err != nil {
 		return err
 	}
 	a.server, err = stream.NewServer(stream.Config{
-		Engine: a.storage, Board: a.board, PeerID: peerID, Logger: a.log,
+		Engine: a.storage, Board: a.board, PeerID: peerID, Logger: a.log, Door: a.door,
 		Authorize: func(peer, share, replica string) (stream.Grant, error) {
 			return a.workers.authorize(peer, share, replica)
 		},

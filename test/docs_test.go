@@ -1,6 +1,7 @@
 package test
 
 import (
+	"encoding"
 	"os"
 	"reflect"
 	"strings"
@@ -57,7 +58,7 @@ func keys(typ reflect.Type, prefix string) map[string]bool {
 		if inner.Kind() == reflect.Slice {
 			inner = inner.Elem()
 		}
-		if inner.Kind() != reflect.Struct {
+		if inner.Kind() != reflect.Struct || reflect.PointerTo(inner).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
 			out[prefix+tag] = true
 			continue
 		}

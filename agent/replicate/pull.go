@@ -86,8 +86,10 @@ func (w *Worker) transfer(ctx context.Context, req stream.Request, target string
 	w.mu.Lock()
 	w.view.pull = p
 	w.mu.Unlock()
+	// The rate of a stream that takes hours is of interest before its end.
+	p.Moved = func(n int) { w.hooks.Bytes(w.cfg.ShareID, w.cfg.ReplicaID, int64(n)) }
 	received := time.Now()
-	err = w.cfg.Engine.Receive(ctx, zfs.ReceiveRequest{Target: target + "@" + p.Step.ToName, Resumable: true}, counting{p, w})
+	err = w.cfg.Engine.Receive(ctx, zfs.ReceiveRequest{Target: target + "@" + p.Step.ToName, Resumable: true}, p)
 	sent := p.Finish()
 	w.phase("receive", received)
 	w.mu.Lock()
@@ -128,22 +130,6 @@ func broken(err error) bool {
 }
 
 func (w *Worker) phase(name string, begun time.Time) { w.hooks.Phase(name, time.Since(begun)) }
-
-// counting tells what arrives while it does: the rate of a stream that takes
-// hours is of interest before its end.
-type counting struct {
-	*stream.Pull
-	w *Worker
-}
-
-// Read passes on and counts.
-func (c counting) Read(b []byte) (int, error) {
-	n, err := c.Pull.Read(b)
-	if n > 0 {
-		c.w.hooks.Bytes(c.w.cfg.ShareID, c.w.cfg.ReplicaID, int64(n))
-	}
-	return n, err
-}
 
 // pullDone is the result of the running pull; nil blocks when none runs.
 func (w *Worker) pullDone() <-chan pullResult {

@@ -9,7 +9,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	tarnv1 "tarn/proto/tarn/v1"
@@ -25,6 +27,9 @@ type ClientConfig struct {
 	StallTimeout time.Duration
 	// DialTimeout bounds connection and handshake. 0: 5 s.
 	DialTimeout time.Duration
+	// PlainNetworks are trusted: the bytes of a stream from a source in one of them
+	// may come without TLS, if the source agrees (PlainConfig).
+	PlainNetworks []netip.Prefix
 }
 
 const defaultDial = 5 * time.Second
@@ -39,6 +44,8 @@ const answerTimeout = 2 * time.Minute
 // each reused. Safe for concurrent use.
 type Client struct {
 	cfg ClientConfig
+	// buffers of streams that come over TLS.
+	buffers *sync.Pool
 
 	mu    sync.Mutex
 	hosts map[string]*hostClients
@@ -46,6 +53,8 @@ type Client struct {
 
 type hostClients struct {
 	bulk, poll *http.Client
+	// noPlain: plain connections to this host failed a moment ago.
+	noPlain atomic.Pointer[time.Time]
 }
 
 // NewClient checks cfg; it connects to nobody yet.
@@ -59,7 +68,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if cfg.DialTimeout <= 0 {
 		cfg.DialTimeout = defaultDial
 	}
-	return &Client{cfg: cfg, hosts: map[string]*hostClients{}}, nil
+	return &Client{cfg: cfg, buffers: newBuffers(), hosts: map[string]*hostClients{}}, nil
 }
 
 // Close drops idle connections. Running streams go on.
@@ -137,8 +146,20 @@ func (r Request) body() pullBody {
 // is UpToDate. Errors carry the class of the source's failure; ErrUnreachable
 // when it could not be asked. Cancelling ctx ends the stream.
 func (c *Client) Pull(ctx context.Context, req Request) (*Pull, error) {
+	h, body := c.host(req.Source.GetHostId()), req.body()
+	body.Plain = c.offersPlain(h)
+	p, err := c.pull(ctx, h, req, body)
+	if errors.Is(err, errNoPlain) {
+		h.noPlain.Store(new(time.Now()))
+		body.Plain = false
+		p, err = c.pull(ctx, h, req, body)
+	}
+	return p, err
+}
+
+func (c *Client) pull(ctx context.Context, h *hostClients, req Request, body pullBody) (*Pull, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	resp, err := c.post(ctx, c.host(req.Source.GetHostId()).bulk, req.Source, pathPull, req.body())
+	resp, err := c.post(ctx, h.bulk, req.Source, pathPull, body)
 	if err != nil {
 		cancel(nil)
 		return nil, err
@@ -149,7 +170,14 @@ func (c *Client) Pull(ctx context.Context, req Request) (*Pull, error) {
 		cancel(nil)
 		return &Pull{Step: step}, err
 	}
-	return newPull(ctx, cancel, step, resp, c.cfg.StallTimeout, req.RateLimit), nil
+	p := newPull(ctx, cancel, step, resp, c.cfg.StallTimeout, req.RateLimit, c.buffers)
+	if offer := resp.Header.Get(headerPlain); offer != "" {
+		if err := c.openPlain(ctx, p, offer); err != nil {
+			p.Close()
+			return nil, err
+		}
+	}
+	return p, nil
 }
 
 func (c *Client) post(ctx context.Context, via *http.Client, src *tarnv1.Source, path string, body any) (*http.Response, error) {

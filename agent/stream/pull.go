@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"net"
 	"net/http"
+	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,18 +24,22 @@ import (
 type Pull struct {
 	// Step is what the stream brings.
 	Step Step
+	// Moved hears of the bytes as they arrive; set before the first Read, optional.
+	Moved func(n int)
 
 	ctx     context.Context // of this one request: ends the read
 	cancel  context.CancelCauseFunc
 	resp    *http.Response
+	plain   *net.TCPConn // brings the bytes when the answer's body does not
+	buffers *sync.Pool   // of *[]byte, bufferSize
 	limit   *rate.Limiter
 	stall   time.Duration
 	started time.Time
 	done    atomic.Int64
 }
 
-func newPull(ctx context.Context, cancel context.CancelCauseFunc, step Step, resp *http.Response, stall time.Duration, bytesPerSecond int64) *Pull {
-	p := &Pull{Step: step, ctx: ctx, cancel: cancel, resp: resp, stall: stall, started: time.Now()}
+func newPull(ctx context.Context, cancel context.CancelCauseFunc, step Step, resp *http.Response, stall time.Duration, bytesPerSecond int64, buffers *sync.Pool) *Pull {
+	p := &Pull{Step: step, ctx: ctx, cancel: cancel, resp: resp, stall: stall, started: time.Now(), buffers: buffers}
 	if bytesPerSecond > 0 {
 		// A burst of a tenth of a second keeps small steps quick and the line smooth.
 		burst := max(int(min(bytesPerSecond/10, bufferSize)), 4<<10)
@@ -43,13 +51,71 @@ func newPull(ctx context.Context, cancel context.CancelCauseFunc, step Step, res
 // Read gives the stream's bytes. It fails with ErrStalled when none arrives for
 // the stall limit; time that the reader itself takes does not count.
 func (p *Pull) Read(b []byte) (int, error) {
-	if p.limit != nil && len(b) > p.limit.Burst() {
-		b = b[:p.limit.Burst()]
+	n, err := p.read(b[:min(len(b), p.most())])
+	return n, p.took(n, err)
+}
+
+func (p *Pull) read(b []byte) (int, error) {
+	if p.plain != nil {
+		p.arm()
+		return p.plain.Read(b)
 	}
 	watch := time.AfterFunc(p.stall, func() { p.cancel(ErrStalled) })
-	n, err := p.resp.Body.Read(b)
-	watch.Stop()
+	defer watch.Stop()
+	return p.resp.Body.Read(b)
+}
+
+// WriteTo moves the whole stream to w, which io.Copy prefers to Read: inside the
+// kernel where that is possible. Limits are those of Read.
+func (p *Pull) WriteTo(w io.Writer) (int64, error) {
+	begun := p.done.Load()
+	var err error
+	if s := p.splicer(w); s != nil {
+		err = p.splice(s)
+	} else {
+		buf := p.buffers.Get().(*[]byte)
+		defer p.buffers.Put(buf)
+		// Without the wrappers it would come back here, or take a smaller buffer.
+		_, err = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{p}, *buf)
+	}
+	return p.done.Load() - begun, err
+}
+
+func (p *Pull) splicer(w io.Writer) *splicer {
+	if p.plain == nil {
+		return nil
+	}
+	return newSplicer(w, p.plain)
+}
+
+func (p *Pull) splice(s *splicer) error {
+	for {
+		n, err := s.move(p.most(), p.arm)
+		if err = p.took(n, err); errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (p *Pull) arm() { _ = p.plain.SetReadDeadline(time.Now().Add(p.stall)) }
+
+// most is how many bytes may be taken at once.
+func (p *Pull) most() int {
+	if p.limit == nil {
+		return math.MaxInt
+	}
+	return p.limit.Burst()
+}
+
+// took counts what arrived and waits for the rate limit; err is made clearer.
+func (p *Pull) took(n int, err error) error {
 	p.done.Add(int64(n))
+	if n > 0 && p.Moved != nil {
+		p.Moved(n)
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = p.broken(err)
 	}
@@ -58,13 +124,16 @@ func (p *Pull) Read(b []byte) (int, error) {
 			err = p.broken(lerr)
 		}
 	}
-	return n, err
+	return err
 }
 
 // broken says why reading ended: a cancelled context knows better than the socket.
 func (p *Pull) broken(err error) error {
 	if cause := context.Cause(p.ctx); cause != nil {
 		return fmt.Errorf("read stream: %w", cause)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("read stream: %w", ErrStalled)
 	}
 	return fmt.Errorf("read stream: %v: %w", err, ErrUnreachable)
 }
@@ -83,6 +152,11 @@ func (p *Pull) Finish() error {
 		}
 		return err
 	}
+	if p.plain != nil {
+		if err := p.trailer(); err != nil {
+			return err
+		}
+	}
 	switch result := p.resp.Trailer.Get(headerResult); result {
 	case "ok":
 		return nil
@@ -93,6 +167,16 @@ func (p *Pull) Finish() error {
 	}
 }
 
+// trailer reads the end of the answer, whose bytes came by another way.
+func (p *Pull) trailer() error {
+	watch := time.AfterFunc(p.stall, func() { p.cancel(ErrStalled) })
+	defer watch.Stop()
+	if _, err := io.Copy(io.Discard, io.LimitReader(p.resp.Body, maxHeaderBytes)); err != nil {
+		return p.broken(err)
+	}
+	return nil
+}
+
 // Close ends the stream wherever it is.
 func (p *Pull) Close() {
 	if p.resp == nil {
@@ -100,6 +184,9 @@ func (p *Pull) Close() {
 	}
 	p.cancel(nil)
 	_ = p.resp.Body.Close()
+	if p.plain != nil {
+		_ = p.plain.Close()
+	}
 }
 
 // Bytes is how many bytes of the stream arrived.

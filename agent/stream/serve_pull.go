@@ -159,8 +159,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, dataset string, re
 	}
 	w.Header().Set("Trailer", headerResult)
 	w.Header().Set(headerStep, string(encode(p.step)))
-	w.WriteHeader(http.StatusOK)
-	n, err := s.copy(w, src, func(n int) { s.cfg.Sent(req.Share, req.Source, int64(n)) })
+	n, err := s.deliver(w, r, req, src)
 	if cerr := src.Close(); cerr != nil {
 		// The sender's own words say more than what its reader saw.
 		err = cerr
@@ -173,6 +172,20 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, dataset string, re
 	}
 	w.Header().Set(headerResult, "ok")
 	log.Debug("stream sent", "kind", p.step.Kind)
+}
+
+// deliver moves the stream to the receiver: in the answer's body, or beside it
+// where both sides trust the network.
+func (s *Server) deliver(w http.ResponseWriter, r *http.Request, req pullBody, src zfs.Stream) (int64, error) {
+	moved := func(n int) { s.cfg.Sent(req.Share, req.Source, int64(n)) }
+	if req.Plain && s.cfg.Door.trusts(r.RemoteAddr) {
+		return s.deliverPlain(w, r, src, moved)
+	}
+	w.WriteHeader(http.StatusOK)
+	rc := http.NewResponseController(w)
+	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }() // the connection is reused
+	// Not supported by the connection: the receiver watches, too.
+	return s.copy(w, src, func() { _ = rc.SetWriteDeadline(time.Now().Add(s.cfg.StallTimeout)) }, moved)
 }
 
 func sendRequest(dataset, token string, p plan) zfs.SendRequest {
@@ -190,10 +203,9 @@ func sendRequest(dataset, token string, p plan) zfs.SendRequest {
 	return sr
 }
 
-// copy moves the stream; each write must make progress within the stall limit.
-func (s *Server) copy(w http.ResponseWriter, src io.Reader, moved func(n int)) (int64, error) {
-	rc := http.NewResponseController(w)
-	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }() // the connection is reused
+// copy moves the stream; arm is called before each write, which must make
+// progress within the stall limit.
+func (s *Server) copy(w io.Writer, src io.Reader, arm func(), moved func(n int)) (int64, error) {
 	pooled := s.buffers.Get().(*[]byte)
 	defer s.buffers.Put(pooled)
 	buf := *pooled
@@ -201,7 +213,7 @@ func (s *Server) copy(w http.ResponseWriter, src io.Reader, moved func(n int)) (
 	for {
 		n, rerr := src.Read(buf)
 		if n > 0 {
-			_ = rc.SetWriteDeadline(time.Now().Add(s.cfg.StallTimeout)) // not supported: the receiver watches, too
+			arm()
 			if _, err := w.Write(buf[:n]); err != nil {
 				return total, fmt.Errorf("write stream: %v: %w", err, ErrUnreachable)
 			}

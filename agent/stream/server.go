@@ -72,6 +72,8 @@ type Config struct {
 	Sent func(shareID, sourceReplicaID string, n int64)
 	// StallTimeout ends a stream of which the receiver takes no byte for so long. 0: 10 minutes.
 	StallTimeout time.Duration
+	// Door takes the connections of plain streams; nil: every stream is inside TLS.
+	Door *Door
 	// MaxStreams run at once; further ones wait. 0: 64.
 	MaxStreams int
 	// Logger is required.
@@ -87,11 +89,10 @@ const defaultStreams = 64
 // Server answers other agents. It is an http.Handler for /v1/heads and /v1/pull,
 // safe for concurrent use.
 type Server struct {
-	cfg   Config
-	mux   *http.ServeMux
-	slots chan struct{}
-	// buffers of streams, *[]byte of bufferSize: most streams are far smaller.
-	buffers sync.Pool
+	cfg     Config
+	mux     *http.ServeMux
+	slots   chan struct{}
+	buffers *sync.Pool
 }
 
 // NewServer checks cfg and returns a handler; it starts nothing.
@@ -108,11 +109,15 @@ func NewServer(cfg Config) (*Server, error) {
 	if cfg.MaxStreams <= 0 {
 		cfg.MaxStreams = defaultStreams
 	}
-	s := &Server{cfg: cfg, mux: http.NewServeMux(), slots: make(chan struct{}, cfg.MaxStreams)}
-	s.buffers.New = func() any { return new(make([]byte, bufferSize)) }
+	s := &Server{cfg: cfg, mux: http.NewServeMux(), slots: make(chan struct{}, cfg.MaxStreams), buffers: newBuffers()}
 	s.mux.HandleFunc("POST "+pathHeads, s.heads)
 	s.mux.HandleFunc("POST "+pathPull, s.pull)
 	return s, nil
+}
+
+// newBuffers pools *[]byte of bufferSize: most streams are far smaller.
+func newBuffers() *sync.Pool {
+	return &sync.Pool{New: func() any { return new(make([]byte, bufferSize)) }}
 }
 
 // ServeHTTP dispatches by path.

@@ -27,6 +27,7 @@ const (
 	pathPull     = "/v1/pull"
 	headerStep   = "Tarn-Step"
 	headerResult = "Tarn-Result"
+	headerPlain  = "Tarn-Plain"
 )
 
 // Kinds of a Step.
@@ -69,6 +70,8 @@ type pullBody struct {
 	Token string     `json:"token,omitempty"`
 	// Want asks for a full stream of just this snapshot.
 	Want zfs.GUID `json:"want,omitempty"`
+	// Plain: the receiver trusts the network between the two.
+	Plain bool `json:"plain,omitempty"`
 }
 
 func decodePull(r io.Reader) (pullBody, error) {
