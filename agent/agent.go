@@ -25,6 +25,7 @@ import (
 	"tarn/controlplane/identity"
 	"tarn/metrics"
 	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs"
 )
 
 // Agent is one storage host's part in the cluster. Make it with New, Run it once.
@@ -49,6 +50,7 @@ type Agent struct {
 	cadences map[string]*replicate.Cadence // by pool
 	workers  *workers
 	reports  *reports
+	pools    *pools
 	orphans  *orphans
 	ring     *gossip.Ring // nil: no gossip
 	registry *prometheus.Registry
@@ -56,6 +58,8 @@ type Agent struct {
 
 	revision         atomic.Uint64 // of the assignments acted on
 	contact          atomic.Int64  // when the control plane last answered, for display
+	registered       atomic.Bool   // at least once in this life
+	announceKick     chan struct{}
 	sweepKick        chan struct{}
 	heardAssignments sync.Once
 	assigned         chan struct{} // closed when the first assignments are acted on
@@ -70,7 +74,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("configuration: %w", errors.Join(problems...))
 	}
 	a := &Agent{
-		cfg: cfg, log: cfg.Logger, sweepKick: make(chan struct{}, 1), assigned: make(chan struct{}),
+		cfg: cfg, log: cfg.Logger, sweepKick: make(chan struct{}, 1), announceKick: make(chan struct{}, 1), assigned: make(chan struct{}),
 		board: stream.NewBoard(), hangUp: func() {},
 	}
 	if a.log == nil {
@@ -195,10 +199,17 @@ func (a *Agent) buildWorkers() error {
 	for _, p := range a.cfg.Pools {
 		roots[p.Name] = a.root(p.Name)
 	}
+	a.pools = &pools{
+		inventory: a.storage, every: a.cfg.ReportInterval, prepare: a.preparePool, changed: a.poolsChanged, log: a.log,
+		prepared: map[string]zfs.GUID{},
+	}
+	for _, p := range a.cfg.Pools {
+		a.pools.names = append(a.pools.names, p.Name)
+	}
 	a.orphans = &orphans{storage: a.storage, exports: a.exports, roots: roots, assigned: a.assignedDatasets, log: a.log}
 	a.reports = newReports(a.cfg.ReportInterval)
 	a.reports.host, a.reports.session, a.reports.class = a.hostID, a.session, a.fencedBy
-	a.reports.pools, a.reports.live = a.storage.Pools, a.workers.report
+	a.reports.pools, a.reports.live = a.pools.status, a.workers.report
 	a.reports.failed = func(err error) { a.log.Warn("report was not taken", "err", err) }
 	a.reports.send = func(ctx context.Context, req *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error) {
 		return call(ctx, a, "Report", callTimeout, a.control.Report, req)
@@ -279,15 +290,14 @@ func (a *Agent) hooks() replicate.Hooks {
 // root is the dataset above all replicas of a pool.
 func (a *Agent) root(pool string) string { return path.Join(pool, a.cfg.Base) }
 
-func (a *Agent) hasPool(name string) bool { return a.poolDir(name) != "" }
-
-func (a *Agent) poolDir(name string) string {
+// pool is the configuration of one; ok is false if the host has none of that name.
+func (a *Agent) pool(name string) (p PoolConfig, ok bool) {
 	for _, p := range a.cfg.Pools {
 		if p.Name == name {
-			return filepath.Clean(p.Path)
+			return p, true
 		}
 	}
-	return ""
+	return PoolConfig{}, false
 }
 
 // HostID is the host's identity, of the certificate.
@@ -296,13 +306,22 @@ func (a *Agent) HostID() string { return a.hostID }
 // Registry holds the agent's metrics.
 func (a *Agent) Registry() *prometheus.Registry { return a.registry }
 
-// Ready returns nil once assignments have been received and are acted on.
+// Ready returns nil while assignments have been received and can be acted on: every
+// pool is there.
 func (a *Agent) Ready() error {
+	if !a.heard() {
+		return errors.New("no assignments received from the control plane yet")
+	}
+	return a.pools.err()
+}
+
+// heard reports that assignments have been received.
+func (a *Agent) heard() bool {
 	select {
 	case <-a.assigned:
-		return nil
+		return true
 	default:
-		return errors.New("no assignments received from the control plane yet")
+		return false
 	}
 }
 

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"math/rand/v2"
+	"path/filepath"
 	"time"
 
 	"connectrpc.com/connect"
@@ -86,7 +87,7 @@ func (a *Agent) assign(resp *tarnv1.AssignmentsResponse) {
 func (a *Agent) wanted(assignments []*tarnv1.Assignment) []lease.Share {
 	var shares []lease.Share
 	for _, as := range assignments {
-		if as.GetRole() == tarnv1.Role_ROLE_ACTIVE && a.hasPool(as.GetPool()) {
+		if _, here := a.pool(as.GetPool()); here && as.GetRole() == tarnv1.Role_ROLE_ACTIVE {
 			shares = append(shares, lease.Share{
 				ShareID: as.GetShareId(), ReplicaID: as.GetReplicaId(), Epoch: as.GetEpoch(), Target: a.target(as),
 			})
@@ -97,7 +98,14 @@ func (a *Agent) wanted(assignments []*tarnv1.Assignment) []lease.Share {
 
 // target is what has to be fenced when the right to write as ends.
 func (a *Agent) target(as *tarnv1.Assignment) lease.Target {
-	return lease.Target{PoolDir: a.poolDir(as.GetPool()), Dataset: a.root(as.GetPool()) + "/" + as.GetReplicaId()}
+	t := lease.Target{Dataset: a.root(as.GetPool()) + "/" + as.GetReplicaId()}
+	if a.cfg.Storage == StorageDir {
+		pool, _ := a.pool(as.GetPool())
+		t.PoolDir = filepath.Clean(pool.Path)
+	} else {
+		t.Engine = a.cfg.Storage
+	}
+	return t
 }
 
 // assignedDatasets are those that a worker takes care of.

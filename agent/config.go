@@ -29,7 +29,7 @@ type Config struct {
 	AvailabilityZone string `toml:"availability_zone"`
 	// Backend in host@backend#pool. Default: Storage.
 	Backend string `toml:"backend"`
-	// Storage is the engine: "dir". Default "dir".
+	// Storage is the engine: "dir" or "zfs". Default "dir".
 	Storage string `toml:"storage"`
 	// Base is the dataset below each pool that holds the replicas. Default "tarn".
 	Base string `toml:"base"`
@@ -69,10 +69,15 @@ type Config struct {
 type PoolConfig struct {
 	// Name of the pool, the first component of its datasets. Required.
 	Name string `toml:"name"`
-	// Path is the pool's directory. Required with storage "dir".
+	// Path is the pool's directory. Required with storage "dir", not allowed with
+	// others: they find a pool by its name.
 	Path string `toml:"path"`
-	// Capacity bounds what the pool stores. Default: what its file system has.
+	// Capacity bounds what the pool stores. Default: what its file system has. Storage
+	// "dir" only.
 	Capacity Size `toml:"capacity"`
+	// Mountpoint is the directory below which the replicas are mounted, each in one of
+	// its own. Default: what their datasets inherit, /NAME/BASE. Storage "zfs" only.
+	Mountpoint string `toml:"mountpoint"`
 	// ReplicationDomain: pools in one domain replicate to each other. Default:
 	// none, so that no replicas are placed here.
 	ReplicationDomain string `toml:"replication_domain"`

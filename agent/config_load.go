@@ -22,6 +22,8 @@ import (
 const (
 	// StorageDir keeps datasets in plain directories.
 	StorageDir = "dir"
+	// StorageZFS drives zfs(8) and zpool(8) of this machine.
+	StorageZFS = "zfs"
 )
 
 // LoadConfig reads an agent.toml, applies Defaults and validates. Every problem
@@ -125,14 +127,33 @@ func (c Config) pools(v *validator) {
 		key := fmt.Sprintf("pool[%d].", i)
 		v.check(zfs.ValidateComponent(p.Name) == nil, "%sname is %q, one component of a dataset name is needed", key, p.Name)
 		v.check(!slices.Contains(names, p.Name), "%sname %q is taken by another pool", key, p.Name)
-		v.check(filepath.IsAbs(p.Path), "%spath is %q, an absolute path is needed", key, p.Path)
-		v.check(!slices.Contains(paths, filepath.Clean(p.Path)), "%spath %q is taken by another pool", key, p.Path)
-		v.check(p.Capacity >= 0, "%scapacity must not be negative", key)
+		paths = append(paths, p.place(v, key, c.Storage, paths))
 		v.check(p.ReservedPercentage >= 0 && p.ReservedPercentage < 100, "%sreserved_percentage is %d, 0 to 99 are allowed", key, p.ReservedPercentage)
 		v.check(p.MaxOverSubscriptionRatio >= 1 && p.MaxOverSubscriptionRatio <= 1000,
 			"%smax_over_subscription_ratio is %g, 1 to 1000 are allowed", key, p.MaxOverSubscriptionRatio)
-		names, paths = append(names, p.Name), append(paths, filepath.Clean(p.Path))
+		names = append(names, p.Name)
 	}
+}
+
+// place checks where a pool is, which each engine is told in its own way, and gives
+// the directory that no other pool may have; "" for none.
+func (p PoolConfig) place(v *validator, key, storage string, taken []string) string {
+	v.check(p.Capacity >= 0, "%scapacity must not be negative", key)
+	dir, name := p.Path, "path"
+	if storage == StorageZFS {
+		v.check(p.Path == "", "%spath is not for storage zfs: a pool is found by its name; remove the key", key)
+		v.check(p.Capacity == 0, "%scapacity is not for storage zfs: the pool says how large it is; remove the key", key)
+		dir, name = p.Mountpoint, "mountpoint"
+		if dir == "" {
+			return ""
+		}
+	} else {
+		v.check(p.Mountpoint == "", "%smountpoint is for storage zfs: a directory pool mounts below its path; remove the key", key)
+	}
+	v.check(filepath.IsAbs(dir) && filepath.Clean(dir) != "/", "%s%s is %q, an absolute path below / is needed", key, name, dir)
+	dir = filepath.Clean(dir)
+	v.check(!slices.Contains(taken, dir), "%s%s %q is taken by another pool", key, name, dir)
+	return dir
 }
 
 func (g GossipConfig) validate(v *validator) {
@@ -185,7 +206,7 @@ func (v *validator) name(key, name string) {
 }
 
 func (v *validator) storage(engine string) {
-	v.check(engine == StorageDir, "storage: this build has no engine %q: use dir", engine)
+	v.check(engine == StorageDir || engine == StorageZFS, "storage: this build has no engine %q: use zfs, or dir for a playground", engine)
 }
 
 func (v *validator) listens(key, addr string) {

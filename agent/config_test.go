@@ -52,7 +52,7 @@ func TestConfigProblemsNameKeyAndLine(t *testing.T) {
 		{`path = "/srv/tank"`, `path = "tank"`, `pool[0].path is "tank"`},
 		{`path = "/srv/tank"`, "path = \"/srv/tank\"\nfoo = 1", `line 11: unknown key "pool.foo"`},
 		{`capacity = "100GiB"`, `capacity = "lots"`, "size"},
-		{`availability_zone = "az1"`, "availability_zone = \"az1\"\nstorage = \"zfs\"", `this build has no engine "zfs": use dir`},
+		{`availability_zone = "az1"`, "availability_zone = \"az1\"\nstorage = \"zfs\"", `pool[0].path is not for storage zfs`},
 		{`[[pool]]`, "[lease]\nrenew = \"3s\"\n[[pool]]", "three of them must fit"},
 		{`[[pool]]`, "[gossip]\nbind = \"0.0.0.0:1\"\nprofile = \"mars\"\n[[pool]]", `gossip.profile is "mars"`},
 		{`[[pool]]`, "[stream]\nplain_networks = [\"10.1.2.3/16\"]\n[[pool]]", `write 10.1.0.0/16`},

@@ -8,7 +8,6 @@ import (
 	"tarn/agent/lease"
 	"tarn/metrics"
 	tarnv1 "tarn/proto/tarn/v1"
-	"tarn/zfs"
 )
 
 // history is what a replica's reports tell over time.
@@ -75,18 +74,13 @@ func (a *Agent) links() []metrics.LinkSample {
 }
 
 func (a *Agent) poolSamples() []metrics.PoolSample {
-	a.reports.mu.Lock()
-	status := a.reports.pooled
-	a.reports.mu.Unlock()
+	status := a.pools.status()
 	var samples []metrics.PoolSample
 	for _, p := range a.cfg.Pools {
 		s := find(status, p.Name)
-		if s == (zfs.PoolStatus{}) {
-			continue
-		}
 		samples = append(samples, metrics.PoolSample{
 			Host: a.cfg.Name, Pool: p.Name, Size: float64(s.Size), Free: float64(s.Free),
-			Reserve: float64(s.Size) * float64(p.ReservedPercentage) / 100, Healthy: s.Health == "ONLINE",
+			Reserve: float64(s.Size) * float64(p.ReservedPercentage) / 100, Healthy: s.Health == "ONLINE" && a.pools.missing(p.Name) == nil,
 		})
 	}
 	return samples

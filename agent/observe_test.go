@@ -74,7 +74,7 @@ func TestFullMeansEveryAssignedReplica(t *testing.T) {
 func TestFullReportTellsTheLagOfNow(t *testing.T) {
 	r := newReports(time.Second)
 	var sent *tarnv1.ReportRequest
-	r.pools = func(context.Context) ([]zfs.PoolStatus, error) { return nil, nil }
+	r.pools = func() []zfs.PoolStatus { return nil }
 	r.send = func(_ context.Context, req *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error) {
 		sent = req
 		return &tarnv1.ReportResponse{}, nil

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -103,37 +104,29 @@ func withdraw(ctx context.Context, storage replicate.Mounter, exports replicate.
 	return storage.Unmount(ctx, d.Name, false)
 }
 
-// writable are tarn's datasets that are mounted and could be written.
-func (o *orphans) writable(ctx context.Context) ([]zfs.Dataset, error) {
-	var open []zfs.Dataset
-	for _, root := range o.roots {
-		list, err := o.storage.Datasets(ctx, root)
-		if errors.Is(err, zfs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, d := range list {
-			if isReplica(d, root) && d.Mounted && !d.ReadOnly {
-				open = append(open, d)
-			}
-		}
+// writable are tarn's datasets of a pool that are mounted and could be written.
+func (o *orphans) writable(ctx context.Context, pool string) ([]zfs.Dataset, error) {
+	root := o.roots[pool]
+	list, err := o.storage.Datasets(ctx, root)
+	if errors.Is(err, zfs.ErrNotExist) {
+		return nil, nil
 	}
-	return open, nil
+	return slices.DeleteFunc(list, func(d zfs.Dataset) bool {
+		return !isReplica(d, root) || !d.Mounted || d.ReadOnly
+	}), err
 }
 
-// quiesce takes every writable dataset of tarn's out of reach, assigned or not:
-// at the start, when there is no lease yet, and at the end, when there is none
-// any more.
-func (o *orphans) quiesce(ctx context.Context) error {
-	open, err := o.writable(ctx)
-	if err != nil {
-		return err
-	}
+// quiesce takes every writable dataset of tarn's in some pools out of reach, assigned
+// or not: at the start, when there is no lease yet, and at the end, when there is
+// none any more.
+func (o *orphans) quiesce(ctx context.Context, pools ...string) error {
 	var problems []error
-	for _, d := range open {
-		problems = append(problems, withdraw(ctx, o.storage, o.exports, d))
+	for _, pool := range pools {
+		open, err := o.writable(ctx, pool)
+		problems = append(problems, err)
+		for _, d := range open {
+			problems = append(problems, withdraw(ctx, o.storage, o.exports, d))
+		}
 	}
 	return errors.Join(problems...)
 }

@@ -15,24 +15,17 @@ import (
 const gib = float64(1 << 30)
 
 // describe is what the control plane is told about this host.
-func (a *Agent) describe(ctx context.Context) (*tarnv1.Host, error) {
-	caps, err := a.storage.Capabilities(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("ask storage for its capabilities: %w", err)
-	}
-	status, err := a.storage.Pools(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list pools: %w", err)
-	}
+func (a *Agent) describe(ctx context.Context) *tarnv1.Host {
+	status := a.pools.status()
 	host := &tarnv1.Host{
 		Id: a.hostID, Name: a.cfg.Name, AvailabilityZone: a.cfg.AvailabilityZone, Address: a.cfg.Advertise,
 		Backend: a.cfg.Backend, Version: a.cfg.Version, FenceClass: a.fenceClass(), SessionId: a.session,
-		Capabilities: features(caps),
+		Capabilities: a.features(ctx),
 	}
 	for _, p := range a.cfg.Pools {
 		host.Pools = append(host.Pools, describePool(p, find(status, p.Name)))
 	}
-	return host, nil
+	return host
 }
 
 // describePool joins what is configured with what is there. A pool that the
@@ -43,7 +36,7 @@ func describePool(p PoolConfig, status zfs.PoolStatus) *tarnv1.Pool {
 		TotalCapacityGib: float64(status.Size) / gib, FreeCapacityGib: float64(status.Free) / gib,
 		ReservedPercentage: p.ReservedPercentage, MaxOverSubscriptionRatio: p.MaxOverSubscriptionRatio,
 		ThinProvisioning: true, StorageProtocol: "NFS", Capabilities: maps.Clone(p.Capabilities),
-		Health: or(status.Health, "UNAVAIL"),
+		Health: or(status.Health, unavailable),
 	}
 	if status.GUID != 0 {
 		pool.Guid = status.GUID.String()
@@ -56,14 +49,18 @@ func describePool(p PoolConfig, status zfs.PoolStatus) *tarnv1.Pool {
 	return pool
 }
 
-func find(pools []zfs.PoolStatus, name string) zfs.PoolStatus {
-	if i := slices.IndexFunc(pools, func(p zfs.PoolStatus) bool { return p.Name == name }); i >= 0 {
-		return pools[i]
+// features are the storage's capabilities. A storage that does not answer has none:
+// the host registers all the same, and again when it does.
+func (a *Agent) features(ctx context.Context) map[string]string {
+	caps, err := a.storage.Capabilities(ctx)
+	if err != nil {
+		a.log.Error("storage does not tell what it can do", "err", err)
+		return map[string]string{"storage_engine": a.cfg.Storage}
 	}
-	return zfs.PoolStatus{}
+	return features(caps)
 }
 
-// features are the storage's capabilities as share types can ask for them.
+// features are capabilities as share types can ask for them.
 func features(c zfs.Capabilities) map[string]string {
 	all := map[string]string{"storage_engine": c.Engine, "storage_version": c.Version}
 	for name, on := range flags(c) {
@@ -107,12 +104,49 @@ func (a *Agent) fencedBy() tarnv1.FenceClass {
 	return a.fenceClass()
 }
 
+// announce registers anew whenever a pool has come back, or the storage with it:
+// what the host has and can do may be different.
+func (a *Agent) announce(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.announceKick:
+		}
+		if err := a.register(ctx); err != nil {
+			return ended(ctx, err)
+		}
+	}
+}
+
+// spread tells the ring what the host can do now.
+func (a *Agent) spread(features map[string]string) {
+	if a.ring == nil {
+		return
+	}
+	if err := a.ring.SetMeta(a.gossipMeta(features)); err != nil {
+		a.log.Debug("capabilities were not gossiped yet", "err", err)
+	}
+}
+
+// poolsChanged lets everybody look anew at pools that came back.
+func (a *Agent) poolsChanged(usable, _ []string) {
+	for _, pool := range usable {
+		a.workers.recheckPool(pool)
+	}
+	a.sweepSoon()
+	a.reports.soon()
+	if a.registered.Load() {
+		select {
+		case a.announceKick <- struct{}{}:
+		default:
+		}
+	}
+}
+
 // register announces the host until the control plane has taken note.
 func (a *Agent) register(ctx context.Context) error {
-	host, err := a.describe(ctx)
-	if err != nil {
-		return err
-	}
+	host := a.describe(ctx)
 	for name, on := range host.GetCapabilities() {
 		if on == "true" {
 			a.counters.StorageCapability.WithLabelValues(a.cfg.Name, name).Set(1)
@@ -121,6 +155,8 @@ func (a *Agent) register(ctx context.Context) error {
 	for failures := 0; ; failures++ {
 		resp, err := call(ctx, a, "Register", callTimeout, a.control.Register, &tarnv1.RegisterRequest{Host: host})
 		if err == nil {
+			a.registered.Store(true)
+			a.spread(host.GetCapabilities())
 			a.log.Info("registered", "host", a.hostID, "session", a.session, "cluster", resp.GetClusterId())
 			return nil
 		}

@@ -16,7 +16,7 @@ const coalesce = 100 * time.Millisecond
 // everything every interval. Safe for concurrent use.
 type reports struct {
 	send    func(context.Context, *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error)
-	pools   func(context.Context) ([]zfs.PoolStatus, error)
+	pools   func() []zfs.PoolStatus
 	host    string
 	session string
 	// class is what enforces the end of a lease at this moment.
@@ -36,7 +36,6 @@ type reports struct {
 	latest   map[string]*tarnv1.ReplicaReport
 	changed  map[string]bool
 	history  map[string]*history
-	pooled   []zfs.PoolStatus // as last listed
 	sequence uint64
 }
 
@@ -160,22 +159,13 @@ func (r *reports) pause(want bool, next time.Time) time.Duration {
 // once sends one report; what it could not send stays changed. It tells if the
 // report was complete, and if the leader wants a full one.
 func (r *reports) once(ctx context.Context, full bool) (complete, want bool, err error) {
-	var pools []*tarnv1.PoolReport
-	if full {
-		status, err := r.pools(ctx)
-		if err != nil {
-			return false, false, err
-		}
-		pools = poolReports(status)
-		r.mu.Lock()
-		r.pooled = status
-		r.mu.Unlock()
-	}
 	if full {
 		r.freshen()
 	}
 	req := r.compose(full)
-	req.Pools = pools
+	if full {
+		req.Pools = poolReports(r.pools())
+	}
 	resp, err := r.send(ctx, req)
 	if err != nil {
 		r.giveBack(req)

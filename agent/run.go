@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -56,9 +58,7 @@ func (a *Agent) services(ctx context.Context, group *errgroup.Group) {
 
 // work is the agent's life: first nothing is writable, then it follows the control plane.
 func (a *Agent) work(ctx context.Context) error {
-	if err := a.prepare(ctx); err != nil {
-		return ended(ctx, err)
-	}
+	a.pools.look(ctx)
 	group, ctx := errgroup.WithContext(ctx)
 	a.workers.begin(ctx)
 	group.Go(func() error { return ended(ctx, a.keeper.Run(ctx)) })
@@ -66,11 +66,13 @@ func (a *Agent) work(ctx context.Context) error {
 	for _, cadence := range a.cadences {
 		group.Go(func() error { return ended(ctx, cadence.Run(ctx)) })
 	}
+	group.Go(func() error { return a.pools.run(ctx) })
 	group.Go(func() error { return a.sweeps(ctx) })
 	group.Go(func() error {
 		if err := a.register(ctx); err != nil {
 			return ended(ctx, err)
 		}
+		group.Go(func() error { return a.announce(ctx) })
 		group.Go(func() error { return a.reports.run(ctx) })
 		return a.follow(ctx)
 	})
@@ -88,18 +90,19 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
-// prepare makes the datasets above the replicas, and takes out of reach what an
-// earlier life left writable: this one has no lease yet.
-func (a *Agent) prepare(ctx context.Context) error {
-	for _, p := range a.cfg.Pools {
-		err := a.storage.Create(ctx, a.root(p.Name), map[string]string{zfs.PropCanMount: "off"}, true)
-		if err != nil && !errors.Is(err, zfs.ErrExists) {
-			return fmt.Errorf("prepare pool %s: %w", p.Name, err)
-		}
+// preparePool makes the dataset above a pool's replicas, and takes out of reach what
+// an earlier life left writable: there is no lease for it yet.
+func (a *Agent) preparePool(ctx context.Context, pool string) error {
+	err := a.storage.Create(ctx, a.root(pool), a.rootProperties(pool), true)
+	if errors.Is(err, zfs.ErrExists) {
+		err = a.storage.Set(ctx, a.root(pool), a.rootProperties(pool))
 	}
-	if err := a.orphans.quiesce(ctx); err != nil {
+	if err != nil {
+		return fmt.Errorf("prepare %s: %w", a.root(pool), err)
+	}
+	if err := a.orphans.quiesce(ctx, pool); err != nil {
 		// A client holds on to it. Workers and the dead-man go on trying.
-		a.log.Error("what an earlier run left writable could not be unmounted yet", "err", err)
+		a.log.Error("what an earlier run left writable could not be unmounted yet", "pool", pool, "err", err)
 	}
 	return nil
 }
@@ -109,7 +112,7 @@ func (a *Agent) prepare(ctx context.Context) error {
 func (a *Agent) retire() error {
 	ctx, cancel := context.WithTimeout(context.Background(), retireTimeout)
 	defer cancel()
-	err := a.orphans.quiesce(ctx)
+	err := a.orphans.quiesce(ctx, slices.Collect(maps.Keys(a.orphans.roots))...)
 	a.countFence("retire", err)
 	if err != nil {
 		return fmt.Errorf("unmount before the end: %w", err)
@@ -139,7 +142,7 @@ func (a *Agent) sweeps(ctx context.Context) error {
 		case <-a.sweepKick:
 		case <-ticker.C:
 		}
-		if a.Ready() != nil {
+		if !a.heard() {
 			continue
 		}
 		if err := a.orphans.sweep(ctx); err != nil && ctx.Err() == nil {

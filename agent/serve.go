@@ -142,20 +142,21 @@ func (a *Agent) buildGossip() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	caps, err := a.storage.Capabilities(ctx)
-	if err != nil {
-		return fmt.Errorf("ask storage for its capabilities: %w", err)
-	}
 	a.ring, err = gossip.New(gossip.Config{
 		Bind: a.cfg.Gossip.Bind, Advertise: a.cfg.Gossip.Advertise, Key: key, Label: a.material.Identity().Cluster,
 		Profile: gossip.Profile(a.cfg.Gossip.Profile), Peers: func() []string { return a.cfg.Gossip.Join },
-		Meta: gossip.Meta{
-			Role: gossip.RoleAgent, HostID: a.hostID, Zone: a.cfg.AvailabilityZone, StreamAddress: a.cfg.Advertise,
-			Capabilities: capabilityHash(features(caps)), Pools: uint32(len(a.cfg.Pools)),
-		},
+		Meta:   a.gossipMeta(a.features(ctx)),
 		Notify: a.heardGossip, Logger: a.log,
 	})
 	return err
+}
+
+// gossipMeta is what others see of this host in the ring.
+func (a *Agent) gossipMeta(features map[string]string) gossip.Meta {
+	return gossip.Meta{
+		Role: gossip.RoleAgent, HostID: a.hostID, Zone: a.cfg.AvailabilityZone, StreamAddress: a.cfg.Advertise,
+		Capabilities: capabilityHash(features), Pools: uint32(len(a.cfg.Pools)),
+	}
 }
 
 func (a *Agent) heardGossip(events []gossip.Event) {

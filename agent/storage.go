@@ -37,6 +37,24 @@ func openDir(cfg Config, log *slog.Logger) (Storage, error) {
 	return host, nil
 }
 
+// rootProperties are those of the dataset above all replicas of a pool. It is never
+// mounted itself; what is below it and was never told otherwise is read-only, and no
+// sharing of the storage's own makes it reachable: a stream that was cut, or a host
+// that boots, exposes nothing.
+func (a *Agent) rootProperties(pool string) map[string]string {
+	props := map[string]string{zfs.PropCanMount: "off"}
+	if a.cfg.Storage == StorageDir {
+		return props
+	}
+	props[zfs.PropReadOnly], props[propShareNFS] = "on", "off"
+	if p, _ := a.pool(pool); p.Mountpoint != "" {
+		props[zfs.PropMountpoint] = filepath.Clean(p.Mountpoint)
+	}
+	return props
+}
+
+const propShareNFS = "sharenfs"
+
 // RunDeadman is the whole of the dead-man's process, which Config.DeadmanCommand
 // starts: it fences datasets at the end of their lease when the agent, stopped or
 // dead, cannot. dir is the agent's data directory, the last argument of the command.

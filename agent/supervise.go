@@ -179,6 +179,17 @@ func (w *workers) recheck(dataset string) {
 	}
 }
 
+// recheckPool does so for all datasets of a pool.
+func (w *workers) recheckPool(pool string) {
+	for _, u := range w.all() {
+		u.mu.Lock()
+		if u.worker != nil && u.assignment.GetPool() == pool {
+			u.restart()
+		}
+		u.mu.Unlock()
+	}
+}
+
 func (w *workers) all() []*unit {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -13,8 +13,12 @@ import (
 
 // Target is a dataset that may have to be made unreachable.
 type Target struct {
-	// PoolDir is the pool's directory on this host, absolute.
-	PoolDir string `json:"pool_dir"`
+	// Engine that the dataset is of; "" is the one of plain directories, which was
+	// the only one when the first helpers were written.
+	Engine string `json:"engine,omitempty"`
+	// PoolDir is the pool's directory on this host, absolute; "" for engines that find
+	// a pool by its name.
+	PoolDir string `json:"pool_dir,omitempty"`
 	// Dataset is the full name, pool first.
 	Dataset string `json:"dataset"`
 }
@@ -72,7 +76,10 @@ func decodeOrder(line []byte) (order, error) {
 }
 
 func (t Target) check() error {
-	if !filepath.IsAbs(t.PoolDir) || filepath.Clean(t.PoolDir) != t.PoolDir {
+	if strings.ContainsFunc(t.Engine, func(r rune) bool { return r < 'a' || r > 'z' }) {
+		return fmt.Errorf("%w: engine %q", errMessage, t.Engine)
+	}
+	if (t.Engine == "" || t.PoolDir != "") && (!filepath.IsAbs(t.PoolDir) || filepath.Clean(t.PoolDir) != t.PoolDir) {
 		return fmt.Errorf("%w: pool directory %q is not a clean absolute path", errMessage, t.PoolDir)
 	}
 	for part := range strings.SplitSeq(t.Dataset, "/") {

@@ -78,7 +78,10 @@ func (f *facts) common() zfs.GUID {
 func (w *Worker) observe(ctx context.Context, l layout) (facts, error) {
 	var f facts
 	var err error
-	if f.ds, err = w.dataset(ctx, l.dataset()); err != nil {
+	if f.ds, err = w.dataset(ctx, l.dataset()); err == nil && f.ds == nil {
+		f.ds, err = w.surelyMissing(ctx, l)
+	}
+	if err != nil {
 		return f, err
 	}
 	if f.ds != nil {
@@ -91,6 +94,20 @@ func (w *Worker) observe(ctx context.Context, l layout) (facts, error) {
 		return f, err
 	}
 	return f, w.observeAsides(ctx, l, &f)
+}
+
+// surelyMissing looks again at a dataset that was not found: with an exported pool
+// all of its datasets seem to be gone, and neither may they be made anew then, nor
+// reported as removed.
+func (w *Worker) surelyMissing(ctx context.Context, l layout) (*zfs.Dataset, error) {
+	pool, err := w.dataset(ctx, l.pool)
+	if err == nil && pool == nil {
+		err = &zfs.Error{Op: "get", Object: l.pool, Class: zfs.ErrPoolUnavailable, Text: "the pool is not imported"}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return w.dataset(ctx, l.dataset()) // the pool may have come back in between
 }
 
 func (w *Worker) dataset(ctx context.Context, name string) (*zfs.Dataset, error) {
