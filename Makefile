@@ -42,6 +42,11 @@ test: deps vet lint arch ## All checks and tests with the race detector.
 shorttest: ## Tests in short mode, without the race detector.
 	go test -short $(GOTESTFLAGS) ./...
 
+.PHONY: test-kernel
+test-kernel: ## The tests of test/vm/suites on a kernel with OpenZFS, in a virtual machine.
+	@test/install kernel
+	test/vm/test
+
 .PHONY: e2e
 e2e: build ## Real binaries on loopback: CLI scripts, 200 shares, chaos, lost control nodes.
 	TARN_E2E=1 go test -count=1 -timeout 30m -v ./test/e2e $(GOTESTFLAGS) -args -chaos $(CHAOS)
@@ -89,15 +94,11 @@ checkgenerate: generate ## Fail if the generated code is not what the .proto fil
 	@test -z "$$(git status --porcelain -- proto)" || { git --no-pager diff --stat -- proto; git status --short -- proto; \
 	  echo "generated code differs: run make generate and commit"; exit 1; }
 
-# Debian's prometheus brings promtool, for checking rules and metric names. Without
-# it those tests say that they are skipped.
+# The Debian packages that tests use stand in test/packages. What stays missing is
+# skipped by its tests, which say so.
 .PHONY: deps
 deps:
-	@if ! command -v promtool >/dev/null; then \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq install -y --no-install-recommends prometheus; } </dev/null >/dev/null \
-	      || echo "could not install prometheus: tests that need promtool are skipped"; \
-	  else echo "no promtool (Debian package prometheus): tests that need it are skipped"; fi; fi
+	@test/install test || true
 
 .PHONY: tools-proto
 tools-proto: $(TOOLS)/buf-$(BUF_VERSION) $(TOOLS)/gen-$(PROTOC_GEN_GO)-$(PROTOC_GEN_CONNECT)

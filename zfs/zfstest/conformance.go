@@ -43,19 +43,24 @@ func Conformance(t *testing.T, newEnv func(t *testing.T) Env) {
 		{"trees", treeTests()},
 		{"concurrency", concurrencyTests()},
 	}
+	var counts tally
+	var caps zfs.Capabilities
 	for _, g := range groups {
 		t.Run(g.name, func(t *testing.T) {
 			for name, fn := range g.tests {
 				t.Run(name, func(t *testing.T) {
+					counts.count(t)
 					s := &suite{Env: newEnv(t)}
 					var err error
 					s.caps, err = s.Host.Capabilities(t.Context())
 					ok(t, err)
+					caps = s.caps
 					fn(t, s)
 				})
 			}
 		})
 	}
+	counts.record(t, caps)
 }
 
 // need skips a test whose capability is missing, and says so.
