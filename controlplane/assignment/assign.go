@@ -148,7 +148,9 @@ func (f *facts) wanted(r *tarnv1.Replica) (keep, remove []*tarnv1.WantedSnapshot
 }
 
 func (f *facts) exports(r *tarnv1.Replica, role tarnv1.Role) *tarnv1.Exports {
-	e := &tarnv1.Exports{Revision: f.share.GetAccessRevision(), Fsid: r.GetId()}
+	e := &tarnv1.Exports{
+		Revision: f.share.GetAccessRevision(), Fsid: r.GetId(), Squash: schedule.Squash(f.share.GetExtraSpecs()),
+	}
 	readOnly := false
 	switch role {
 	case tarnv1.Role_ROLE_ACTIVE:

@@ -150,6 +150,22 @@ func TestExports(t *testing.T) {
 	}
 }
 
+func TestSquashOfTheTypeReachesTheServer(t *testing.T) {
+	for spec, want := range map[string]tarnv1.Squash{
+		"": tarnv1.Squash_SQUASH_ROOT, "none": tarnv1.Squash_SQUASH_NONE, "all": tarnv1.Squash_SQUASH_ALL,
+	} {
+		f := shareOf(readable, &tarnv1.Fencing{})
+		if spec != "" {
+			f.share.ExtraSpecs = map[string]string{"tarn:squash": spec}
+		}
+		for _, id := range []string{"a", "b"} {
+			if got := f.of(id).GetExports().GetSquash(); got != want {
+				t.Errorf("tarn:squash=%q: replica %s is exported with %v", spec, id, got)
+			}
+		}
+	}
+}
+
 func TestFsidFollowsTheLastLossOnly(t *testing.T) {
 	share := &tarnv1.Share{Id: "0190b8a0-0000-7000-8000-000000000001", Fencing: &tarnv1.Fencing{}}
 	fsid := func(lossEpoch, epoch uint64) string {

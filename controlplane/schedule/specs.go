@@ -24,6 +24,7 @@ const (
 	specRPO            = "tarn:rpo"
 	specRateLimit      = "tarn:rate_limit"
 	specKeep           = "tarn:keep"
+	specSquash         = "tarn:squash"
 	tarnScope          = "tarn:"
 )
 
@@ -56,6 +57,7 @@ type Specs struct {
 	RPO                               time.Duration
 	RateLimitBytesPerSecond           int64 // 0: unlimited
 	Keep                              []KeepRule
+	Squash                            tarnv1.Squash // root when the type does not say
 }
 
 // KeepRule keeps snapshots of a span of time at a distance from each other.
@@ -100,7 +102,7 @@ func ParseSpecs(specs map[string]string) (Specs, error) {
 var keyPattern = regexp.MustCompile(`^[\w.\-:]{1,255}$`)
 
 func parse(specs map[string]string) (Specs, []*tarnv1.FieldViolation) {
-	out := Specs{RPO: DefaultRPO}
+	out := Specs{RPO: DefaultRPO, Squash: tarnv1.Squash_SQUASH_ROOT}
 	var bad []*tarnv1.FieldViolation
 	violate := func(key, rule string) {
 		bad = append(bad, &tarnv1.FieldViolation{Field: "extra_specs." + shorten(key), Rule: rule})
@@ -122,7 +124,7 @@ func parse(specs map[string]string) (Specs, []*tarnv1.FieldViolation) {
 				violate(key, err.Error())
 			}
 		case strings.HasPrefix(key, tarnScope):
-			violate(key, fmt.Sprintf("is unknown; the keys of tarn are %s, %s and %s", specKeep, specRateLimit, specRPO))
+			violate(key, fmt.Sprintf("is unknown; the keys of tarn are %s, %s, %s and %s", specKeep, specRateLimit, specRPO, specSquash))
 		}
 	}
 	if out.MaxShareSizeGiB > 0 && out.MinShareSizeGiB > out.MaxShareSizeGiB {
@@ -156,6 +158,7 @@ func (s *Specs) readers() map[string]func(string) error {
 		specRPO:             func(v string) (err error) { s.RPO, err = parseRPO(v); return err },
 		specRateLimit:       func(v string) (err error) { s.RateLimitBytesPerSecond, err = parseRate(v); return err },
 		specKeep:            func(v string) (err error) { s.Keep, err = parseKeep(v); return err },
+		specSquash:          func(v string) (err error) { s.Squash, err = parseSquash(v); return err },
 	}
 }
 
@@ -195,4 +198,14 @@ func RateLimit(specs map[string]string) int64 {
 		return 0
 	}
 	return limit
+}
+
+// Squash returns tarn:squash; root when it is absent or not valid (it was checked
+// when the type was written).
+func Squash(specs map[string]string) tarnv1.Squash {
+	squash, err := parseSquash(specs[specSquash])
+	if err != nil {
+		return tarnv1.Squash_SQUASH_ROOT
+	}
+	return squash
 }

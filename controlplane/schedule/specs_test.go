@@ -84,7 +84,9 @@ func TestValidateExtraSpecs(t *testing.T) {
 		{"tarn:keep", "1h:all,24h:1h,30d:1d", ""},
 		{"tarn:keep", "24h:1h,1h:all", "must grow"},
 		{"tarn:keep", "1h", "AGE:DISTANCE"},
-		{"tarn:rop", "10s", "tarn:keep, tarn:rate_limit and tarn:rpo"},
+		{"tarn:squash", "none", ""},
+		{"tarn:squash", "root_squash", "none, root or all"},
+		{"tarn:rop", "10s", "tarn:keep, tarn:rate_limit, tarn:rpo and tarn:squash"},
 		{"vendor:thing", "x", ""},
 		{"ssd", "true", ""},
 		{"bad key", "x", "1 to 255 letters"},
@@ -109,12 +111,12 @@ func TestValidateExtraSpecs(t *testing.T) {
 func TestParseSpecs(t *testing.T) {
 	got, err := ParseSpecs(map[string]string{
 		"driver_handles_share_servers": "False", "replication_type": "dr", "snapshot_support": "true",
-		"availability_zones": "a,b", "provisioning:min_share_size": "2", "tarn:rpo": "10s", "tarn:rate_limit": "2k",
+		"availability_zones": "a,b", "provisioning:min_share_size": "2", "tarn:rpo": "10s", "tarn:rate_limit": "2k", "tarn:squash": "all",
 		"tarn:keep": "1h:all,1d:1h",
 	})
 	want := Specs{
 		ReplicationType: tarnv1.ReplicationType_REPLICATION_TYPE_DR, SnapshotSupport: true,
-		AvailabilityZones: []string{"a", "b"}, MinShareSizeGiB: 2, RPO: 10 * time.Second, RateLimitBytesPerSecond: 2048,
+		AvailabilityZones: []string{"a", "b"}, MinShareSizeGiB: 2, RPO: 10 * time.Second, RateLimitBytesPerSecond: 2048, Squash: tarnv1.Squash_SQUASH_ALL,
 		Keep: []KeepRule{{For: time.Hour}, {For: 24 * time.Hour, Every: time.Hour}},
 	}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {

@@ -39,6 +39,18 @@ func replicationTypeName(t tarnv1.ReplicationType) string {
 	return strings.ToLower(strings.TrimPrefix(t.String(), "REPLICATION_TYPE_"))
 }
 
+func parseSquash(s string) (tarnv1.Squash, error) {
+	switch s {
+	case "none":
+		return tarnv1.Squash_SQUASH_NONE, nil
+	case "root":
+		return tarnv1.Squash_SQUASH_ROOT, nil
+	case "all":
+		return tarnv1.Squash_SQUASH_ALL, nil
+	}
+	return 0, errors.New("must be none, root or all")
+}
+
 func parseZones(s string) ([]string, error) {
 	zones := splitList(s)
 	if len(zones) == 0 {

@@ -23,6 +23,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Squash says which of a client's users become nobody.
+type Squash int32
+
+const (
+	Squash_SQUASH_UNSPECIFIED Squash = 0
+	Squash_SQUASH_NONE        Squash = 1
+	Squash_SQUASH_ROOT        Squash = 2
+	Squash_SQUASH_ALL         Squash = 3
+)
+
+// Enum value maps for Squash.
+var (
+	Squash_name = map[int32]string{
+		0: "SQUASH_UNSPECIFIED",
+		1: "SQUASH_NONE",
+		2: "SQUASH_ROOT",
+		3: "SQUASH_ALL",
+	}
+	Squash_value = map[string]int32{
+		"SQUASH_UNSPECIFIED": 0,
+		"SQUASH_NONE":        1,
+		"SQUASH_ROOT":        2,
+		"SQUASH_ALL":         3,
+	}
+)
+
+func (x Squash) Enum() *Squash {
+	p := new(Squash)
+	*p = x
+	return p
+}
+
+func (x Squash) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Squash) Descriptor() protoreflect.EnumDescriptor {
+	return file_tarn_v1_agent_proto_enumTypes[0].Descriptor()
+}
+
+func (Squash) Type() protoreflect.EnumType {
+	return &file_tarn_v1_agent_proto_enumTypes[0]
+}
+
+func (x Squash) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Squash.Descriptor instead.
+func (Squash) EnumDescriptor() ([]byte, []int) {
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{0}
+}
+
 type RegisterRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          *Host                  `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -728,7 +781,9 @@ type Exports struct {
 	Revision uint64        `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	Rules    []*ExportRule `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`
 	// Explicit NFS fsid: constant over planned moves.
-	Fsid          string `protobuf:"bytes,3,opt,name=fsid,proto3" json:"fsid,omitempty"`
+	Fsid string `protobuf:"bytes,3,opt,name=fsid,proto3" json:"fsid,omitempty"`
+	// Whom clients are taken for. Unspecified is root.
+	Squash        Squash `protobuf:"varint,4,opt,name=squash,proto3,enum=tarn.v1.Squash" json:"squash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -782,6 +837,13 @@ func (x *Exports) GetFsid() string {
 		return x.Fsid
 	}
 	return ""
+}
+
+func (x *Exports) GetSquash() Squash {
+	if x != nil {
+		return x.Squash
+	}
+	return Squash_SQUASH_UNSPECIFIED
 }
 
 type ExportRule struct {
@@ -1855,11 +1917,12 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\x0eWantedSnapshot\x12\x1f\n" +
 	"\vsnapshot_id\x18\x01 \x01(\tR\n" +
 	"snapshotId\x12\x12\n" +
-	"\x04guid\x18\x02 \x01(\x06R\x04guid\"d\n" +
+	"\x04guid\x18\x02 \x01(\x06R\x04guid\"\x8d\x01\n" +
 	"\aExports\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12)\n" +
 	"\x05rules\x18\x02 \x03(\v2\x13.tarn.v1.ExportRuleR\x05rules\x12\x12\n" +
-	"\x04fsid\x18\x03 \x01(\tR\x04fsid\"\x88\x01\n" +
+	"\x04fsid\x18\x03 \x01(\tR\x04fsid\x12'\n" +
+	"\x06squash\x18\x04 \x01(\x0e2\x0f.tarn.v1.SquashR\x06squash\"\x88\x01\n" +
 	"\n" +
 	"ExportRule\x12$\n" +
 	"\x0eaccess_rule_id\x18\x01 \x01(\tR\faccessRuleId\x12\x1b\n" +
@@ -1957,7 +2020,13 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\x12-\n" +
 	"\agranted\x18\x02 \x03(\v2\x13.tarn.v1.LeaseShareR\agranted\x12-\n" +
 	"\arevoked\x18\x03 \x03(\v2\x13.tarn.v1.LeaseShareR\arevoked\x125\n" +
-	"\bduration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bduration2\x9b\x02\n" +
+	"\bduration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bduration*R\n" +
+	"\x06Squash\x12\x16\n" +
+	"\x12SQUASH_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vSQUASH_NONE\x10\x01\x12\x0f\n" +
+	"\vSQUASH_ROOT\x10\x02\x12\x0e\n" +
+	"\n" +
+	"SQUASH_ALL\x10\x032\x9b\x02\n" +
 	"\fAgentService\x12?\n" +
 	"\bRegister\x12\x18.tarn.v1.RegisterRequest\x1a\x19.tarn.v1.RegisterResponse\x12H\n" +
 	"\vAssignments\x12\x1b.tarn.v1.AssignmentsRequest\x1a\x1c.tarn.v1.AssignmentsResponse\x129\n" +
@@ -1977,96 +2046,99 @@ func file_tarn_v1_agent_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_agent_proto_rawDescData
 }
 
+var file_tarn_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_tarn_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_tarn_v1_agent_proto_goTypes = []any{
-	(*RegisterRequest)(nil),       // 0: tarn.v1.RegisterRequest
-	(*RegisterResponse)(nil),      // 1: tarn.v1.RegisterResponse
-	(*AssignmentsRequest)(nil),    // 2: tarn.v1.AssignmentsRequest
-	(*AssignmentsResponse)(nil),   // 3: tarn.v1.AssignmentsResponse
-	(*Assignment)(nil),            // 4: tarn.v1.Assignment
-	(*Source)(nil),                // 5: tarn.v1.Source
-	(*Peer)(nil),                  // 6: tarn.v1.Peer
-	(*CloneSource)(nil),           // 7: tarn.v1.CloneSource
-	(*WantedSnapshot)(nil),        // 8: tarn.v1.WantedSnapshot
-	(*Exports)(nil),               // 9: tarn.v1.Exports
-	(*ExportRule)(nil),            // 10: tarn.v1.ExportRule
-	(*ReplicationOptions)(nil),    // 11: tarn.v1.ReplicationOptions
-	(*ReportRequest)(nil),         // 12: tarn.v1.ReportRequest
-	(*ReportResponse)(nil),        // 13: tarn.v1.ReportResponse
-	(*PoolReport)(nil),            // 14: tarn.v1.PoolReport
-	(*ReplicaReport)(nil),         // 15: tarn.v1.ReplicaReport
-	(*ReportedExport)(nil),        // 16: tarn.v1.ReportedExport
-	(*SnapshotReport)(nil),        // 17: tarn.v1.SnapshotReport
-	(*DemoteAck)(nil),             // 18: tarn.v1.DemoteAck
-	(*RenewLeaseRequest)(nil),     // 19: tarn.v1.RenewLeaseRequest
-	(*LeaseShare)(nil),            // 20: tarn.v1.LeaseShare
-	(*RenewLeaseResponse)(nil),    // 21: tarn.v1.RenewLeaseResponse
-	(*Host)(nil),                  // 22: tarn.v1.Host
-	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
-	(Role)(0),                     // 24: tarn.v1.Role
-	(*LineageEntry)(nil),          // 25: tarn.v1.LineageEntry
-	(ReplicationType)(0),          // 26: tarn.v1.ReplicationType
-	(AccessLevel)(0),              // 27: tarn.v1.AccessLevel
-	(FenceClass)(0),               // 28: tarn.v1.FenceClass
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
-	(*TransferProgress)(nil),      // 30: tarn.v1.TransferProgress
-	(*RuleError)(nil),             // 31: tarn.v1.RuleError
-	(*ReplicaError)(nil),          // 32: tarn.v1.ReplicaError
-	(*DivergentCopy)(nil),         // 33: tarn.v1.DivergentCopy
+	(Squash)(0),                   // 0: tarn.v1.Squash
+	(*RegisterRequest)(nil),       // 1: tarn.v1.RegisterRequest
+	(*RegisterResponse)(nil),      // 2: tarn.v1.RegisterResponse
+	(*AssignmentsRequest)(nil),    // 3: tarn.v1.AssignmentsRequest
+	(*AssignmentsResponse)(nil),   // 4: tarn.v1.AssignmentsResponse
+	(*Assignment)(nil),            // 5: tarn.v1.Assignment
+	(*Source)(nil),                // 6: tarn.v1.Source
+	(*Peer)(nil),                  // 7: tarn.v1.Peer
+	(*CloneSource)(nil),           // 8: tarn.v1.CloneSource
+	(*WantedSnapshot)(nil),        // 9: tarn.v1.WantedSnapshot
+	(*Exports)(nil),               // 10: tarn.v1.Exports
+	(*ExportRule)(nil),            // 11: tarn.v1.ExportRule
+	(*ReplicationOptions)(nil),    // 12: tarn.v1.ReplicationOptions
+	(*ReportRequest)(nil),         // 13: tarn.v1.ReportRequest
+	(*ReportResponse)(nil),        // 14: tarn.v1.ReportResponse
+	(*PoolReport)(nil),            // 15: tarn.v1.PoolReport
+	(*ReplicaReport)(nil),         // 16: tarn.v1.ReplicaReport
+	(*ReportedExport)(nil),        // 17: tarn.v1.ReportedExport
+	(*SnapshotReport)(nil),        // 18: tarn.v1.SnapshotReport
+	(*DemoteAck)(nil),             // 19: tarn.v1.DemoteAck
+	(*RenewLeaseRequest)(nil),     // 20: tarn.v1.RenewLeaseRequest
+	(*LeaseShare)(nil),            // 21: tarn.v1.LeaseShare
+	(*RenewLeaseResponse)(nil),    // 22: tarn.v1.RenewLeaseResponse
+	(*Host)(nil),                  // 23: tarn.v1.Host
+	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
+	(Role)(0),                     // 25: tarn.v1.Role
+	(*LineageEntry)(nil),          // 26: tarn.v1.LineageEntry
+	(ReplicationType)(0),          // 27: tarn.v1.ReplicationType
+	(AccessLevel)(0),              // 28: tarn.v1.AccessLevel
+	(FenceClass)(0),               // 29: tarn.v1.FenceClass
+	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
+	(*TransferProgress)(nil),      // 31: tarn.v1.TransferProgress
+	(*RuleError)(nil),             // 32: tarn.v1.RuleError
+	(*ReplicaError)(nil),          // 33: tarn.v1.ReplicaError
+	(*DivergentCopy)(nil),         // 34: tarn.v1.DivergentCopy
 }
 var file_tarn_v1_agent_proto_depIdxs = []int32{
-	22, // 0: tarn.v1.RegisterRequest.host:type_name -> tarn.v1.Host
-	22, // 1: tarn.v1.RegisterResponse.host:type_name -> tarn.v1.Host
-	23, // 2: tarn.v1.AssignmentsRequest.max_wait:type_name -> google.protobuf.Duration
-	4,  // 3: tarn.v1.AssignmentsResponse.assignments:type_name -> tarn.v1.Assignment
-	24, // 4: tarn.v1.Assignment.role:type_name -> tarn.v1.Role
-	5,  // 5: tarn.v1.Assignment.source:type_name -> tarn.v1.Source
-	6,  // 6: tarn.v1.Assignment.peers:type_name -> tarn.v1.Peer
-	8,  // 7: tarn.v1.Assignment.snapshots:type_name -> tarn.v1.WantedSnapshot
-	8,  // 8: tarn.v1.Assignment.removed_snapshots:type_name -> tarn.v1.WantedSnapshot
-	9,  // 9: tarn.v1.Assignment.exports:type_name -> tarn.v1.Exports
-	23, // 10: tarn.v1.Assignment.rpo:type_name -> google.protobuf.Duration
-	23, // 11: tarn.v1.Assignment.cadence:type_name -> google.protobuf.Duration
-	11, // 12: tarn.v1.Assignment.options:type_name -> tarn.v1.ReplicationOptions
-	25, // 13: tarn.v1.Assignment.lineage:type_name -> tarn.v1.LineageEntry
-	7,  // 14: tarn.v1.Assignment.clone_source:type_name -> tarn.v1.CloneSource
-	26, // 15: tarn.v1.Assignment.replication_type:type_name -> tarn.v1.ReplicationType
-	5,  // 16: tarn.v1.CloneSource.source:type_name -> tarn.v1.Source
-	10, // 17: tarn.v1.Exports.rules:type_name -> tarn.v1.ExportRule
-	27, // 18: tarn.v1.ExportRule.access_level:type_name -> tarn.v1.AccessLevel
-	15, // 19: tarn.v1.ReportRequest.replicas:type_name -> tarn.v1.ReplicaReport
-	14, // 20: tarn.v1.ReportRequest.pools:type_name -> tarn.v1.PoolReport
-	28, // 21: tarn.v1.ReportRequest.fence_class:type_name -> tarn.v1.FenceClass
-	24, // 22: tarn.v1.ReplicaReport.observed_role:type_name -> tarn.v1.Role
-	29, // 23: tarn.v1.ReplicaReport.head_created_at:type_name -> google.protobuf.Timestamp
-	23, // 24: tarn.v1.ReplicaReport.lag:type_name -> google.protobuf.Duration
-	30, // 25: tarn.v1.ReplicaReport.transfer:type_name -> tarn.v1.TransferProgress
-	16, // 26: tarn.v1.ReplicaReport.exports:type_name -> tarn.v1.ReportedExport
-	31, // 27: tarn.v1.ReplicaReport.rule_errors:type_name -> tarn.v1.RuleError
-	17, // 28: tarn.v1.ReplicaReport.snapshots:type_name -> tarn.v1.SnapshotReport
-	32, // 29: tarn.v1.ReplicaReport.error:type_name -> tarn.v1.ReplicaError
-	18, // 30: tarn.v1.ReplicaReport.demote_ack:type_name -> tarn.v1.DemoteAck
-	18, // 31: tarn.v1.ReplicaReport.seal_ack:type_name -> tarn.v1.DemoteAck
-	33, // 32: tarn.v1.ReplicaReport.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	29, // 33: tarn.v1.SnapshotReport.taken_at:type_name -> google.protobuf.Timestamp
-	29, // 34: tarn.v1.DemoteAck.head_created_at:type_name -> google.protobuf.Timestamp
-	20, // 35: tarn.v1.RenewLeaseRequest.shares:type_name -> tarn.v1.LeaseShare
-	20, // 36: tarn.v1.RenewLeaseResponse.granted:type_name -> tarn.v1.LeaseShare
-	20, // 37: tarn.v1.RenewLeaseResponse.revoked:type_name -> tarn.v1.LeaseShare
-	23, // 38: tarn.v1.RenewLeaseResponse.duration:type_name -> google.protobuf.Duration
-	0,  // 39: tarn.v1.AgentService.Register:input_type -> tarn.v1.RegisterRequest
-	2,  // 40: tarn.v1.AgentService.Assignments:input_type -> tarn.v1.AssignmentsRequest
-	12, // 41: tarn.v1.AgentService.Report:input_type -> tarn.v1.ReportRequest
-	19, // 42: tarn.v1.AgentService.RenewLease:input_type -> tarn.v1.RenewLeaseRequest
-	1,  // 43: tarn.v1.AgentService.Register:output_type -> tarn.v1.RegisterResponse
-	3,  // 44: tarn.v1.AgentService.Assignments:output_type -> tarn.v1.AssignmentsResponse
-	13, // 45: tarn.v1.AgentService.Report:output_type -> tarn.v1.ReportResponse
-	21, // 46: tarn.v1.AgentService.RenewLease:output_type -> tarn.v1.RenewLeaseResponse
-	43, // [43:47] is the sub-list for method output_type
-	39, // [39:43] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	23, // 0: tarn.v1.RegisterRequest.host:type_name -> tarn.v1.Host
+	23, // 1: tarn.v1.RegisterResponse.host:type_name -> tarn.v1.Host
+	24, // 2: tarn.v1.AssignmentsRequest.max_wait:type_name -> google.protobuf.Duration
+	5,  // 3: tarn.v1.AssignmentsResponse.assignments:type_name -> tarn.v1.Assignment
+	25, // 4: tarn.v1.Assignment.role:type_name -> tarn.v1.Role
+	6,  // 5: tarn.v1.Assignment.source:type_name -> tarn.v1.Source
+	7,  // 6: tarn.v1.Assignment.peers:type_name -> tarn.v1.Peer
+	9,  // 7: tarn.v1.Assignment.snapshots:type_name -> tarn.v1.WantedSnapshot
+	9,  // 8: tarn.v1.Assignment.removed_snapshots:type_name -> tarn.v1.WantedSnapshot
+	10, // 9: tarn.v1.Assignment.exports:type_name -> tarn.v1.Exports
+	24, // 10: tarn.v1.Assignment.rpo:type_name -> google.protobuf.Duration
+	24, // 11: tarn.v1.Assignment.cadence:type_name -> google.protobuf.Duration
+	12, // 12: tarn.v1.Assignment.options:type_name -> tarn.v1.ReplicationOptions
+	26, // 13: tarn.v1.Assignment.lineage:type_name -> tarn.v1.LineageEntry
+	8,  // 14: tarn.v1.Assignment.clone_source:type_name -> tarn.v1.CloneSource
+	27, // 15: tarn.v1.Assignment.replication_type:type_name -> tarn.v1.ReplicationType
+	6,  // 16: tarn.v1.CloneSource.source:type_name -> tarn.v1.Source
+	11, // 17: tarn.v1.Exports.rules:type_name -> tarn.v1.ExportRule
+	0,  // 18: tarn.v1.Exports.squash:type_name -> tarn.v1.Squash
+	28, // 19: tarn.v1.ExportRule.access_level:type_name -> tarn.v1.AccessLevel
+	16, // 20: tarn.v1.ReportRequest.replicas:type_name -> tarn.v1.ReplicaReport
+	15, // 21: tarn.v1.ReportRequest.pools:type_name -> tarn.v1.PoolReport
+	29, // 22: tarn.v1.ReportRequest.fence_class:type_name -> tarn.v1.FenceClass
+	25, // 23: tarn.v1.ReplicaReport.observed_role:type_name -> tarn.v1.Role
+	30, // 24: tarn.v1.ReplicaReport.head_created_at:type_name -> google.protobuf.Timestamp
+	24, // 25: tarn.v1.ReplicaReport.lag:type_name -> google.protobuf.Duration
+	31, // 26: tarn.v1.ReplicaReport.transfer:type_name -> tarn.v1.TransferProgress
+	17, // 27: tarn.v1.ReplicaReport.exports:type_name -> tarn.v1.ReportedExport
+	32, // 28: tarn.v1.ReplicaReport.rule_errors:type_name -> tarn.v1.RuleError
+	18, // 29: tarn.v1.ReplicaReport.snapshots:type_name -> tarn.v1.SnapshotReport
+	33, // 30: tarn.v1.ReplicaReport.error:type_name -> tarn.v1.ReplicaError
+	19, // 31: tarn.v1.ReplicaReport.demote_ack:type_name -> tarn.v1.DemoteAck
+	19, // 32: tarn.v1.ReplicaReport.seal_ack:type_name -> tarn.v1.DemoteAck
+	34, // 33: tarn.v1.ReplicaReport.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	30, // 34: tarn.v1.SnapshotReport.taken_at:type_name -> google.protobuf.Timestamp
+	30, // 35: tarn.v1.DemoteAck.head_created_at:type_name -> google.protobuf.Timestamp
+	21, // 36: tarn.v1.RenewLeaseRequest.shares:type_name -> tarn.v1.LeaseShare
+	21, // 37: tarn.v1.RenewLeaseResponse.granted:type_name -> tarn.v1.LeaseShare
+	21, // 38: tarn.v1.RenewLeaseResponse.revoked:type_name -> tarn.v1.LeaseShare
+	24, // 39: tarn.v1.RenewLeaseResponse.duration:type_name -> google.protobuf.Duration
+	1,  // 40: tarn.v1.AgentService.Register:input_type -> tarn.v1.RegisterRequest
+	3,  // 41: tarn.v1.AgentService.Assignments:input_type -> tarn.v1.AssignmentsRequest
+	13, // 42: tarn.v1.AgentService.Report:input_type -> tarn.v1.ReportRequest
+	20, // 43: tarn.v1.AgentService.RenewLease:input_type -> tarn.v1.RenewLeaseRequest
+	2,  // 44: tarn.v1.AgentService.Register:output_type -> tarn.v1.RegisterResponse
+	4,  // 45: tarn.v1.AgentService.Assignments:output_type -> tarn.v1.AssignmentsResponse
+	14, // 46: tarn.v1.AgentService.Report:output_type -> tarn.v1.ReportResponse
+	22, // 47: tarn.v1.AgentService.RenewLease:output_type -> tarn.v1.RenewLeaseResponse
+	44, // [44:48] is the sub-list for method output_type
+	40, // [40:44] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_agent_proto_init() }
@@ -2080,13 +2152,14 @@ func file_tarn_v1_agent_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_agent_proto_rawDesc), len(file_tarn_v1_agent_proto_rawDesc)),
-			NumEnums:      0,
+			NumEnums:      1,
 			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_tarn_v1_agent_proto_goTypes,
 		DependencyIndexes: file_tarn_v1_agent_proto_depIdxs,
+		EnumInfos:         file_tarn_v1_agent_proto_enumTypes,
 		MessageInfos:      file_tarn_v1_agent_proto_msgTypes,
 	}.Build()
 	File_tarn_v1_agent_proto = out.File
