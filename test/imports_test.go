@@ -51,7 +51,8 @@ var modules = map[string][]string{
 	"controlplane/schedule": {"google.golang.org/protobuf"},
 	"zfs":                   {},
 	"metrics":               {"github.com/prometheus", "github.com/hashicorp/go-metrics"},
-	"agent/export":          {"google.golang.org/protobuf", "golang.org/x/sys"},
+	// Ganesha is told what to serve over D-Bus; an fsid is a UUID.
+	"agent/export":          {"google.golang.org/protobuf", "golang.org/x/sys", "github.com/godbus/dbus/v5", "github.com/google/uuid"},
 	"controlplane/identity": {"github.com/google/uuid"},
 }
 

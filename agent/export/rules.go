@@ -18,14 +18,25 @@ type Client struct {
 
 // Clients translates rules. With readOnly every one is, whatever its level. A
 // rule that is no address or prefix, or has no level, becomes an error of its
-// own and lets the others pass. The result is in order, one entry per prefix: of
-// two rules for one prefix the wider access counts, as for any client that two
-// different prefixes contain.
+// own and lets the others pass. The result has one entry per prefix (of two rules
+// for one prefix the wider access counts), the most specific first: of several
+// prefixes that contain a client, the first one counts, with every server.
 func Clients(rules []*tarnv1.ExportRule, readOnly bool) ([]Client, []*tarnv1.RuleError) {
+	return clientsOf(rules, readOnly, anyPrefix)
+}
+
+// anyPrefix is for servers that can be told every prefix.
+func anyPrefix(netip.Prefix) error { return nil }
+
+// clientsOf is Clients for a server that refuses some prefixes.
+func clientsOf(rules []*tarnv1.ExportRule, readOnly bool, accepts func(netip.Prefix) error) ([]Client, []*tarnv1.RuleError) {
 	widest := map[netip.Prefix]bool{}
 	var refused []*tarnv1.RuleError
 	for _, rule := range rules {
 		client, err := translate(rule, readOnly)
+		if err == nil {
+			err = accepts(client.Prefix)
+		}
 		if err != nil {
 			refused = append(refused, &tarnv1.RuleError{AccessRuleId: rule.GetAccessRuleId(), Message: err.Error()})
 			continue
@@ -38,9 +49,34 @@ func Clients(rules []*tarnv1.ExportRule, readOnly bool) ([]Client, []*tarnv1.Rul
 		clients = append(clients, Client{Prefix: prefix, ReadOnly: ro})
 	}
 	slices.SortFunc(clients, func(a, b Client) int {
-		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
+		return cmp.Or(a.Prefix.Addr().BitLen()-b.Prefix.Addr().BitLen(),
+			b.Prefix.Bits()-a.Prefix.Bits(), a.Prefix.Addr().Compare(b.Prefix.Addr()))
 	})
 	return clients, refused
+}
+
+// access finds what the rules say of one address; false when none contains it.
+func access(clients []Client, addr netip.Addr) (client Client, ok bool) {
+	addr = addr.Unmap().WithZone("")
+	for _, c := range clients {
+		if c.Prefix.Contains(addr) {
+			return c, true
+		}
+	}
+	return Client{}, false
+}
+
+// halves splits the prefixes of all addresses, which servers' own readers get
+// wrong: exportfs shifts its mask by 32 bits, and Ganesha takes /0 for a path.
+func halves(p netip.Prefix) []netip.Prefix {
+	if p.Bits() > 0 {
+		return []netip.Prefix{p}
+	}
+	low := netip.PrefixFrom(p.Addr(), 1)
+	if p.Addr().Is4() {
+		return []netip.Prefix{low, netip.PrefixFrom(netip.AddrFrom4([4]byte{0x80}), 1)}
+	}
+	return []netip.Prefix{low, netip.PrefixFrom(netip.AddrFrom16([16]byte{0x80}), 1)}
 }
 
 func translate(rule *tarnv1.ExportRule, readOnly bool) (Client, error) {

@@ -1,0 +1,289 @@
+package export
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	tarnv1 "tarn/proto/tarn/v1"
+)
+
+// GaneshaConfig of a Ganesha. Table and Host are required, and either Dir with
+// Listen or Exports.
+type GaneshaConfig struct {
+	// Table is the file of the durable table, mode 0600; its directory exists.
+	Table string
+	// Host is the name or address under which clients know this machine.
+	Host string
+	// AnyPort admits clients from ports of 1024 and above, where any program of
+	// theirs may claim to be any user.
+	AnyPort bool
+
+	// Dir makes the agent run a Ganesha of its own, with everything it needs in
+	// this directory, mode 0700. Its path is short: a socket is in it.
+	Dir string
+	// Listen is where that one serves NFSv4.
+	Listen netip.AddrPort
+	// Command is ganesha.nfsd and BusCommand dbus-daemon, with their first arguments.
+	Command, BusCommand []string
+
+	// Exports is a directory that a Ganesha includes which somebody else runs.
+	Exports string
+	// Bus is the address of that one's message bus; "system" for the system's.
+	Bus string
+
+	Logger *slog.Logger
+}
+
+func (c GaneshaConfig) check() error {
+	switch {
+	case c.Table == "" || c.Host == "":
+		return errors.New("ganesha exporter needs a table file and a host")
+	case (c.Dir == "") == (c.Exports == ""):
+		return errors.New("ganesha exporter needs a directory of its own or that of a running NFS-Ganesha, not both")
+	case c.Dir != "" && (!c.Listen.IsValid() || c.Listen.Port() == 0):
+		return errors.New("ganesha exporter needs an address and a port to listen on")
+	case c.Dir != "" && len(ganeshaLayout{c.Dir}.busSocket()) > 100:
+		return fmt.Errorf("ganesha exporter: %s is too long for a socket in it: use a shorter data_dir", c.Dir)
+	case c.Dir != "":
+		return checkConfigPath(c.Dir)
+	}
+	return nil
+}
+
+// Ganesha exports through NFS-Ganesha, with a file per export for its next start
+// and a message to the running one, whose answer is read back. Exports that
+// others made are never touched. Safe for concurrent use.
+type Ganesha struct {
+	config GaneshaConfig
+	where  ganeshaPlace
+	runner *ganeshaRunner // nil: somebody else runs it
+
+	mu    sync.Mutex
+	table *table
+}
+
+// ganeshaPlace is how a Ganesha is reached.
+type ganeshaPlace struct {
+	// Exports holds a file per export.
+	Exports string `json:"exports"`
+	// Bus is the address of the message bus.
+	Bus string `json:"bus"`
+	// Dir is that of a Ganesha which the agent runs, "" for another.
+	Dir string `json:"dir,omitempty"`
+}
+
+// NewGanesha reads the table, if there is one. It starts nothing.
+func NewGanesha(config GaneshaConfig) (*Ganesha, error) {
+	if err := config.check(); err != nil {
+		return nil, err
+	}
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	table, err := openTable(config.Table)
+	if err != nil {
+		return nil, err
+	}
+	g := &Ganesha{config: config, table: table, where: ganeshaPlace{Exports: config.Exports, Bus: config.Bus}}
+	if config.Dir != "" {
+		layout := ganeshaLayout{config.Dir}
+		g.where = ganeshaPlace{Exports: layout.exports(), Bus: layout.busAddress(), Dir: config.Dir}
+		g.runner = newGaneshaRunner(layout, config)
+	}
+	return g, nil
+}
+
+// Run keeps the agent's own Ganesha alive until ctx ends, then stops it. One that
+// an earlier life of the agent left is taken over, clients notice nothing.
+func (g *Ganesha) Run(ctx context.Context) error {
+	if g.runner == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return g.runner.run(ctx)
+}
+
+// Apply puts the whole rule set of a mountpoint in force and returns where clients
+// find it, after Ganesha itself says so.
+func (g *Ganesha) Apply(ctx context.Context, mountpoint string, want *tarnv1.Exports, readOnly bool) ([]*tarnv1.ReportedExport, []*tarnv1.RuleError, error) {
+	export, refused, err := plan(mountpoint, want, readOnly, ganeshaPrefix)
+	if err != nil {
+		return nil, nil, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.apply(ctx, export); err != nil {
+		return nil, nil, fmt.Errorf("export %s: %w", mountpoint, err)
+	}
+	return reported(g.config.Host, mountpoint), refused, nil
+}
+
+func (g *Ganesha) apply(ctx context.Context, export Export) error {
+	if err := errors.Join(checkConfigPath(export.Mountpoint), checkFSID(export.FSID), g.table.taken(export)); err != nil {
+		return err
+	}
+	b, err := dialBus(ctx, g.where.Bus)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	inUse, err := b.ids(ctx)
+	if err != nil {
+		return err
+	}
+	if export.ID, err = g.number(export, inUse); err != nil {
+		return err
+	}
+	for id, path := range inUse {
+		// The same directory under another fsid is not the same file system.
+		if path == export.Mountpoint && id != export.ID {
+			if err := b.remove(ctx, id); err != nil {
+				return err
+			}
+		}
+	}
+	// The record comes first: what is in force is never unknown to the dead-man.
+	if err := g.table.put(export); err != nil {
+		return err
+	}
+	return g.where.enforce(ctx, b, export, ganeshaClients(export, g.config.AnyPort))
+}
+
+// number keeps the id that the export has, or finds one.
+func (g *Ganesha) number(export Export, inUse map[uint16]string) (uint16, error) {
+	if old, ok := g.table.rows[export.Mountpoint]; ok && old.ID != 0 && old.FSID == export.FSID {
+		if path, used := inUse[old.ID]; !used || path == export.Mountpoint {
+			return old.ID, nil
+		}
+	}
+	return exportID(export.FSID, func(id uint16) bool {
+		if path, used := inUse[id]; used && path != export.Mountpoint {
+			return true
+		}
+		for _, row := range g.table.rows {
+			if row.ID == id && row.Mountpoint != export.Mountpoint {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// enforce makes Ganesha serve an export to clients, and to nobody else.
+func (p ganeshaPlace) enforce(ctx context.Context, b *bus, export Export, clients []ganeshaClient) error {
+	file := p.file(export.Mountpoint)
+	text := []byte(ganeshaText(export, clients))
+	if old, err := os.ReadFile(file); err != nil || !bytes.Equal(old, text) {
+		if err := replaceFile(file, text); err != nil {
+			return err
+		}
+	}
+	info, err := b.show(ctx, export.ID)
+	switch {
+	case errors.Is(err, errNoExport):
+		err = b.add(ctx, file, export.ID)
+	case err != nil:
+	case info.path != export.Mountpoint:
+		err = fmt.Errorf("export id %d is that of %s", export.ID, info.path)
+	case info.confirms(export, clients) == nil:
+		return nil
+	default:
+		err = b.update(ctx, file, export.ID)
+	}
+	if err != nil {
+		return err
+	}
+	if info, err = b.show(ctx, export.ID); err != nil {
+		return fmt.Errorf("read back: %w", err)
+	}
+	return info.confirms(export, clients)
+}
+
+// confirms reports what differs from what Ganesha was told.
+func (i ganeshaExportInfo) confirms(export Export, clients []ganeshaClient) error {
+	if i.path != export.Mountpoint || i.pseudo != export.Mountpoint {
+		return fmt.Errorf("NFS-Ganesha serves %s at %s, want %s", i.path, i.pseudo, export.Mountpoint)
+	}
+	if !slices.Equal(i.clients, clients) || len(i.foreign) > 0 {
+		return fmt.Errorf("NFS-Ganesha serves %s to %v %v, want %v", export.Mountpoint, i.clients, i.foreign, clients)
+	}
+	return nil
+}
+
+// Remove takes a mountpoint away from every client, and with it the state that
+// they have in it. One that is not exported is no error.
+func (g *Ganesha) Remove(ctx context.Context, mountpoint string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	err := g.where.sever(ctx, mountpoint)
+	if err == nil {
+		err = g.table.remove(mountpoint)
+	}
+	if err != nil {
+		return fmt.Errorf("remove export %s: %w", mountpoint, err)
+	}
+	return nil
+}
+
+// sever is Remove without the table. A Ganesha of the agent's that does not run
+// serves nobody.
+func (p ganeshaPlace) sever(ctx context.Context, mountpoint string) error {
+	if err := checkMountpoint(mountpoint); err != nil {
+		return err
+	}
+	// First the file, so that no start brings the export back.
+	if err := os.Remove(p.file(mountpoint)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if p.Dir != "" && !ganeshaAlive(ganeshaLayout{p.Dir}) {
+		return nil
+	}
+	b, err := dialBus(ctx, p.Bus)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	for range 2 { // the second time to see that it is gone
+		inUse, err := b.ids(ctx)
+		if err != nil {
+			return err
+		}
+		found := false
+		for id, path := range inUse {
+			if path == mountpoint {
+				found = true
+				if err := b.remove(ctx, id); err != nil {
+					return err
+				}
+			}
+		}
+		if !found {
+			return nil
+		}
+	}
+	return nil
+}
+
+// List returns all exports by mountpoint, as recorded.
+func (g *Ganesha) List(context.Context) ([]Export, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.table.list(), nil
+}
+
+// file names the export's own file: nothing of it is of a caller's making.
+func (p ganeshaPlace) file(mountpoint string) string {
+	sum := sha256.Sum256([]byte(mountpoint))
+	return filepath.Join(p.Exports, "tarn-"+hex.EncodeToString(sum[:8])+".conf")
+}
