@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -23,7 +24,8 @@ type devCmd struct {
 	Kill   devKill   `cmd:"" help:"kill -9 nodes."`
 	Stop   devStop   `cmd:"" help:"SIGSTOP nodes: they hang."`
 	Cont   devCont   `cmd:"" help:"SIGCONT nodes."`
-	Down   devDown   `cmd:"" help:"End all processes; data stay."`
+	Exec   devExec   `cmd:"" help:"Run a program where a node's file systems are mounted: zfs list, a shell."`
+	Down   devDown   `cmd:"" help:"End all processes and export the pools; data stay."`
 }
 
 // stateDir is where the cluster lives: given, beside client.toml, or the user's own.
@@ -100,6 +102,24 @@ func (c *devCont) Run(a *app, d *devCmd) error {
 	return c.each(a, d, "continued", func(cluster *dev.Cluster, name string) error { return cluster.Signal(name, syscall.SIGCONT) })
 }
 
+type devExec struct {
+	Node    string   `arg:"" help:"agent1, agent2, ..."`
+	Command []string `arg:"" passthrough:"" help:"Program and arguments."`
+}
+
+func (c *devExec) Run(ctx context.Context, a *app, d *devCmd) error {
+	cluster, err := d.open(a)
+	if err != nil {
+		return err
+	}
+	if _, err := cluster.Node(c.Node); err != nil {
+		return fail(exitNotFound, "%w", err)
+	}
+	cmd := exec.CommandContext(ctx, c.Command[0], c.Command[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.stdin, a.stdout, a.stderr
+	return cluster.Command(c.Node, cmd)
+}
+
 type devDown struct{}
 
 func (c *devDown) Run(ctx context.Context, a *app, d *devCmd) error {
@@ -124,6 +144,10 @@ func (c *devStatus) Run(a *app, d *devCmd) error {
 		fmt.Fprintf(tw, "%s\t%s\t%d\t%s\thttp://%s/metrics\t%s\t%s\n", n.Name, state, pid, n.Address(), n.Admin(),
 			label(n.Zone, "-"), label(strings.Join(n.Pools, ","), "-"))
 	}
+	for _, n := range cluster.Storages() {
+		state, pid := cluster.State(n.Name)
+		fmt.Fprintf(tw, "%s\t%s\t%d\t-\t-\t%s\tof %s\n", n.Name, state, pid, label(n.Zone, "-"), n.Host)
+	}
 	return tw.Flush()
 }
 
@@ -131,8 +155,8 @@ type devUp struct {
 	Servers   int    `help:"Control-plane nodes." default:"3"`
 	Agents    int    `help:"Storage hosts." default:"4"`
 	Zones     int    `help:"Availability zones." default:"2"`
-	Storage   string `help:"Storage engine: dir." default:"dir"`
-	Port      int    `help:"First of three ports used on each node's own address; 0 picks free ones." default:"0"`
+	Storage   string `help:"Storage engine: dir, or zfs: pools in files, on the ZFS of this machine, as root." default:"dir"`
+	Port      int    `help:"First of four ports used on each node's own address; 0 picks free ones." default:"0"`
 	Ephemeral bool   `help:"Use a temporary directory and remove it at the end."`
 }
 
@@ -198,12 +222,17 @@ func (c *devUp) keep(ctx context.Context, a *app, cluster *dev.Cluster) error {
 func printWelcome(a *app, cluster *dev.Cluster, took time.Duration) {
 	fmt.Fprintf(a.stdout, "cluster ready after %s; state and logs in %s\n\n", shortDuration(took), cluster.Dir())
 	fmt.Fprintf(a.stdout, "  export TARN_CONFIG=%s\n\n", cluster.ClientConfig())
+	files := "  tarn replica show web/active        # the mountpoint is a directory: write files there\n"
+	if cluster.Engine() != "" {
+		files = "  tarn replica show web/active        # its host and mountpoint\n" +
+			"  tarn dev exec agent1 zfs list       # or df, or a shell: there the shares are mounted\n"
+	}
 	fmt.Fprint(a.stdout, "then, in another terminal:\n"+
 		"  tarn status\n"+
 		"  tarn share-type create gold --replication-type readable --rpo 10s\n"+
 		"  tarn share create web --type gold --size 1 --zone az1 --wait\n"+
 		"  tarn replica create web --zone az2 --wait\n"+
-		"  tarn replica show web/active        # the mountpoint is a directory: write files there\n"+
+		files+
 		"  tarn replica promote web/az2 --wait\n"+
 		"  tarn dev status | kill NODE | start NODE | stop NODE | cont NODE\n\n"+
 		"Ctrl-C stops the cluster; `tarn dev` with the same state continues it.\n")
@@ -221,7 +250,7 @@ func watchNodes(ctx context.Context, a *app, cluster *dev.Cluster) error {
 			return nil
 		case <-tick.C:
 		}
-		for _, n := range cluster.Nodes() {
+		for _, n := range append(cluster.Nodes(), cluster.Storages()...) {
 			state, pid := cluster.State(n.Name)
 			before, seen := known[n.Name]
 			known[n.Name] = state

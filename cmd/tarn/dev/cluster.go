@@ -73,7 +73,10 @@ func Create(dir, binary string, o Options) (*Cluster, error) {
 func (c *Cluster) Dir() string { return c.dir }
 
 // Nodes are control nodes, then agents.
-func (c *Cluster) Nodes() []Node { return c.layout.Nodes }
+func (c *Cluster) Nodes() []Node { return append(c.layout.of(Control), c.layout.of(Agent)...) }
+
+// Storages are the processes that serve the agents' pools, where there are such.
+func (c *Cluster) Storages() []Node { return c.layout.of(Storage) }
 
 // Node finds one by name; the error lists the names.
 func (c *Cluster) Node(name string) (Node, error) {
@@ -108,20 +111,41 @@ func (c *Cluster) Start(node string) error {
 	if err != nil {
 		return err
 	}
+	if n.Kind == Storage {
+		return c.Start(n.Host)
+	}
+	if n.Kind == Agent {
+		if err := c.startStorage(context.Background(), n); err != nil {
+			return fmt.Errorf("storage of %s: %w", n.Name, err)
+		}
+	}
 	if state, _ := c.State(node); state != "down" {
 		return nil
 	}
 	return c.spawn(n)
 }
 
-// StartAll starts every node that is down.
+// StartAll starts every node that is down; agents together, since making pools takes
+// its time.
 func (c *Cluster) StartAll() error {
-	for _, n := range c.layout.Nodes {
-		if err := c.Start(n.Name); err != nil {
+	for _, kind := range []Kind{Control, Agent} {
+		if err := c.each(kind, func(n Node) error { return c.Start(n.Name) }); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// each does something for all nodes of a kind at once.
+func (c *Cluster) each(kind Kind, do func(Node) error) error {
+	nodes := c.layout.of(kind)
+	errs := make([]error, len(nodes))
+	var all sync.WaitGroup
+	for i, n := range nodes {
+		all.Go(func() { errs[i] = do(n) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
 }
 
 // Signal sends sig to a running node.
@@ -156,8 +180,20 @@ func (c *Cluster) gone(ctx context.Context, node string) error {
 	return nil
 }
 
-// Terminate ends a node gracefully, and by force if it does not end in time.
+// Terminate ends a node gracefully, and by force if it does not end in time. The
+// end of what serves a host's pools is the end of all that is on that host.
 func (c *Cluster) Terminate(ctx context.Context, node string) error {
+	if n, err := c.Node(node); err == nil && n.Kind == Storage {
+		host, err := c.Node(n.Host)
+		if err != nil {
+			return err
+		}
+		return errors.Join(c.terminateProcess(ctx, host.Name), c.stopStorage(ctx, host))
+	}
+	return c.terminateProcess(ctx, node)
+}
+
+func (c *Cluster) terminateProcess(ctx context.Context, node string) error {
 	p := c.process(node)
 	if p.state() == "" {
 		return nil
@@ -184,26 +220,20 @@ func ignoreDone(err error) error {
 	return err
 }
 
-// TerminateAll ends every node, agents first so that they can say goodbye.
+// TerminateAll ends every node, agents first so that they can say goodbye, and puts
+// the pools away.
 func (c *Cluster) TerminateAll(ctx context.Context) error {
-	for _, kind := range []Kind{Agent, Control} {
-		if err := c.terminateKind(ctx, kind); err != nil {
+	for _, step := range []func() error{
+		func() error { return c.each(Agent, func(n Node) error { return c.Terminate(ctx, n.Name) }) },
+		func() error { return c.each(Agent, func(n Node) error { return c.stopStorage(ctx, n) }) },
+		func() error { return c.each(Control, func(n Node) error { return c.Terminate(ctx, n.Name) }) },
+	} {
+		if err := step(); err != nil {
 			return err
 		}
 	}
 	c.children.Wait()
 	return nil
-}
-
-func (c *Cluster) terminateKind(ctx context.Context, kind Kind) error {
-	nodes := c.layout.of(kind)
-	errs := make([]error, len(nodes))
-	var all sync.WaitGroup
-	for i, n := range nodes {
-		all.Go(func() { errs[i] = c.Terminate(ctx, n.Name) })
-	}
-	all.Wait()
-	return errors.Join(errs...)
 }
 
 // Lock makes this process the cluster's keeper until release is called; a second

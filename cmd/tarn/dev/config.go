@@ -48,9 +48,13 @@ func (c *Cluster) agentConfig(cfg map[string]any, n Node) map[string]any {
 	cfg["storage"] = c.layout.Storage
 	var pools []map[string]any
 	for _, p := range n.Pools {
-		pools = append(pools, map[string]any{
-			"name": p, "path": c.poolDir(n, p), "capacity": "100GiB", "replication_domain": c.layout.Cluster,
-		})
+		pool := map[string]any{"name": p, "replication_domain": c.layout.Cluster}
+		if c.layout.Engine == "" {
+			pool["path"], pool["capacity"] = c.poolDir(n, p), "100GiB"
+		} else {
+			pool["mountpoint"] = c.mountRoot(n, p)
+		}
+		pools = append(pools, pool)
 	}
 	cfg["pool"] = pools
 	cfg["lease"] = leaseClocks()

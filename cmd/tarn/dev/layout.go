@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"github.com/google/uuid"
 )
 
 // Kind is which daemon a node runs.
@@ -20,14 +22,18 @@ const (
 	Agent   Kind = "agent"
 )
 
+// Storage is the kind of what serves the pools of one agent, where that is a
+// process of its own.
+const Storage Kind = "storage"
+
 // Bounds of a cluster: control nodes use 127.0.0.11 to .20, agents .21 to .220.
 const (
 	maxServers  = 9
 	maxAgents   = 200
 	defaultBase = 7400
-	// Every node has the same three ports on its own address.
-	portMain, portGossip, portAdmin = 0, 1, 2
-	portsPerNode                    = 3
+	// Every node has the same ports on its own address.
+	portMain, portGossip, portAdmin, portNFS = 0, 1, 2, 3
+	portsPerNode                             = 4
 )
 
 // Options say what cluster to make. Zero values are the defaults.
@@ -35,8 +41,8 @@ type Options struct {
 	Servers int    // 1 to 9, default 3
 	Agents  int    // 1 to 200, default 4
 	Zones   int    // default 2
-	Storage string // "dir"
-	Port    int    // first of three ports; 0 picks free ones from 7400 on
+	Storage string // "dir", or "zfs": real pools, in files
+	Port    int    // first of four ports; 0 picks free ones from 7400 on
 }
 
 func (o *Options) check() error {
@@ -59,8 +65,6 @@ func (o *Options) check() error {
 		return fmt.Errorf("--agents: %d is not 1 to %d", o.Agents, maxAgents)
 	case o.Zones < 1 || o.Zones > o.Agents:
 		return fmt.Errorf("--zones: %d is not 1 to the number of agents, %d", o.Zones, o.Agents)
-	case o.Storage != "dir":
-		return fmt.Errorf("--storage: this build has no engine %q: use dir", o.Storage)
 	case o.Port < 0 || o.Port > 65535-portsPerNode:
 		return fmt.Errorf("--port: %d is not a port", o.Port)
 	}
@@ -75,6 +79,10 @@ type Node struct {
 	Port  int      `json:"port"`
 	Zone  string   `json:"zone,omitempty"`
 	Pools []string `json:"pools,omitempty"`
+	// Host is the agent that a storage node serves.
+	Host string `json:"host,omitempty"`
+	// NFS is the port on which the agent serves shares over NFS; 0 if it does not.
+	NFS int `json:"nfs,omitempty"`
 }
 
 func (n Node) at(offset int) string { return net.JoinHostPort(n.IP, strconv.Itoa(n.Port+offset)) }
@@ -92,12 +100,19 @@ func (n Node) Admin() string { return n.at(portAdmin) }
 type layout struct {
 	Cluster string `json:"cluster"`
 	Storage string `json:"storage"`
-	Zones   int    `json:"zones"`
+	// Engine of storage zfs: the kernel's ZFS, or a zfs-fuse per agent.
+	Engine string `json:"engine,omitempty"`
+	Zones  int    `json:"zones"`
 	Nodes   []Node `json:"nodes"`
 }
 
 func newLayout(o Options) (*layout, error) {
-	l := &layout{Cluster: "dev", Storage: o.Storage, Zones: o.Zones}
+	engine, err := available(o.Storage)
+	if err != nil {
+		return nil, err
+	}
+	l := &layout{Cluster: "dev", Storage: o.Storage, Engine: engine, Zones: o.Zones}
+	id := uuid.NewString()[:8]
 	for i := range o.Servers {
 		l.Nodes = append(l.Nodes, Node{
 			Name: fmt.Sprintf("control%d", i+1), Kind: Control, IP: fmt.Sprintf("127.0.0.%d", 11+i),
@@ -116,7 +131,28 @@ func newLayout(o Options) (*layout, error) {
 	for i := range l.Nodes {
 		l.Nodes[i].Port = base
 	}
+	if engine != "" {
+		l.addStorage(id)
+	}
 	return l, nil
+}
+
+// addStorage gives the agents real pools, with names that no other cluster on this
+// machine has, and what serves and exports them.
+func (l *layout) addStorage(id string) {
+	for i, n := range l.of(Agent) {
+		for j, p := range n.Pools {
+			n.Pools[j] = poolName(p, i+1, id)
+		}
+		if l.Engine == engineFuse {
+			l.Nodes = append(l.Nodes, Node{Name: n.Name + "-zfs", Kind: Storage, IP: n.IP, Zone: n.Zone, Host: n.Name})
+		}
+	}
+	for i := range l.Nodes {
+		if n := &l.Nodes[i]; n.Kind == Agent && hasGanesha(machine()) {
+			n.NFS = n.Port + portNFS
+		}
+	}
 }
 
 // poolsOf gives the second agent two pools, so that placement by pool shows.
@@ -127,7 +163,7 @@ func poolsOf(agent int) []string {
 	return []string{"tank"}
 }
 
-// freeBase finds three ports that are free on every node's address.
+// freeBase finds ports that are free on every node's address.
 func (l *layout) freeBase(wanted int) (int, error) {
 	if wanted != 0 {
 		return wanted, l.tryBase(wanted)

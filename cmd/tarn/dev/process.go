@@ -79,12 +79,18 @@ func (c *Cluster) spawn(n Node) error {
 		return fmt.Errorf("open log of %s: %w", n.Name, err)
 	}
 	defer log.Close()
-	cmd := exec.Command(c.binary, string(n.Kind), "--config", c.configFile(n))
+	program := c.program(n)
+	cmd := exec.Command(program[0], program[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Dir = c.dir
 	// Its own session: Ctrl-C reaches the one that decides the order, not everybody.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	if n.Kind == Storage {
+		err = apart(cmd.Start)
+	} else {
+		err = c.begin(n, cmd)
+	}
+	if err != nil {
 		return fmt.Errorf("start %s: %w", n.Name, err)
 	}
 	started, _, err := procState(cmd.Process.Pid)
