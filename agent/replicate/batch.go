@@ -32,6 +32,10 @@ func (c *Cadence) tick(ctx context.Context) error {
 		return nil
 	}
 	begun := time.Now()
+	exact, err := c.settled(ctx)
+	if err != nil {
+		return err
+	}
 	list, err := c.cfg.Engine.Datasets(ctx, c.cfg.Root)
 	if err != nil {
 		return fmt.Errorf("list datasets: %w", err)
@@ -41,12 +45,28 @@ func (c *Cadence) tick(ctx context.Context) error {
 	if err := c.list(ctx, due); err != nil {
 		return err
 	}
-	batch := c.look(due, list, begun)
+	batch := c.look(due, list, begun, exact)
 	if len(batch) > 0 {
 		err = c.take(ctx, batch)
 	}
 	c.publish(due)
 	return err
+}
+
+// settled makes a listing exact: that nothing was written can then be said of the
+// time at which it was asked for. Where everything is being written to, there is
+// nothing of the kind to be said, and writers are not disturbed.
+func (c *Cadence) settled(ctx context.Context) (exact bool, err error) {
+	if c.cfg.Sync == nil {
+		return true, nil
+	}
+	if !c.quiet {
+		return false, nil
+	}
+	if err := c.cfg.Sync(ctx); err != nil {
+		return false, fmt.Errorf("sync pool: %w", err)
+	}
+	return true, nil
 }
 
 // list reads heads and names of entries anew.
@@ -87,8 +107,10 @@ func (c *Cadence) learn(e *entry, versions []zfs.Version) {
 	}
 }
 
-// look compares the listing with what is due and picks what to take.
-func (c *Cadence) look(due []*entry, list []zfs.Dataset, begun time.Time) []pending {
+// look compares the listing with what is due and picks what to take. Where the
+// listing is not exact, what seems unchanged may have been written to a moment ago:
+// it is then no news.
+func (c *Cadence) look(due []*entry, list []zfs.Dataset, begun time.Time, exact bool) []pending {
 	there := make(map[string]*zfs.Dataset, len(list))
 	for i := range list {
 		there[list[i].Name] = &list[i]
@@ -96,6 +118,7 @@ func (c *Cadence) look(due []*entry, list []zfs.Dataset, begun time.Time) []pend
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var batch []pending
+	c.quiet = false
 	for _, e := range due {
 		d := there[e.Dataset]
 		if d == nil {
@@ -106,7 +129,8 @@ func (c *Cadence) look(due []*entry, list []zfs.Dataset, begun time.Time) []pend
 		}
 		e.seen.Dirty, e.seen.Used, e.seen.Mounted, e.seen.Listed = d.Written, d.Used, d.Mounted, begun
 		clean := d.Written == 0 && e.seen.Head.GUID != 0
-		if clean {
+		c.quiet = c.quiet || clean
+		if clean && exact {
 			e.seen.AsOf = begun
 		}
 		if name, ok := e.wants(clean); ok {

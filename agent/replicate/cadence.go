@@ -25,6 +25,9 @@ type CadenceConfig struct {
 	Engine CadenceEngine
 	// Root is the dataset above all replicas of the pool: pool/base.
 	Root string
+	// Sync makes what was written before it was called show in a listing, on engines
+	// where that takes until the next transaction group; optional.
+	Sync func(ctx context.Context) error
 	// Board hears of every new head.
 	Board  *stream.Board
 	Logger *slog.Logger
@@ -72,6 +75,7 @@ type Cadence struct {
 	wake chan struct{}
 
 	batch sync.Mutex // held while a batch runs
+	quiet bool       // the last batch found something unchanged; guarded by batch
 	mu    sync.Mutex
 	all   map[string]*entry // by replica
 }
@@ -91,7 +95,7 @@ func NewCadence(cfg CadenceConfig) (*Cadence, error) {
 	if cfg.Engine == nil || cfg.Root == "" || cfg.Board == nil || cfg.Logger == nil {
 		return nil, fmt.Errorf("cadence needs engine, root, board and logger: %w", zfs.ErrInvalid)
 	}
-	return &Cadence{cfg: cfg, wake: make(chan struct{}, 1), all: map[string]*entry{}}, nil
+	return &Cadence{cfg: cfg, wake: make(chan struct{}, 1), all: map[string]*entry{}, quiet: true}, nil
 }
 
 // Set begins to track a replica, or changes what it wants.

@@ -68,6 +68,8 @@ func (w *Worker) transform(ctx context.Context, a action) error {
 		return w.finishAside(ctx)
 	case doFinal:
 		return w.finalSnapshot(ctx)
+	case doNotePeers:
+		return w.notePeers(ctx)
 	case doRetire:
 		return w.retire(ctx)
 	case doDropSnapshots:

@@ -127,7 +127,11 @@ func (w *Worker) rebase(ctx context.Context) error {
 	}
 	m := w.newMarks(roleReplica)
 	m.epoch = max(m.epoch, marksOf(*w.s.f.moved).epoch)
-	return w.cfg.Engine.Clone(ctx, v.FullName(), w.l.dataset(), resting(m))
+	props := resting(m)
+	if noted := local(*w.s.f.moved, markPeers); noted != "" {
+		props[markPeers] = noted // their holds come along with the snapshots
+	}
+	return w.cfg.Engine.Clone(ctx, v.FullName(), w.l.dataset(), props)
 }
 
 // finishAside records data put aside as a divergent copy: kept until somebody
@@ -235,6 +239,9 @@ func (w *Worker) releaseAll(ctx context.Context, v zfs.Version) error {
 		return nil
 	}
 	holds, err := w.cfg.Engine.Holds(ctx, v.FullName())
+	if errors.Is(err, zfs.ErrUnsupported) {
+		return w.releaseKnown(ctx, v)
+	}
 	if err != nil {
 		return fmt.Errorf("list holds: %w", err)
 	}

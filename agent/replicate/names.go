@@ -19,6 +19,9 @@ const (
 	markEpoch   = "tarn:epoch"
 	// markOp is the promotion that fenced the dataset, or the rebase that is under way.
 	markOp = "tarn:op"
+	// markPeers are the replicas that may have asked here for a step, where the engine
+	// cannot say whose holds there are.
+	markPeers = "tarn:peers"
 	// markSince is when a divergent copy was put aside, RFC 3339.
 	markSince = "tarn:since"
 )

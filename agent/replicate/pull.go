@@ -231,7 +231,7 @@ func (w *Worker) cure(r pullResult) bool {
 		w.s.modified = true
 		return true
 	case errors.Is(r.err, zfs.ErrResumable), errors.Is(r.err, zfs.ErrStreamTruncated), errors.Is(r.err, stream.ErrUnreachable):
-		return r.bytes > 0 // what arrived is a token now
+		return r.bytes > 0 && !w.cfg.Lacks.Resume // what arrived is a token now
 	}
 	return false
 }

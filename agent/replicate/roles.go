@@ -37,6 +37,7 @@ func active(s *state) []rule {
 		must(s.token(), do(doAbort)),
 		must(f.marks.role != rolePrimary && !s.hasBase(), refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DIVERGED, errNoBase)),
 		must(f.marks.role != rolePrimary || f.marks.epoch < epoch, s.marksFor(rolePrimary, epoch, "")),
+		may(s.unlisted && len(unnoted(*f.ds, peerReplicas(s.a))) > 0, do(doNotePeers)),
 		may(s.resize(), do(doQuota)),
 		must(s.lease && ro, do(doWritable)),
 		must(s.lease && !f.ds.Mounted, do(doMount)),

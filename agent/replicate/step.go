@@ -46,6 +46,8 @@ type state struct {
 	// handle is open on it. That it is not mounted proves nothing: the dead-man's
 	// fence ends reachability by path and leaves open handles writing.
 	released bool
+	// unlisted: the engine does not say whose holds there are.
+	unlisted bool
 	// gone: the replica was removed; nothing is to be looked at again.
 	gone bool
 	// backoff tells actions that failed a moment ago.
@@ -88,6 +90,7 @@ const (
 	doPromote       kind = "promote clone"
 	doFinishAside   kind = "record divergent copy"
 	doFinal         kind = "final snapshot"
+	doNotePeers     kind = "note peers"
 	doRetire        kind = "remove user snapshots"
 	doDropSnapshots kind = "drop snapshots"
 	doDestroy       kind = "destroy dataset"

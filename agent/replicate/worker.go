@@ -48,7 +48,17 @@ type Config struct {
 	// AwayBudget is how long a peer that does not ask keeps its base from being
 	// removed here; then a bookmark takes its place. Optional, 24 hours.
 	AwayBudget time.Duration
-	Logger     *slog.Logger
+	// Lacks is what Engine cannot do; optional.
+	Lacks  Lacks
+	Logger *slog.Logger
+}
+
+// Lacks are abilities that an old engine is without. The zero value lacks nothing.
+type Lacks struct {
+	// HoldList: holds can be set and released but not listed.
+	HoldList bool
+	// Resume: half a receive is lost when its stream breaks.
+	Resume bool
 }
 
 func (c *Config) validate() error {
@@ -111,9 +121,9 @@ func NewWorker(cfg Config) (*Worker, error) {
 	}
 	w := &Worker{
 		cfg: cfg, hooks: cfg.Hooks.withDefaults(),
-		l:    layout{pool: cfg.Pool, base: cfg.Base, share: cfg.ShareID, replica: cfg.ReplicaID},
-		log:  cfg.Logger.With("share", cfg.ShareID, "replica", cfg.ReplicaID),
-		wake: make(chan struct{}, 1), failures: map[kind]*failure{}, errorsOf: map[string]string{}, stale: true,
+		l:   layout{pool: cfg.Pool, base: cfg.Base, share: cfg.ShareID, replica: cfg.ReplicaID},
+		log: cfg.Logger.With("share", cfg.ShareID, "replica", cfg.ReplicaID),
+		s:   state{unlisted: cfg.Lacks.HoldList}, wake: make(chan struct{}, 1), failures: map[kind]*failure{}, errorsOf: map[string]string{}, stale: true,
 	}
 	return w, nil
 }
