@@ -13,9 +13,11 @@ STATICCHECK_VERSION := v0.8.2
 TOOLS := $(CURDIR)/.tools/bin
 TARN  := bin/tarn
 
-# KEEP=1 leaves the demo's cluster running; SCRAPE=dir saves every /metrics of it.
-KEEP   ?=
-SCRAPE ?=
+# KEEP=1 leaves the demo's cluster running; SCRAPE=dir saves every /metrics of it;
+# STORAGE=zfs gives its hosts real pools, as root (packages: see deploy/README.md).
+KEEP    ?=
+SCRAPE  ?=
+STORAGE ?= dir
 # How long a fuzz target runs.
 FUZZTIME ?= 20s
 # How long the chaos test writes and kills.
@@ -32,7 +34,7 @@ build: ## Build bin/tarn.
 
 .PHONY: demo
 demo: build ## Start a cluster of real processes and walk through what tarn does.
-	./$(TARN) demo $(if $(KEEP),--keep) $(if $(SCRAPE),--scrape $(SCRAPE))
+	./$(TARN) demo --storage $(STORAGE) $(if $(KEEP),--keep) $(if $(SCRAPE),--scrape $(SCRAPE))
 
 .PHONY: test
 test: deps vet lint arch ## All checks and tests with the race detector.

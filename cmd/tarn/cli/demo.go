@@ -9,9 +9,10 @@ import (
 )
 
 type demoCmd struct {
-	State  string `help:"Empty directory for the cluster; a temporary one if left out." type:"path" placeholder:"DIR"`
-	Keep   bool   `help:"Leave the cluster running at the end."`
-	Scrape string `help:"Save every process's /metrics page there." type:"path" placeholder:"DIR"`
+	State   string `help:"Empty directory for the cluster; a temporary one if left out." type:"path" placeholder:"DIR"`
+	Keep    bool   `help:"Leave the cluster running at the end."`
+	Storage string `help:"Storage of the hosts: dir, or zfs: real pools, as root." enum:"dir,zfs" default:"dir"`
+	Scrape  string `help:"Save every process's /metrics page there." type:"path" placeholder:"DIR"`
 }
 
 func (c *demoCmd) Run(ctx context.Context, a *app) error {
@@ -24,5 +25,5 @@ func (c *demoCmd) Run(ctx context.Context, a *app) error {
 			return err
 		}
 	}
-	return demo.Run(ctx, demo.Config{Binary: binary, Dir: c.State, Out: a.stdout, Keep: c.Keep, Scrape: c.Scrape})
+	return demo.Run(ctx, demo.Config{Binary: binary, Dir: c.State, Out: a.stdout, Keep: c.Keep, Scrape: c.Scrape, Storage: c.Storage})
 }

@@ -24,6 +24,12 @@ func (s *story) lookAround(ctx context.Context) error {
 			return err
 		}
 	}
+	if engine := s.cluster.Engine(); engine != "" {
+		if err := s.tarn(ctx, "dev", "exec", "agent2", "zpool", "list"); err != nil {
+			return err
+		}
+		s.say("   the pools are real, in files of this directory; what drives them is %s", engine)
+	}
 	pools, err := s.api.Hosts.ListPools(ctx, &tarnv1.ListPoolsRequest{})
 	if err != nil {
 		return err
@@ -135,8 +141,32 @@ func (s *story) takeSnapshot(ctx context.Context) error {
 		if available < 2 {
 			return false, fmt.Errorf("%d of 2", available)
 		}
-		return true, s.check(true, "the snapshot is available on both replicas")
+		if err := s.check(true, "the snapshot is available on both replicas"); err != nil {
+			return false, err
+		}
+		return true, s.sameGUID(ctx, list.GetSnapshotInstances())
 	})
+}
+
+// sameGUID asks the pools themselves, where there are real ones: a snapshot is the
+// same if its GUID is.
+func (s *story) sameGUID(ctx context.Context, instances []*tarnv1.SnapshotInstance) error {
+	if s.cluster.Engine() == "" {
+		return nil
+	}
+	guids := map[string]bool{}
+	for _, i := range instances {
+		r, err := s.replica(ctx, i.GetReplicaId())
+		if err != nil {
+			return err
+		}
+		out, err := s.shown(ctx, s.cfg.Binary, "tarn", "dev", "exec", s.nodeOf(r), "zfs", "get", "-Hp", "-o", "value", "guid", i.GetProviderLocation())
+		if err != nil {
+			return err
+		}
+		guids[out] = true
+	}
+	return s.check(len(guids) == 1, "both pools say the same GUID")
 }
 
 func (s *story) watchLag(ctx context.Context) error {
@@ -231,5 +261,8 @@ func (s *story) promote(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.sameBytes(ctx, s.second, s.first)
+	if err := s.sameBytes(ctx, s.second, s.first); err != nil {
+		return err
+	}
+	return s.nfsAfterPromotion(ctx)
 }

@@ -206,7 +206,7 @@ func (s *story) deleteAll(ctx context.Context) error {
 	}
 	for _, args := range [][]string{
 		{"snapshot", "delete", "noon", "leaderless", "--wait"},
-		{"replica", "delete", shareName + "/" + firstZone, "--wait"},
+		{"replica", "delete", shareName + "/" + nextZone, "--wait"},
 		{"share", "delete", shareName, "--wait"},
 		{"share-type", "delete", typeName},
 	} {

@@ -25,6 +25,8 @@ type Config struct {
 	Out    io.Writer // what the audience sees
 	Keep   bool      // leave the cluster running, and its data
 	Scrape string    // directory for a copy of every /metrics page; "" none
+	// Storage of the hosts: "dir" if left out, or "zfs": real pools, as root.
+	Storage string
 }
 
 // patience bounds each single thing that is waited for.
@@ -38,9 +40,11 @@ type story struct {
 	begun   time.Time
 	chapter int
 	checks  int
-	// share and replica ids, known once they exist.
+	// share and replica ids, known once they exist: first is made in the first zone,
+	// second in the next.
 	share, first, second string
 	files                *filetree.Tree
+	nfs                  *nfsClient // nil: shares are not reached over NFS here
 }
 
 // Run tells the whole story. The first check that does not hold ends it.
@@ -58,7 +62,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 func (s *story) open(ctx context.Context) error {
 	s.title("A cluster of separate processes: 3 control-plane nodes, 4 agents in 2 zones")
-	cluster, err := dev.Create(s.cfg.Dir, s.cfg.Binary, dev.Options{Servers: 3, Agents: 4, Zones: 2})
+	cluster, err := dev.Create(s.cfg.Dir, s.cfg.Binary, dev.Options{Servers: 3, Agents: 4, Zones: 2, Storage: s.cfg.Storage})
 	if err != nil {
 		return err
 	}
@@ -77,8 +81,8 @@ func (s *story) open(ctx context.Context) error {
 
 func (s *story) tell(ctx context.Context) error {
 	for _, chapter := range []func(context.Context) error{
-		s.lookAround, s.createShare, s.writeFiles, s.addReplica, s.takeSnapshot, s.watchLag,
-		s.promote, s.loseLeader, s.loseAgent, s.scrape, s.deleteAll,
+		s.lookAround, s.createShare, s.writeFiles, s.addReplica, s.takeSnapshot, s.useNFS, s.watchLag,
+		s.promote, s.loseLeader, s.loseAgent, s.failOver, s.scrape, s.deleteAll,
 	} {
 		if err := chapter(ctx); err != nil {
 			return err
@@ -107,7 +111,7 @@ func (s *story) close(ctx context.Context, failed bool) error {
 		s.say("state and logs are kept in %s", s.cfg.Dir)
 		return nil
 	}
-	if err := s.noneLeft(); err != nil {
+	if err := s.noneLeft(ctx); err != nil {
 		return err
 	}
 	if err := s.cluster.Remove(); err != nil {
@@ -117,14 +121,21 @@ func (s *story) close(ctx context.Context, failed bool) error {
 	return nil
 }
 
-func (s *story) noneLeft() error {
-	for _, n := range s.cluster.Nodes() {
+func (s *story) noneLeft(ctx context.Context) error {
+	for _, n := range append(s.cluster.Nodes(), s.cluster.Storages()...) {
 		state, pid := s.cluster.State(n.Name)
 		if err := s.check(state == "down", "%s has ended", n.Name); err != nil {
 			return fmt.Errorf("%w: pid %d is %s", err, pid, state)
 		}
 	}
-	return nil
+	if s.cluster.Engine() == "" {
+		return nil
+	}
+	left, err := s.cluster.PoolsLeft(ctx)
+	if err != nil {
+		return err
+	}
+	return s.check(len(left) == 0, "no pool is left")
 }
 
 func (s *story) explain(err error) {
@@ -132,7 +143,7 @@ func (s *story) explain(err error) {
 	if s.cluster == nil {
 		return
 	}
-	for _, n := range s.cluster.Nodes() {
+	for _, n := range append(s.cluster.Nodes(), s.cluster.Storages()...) {
 		s.say("--- %s\n%s", s.cluster.LogFile(n.Name), s.cluster.LogTail(n.Name, 5))
 	}
 }
@@ -157,17 +168,25 @@ func (s *story) check(ok bool, format string, args ...any) error {
 
 // tarn runs one command as a user would, shows it with its output, and fails if it does.
 func (s *story) tarn(ctx context.Context, args ...string) error {
-	s.say("\n$ tarn %s", strings.Join(args, " "))
-	cmd := exec.CommandContext(ctx, s.cfg.Binary, args...)
+	_, err := s.shown(ctx, s.cfg.Binary, "tarn", args...)
+	return err
+}
+
+// shown runs a program, shows its command line under a short name, and its output.
+func (s *story) shown(ctx context.Context, program, name string, args ...string) (string, error) {
+	line := name + " " + strings.Join(args, " ")
+	s.say("\n$ %s", line)
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = append(os.Environ(), "TARN_CONFIG="+s.cluster.ClientConfig(), "TARN_DEV=", "TARN_PROJECT=")
 	var both bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &both, &both
 	err := cmd.Run()
-	s.say("%s", strings.TrimRight(both.String(), "\n"))
+	out := strings.TrimRight(both.String(), "\n")
+	s.say("%s", out)
 	if err != nil {
-		return fmt.Errorf("tarn %s: %w", strings.Join(args, " "), err)
+		return out, fmt.Errorf("%s: %w", line, err)
 	}
-	return nil
+	return out, nil
 }
 
 // until polls cond until it holds. what is for the error.
@@ -193,12 +212,16 @@ func (s *story) replica(ctx context.Context, id string) (*tarnv1.Replica, error)
 	return s.api.Replicas.GetReplica(ctx, &tarnv1.GetRequest{Id: id})
 }
 
-// mountpoint waits until the replica's data can be seen as a directory.
+// mountpoint waits until the replica's data can be seen as a directory, and gives
+// the path that leads there from here.
 func (s *story) mountpoint(ctx context.Context, id string) (dir string, err error) {
 	err = s.until(ctx, "replica "+id+" is mounted", func(ctx context.Context) (bool, error) {
 		r, err := s.replica(ctx, id)
-		dir = r.GetObserved().GetMountpoint()
-		return dir != "", err
+		if err != nil || r.GetObserved().GetMountpoint() == "" {
+			return false, err
+		}
+		dir, err = s.cluster.See(s.nodeOf(r), r.GetObserved().GetMountpoint())
+		return err == nil, err
 	})
 	return dir, err
 }

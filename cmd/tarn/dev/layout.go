@@ -103,7 +103,7 @@ type layout struct {
 	// Engine of storage zfs: the kernel's ZFS, or a zfs-fuse per agent.
 	Engine string `json:"engine,omitempty"`
 	Zones  int    `json:"zones"`
-	Nodes   []Node `json:"nodes"`
+	Nodes  []Node `json:"nodes"`
 }
 
 func newLayout(o Options) (*layout, error) {
