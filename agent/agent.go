@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -17,7 +16,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"tarn/agent/export"
 	"tarn/agent/gossip"
 	"tarn/agent/lease"
 	"tarn/agent/replicate"
@@ -39,7 +37,7 @@ type Agent struct {
 	storage  Storage
 	control  ControlPlane
 	hangUp   func() // ends the connections that New prepared
-	exports  *export.Directory
+	exports  Exporter
 	keeper   *lease.Keeper
 	deadman  *lease.Deadman // nil: nothing enforces the lease
 	board    *stream.Board
@@ -129,9 +127,7 @@ func (a *Agent) buildStorage() error {
 }
 
 func (a *Agent) buildExports() (err error) {
-	a.exports, err = export.NewDirectory(export.DirectoryConfig{
-		File: filepath.Join(a.cfg.DataDir, "exports.json"), Host: a.cfg.ExportHost,
-	})
+	a.exports, err = openExports(a.cfg, a.log)
 	return err
 }
 

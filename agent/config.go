@@ -40,6 +40,7 @@ type Config struct {
 	ReportInterval time.Duration `toml:"report_interval"`
 
 	Pools  []PoolConfig `toml:"pool"`
+	Export ExportConfig `toml:"export"`
 	Gossip GossipConfig `toml:"gossip"`
 	Admin  AdminConfig  `toml:"admin"`
 	Lease  LeaseConfig  `toml:"lease"`
@@ -87,6 +88,23 @@ type PoolConfig struct {
 	MaxOverSubscriptionRatio float64 `toml:"max_over_subscription_ratio"`
 	// Capabilities that share types can ask for.
 	Capabilities map[string]string `toml:"capabilities"`
+}
+
+// ExportConfig says what serves shares to NFS clients.
+type ExportConfig struct {
+	// Server is none (only a table of who may reach what), kernel (nfsd and exportfs)
+	// or ganesha. Default none.
+	Server string `toml:"server"`
+	// Listen is IP:port of a Ganesha that the agent runs itself, NFSv4 only.
+	Listen string `toml:"listen"`
+	// ExportsDir is a directory that a Ganesha includes which somebody else runs; for
+	// the kernel's server, where a file per export is kept. Default with kernel:
+	// /etc/exports.d.
+	ExportsDir string `toml:"exports_dir"`
+	// Bus is the address of the message bus of somebody else's Ganesha. Default system.
+	Bus string `toml:"bus"`
+	// AnyPort admits clients from ports of 1024 and above.
+	AnyPort bool `toml:"any_port"`
 }
 
 // GossipConfig of the ring in which nodes and agents see each other. It is an
@@ -178,6 +196,7 @@ func (c Config) Defaults() Config {
 	c.Backend = or(c.Backend, c.Storage)
 	c.Base = or(c.Base, "tarn")
 	c.PKIDir = or(c.PKIDir, filepath.Join(c.DataDir, "pki"))
+	c.Export.Server = or(c.Export.Server, exportNone)
 	c.Gossip.KeyFile = or(c.Gossip.KeyFile, filepath.Join(c.PKIDir, "gossip.key"))
 	c.Gossip.Profile = or(c.Gossip.Profile, "lan")
 	c.Admin.Listen = or(c.Admin.Listen, "127.0.0.1:7411")

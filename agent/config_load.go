@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -113,6 +114,7 @@ func (c Config) Validate() []error {
 	v.check(c.ReportInterval >= 100*time.Millisecond && c.ReportInterval <= time.Minute,
 		"report_interval is %s, 100ms to 1m are allowed", c.ReportInterval)
 	c.Stream.validate(v)
+	c.Export.validate(v)
 	c.Gossip.validate(v)
 	c.Lease.validate(v)
 	c.Log.validate(v)
@@ -154,6 +156,26 @@ func (p PoolConfig) place(v *validator, key, storage string, taken []string) str
 	dir = filepath.Clean(dir)
 	v.check(!slices.Contains(taken, dir), "%s%s %q is taken by another pool", key, name, dir)
 	return dir
+}
+
+func (e ExportConfig) validate(v *validator) {
+	switch e.Server {
+	case exportNone:
+		v.check(e == ExportConfig{Server: exportNone}, "export: with server none nothing else is set: name a server, kernel or ganesha")
+	case exportKernel:
+		v.check(e.Listen == "" && e.Bus == "", "export.listen and export.bus are for server ganesha")
+	case exportGanesha:
+		v.check((e.Listen == "") != (e.ExportsDir == ""),
+			"export: server ganesha needs listen, for one that the agent runs, or exports_dir, for one that is there; not both")
+		if e.Listen != "" {
+			addr, err := netip.ParseAddrPort(e.Listen)
+			v.check(err == nil && addr.Port() != 0, "export.listen is %q, IP:port is needed", e.Listen)
+			v.check(e.Bus == "", "export.bus is for a Ganesha that somebody else runs")
+		}
+	default:
+		v.check(false, "export.server is %q, none, kernel and ganesha are allowed", e.Server)
+	}
+	v.check(e.ExportsDir == "" || filepath.IsAbs(e.ExportsDir), "export.exports_dir is %q, an absolute path is needed", e.ExportsDir)
 }
 
 func (g GossipConfig) validate(v *validator) {

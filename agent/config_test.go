@@ -40,6 +40,15 @@ func TestConfigDefaults(t *testing.T) {
 	}
 }
 
+func TestZFSConfigNamesPools(t *testing.T) {
+	text := strings.NewReplacer("path = \"/srv/tank\"\n", "", "capacity = \"100GiB\"\n", "mountpoint = \"/srv/shares\"\n",
+		"availability_zone", "storage = \"zfs\"\navailability_zone").Replace(goodConfig)
+	cfg, err := ParseConfig(text + "[export]\nserver = \"ganesha\"\nlisten = \"10.0.0.1:2049\"\n")
+	if err != nil || cfg.Backend != "zfs" || cfg.Pools[0].Mountpoint != "/srv/shares" {
+		t.Errorf("%+v, %v", cfg.Pools, err)
+	}
+}
+
 func TestConfigProblemsNameKeyAndLine(t *testing.T) {
 	for _, c := range []struct{ change, with, want string }{
 		{`name = "h1"`, `nam = "h1"`, `line 2: unknown key "nam"`},
@@ -58,6 +67,12 @@ func TestConfigProblemsNameKeyAndLine(t *testing.T) {
 		{`[[pool]]`, "[stream]\nplain_networks = [\"10.1.2.3/16\"]\n[[pool]]", `write 10.1.0.0/16`},
 		{`[[pool]]`, "[stream]\nplain_listen = \"10.1.0.1:7412\"\n[[pool]]", "needs stream.plain_networks"},
 		{`[[pool]]`, "[stream]\nplain_networks = [\"10.1.0.0/16\"]\nplain_listen = \"0.0.0.0:7412\"\n[[pool]]", "want IP:port that others can reach"},
+		{`capacity = "100GiB"`, `mountpoint = "/srv/x"`, "pool[0].mountpoint is for storage zfs"},
+		{`[[pool]]`, "[export]\nserver = \"samba\"\n[[pool]]", `export.server is "samba"`},
+		{`[[pool]]`, "[export]\nlisten = \"10.0.0.1:2049\"\n[[pool]]", "name a server"},
+		{`[[pool]]`, "[export]\nserver = \"ganesha\"\n[[pool]]", "needs listen"},
+		{`[[pool]]`, "[export]\nserver = \"ganesha\"\nlisten = \"host:2049\"\n[[pool]]", `export.listen is "host:2049"`},
+		{`[[pool]]`, "[export]\nserver = \"kernel\"\nlisten = \"10.0.0.1:2049\"\n[[pool]]", "export.listen and export.bus are for server ganesha"},
 		{`[[pool]]`, "[log]\nlevel = \"loud\"\n[[pool]]", `log.level is "loud"`},
 		{`[[pool]]`, "[[pool]]\nname = \"tank\"\npath = \"/other\"\n[[pool]]", `name "tank" is taken`},
 		{`name = "h1"`, `name = `, "line 2"},

@@ -46,6 +46,7 @@ func (a *Agent) services(ctx context.Context, group *errgroup.Group) {
 		Addr: a.cfg.Admin.Listen, Listener: a.cfg.AdminSocket, Gatherer: a.registry, Ready: a.Ready, Pprof: a.cfg.Admin.Pprof,
 	}
 	group.Go(func() error { return admin.Run(ctx) })
+	group.Go(func() error { return a.exports.Run(ctx) })
 	group.Go(func() error { return a.serve(ctx) })
 	group.Go(func() error { return a.renew(ctx) })
 	if a.door != nil {

@@ -58,5 +58,9 @@ func (c *Cluster) agentConfig(cfg map[string]any, n Node) map[string]any {
 	}
 	cfg["pool"] = pools
 	cfg["lease"] = leaseClocks()
+	if n.NFS != 0 {
+		// Clients of a playground are ordinary users of this machine, whose ports are high.
+		cfg["export"] = map[string]any{"server": "ganesha", "listen": n.at(portNFS), "any_port": true}
+	}
 	return cfg
 }
