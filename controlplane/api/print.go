@@ -39,7 +39,7 @@ func (c *core) printReplica(v *raftfsm.View, who caller, r *tarnv1.Replica) *tar
 func hideHost(r *tarnv1.Replica) {
 	r.Host, r.HostId, r.Pool = "", "", ""
 	if r.GetObserved() != nil {
-		r.Observed.Mountpoint = ""
+		r.Observed.Mountpoint, r.Observed.KeyFile = "", ""
 	}
 	for i, d := range r.GetDivergentCopies() {
 		r.DivergentCopies[i] = &tarnv1.DivergentCopy{Epoch: d.GetEpoch(), UsedBytes: d.GetUsedBytes(), CreatedAt: d.GetCreatedAt()}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"tarn/controlplane/schedule"
 	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/raftfsm"
@@ -25,6 +26,9 @@ func (s *replicas) PromoteReplica(ctx context.Context, req *tarnv1.PromoteReplic
 		share, ok := v.Share(target.GetShareId())
 		if !ok {
 			return nil, notFound("replica", req.GetId())
+		}
+		if err := s.keyed(who, share, target); err != nil {
+			return nil, err
 		}
 		return promotion(who, share, req), nil
 	}))
@@ -53,6 +57,25 @@ func (s *replicas) alreadyActive(ctx context.Context, req *tarnv1.PromoteReplica
 		return nil, err
 	}
 	return &tarnv1.PromoteReplicaResponse{Replica: s.printReplica(v, who, r)}, nil
+}
+
+// keyed refuses, before anything stops, to promote a replica of an encrypted share
+// whose host could not serve it. Only that host knows: the key is never seen here.
+func (s *replicas) keyed(who caller, share *tarnv1.Share, target *tarnv1.Replica) error {
+	if !schedule.Encrypted(share.GetExtraSpecs()) {
+		return nil
+	}
+	seen := s.Soft.Observation(target.GetId(), time.Now())
+	switch {
+	case seen.GetKeyState() == tarnv1.KeyState_KEY_STATE_AVAILABLE:
+		return nil
+	case seen.GetKeyState() == tarnv1.KeyState_KEY_STATE_UNSPECIFIED:
+		return refused("id", "the share is encrypted and the replica's host has not said yet whether it has the key; nothing was stopped: try again in a few seconds")
+	case !who.isOperator():
+		return refused("id", "the share is encrypted and its key is not on the replica's host; nothing was stopped: ask the operator to copy it there")
+	}
+	return refused("id", "the share is encrypted and its key is not on host %s; nothing was stopped: copy the key file from the active replica's host to %s, "+
+		"the agent loads it by itself, then promote again", hostPart(target.GetHost()), seen.GetKeyFile())
 }
 
 func promotion(who caller, share *tarnv1.Share, req *tarnv1.PromoteReplicaRequest) *raftv1.Command {

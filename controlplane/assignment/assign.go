@@ -82,6 +82,7 @@ func (f *facts) assignment(r *tarnv1.Replica) *tarnv1.Assignment {
 		ProtectedGuids:   f.protected(),
 		ReplicationType:  f.share.GetReplicationType(),
 		Established:      r.GetLaunchedAt() != nil,
+		Encrypted:        schedule.Encrypted(f.share.GetExtraSpecs()),
 	}
 	if a.Role == tarnv1.Role_ROLE_DELETING {
 		return a

@@ -99,6 +99,8 @@ func (r *ReplicaSeen) Observation(now time.Time) *tarnv1.ReplicaObservation {
 		HeadCreatedAt: r.Report.GetHeadCreatedAt(),
 		Error:         r.Report.GetError(),
 		Mountpoint:    r.Report.GetMountpoint(),
+		KeyState:      r.Report.GetKeyState(),
+		KeyFile:       r.Report.GetKeyFile(),
 	}
 	if !r.lagAt.IsZero() && r.Report.GetObservedRole() != tarnv1.Role_ROLE_ACTIVE {
 		o.Lag = durationpb.New(r.lag + max(0, now.Sub(r.lagAt)))

@@ -84,7 +84,7 @@ func (r *round) drainPlan(shareID string) []schedule.DrainStep {
 		plan.Replicas = append(plan.Replicas, schedule.DrainReplica{
 			ID: rep.GetId(), Replaces: rep.GetMetadata()[schedule.ReplacesKey], Draining: draining(h),
 			Down: h.GetState() != tarnv1.HostState_HOST_STATE_UP, Owner: f.GetOwnerReplicaId() == rep.GetId(),
-			Status: rep.GetStatus(), State: rep.GetReplicaState(),
+			Status: rep.GetStatus(), State: rep.GetReplicaState(), Keyless: schedule.Encrypted(share.GetExtraSpecs()) && !r.keyed(rep),
 		})
 	}
 	steps := schedule.PlanDrain(plan)
@@ -95,6 +95,12 @@ func (r *round) drainPlan(shareID string) []schedule.DrainStep {
 		}
 	}
 	return steps
+}
+
+// keyed reports that the replica's host has said that it has the key.
+func (r *round) keyed(rep *tarnv1.Replica) bool {
+	seen := r.obs.Replica(rep)
+	return seen != nil && seen.Report.GetKeyState() == tarnv1.KeyState_KEY_STATE_AVAILABLE
 }
 
 // pausing keeps a drain from promoting again and again when the owner does not

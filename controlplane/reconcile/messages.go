@@ -71,6 +71,10 @@ func sentence(e *tarnv1.ReplicaError) string {
 		return "The storage host lacks a permission that it needs. Ask the operator."
 	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_UNSUPPORTED:
 		return "The storage host does not support what the share needs. Ask the operator."
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_KEY_UNAVAILABLE:
+		return "The key of the encrypted share is not on its storage host, or does not fit. Ask the operator to copy the key file there."
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATA_DAMAGED:
+		return "The storage pool has found data of the share that it cannot read. Ask the operator; other replicas may be whole."
 	}
 	return "The storage host could not do it. Ask the operator; the replica's error says more."
 }
@@ -93,7 +97,9 @@ func storageFault(e *tarnv1.ReplicaError) bool {
 	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_OUT_OF_SPACE,
 		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_QUOTA_EXCEEDED,
 		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_POOL_UNAVAILABLE,
-		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_STREAM_CORRUPT:
+		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_STREAM_CORRUPT,
+		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_KEY_UNAVAILABLE,
+		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATA_DAMAGED:
 		return true
 	}
 	return false

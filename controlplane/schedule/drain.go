@@ -35,6 +35,8 @@ type DrainReplica struct {
 	Owner  bool
 	Status tarnv1.Status
 	State  tarnv1.ReplicaState
+	// Keyless: the share is encrypted and the host is not known to have its key.
+	Keyless bool
 }
 
 // DrainAction is what to do next.
@@ -112,6 +114,8 @@ func (s *DrainShare) next(r *DrainReplica) DrainStep {
 		return DrainStep{Action: DrainCreate, ReplicaID: r.ID}
 	case !replacement.good():
 		return DrainStep{Reason: s.say(fmt.Sprintf("waits for replica %s, which takes the place of %s, to be in_sync", replacement.ID, r.ID))}
+	case r.Owner && replacement.Keyless:
+		return DrainStep{Reason: s.say(fmt.Sprintf("waits for its key: copy the key file to the host of replica %s, which takes over", replacement.ID))}
 	case r.Owner:
 		return DrainStep{Action: DrainPromote, ReplicaID: replacement.ID}
 	}

@@ -25,6 +25,8 @@ func TestPlanDrain(t *testing.T) {
 	new1 := func(replaces string, state tarnv1.ReplicaState) DrainReplica {
 		return DrainReplica{ID: "n", Replaces: replaces, Status: available, State: state}
 	}
+	keyless := new1("a", inSync)
+	keyless.Keyless = true
 	down := leaving
 	down.Down = true
 	cases := []struct {
@@ -40,6 +42,7 @@ func TestPlanDrain(t *testing.T) {
 		{"secondary: delete when replaced", []DrainReplica{owner, second, new1("b", inSync)}, DrainDelete, "b", ""},
 		{"owner: create", []DrainReplica{leaving}, DrainCreate, "a", ""},
 		{"owner: promote the replacement", []DrainReplica{leaving, new1("a", inSync)}, DrainPromote, "n", ""},
+		{"owner: the replacement has no key", []DrainReplica{leaving, keyless}, DrainWait, "", "copy the key file"},
 		{"owner is down", []DrainReplica{down, new1("a", inSync)}, DrainWait, "", "--force"},
 	}
 	for _, c := range cases {

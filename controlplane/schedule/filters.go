@@ -51,6 +51,9 @@ func (inv *Inventory) newSearch(r *Request) *search {
 
 func (r *Request) matchedSpecs() []spec {
 	specs := make([]spec, 0, len(r.ExtraSpecs)+1)
+	if Encrypted(r.ExtraSpecs) {
+		specs = append(specs, spec{key: specEncryption, capability: specEncryption, want: "<is> true"})
+	}
 	protocol := false
 	for key, want := range r.ExtraSpecs {
 		capability := matchedKey(key)

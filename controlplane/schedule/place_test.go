@@ -70,6 +70,7 @@ func TestRefusals(t *testing.T) {
 		{"share servers", nil, Request{ExtraSpecs: map[string]string{"driver_handles_share_servers": "True"}}, FilterCapabilities, "driver_handles_share_servers"},
 		{"protocol", nil, Request{ShareProto: "CIFS"}, FilterCapabilities, "storage_protocol"},
 		{"pool name", nil, Request{ExtraSpecs: map[string]string{"pool_name": "p7"}}, FilterCapabilities, "pool_name"},
+		{"encryption", nil, Request{ExtraSpecs: map[string]string{"tarn:encryption": "on"}}, FilterCapabilities, "tarn:encryption"},
 		{"too large", nil, Request{SizeGiB: 1001}, FilterCapacity, "room for 1000"},
 		{"reserve", func(h *tarnv1.Host) { h.Pools[0].ReservedPercentage = 10 }, Request{SizeGiB: 901}, FilterCapacity, "reserve 10 %"},
 		{"ratio", func(h *tarnv1.Host) { h.Pools[0].MaxOverSubscriptionRatio = 0.5 }, Request{SizeGiB: 1}, FilterCapacity, "max_over_subscription_ratio"},

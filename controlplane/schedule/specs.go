@@ -25,8 +25,13 @@ const (
 	specRateLimit      = "tarn:rate_limit"
 	specKeep           = "tarn:keep"
 	specSquash         = "tarn:squash"
+	specEncryption     = EncryptionKey
 	tarnScope          = "tarn:"
 )
+
+// EncryptionKey is the extra spec of encrypted shares, and the capability of pools
+// that can keep and replicate them.
+const EncryptionKey = "tarn:encryption"
 
 // DefaultRPO is the lag that a type without tarn:rpo promises.
 const DefaultRPO = time.Minute
@@ -58,6 +63,7 @@ type Specs struct {
 	RateLimitBytesPerSecond           int64 // 0: unlimited
 	Keep                              []KeepRule
 	Squash                            tarnv1.Squash // root when the type does not say
+	Encryption                        bool          // at rest and, as raw streams, between hosts
 }
 
 // KeepRule keeps snapshots of a span of time at a distance from each other.
@@ -124,8 +130,11 @@ func parse(specs map[string]string) (Specs, []*tarnv1.FieldViolation) {
 				violate(key, err.Error())
 			}
 		case strings.HasPrefix(key, tarnScope):
-			violate(key, fmt.Sprintf("is unknown; the keys of tarn are %s, %s, %s and %s", specKeep, specRateLimit, specRPO, specSquash))
+			violate(key, fmt.Sprintf("is unknown; the keys of tarn are %s, %s, %s, %s and %s", specEncryption, specKeep, specRateLimit, specRPO, specSquash))
 		}
+	}
+	if out.Encryption && out.CreateShareFromSnapshotSupport {
+		violate(specEncryption, "excludes "+specFromSnapshot+": a clone cannot have a key of its own")
 	}
 	if out.MaxShareSizeGiB > 0 && out.MinShareSizeGiB > out.MaxShareSizeGiB {
 		violate(specMinSize, "is larger than "+specMaxSize)
@@ -158,6 +167,7 @@ func (s *Specs) readers() map[string]func(string) error {
 		specRPO:             func(v string) (err error) { s.RPO, err = parseRPO(v); return err },
 		specRateLimit:       func(v string) (err error) { s.RateLimitBytesPerSecond, err = parseRate(v); return err },
 		specKeep:            func(v string) (err error) { s.Keep, err = parseKeep(v); return err },
+		specEncryption:      boolInto(&s.Encryption),
 		specSquash:          func(v string) (err error) { s.Squash, err = parseSquash(v); return err },
 	}
 }
@@ -209,3 +219,6 @@ func Squash(specs map[string]string) tarnv1.Squash {
 	}
 	return squash
 }
+
+// Encrypted tells whether a type's shares are encrypted.
+func Encrypted(specs map[string]string) bool { return truth(specs[specEncryption]) }

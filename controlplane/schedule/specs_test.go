@@ -86,7 +86,9 @@ func TestValidateExtraSpecs(t *testing.T) {
 		{"tarn:keep", "1h", "AGE:DISTANCE"},
 		{"tarn:squash", "none", ""},
 		{"tarn:squash", "root_squash", "none, root or all"},
-		{"tarn:rop", "10s", "tarn:keep, tarn:rate_limit, tarn:rpo and tarn:squash"},
+		{"tarn:rop", "10s", "tarn:encryption, tarn:keep, tarn:rate_limit, tarn:rpo and tarn:squash"},
+		{"tarn:encryption", "on", ""},
+		{"tarn:encryption", "aes", "boolean"},
 		{"vendor:thing", "x", ""},
 		{"ssd", "true", ""},
 		{"bad key", "x", "1 to 255 letters"},
@@ -112,11 +114,11 @@ func TestParseSpecs(t *testing.T) {
 	got, err := ParseSpecs(map[string]string{
 		"driver_handles_share_servers": "False", "replication_type": "dr", "snapshot_support": "true",
 		"availability_zones": "a,b", "provisioning:min_share_size": "2", "tarn:rpo": "10s", "tarn:rate_limit": "2k", "tarn:squash": "all",
-		"tarn:keep": "1h:all,1d:1h",
+		"tarn:keep": "1h:all,1d:1h", "tarn:encryption": "on",
 	})
 	want := Specs{
 		ReplicationType: tarnv1.ReplicationType_REPLICATION_TYPE_DR, SnapshotSupport: true,
-		AvailabilityZones: []string{"a", "b"}, MinShareSizeGiB: 2, RPO: 10 * time.Second, RateLimitBytesPerSecond: 2048, Squash: tarnv1.Squash_SQUASH_ALL,
+		AvailabilityZones: []string{"a", "b"}, MinShareSizeGiB: 2, RPO: 10 * time.Second, RateLimitBytesPerSecond: 2048, Squash: tarnv1.Squash_SQUASH_ALL, Encryption: true,
 		Keep: []KeepRule{{For: time.Hour}, {For: 24 * time.Hour, Every: time.Hour}},
 	}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
@@ -124,6 +126,10 @@ func TestParseSpecs(t *testing.T) {
 	}
 	if d, _ := ParseSpecs(map[string]string{"driver_handles_share_servers": "0"}); d.RPO != time.Minute {
 		t.Errorf("default RPO is %v, want one minute", d.RPO)
+	}
+	v := ValidateExtraSpecs(map[string]string{specDHSS: "false", specEncryption: "on", specFromSnapshot: "true"})
+	if len(v) != 1 || v[0].GetField() != "extra_specs."+specEncryption {
+		t.Errorf("clones of encrypted shares: got %v", v)
 	}
 	_, err = ParseSpecs(map[string]string{"provisioning:min_share_size": "9", "provisioning:max_share_size": "3"})
 	if err == nil || !strings.Contains(err.Error(), "and 1 more") {

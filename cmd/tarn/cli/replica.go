@@ -50,6 +50,7 @@ var replicaView = view[*tarnv1.Replica]{
 		{"Transfer", func(r *tarnv1.Replica) string { return transferText(r.GetObserved().GetTransfer()) }},
 		{"Used", func(r *tarnv1.Replica) string { return bytesText(r.GetObserved().GetUsedBytes()) }},
 		{"Head", headText},
+		{"Key", func(r *tarnv1.Replica) string { return keyText(r.GetObserved()) }},
 		{"Mountpoint", func(r *tarnv1.Replica) string { return r.GetObserved().GetMountpoint() }},
 		{"Export locations", func(r *tarnv1.Replica) string { return locationsText(r.GetExportLocations()) }},
 		{"Error", replicaErrorText},
@@ -58,6 +59,17 @@ var replicaView = view[*tarnv1.Replica]{
 		{"Reported", func(r *tarnv1.Replica) string { return stampText(r.GetObserved().GetReportedAt()) }},
 		{"Created", func(r *tarnv1.Replica) string { return stampText(r.GetCreatedAt()) }},
 	},
+}
+
+// keyText says whether an encrypted replica's host has the key, and where it looks.
+func keyText(o *tarnv1.ReplicaObservation) string {
+	switch o.GetKeyState() {
+	case tarnv1.KeyState_KEY_STATE_AVAILABLE:
+		return "on the host"
+	case tarnv1.KeyState_KEY_STATE_MISSING:
+		return strings.TrimSpace("not on the host: copy it there to promote " + o.GetKeyFile())
+	}
+	return ""
 }
 
 func lagText(r *tarnv1.Replica) string { return durationText(r.GetObserved().GetLag()) }

@@ -336,7 +336,10 @@ type Assignment struct {
 	ReplicationType ReplicationType `protobuf:"varint,23,opt,name=replication_type,json=replicationType,proto3,enum=tarn.v1.ReplicationType" json:"replication_type,omitempty"`
 	// The replica has been available before: its agent never puts an empty dataset
 	// in place of a missing one.
-	Established   bool `protobuf:"varint,24,opt,name=established,proto3" json:"established,omitempty"`
+	Established bool `protobuf:"varint,24,opt,name=established,proto3" json:"established,omitempty"`
+	// The dataset is an encryption root of its own and its streams are raw; the key
+	// never leaves the hosts that have it.
+	Encrypted     bool `protobuf:"varint,50,opt,name=encrypted,proto3" json:"encrypted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -535,6 +538,13 @@ func (x *Assignment) GetReplicationType() ReplicationType {
 func (x *Assignment) GetEstablished() bool {
 	if x != nil {
 		return x.Established
+	}
+	return false
+}
+
+func (x *Assignment) GetEncrypted() bool {
+	if x != nil {
+		return x.Encrypted
 	}
 	return false
 }
@@ -1205,7 +1215,12 @@ type ReplicaReport struct {
 	DivergentCopies  []*DivergentCopy `protobuf:"bytes,25,rep,name=divergent_copies,json=divergentCopies,proto3" json:"divergent_copies,omitempty"`
 	Mountpoint       string           `protobuf:"bytes,26,opt,name=mountpoint,proto3" json:"mountpoint,omitempty"`
 	// Active: bytes not yet in any snapshot; -1 unknown.
-	DirtyBytes    int64 `protobuf:"varint,27,opt,name=dirty_bytes,json=dirtyBytes,proto3" json:"dirty_bytes,omitempty"`
+	DirtyBytes int64 `protobuf:"varint,27,opt,name=dirty_bytes,json=dirtyBytes,proto3" json:"dirty_bytes,omitempty"`
+	// Whether this host has the key of an encrypted share. Without it, a replica can be
+	// kept up to date but neither read nor promoted.
+	KeyState KeyState `protobuf:"varint,50,opt,name=key_state,json=keyState,proto3,enum=tarn.v1.KeyState" json:"key_state,omitempty"`
+	// File in which this host looks for the key.
+	KeyFile       string `protobuf:"bytes,51,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1427,6 +1442,20 @@ func (x *ReplicaReport) GetDirtyBytes() int64 {
 		return x.DirtyBytes
 	}
 	return 0
+}
+
+func (x *ReplicaReport) GetKeyState() KeyState {
+	if x != nil {
+		return x.KeyState
+	}
+	return KeyState_KEY_STATE_UNSPECIFIED
+}
+
+func (x *ReplicaReport) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
 }
 
 type ReportedExport struct {
@@ -1869,7 +1898,7 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\x13AssignmentsResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x1c\n" +
 	"\tunchanged\x18\x02 \x01(\bR\tunchanged\x125\n" +
-	"\vassignments\x18\x03 \x03(\v2\x13.tarn.v1.AssignmentR\vassignments\"\xcc\a\n" +
+	"\vassignments\x18\x03 \x03(\v2\x13.tarn.v1.AssignmentR\vassignments\"\xea\a\n" +
 	"\n" +
 	"Assignment\x12\x1d\n" +
 	"\n" +
@@ -1899,7 +1928,8 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\x0fprotected_guids\x18\x15 \x03(\x06R\x0eprotectedGuids\x12\x12\n" +
 	"\x04seal\x18\x16 \x01(\bR\x04seal\x12C\n" +
 	"\x10replication_type\x18\x17 \x01(\x0e2\x18.tarn.v1.ReplicationTypeR\x0freplicationType\x12 \n" +
-	"\vestablished\x18\x18 \x01(\bR\vestablished\"Z\n" +
+	"\vestablished\x18\x18 \x01(\bR\vestablished\x12\x1c\n" +
+	"\tencrypted\x182 \x01(\bR\tencrypted\"Z\n" +
 	"\x06Source\x12\x1d\n" +
 	"\n" +
 	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x17\n" +
@@ -1949,7 +1979,7 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x12total_capacity_gib\x18\x02 \x01(\x01R\x10totalCapacityGib\x12*\n" +
 	"\x11free_capacity_gib\x18\x03 \x01(\x01R\x0ffreeCapacityGib\x12\x16\n" +
-	"\x06health\x18\x04 \x01(\tR\x06health\"\xf9\b\n" +
+	"\x06health\x18\x04 \x01(\tR\x06health\"\xc4\t\n" +
 	"\rReplicaReport\x12\x1d\n" +
 	"\n" +
 	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x19\n" +
@@ -1985,7 +2015,9 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"mountpoint\x18\x1a \x01(\tR\n" +
 	"mountpoint\x12\x1f\n" +
 	"\vdirty_bytes\x18\x1b \x01(\x03R\n" +
-	"dirtyBytes\"f\n" +
+	"dirtyBytes\x12.\n" +
+	"\tkey_state\x182 \x01(\x0e2\x11.tarn.v1.KeyStateR\bkeyState\x12\x19\n" +
+	"\bkey_file\x183 \x01(\tR\akeyFile\"f\n" +
 	"\x0eReportedExport\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1c\n" +
 	"\tpreferred\x18\x02 \x01(\bR\tpreferred\x12\"\n" +
@@ -2084,6 +2116,7 @@ var file_tarn_v1_agent_proto_goTypes = []any{
 	(*RuleError)(nil),             // 32: tarn.v1.RuleError
 	(*ReplicaError)(nil),          // 33: tarn.v1.ReplicaError
 	(*DivergentCopy)(nil),         // 34: tarn.v1.DivergentCopy
+	(KeyState)(0),                 // 35: tarn.v1.KeyState
 }
 var file_tarn_v1_agent_proto_depIdxs = []int32{
 	23, // 0: tarn.v1.RegisterRequest.host:type_name -> tarn.v1.Host
@@ -2120,25 +2153,26 @@ var file_tarn_v1_agent_proto_depIdxs = []int32{
 	19, // 31: tarn.v1.ReplicaReport.demote_ack:type_name -> tarn.v1.DemoteAck
 	19, // 32: tarn.v1.ReplicaReport.seal_ack:type_name -> tarn.v1.DemoteAck
 	34, // 33: tarn.v1.ReplicaReport.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	30, // 34: tarn.v1.SnapshotReport.taken_at:type_name -> google.protobuf.Timestamp
-	30, // 35: tarn.v1.DemoteAck.head_created_at:type_name -> google.protobuf.Timestamp
-	21, // 36: tarn.v1.RenewLeaseRequest.shares:type_name -> tarn.v1.LeaseShare
-	21, // 37: tarn.v1.RenewLeaseResponse.granted:type_name -> tarn.v1.LeaseShare
-	21, // 38: tarn.v1.RenewLeaseResponse.revoked:type_name -> tarn.v1.LeaseShare
-	24, // 39: tarn.v1.RenewLeaseResponse.duration:type_name -> google.protobuf.Duration
-	1,  // 40: tarn.v1.AgentService.Register:input_type -> tarn.v1.RegisterRequest
-	3,  // 41: tarn.v1.AgentService.Assignments:input_type -> tarn.v1.AssignmentsRequest
-	13, // 42: tarn.v1.AgentService.Report:input_type -> tarn.v1.ReportRequest
-	20, // 43: tarn.v1.AgentService.RenewLease:input_type -> tarn.v1.RenewLeaseRequest
-	2,  // 44: tarn.v1.AgentService.Register:output_type -> tarn.v1.RegisterResponse
-	4,  // 45: tarn.v1.AgentService.Assignments:output_type -> tarn.v1.AssignmentsResponse
-	14, // 46: tarn.v1.AgentService.Report:output_type -> tarn.v1.ReportResponse
-	22, // 47: tarn.v1.AgentService.RenewLease:output_type -> tarn.v1.RenewLeaseResponse
-	44, // [44:48] is the sub-list for method output_type
-	40, // [40:44] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	35, // 34: tarn.v1.ReplicaReport.key_state:type_name -> tarn.v1.KeyState
+	30, // 35: tarn.v1.SnapshotReport.taken_at:type_name -> google.protobuf.Timestamp
+	30, // 36: tarn.v1.DemoteAck.head_created_at:type_name -> google.protobuf.Timestamp
+	21, // 37: tarn.v1.RenewLeaseRequest.shares:type_name -> tarn.v1.LeaseShare
+	21, // 38: tarn.v1.RenewLeaseResponse.granted:type_name -> tarn.v1.LeaseShare
+	21, // 39: tarn.v1.RenewLeaseResponse.revoked:type_name -> tarn.v1.LeaseShare
+	24, // 40: tarn.v1.RenewLeaseResponse.duration:type_name -> google.protobuf.Duration
+	1,  // 41: tarn.v1.AgentService.Register:input_type -> tarn.v1.RegisterRequest
+	3,  // 42: tarn.v1.AgentService.Assignments:input_type -> tarn.v1.AssignmentsRequest
+	13, // 43: tarn.v1.AgentService.Report:input_type -> tarn.v1.ReportRequest
+	20, // 44: tarn.v1.AgentService.RenewLease:input_type -> tarn.v1.RenewLeaseRequest
+	2,  // 45: tarn.v1.AgentService.Register:output_type -> tarn.v1.RegisterResponse
+	4,  // 46: tarn.v1.AgentService.Assignments:output_type -> tarn.v1.AssignmentsResponse
+	14, // 47: tarn.v1.AgentService.Report:output_type -> tarn.v1.ReportResponse
+	22, // 48: tarn.v1.AgentService.RenewLease:output_type -> tarn.v1.RenewLeaseResponse
+	45, // [45:49] is the sub-list for method output_type
+	41, // [41:45] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_agent_proto_init() }

@@ -391,6 +391,60 @@ func (FencingProof) EnumDescriptor() ([]byte, []int) {
 	return file_tarn_v1_types_proto_rawDescGZIP(), []int{5}
 }
 
+// KeyState says whether a host has the key of an encrypted replica. The control plane
+// never sees a key.
+type KeyState int32
+
+const (
+	// Not encrypted, or not known yet.
+	KeyState_KEY_STATE_UNSPECIFIED KeyState = 0
+	// Loaded: it has been proved to fit.
+	KeyState_KEY_STATE_AVAILABLE KeyState = 1
+	// Not on the host, or not the right one.
+	KeyState_KEY_STATE_MISSING KeyState = 2
+)
+
+// Enum value maps for KeyState.
+var (
+	KeyState_name = map[int32]string{
+		0: "KEY_STATE_UNSPECIFIED",
+		1: "KEY_STATE_AVAILABLE",
+		2: "KEY_STATE_MISSING",
+	}
+	KeyState_value = map[string]int32{
+		"KEY_STATE_UNSPECIFIED": 0,
+		"KEY_STATE_AVAILABLE":   1,
+		"KEY_STATE_MISSING":     2,
+	}
+)
+
+func (x KeyState) Enum() *KeyState {
+	p := new(KeyState)
+	*p = x
+	return p
+}
+
+func (x KeyState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (KeyState) Descriptor() protoreflect.EnumDescriptor {
+	return file_tarn_v1_types_proto_enumTypes[6].Descriptor()
+}
+
+func (KeyState) Type() protoreflect.EnumType {
+	return &file_tarn_v1_types_proto_enumTypes[6]
+}
+
+func (x KeyState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use KeyState.Descriptor instead.
+func (KeyState) EnumDescriptor() ([]byte, []int) {
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{6}
+}
+
 // ReplicaErrorCode is the bounded class of a storage or replication failure.
 type ReplicaErrorCode int32
 
@@ -410,6 +464,10 @@ const (
 	ReplicaErrorCode_REPLICA_ERROR_CODE_EXPORT_FAILED      ReplicaErrorCode = 12
 	ReplicaErrorCode_REPLICA_ERROR_CODE_PERMISSION_DENIED  ReplicaErrorCode = 13
 	ReplicaErrorCode_REPLICA_ERROR_CODE_UNSUPPORTED        ReplicaErrorCode = 14
+	// The key of an encrypted share is not on the host, or does not fit.
+	ReplicaErrorCode_REPLICA_ERROR_CODE_KEY_UNAVAILABLE ReplicaErrorCode = 16
+	// The pool has found files or snapshots of the dataset that cannot be read.
+	ReplicaErrorCode_REPLICA_ERROR_CODE_DATA_DAMAGED ReplicaErrorCode = 17
 )
 
 // Enum value maps for ReplicaErrorCode.
@@ -430,6 +488,8 @@ var (
 		12: "REPLICA_ERROR_CODE_EXPORT_FAILED",
 		13: "REPLICA_ERROR_CODE_PERMISSION_DENIED",
 		14: "REPLICA_ERROR_CODE_UNSUPPORTED",
+		16: "REPLICA_ERROR_CODE_KEY_UNAVAILABLE",
+		17: "REPLICA_ERROR_CODE_DATA_DAMAGED",
 	}
 	ReplicaErrorCode_value = map[string]int32{
 		"REPLICA_ERROR_CODE_UNSPECIFIED":        0,
@@ -447,6 +507,8 @@ var (
 		"REPLICA_ERROR_CODE_EXPORT_FAILED":      12,
 		"REPLICA_ERROR_CODE_PERMISSION_DENIED":  13,
 		"REPLICA_ERROR_CODE_UNSUPPORTED":        14,
+		"REPLICA_ERROR_CODE_KEY_UNAVAILABLE":    16,
+		"REPLICA_ERROR_CODE_DATA_DAMAGED":       17,
 	}
 )
 
@@ -461,11 +523,11 @@ func (x ReplicaErrorCode) String() string {
 }
 
 func (ReplicaErrorCode) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[6].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[7].Descriptor()
 }
 
 func (ReplicaErrorCode) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[6]
+	return &file_tarn_v1_types_proto_enumTypes[7]
 }
 
 func (x ReplicaErrorCode) Number() protoreflect.EnumNumber {
@@ -474,7 +536,7 @@ func (x ReplicaErrorCode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReplicaErrorCode.Descriptor instead.
 func (ReplicaErrorCode) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{6}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{7}
 }
 
 type AccessLevel int32
@@ -510,11 +572,11 @@ func (x AccessLevel) String() string {
 }
 
 func (AccessLevel) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[7].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[8].Descriptor()
 }
 
 func (AccessLevel) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[7]
+	return &file_tarn_v1_types_proto_enumTypes[8]
 }
 
 func (x AccessLevel) Number() protoreflect.EnumNumber {
@@ -523,7 +585,7 @@ func (x AccessLevel) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AccessLevel.Descriptor instead.
 func (AccessLevel) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{7}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{8}
 }
 
 type AccessRuleState int32
@@ -577,11 +639,11 @@ func (x AccessRuleState) String() string {
 }
 
 func (AccessRuleState) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[8].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[9].Descriptor()
 }
 
 func (AccessRuleState) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[8]
+	return &file_tarn_v1_types_proto_enumTypes[9]
 }
 
 func (x AccessRuleState) Number() protoreflect.EnumNumber {
@@ -590,7 +652,7 @@ func (x AccessRuleState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AccessRuleState.Descriptor instead.
 func (AccessRuleState) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{8}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{9}
 }
 
 type AccessRulesStatus int32
@@ -629,11 +691,11 @@ func (x AccessRulesStatus) String() string {
 }
 
 func (AccessRulesStatus) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[9].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[10].Descriptor()
 }
 
 func (AccessRulesStatus) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[9]
+	return &file_tarn_v1_types_proto_enumTypes[10]
 }
 
 func (x AccessRulesStatus) Number() protoreflect.EnumNumber {
@@ -642,7 +704,7 @@ func (x AccessRulesStatus) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AccessRulesStatus.Descriptor instead.
 func (AccessRulesStatus) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{9}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{10}
 }
 
 // Role is what a replica's agent is to do with its dataset.
@@ -689,11 +751,11 @@ func (x Role) String() string {
 }
 
 func (Role) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[10].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[11].Descriptor()
 }
 
 func (Role) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[10]
+	return &file_tarn_v1_types_proto_enumTypes[11]
 }
 
 func (x Role) Number() protoreflect.EnumNumber {
@@ -702,7 +764,7 @@ func (x Role) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Role.Descriptor instead.
 func (Role) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{10}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{11}
 }
 
 type HostState int32
@@ -739,11 +801,11 @@ func (x HostState) String() string {
 }
 
 func (HostState) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[11].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[12].Descriptor()
 }
 
 func (HostState) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[11]
+	return &file_tarn_v1_types_proto_enumTypes[12]
 }
 
 func (x HostState) Number() protoreflect.EnumNumber {
@@ -752,7 +814,7 @@ func (x HostState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HostState.Descriptor instead.
 func (HostState) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{11}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{12}
 }
 
 type HostAdminState int32
@@ -793,11 +855,11 @@ func (x HostAdminState) String() string {
 }
 
 func (HostAdminState) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[12].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[13].Descriptor()
 }
 
 func (HostAdminState) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[12]
+	return &file_tarn_v1_types_proto_enumTypes[13]
 }
 
 func (x HostAdminState) Number() protoreflect.EnumNumber {
@@ -806,7 +868,7 @@ func (x HostAdminState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HostAdminState.Descriptor instead.
 func (HostAdminState) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{12}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{13}
 }
 
 // FenceClass says what enforces the end of a lease when the agent cannot.
@@ -853,11 +915,11 @@ func (x FenceClass) String() string {
 }
 
 func (FenceClass) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[13].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[14].Descriptor()
 }
 
 func (FenceClass) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[13]
+	return &file_tarn_v1_types_proto_enumTypes[14]
 }
 
 func (x FenceClass) Number() protoreflect.EnumNumber {
@@ -866,7 +928,7 @@ func (x FenceClass) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use FenceClass.Descriptor instead.
 func (FenceClass) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{13}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{14}
 }
 
 // ShareType is a named set of extra specs that the scheduler and the share follow.
@@ -2045,7 +2107,10 @@ type ReplicaObservation struct {
 	HeadCreatedAt *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=head_created_at,json=headCreatedAt,proto3" json:"head_created_at,omitempty"`
 	Error         *ReplicaError          `protobuf:"bytes,12,opt,name=error,proto3" json:"error,omitempty"`
 	// Directory where the dataset is mounted on its host; empty when not mounted.
-	Mountpoint    string `protobuf:"bytes,13,opt,name=mountpoint,proto3" json:"mountpoint,omitempty"`
+	Mountpoint string   `protobuf:"bytes,13,opt,name=mountpoint,proto3" json:"mountpoint,omitempty"`
+	KeyState   KeyState `protobuf:"varint,50,opt,name=key_state,json=keyState,proto3,enum=tarn.v1.KeyState" json:"key_state,omitempty"`
+	// File in which the host looks for the key; administrators only.
+	KeyFile       string `protobuf:"bytes,51,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2167,6 +2232,20 @@ func (x *ReplicaObservation) GetError() *ReplicaError {
 func (x *ReplicaObservation) GetMountpoint() string {
 	if x != nil {
 		return x.Mountpoint
+	}
+	return ""
+}
+
+func (x *ReplicaObservation) GetKeyState() KeyState {
+	if x != nil {
+		return x.KeyState
+	}
+	return KeyState_KEY_STATE_UNSPECIFIED
+}
+
+func (x *ReplicaObservation) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
 	}
 	return ""
 }
@@ -4134,7 +4213,7 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\bobserved\x18( \x01(\v2\x1b.tarn.v1.ReplicaObservationR\bobserved\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbb\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x86\x05\n" +
 	"\x12ReplicaObservation\x12;\n" +
 	"\vreported_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"reportedAt\x12+\n" +
@@ -4153,7 +4232,9 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x05error\x18\f \x01(\v2\x15.tarn.v1.ReplicaErrorR\x05error\x12\x1e\n" +
 	"\n" +
 	"mountpoint\x18\r \x01(\tR\n" +
-	"mountpoint\"\xae\x02\n" +
+	"mountpoint\x12.\n" +
+	"\tkey_state\x182 \x01(\x0e2\x11.tarn.v1.KeyStateR\bkeyState\x12\x19\n" +
+	"\bkey_file\x183 \x01(\tR\akeyFile\"\xae\x02\n" +
 	"\x10TransferProgress\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1b\n" +
 	"\tfrom_guid\x18\x02 \x01(\x06R\bfromGuid\x12\x17\n" +
@@ -4404,7 +4485,11 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x18FENCING_PROOF_DEMOTE_ACK\x10\x01\x12\x1f\n" +
 	"\x1bFENCING_PROOF_LEASE_EXPIRED\x10\x02\x12\x19\n" +
 	"\x15FENCING_PROOF_STONITH\x10\x03\x12#\n" +
-	"\x1fFENCING_PROOF_OPERATOR_ATTESTED\x10\x04*\xcb\x04\n" +
+	"\x1fFENCING_PROOF_OPERATOR_ATTESTED\x10\x04*U\n" +
+	"\bKeyState\x12\x19\n" +
+	"\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13KEY_STATE_AVAILABLE\x10\x01\x12\x15\n" +
+	"\x11KEY_STATE_MISSING\x10\x02*\x98\x05\n" +
 	"\x10ReplicaErrorCode\x12\"\n" +
 	"\x1eREPLICA_ERROR_CODE_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bREPLICA_ERROR_CODE_INTERNAL\x10\x01\x12#\n" +
@@ -4421,7 +4506,9 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x1aREPLICA_ERROR_CODE_STALLED\x10\v\x12$\n" +
 	" REPLICA_ERROR_CODE_EXPORT_FAILED\x10\f\x12(\n" +
 	"$REPLICA_ERROR_CODE_PERMISSION_DENIED\x10\r\x12\"\n" +
-	"\x1eREPLICA_ERROR_CODE_UNSUPPORTED\x10\x0e*U\n" +
+	"\x1eREPLICA_ERROR_CODE_UNSUPPORTED\x10\x0e\x12&\n" +
+	"\"REPLICA_ERROR_CODE_KEY_UNAVAILABLE\x10\x10\x12#\n" +
+	"\x1fREPLICA_ERROR_CODE_DATA_DAMAGED\x10\x11*U\n" +
 	"\vAccessLevel\x12\x1c\n" +
 	"\x18ACCESS_LEVEL_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fACCESS_LEVEL_RW\x10\x01\x12\x13\n" +
@@ -4476,7 +4563,7 @@ func file_tarn_v1_types_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_types_proto_rawDescData
 }
 
-var file_tarn_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 14)
+var file_tarn_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 15)
 var file_tarn_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_tarn_v1_types_proto_goTypes = []any{
 	(Status)(0),                   // 0: tarn.v1.Status
@@ -4485,141 +4572,143 @@ var file_tarn_v1_types_proto_goTypes = []any{
 	(FencingPhase)(0),             // 3: tarn.v1.FencingPhase
 	(PromotionMode)(0),            // 4: tarn.v1.PromotionMode
 	(FencingProof)(0),             // 5: tarn.v1.FencingProof
-	(ReplicaErrorCode)(0),         // 6: tarn.v1.ReplicaErrorCode
-	(AccessLevel)(0),              // 7: tarn.v1.AccessLevel
-	(AccessRuleState)(0),          // 8: tarn.v1.AccessRuleState
-	(AccessRulesStatus)(0),        // 9: tarn.v1.AccessRulesStatus
-	(Role)(0),                     // 10: tarn.v1.Role
-	(HostState)(0),                // 11: tarn.v1.HostState
-	(HostAdminState)(0),           // 12: tarn.v1.HostAdminState
-	(FenceClass)(0),               // 13: tarn.v1.FenceClass
-	(*ShareType)(nil),             // 14: tarn.v1.ShareType
-	(*Share)(nil),                 // 15: tarn.v1.Share
-	(*Fencing)(nil),               // 16: tarn.v1.Fencing
-	(*LineageEntry)(nil),          // 17: tarn.v1.LineageEntry
-	(*Consent)(nil),               // 18: tarn.v1.Consent
-	(*LossReport)(nil),            // 19: tarn.v1.LossReport
-	(*LostSnapshot)(nil),          // 20: tarn.v1.LostSnapshot
-	(*Replica)(nil),               // 21: tarn.v1.Replica
-	(*ReplicaObservation)(nil),    // 22: tarn.v1.ReplicaObservation
-	(*TransferProgress)(nil),      // 23: tarn.v1.TransferProgress
-	(*ReplicaError)(nil),          // 24: tarn.v1.ReplicaError
-	(*DivergentCopy)(nil),         // 25: tarn.v1.DivergentCopy
-	(*ExportLocation)(nil),        // 26: tarn.v1.ExportLocation
-	(*Snapshot)(nil),              // 27: tarn.v1.Snapshot
-	(*SnapshotInstance)(nil),      // 28: tarn.v1.SnapshotInstance
-	(*AccessRule)(nil),            // 29: tarn.v1.AccessRule
-	(*RuleError)(nil),             // 30: tarn.v1.RuleError
-	(*Host)(nil),                  // 31: tarn.v1.Host
-	(*Pool)(nil),                  // 32: tarn.v1.Pool
-	(*AvailabilityZone)(nil),      // 33: tarn.v1.AvailabilityZone
-	(*QuotaLimits)(nil),           // 34: tarn.v1.QuotaLimits
-	(*QuotaUsage)(nil),            // 35: tarn.v1.QuotaUsage
-	(*UserMessage)(nil),           // 36: tarn.v1.UserMessage
-	(*FieldViolation)(nil),        // 37: tarn.v1.FieldViolation
-	(*NotLeader)(nil),             // 38: tarn.v1.NotLeader
-	(*PlacementFailure)(nil),      // 39: tarn.v1.PlacementFailure
-	(*PoolRefusal)(nil),           // 40: tarn.v1.PoolRefusal
-	(*QuotaExceeded)(nil),         // 41: tarn.v1.QuotaExceeded
-	nil,                           // 42: tarn.v1.ShareType.ExtraSpecsEntry
-	nil,                           // 43: tarn.v1.Share.MetadataEntry
-	nil,                           // 44: tarn.v1.Share.ExtraSpecsEntry
-	nil,                           // 45: tarn.v1.Replica.MetadataEntry
-	nil,                           // 46: tarn.v1.Snapshot.MetadataEntry
-	nil,                           // 47: tarn.v1.AccessRule.MetadataEntry
-	nil,                           // 48: tarn.v1.Host.CapabilitiesEntry
-	nil,                           // 49: tarn.v1.Pool.CapabilitiesEntry
-	nil,                           // 50: tarn.v1.QuotaLimits.LimitsEntry
-	(*timestamppb.Timestamp)(nil), // 51: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 52: google.protobuf.Duration
+	(KeyState)(0),                 // 6: tarn.v1.KeyState
+	(ReplicaErrorCode)(0),         // 7: tarn.v1.ReplicaErrorCode
+	(AccessLevel)(0),              // 8: tarn.v1.AccessLevel
+	(AccessRuleState)(0),          // 9: tarn.v1.AccessRuleState
+	(AccessRulesStatus)(0),        // 10: tarn.v1.AccessRulesStatus
+	(Role)(0),                     // 11: tarn.v1.Role
+	(HostState)(0),                // 12: tarn.v1.HostState
+	(HostAdminState)(0),           // 13: tarn.v1.HostAdminState
+	(FenceClass)(0),               // 14: tarn.v1.FenceClass
+	(*ShareType)(nil),             // 15: tarn.v1.ShareType
+	(*Share)(nil),                 // 16: tarn.v1.Share
+	(*Fencing)(nil),               // 17: tarn.v1.Fencing
+	(*LineageEntry)(nil),          // 18: tarn.v1.LineageEntry
+	(*Consent)(nil),               // 19: tarn.v1.Consent
+	(*LossReport)(nil),            // 20: tarn.v1.LossReport
+	(*LostSnapshot)(nil),          // 21: tarn.v1.LostSnapshot
+	(*Replica)(nil),               // 22: tarn.v1.Replica
+	(*ReplicaObservation)(nil),    // 23: tarn.v1.ReplicaObservation
+	(*TransferProgress)(nil),      // 24: tarn.v1.TransferProgress
+	(*ReplicaError)(nil),          // 25: tarn.v1.ReplicaError
+	(*DivergentCopy)(nil),         // 26: tarn.v1.DivergentCopy
+	(*ExportLocation)(nil),        // 27: tarn.v1.ExportLocation
+	(*Snapshot)(nil),              // 28: tarn.v1.Snapshot
+	(*SnapshotInstance)(nil),      // 29: tarn.v1.SnapshotInstance
+	(*AccessRule)(nil),            // 30: tarn.v1.AccessRule
+	(*RuleError)(nil),             // 31: tarn.v1.RuleError
+	(*Host)(nil),                  // 32: tarn.v1.Host
+	(*Pool)(nil),                  // 33: tarn.v1.Pool
+	(*AvailabilityZone)(nil),      // 34: tarn.v1.AvailabilityZone
+	(*QuotaLimits)(nil),           // 35: tarn.v1.QuotaLimits
+	(*QuotaUsage)(nil),            // 36: tarn.v1.QuotaUsage
+	(*UserMessage)(nil),           // 37: tarn.v1.UserMessage
+	(*FieldViolation)(nil),        // 38: tarn.v1.FieldViolation
+	(*NotLeader)(nil),             // 39: tarn.v1.NotLeader
+	(*PlacementFailure)(nil),      // 40: tarn.v1.PlacementFailure
+	(*PoolRefusal)(nil),           // 41: tarn.v1.PoolRefusal
+	(*QuotaExceeded)(nil),         // 42: tarn.v1.QuotaExceeded
+	nil,                           // 43: tarn.v1.ShareType.ExtraSpecsEntry
+	nil,                           // 44: tarn.v1.Share.MetadataEntry
+	nil,                           // 45: tarn.v1.Share.ExtraSpecsEntry
+	nil,                           // 46: tarn.v1.Replica.MetadataEntry
+	nil,                           // 47: tarn.v1.Snapshot.MetadataEntry
+	nil,                           // 48: tarn.v1.AccessRule.MetadataEntry
+	nil,                           // 49: tarn.v1.Host.CapabilitiesEntry
+	nil,                           // 50: tarn.v1.Pool.CapabilitiesEntry
+	nil,                           // 51: tarn.v1.QuotaLimits.LimitsEntry
+	(*timestamppb.Timestamp)(nil), // 52: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 53: google.protobuf.Duration
 }
 var file_tarn_v1_types_proto_depIdxs = []int32{
-	42, // 0: tarn.v1.ShareType.extra_specs:type_name -> tarn.v1.ShareType.ExtraSpecsEntry
-	51, // 1: tarn.v1.ShareType.created_at:type_name -> google.protobuf.Timestamp
-	51, // 2: tarn.v1.ShareType.updated_at:type_name -> google.protobuf.Timestamp
+	43, // 0: tarn.v1.ShareType.extra_specs:type_name -> tarn.v1.ShareType.ExtraSpecsEntry
+	52, // 1: tarn.v1.ShareType.created_at:type_name -> google.protobuf.Timestamp
+	52, // 2: tarn.v1.ShareType.updated_at:type_name -> google.protobuf.Timestamp
 	2,  // 3: tarn.v1.Share.replication_type:type_name -> tarn.v1.ReplicationType
-	43, // 4: tarn.v1.Share.metadata:type_name -> tarn.v1.Share.MetadataEntry
-	52, // 5: tarn.v1.Share.rpo:type_name -> google.protobuf.Duration
-	51, // 6: tarn.v1.Share.created_at:type_name -> google.protobuf.Timestamp
-	51, // 7: tarn.v1.Share.updated_at:type_name -> google.protobuf.Timestamp
-	16, // 8: tarn.v1.Share.fencing:type_name -> tarn.v1.Fencing
+	44, // 4: tarn.v1.Share.metadata:type_name -> tarn.v1.Share.MetadataEntry
+	53, // 5: tarn.v1.Share.rpo:type_name -> google.protobuf.Duration
+	52, // 6: tarn.v1.Share.created_at:type_name -> google.protobuf.Timestamp
+	52, // 7: tarn.v1.Share.updated_at:type_name -> google.protobuf.Timestamp
+	17, // 8: tarn.v1.Share.fencing:type_name -> tarn.v1.Fencing
 	0,  // 9: tarn.v1.Share.resize_status:type_name -> tarn.v1.Status
-	44, // 10: tarn.v1.Share.extra_specs:type_name -> tarn.v1.Share.ExtraSpecsEntry
+	45, // 10: tarn.v1.Share.extra_specs:type_name -> tarn.v1.Share.ExtraSpecsEntry
 	0,  // 11: tarn.v1.Share.status:type_name -> tarn.v1.Status
-	9,  // 12: tarn.v1.Share.access_rules_status:type_name -> tarn.v1.AccessRulesStatus
-	26, // 13: tarn.v1.Share.export_locations:type_name -> tarn.v1.ExportLocation
+	10, // 12: tarn.v1.Share.access_rules_status:type_name -> tarn.v1.AccessRulesStatus
+	27, // 13: tarn.v1.Share.export_locations:type_name -> tarn.v1.ExportLocation
 	3,  // 14: tarn.v1.Fencing.phase:type_name -> tarn.v1.FencingPhase
 	4,  // 15: tarn.v1.Fencing.mode:type_name -> tarn.v1.PromotionMode
 	5,  // 16: tarn.v1.Fencing.proof:type_name -> tarn.v1.FencingProof
-	18, // 17: tarn.v1.Fencing.consent:type_name -> tarn.v1.Consent
-	19, // 18: tarn.v1.Fencing.loss:type_name -> tarn.v1.LossReport
-	51, // 19: tarn.v1.Fencing.started_at:type_name -> google.protobuf.Timestamp
-	17, // 20: tarn.v1.Fencing.lineage:type_name -> tarn.v1.LineageEntry
-	51, // 21: tarn.v1.LineageEntry.at:type_name -> google.protobuf.Timestamp
-	52, // 22: tarn.v1.Consent.max_loss:type_name -> google.protobuf.Duration
-	51, // 23: tarn.v1.LossReport.kept_created_at:type_name -> google.protobuf.Timestamp
-	52, // 24: tarn.v1.LossReport.kept_age:type_name -> google.protobuf.Duration
-	20, // 25: tarn.v1.LossReport.lost_snapshots:type_name -> tarn.v1.LostSnapshot
-	51, // 26: tarn.v1.LossReport.last_contact:type_name -> google.protobuf.Timestamp
+	19, // 17: tarn.v1.Fencing.consent:type_name -> tarn.v1.Consent
+	20, // 18: tarn.v1.Fencing.loss:type_name -> tarn.v1.LossReport
+	52, // 19: tarn.v1.Fencing.started_at:type_name -> google.protobuf.Timestamp
+	18, // 20: tarn.v1.Fencing.lineage:type_name -> tarn.v1.LineageEntry
+	52, // 21: tarn.v1.LineageEntry.at:type_name -> google.protobuf.Timestamp
+	53, // 22: tarn.v1.Consent.max_loss:type_name -> google.protobuf.Duration
+	52, // 23: tarn.v1.LossReport.kept_created_at:type_name -> google.protobuf.Timestamp
+	53, // 24: tarn.v1.LossReport.kept_age:type_name -> google.protobuf.Duration
+	21, // 25: tarn.v1.LossReport.lost_snapshots:type_name -> tarn.v1.LostSnapshot
+	52, // 26: tarn.v1.LossReport.last_contact:type_name -> google.protobuf.Timestamp
 	0,  // 27: tarn.v1.Replica.status:type_name -> tarn.v1.Status
 	1,  // 28: tarn.v1.Replica.replica_state:type_name -> tarn.v1.ReplicaState
-	51, // 29: tarn.v1.Replica.created_at:type_name -> google.protobuf.Timestamp
-	51, // 30: tarn.v1.Replica.updated_at:type_name -> google.protobuf.Timestamp
-	51, // 31: tarn.v1.Replica.launched_at:type_name -> google.protobuf.Timestamp
-	45, // 32: tarn.v1.Replica.metadata:type_name -> tarn.v1.Replica.MetadataEntry
-	26, // 33: tarn.v1.Replica.export_locations:type_name -> tarn.v1.ExportLocation
-	30, // 34: tarn.v1.Replica.rule_errors:type_name -> tarn.v1.RuleError
-	51, // 35: tarn.v1.Replica.head_created_at:type_name -> google.protobuf.Timestamp
-	24, // 36: tarn.v1.Replica.error:type_name -> tarn.v1.ReplicaError
-	25, // 37: tarn.v1.Replica.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	22, // 38: tarn.v1.Replica.observed:type_name -> tarn.v1.ReplicaObservation
-	51, // 39: tarn.v1.ReplicaObservation.reported_at:type_name -> google.protobuf.Timestamp
-	52, // 40: tarn.v1.ReplicaObservation.lag:type_name -> google.protobuf.Duration
-	23, // 41: tarn.v1.ReplicaObservation.transfer:type_name -> tarn.v1.TransferProgress
-	10, // 42: tarn.v1.ReplicaObservation.observed_role:type_name -> tarn.v1.Role
-	51, // 43: tarn.v1.ReplicaObservation.head_created_at:type_name -> google.protobuf.Timestamp
-	24, // 44: tarn.v1.ReplicaObservation.error:type_name -> tarn.v1.ReplicaError
-	52, // 45: tarn.v1.TransferProgress.eta:type_name -> google.protobuf.Duration
-	52, // 46: tarn.v1.TransferProgress.elapsed:type_name -> google.protobuf.Duration
-	6,  // 47: tarn.v1.ReplicaError.code:type_name -> tarn.v1.ReplicaErrorCode
-	51, // 48: tarn.v1.ReplicaError.since:type_name -> google.protobuf.Timestamp
-	51, // 49: tarn.v1.DivergentCopy.created_at:type_name -> google.protobuf.Timestamp
-	51, // 50: tarn.v1.ExportLocation.created_at:type_name -> google.protobuf.Timestamp
-	51, // 51: tarn.v1.ExportLocation.updated_at:type_name -> google.protobuf.Timestamp
-	1,  // 52: tarn.v1.ExportLocation.replica_state:type_name -> tarn.v1.ReplicaState
-	46, // 53: tarn.v1.Snapshot.metadata:type_name -> tarn.v1.Snapshot.MetadataEntry
-	51, // 54: tarn.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	51, // 55: tarn.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
-	51, // 56: tarn.v1.Snapshot.taken_at:type_name -> google.protobuf.Timestamp
-	0,  // 57: tarn.v1.Snapshot.status:type_name -> tarn.v1.Status
-	0,  // 58: tarn.v1.SnapshotInstance.status:type_name -> tarn.v1.Status
-	51, // 59: tarn.v1.SnapshotInstance.created_at:type_name -> google.protobuf.Timestamp
-	51, // 60: tarn.v1.SnapshotInstance.updated_at:type_name -> google.protobuf.Timestamp
-	7,  // 61: tarn.v1.AccessRule.access_level:type_name -> tarn.v1.AccessLevel
-	47, // 62: tarn.v1.AccessRule.metadata:type_name -> tarn.v1.AccessRule.MetadataEntry
-	51, // 63: tarn.v1.AccessRule.created_at:type_name -> google.protobuf.Timestamp
-	51, // 64: tarn.v1.AccessRule.updated_at:type_name -> google.protobuf.Timestamp
-	8,  // 65: tarn.v1.AccessRule.state:type_name -> tarn.v1.AccessRuleState
-	32, // 66: tarn.v1.Host.pools:type_name -> tarn.v1.Pool
-	13, // 67: tarn.v1.Host.fence_class:type_name -> tarn.v1.FenceClass
-	11, // 68: tarn.v1.Host.state:type_name -> tarn.v1.HostState
-	12, // 69: tarn.v1.Host.admin_state:type_name -> tarn.v1.HostAdminState
-	51, // 70: tarn.v1.Host.created_at:type_name -> google.protobuf.Timestamp
-	51, // 71: tarn.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
-	48, // 72: tarn.v1.Host.capabilities:type_name -> tarn.v1.Host.CapabilitiesEntry
-	51, // 73: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
-	2,  // 74: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
-	49, // 75: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
-	51, // 76: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
-	50, // 77: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
-	51, // 78: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
-	51, // 79: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
-	40, // 80: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
-	81, // [81:81] is the sub-list for method output_type
-	81, // [81:81] is the sub-list for method input_type
-	81, // [81:81] is the sub-list for extension type_name
-	81, // [81:81] is the sub-list for extension extendee
-	0,  // [0:81] is the sub-list for field type_name
+	52, // 29: tarn.v1.Replica.created_at:type_name -> google.protobuf.Timestamp
+	52, // 30: tarn.v1.Replica.updated_at:type_name -> google.protobuf.Timestamp
+	52, // 31: tarn.v1.Replica.launched_at:type_name -> google.protobuf.Timestamp
+	46, // 32: tarn.v1.Replica.metadata:type_name -> tarn.v1.Replica.MetadataEntry
+	27, // 33: tarn.v1.Replica.export_locations:type_name -> tarn.v1.ExportLocation
+	31, // 34: tarn.v1.Replica.rule_errors:type_name -> tarn.v1.RuleError
+	52, // 35: tarn.v1.Replica.head_created_at:type_name -> google.protobuf.Timestamp
+	25, // 36: tarn.v1.Replica.error:type_name -> tarn.v1.ReplicaError
+	26, // 37: tarn.v1.Replica.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	23, // 38: tarn.v1.Replica.observed:type_name -> tarn.v1.ReplicaObservation
+	52, // 39: tarn.v1.ReplicaObservation.reported_at:type_name -> google.protobuf.Timestamp
+	53, // 40: tarn.v1.ReplicaObservation.lag:type_name -> google.protobuf.Duration
+	24, // 41: tarn.v1.ReplicaObservation.transfer:type_name -> tarn.v1.TransferProgress
+	11, // 42: tarn.v1.ReplicaObservation.observed_role:type_name -> tarn.v1.Role
+	52, // 43: tarn.v1.ReplicaObservation.head_created_at:type_name -> google.protobuf.Timestamp
+	25, // 44: tarn.v1.ReplicaObservation.error:type_name -> tarn.v1.ReplicaError
+	6,  // 45: tarn.v1.ReplicaObservation.key_state:type_name -> tarn.v1.KeyState
+	53, // 46: tarn.v1.TransferProgress.eta:type_name -> google.protobuf.Duration
+	53, // 47: tarn.v1.TransferProgress.elapsed:type_name -> google.protobuf.Duration
+	7,  // 48: tarn.v1.ReplicaError.code:type_name -> tarn.v1.ReplicaErrorCode
+	52, // 49: tarn.v1.ReplicaError.since:type_name -> google.protobuf.Timestamp
+	52, // 50: tarn.v1.DivergentCopy.created_at:type_name -> google.protobuf.Timestamp
+	52, // 51: tarn.v1.ExportLocation.created_at:type_name -> google.protobuf.Timestamp
+	52, // 52: tarn.v1.ExportLocation.updated_at:type_name -> google.protobuf.Timestamp
+	1,  // 53: tarn.v1.ExportLocation.replica_state:type_name -> tarn.v1.ReplicaState
+	47, // 54: tarn.v1.Snapshot.metadata:type_name -> tarn.v1.Snapshot.MetadataEntry
+	52, // 55: tarn.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	52, // 56: tarn.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
+	52, // 57: tarn.v1.Snapshot.taken_at:type_name -> google.protobuf.Timestamp
+	0,  // 58: tarn.v1.Snapshot.status:type_name -> tarn.v1.Status
+	0,  // 59: tarn.v1.SnapshotInstance.status:type_name -> tarn.v1.Status
+	52, // 60: tarn.v1.SnapshotInstance.created_at:type_name -> google.protobuf.Timestamp
+	52, // 61: tarn.v1.SnapshotInstance.updated_at:type_name -> google.protobuf.Timestamp
+	8,  // 62: tarn.v1.AccessRule.access_level:type_name -> tarn.v1.AccessLevel
+	48, // 63: tarn.v1.AccessRule.metadata:type_name -> tarn.v1.AccessRule.MetadataEntry
+	52, // 64: tarn.v1.AccessRule.created_at:type_name -> google.protobuf.Timestamp
+	52, // 65: tarn.v1.AccessRule.updated_at:type_name -> google.protobuf.Timestamp
+	9,  // 66: tarn.v1.AccessRule.state:type_name -> tarn.v1.AccessRuleState
+	33, // 67: tarn.v1.Host.pools:type_name -> tarn.v1.Pool
+	14, // 68: tarn.v1.Host.fence_class:type_name -> tarn.v1.FenceClass
+	12, // 69: tarn.v1.Host.state:type_name -> tarn.v1.HostState
+	13, // 70: tarn.v1.Host.admin_state:type_name -> tarn.v1.HostAdminState
+	52, // 71: tarn.v1.Host.created_at:type_name -> google.protobuf.Timestamp
+	52, // 72: tarn.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
+	49, // 73: tarn.v1.Host.capabilities:type_name -> tarn.v1.Host.CapabilitiesEntry
+	52, // 74: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
+	2,  // 75: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
+	50, // 76: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
+	52, // 77: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
+	51, // 78: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
+	52, // 79: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
+	52, // 80: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
+	41, // 81: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
+	82, // [82:82] is the sub-list for method output_type
+	82, // [82:82] is the sub-list for method input_type
+	82, // [82:82] is the sub-list for extension type_name
+	82, // [82:82] is the sub-list for extension extendee
+	0,  // [0:82] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_types_proto_init() }
@@ -4632,7 +4721,7 @@ func file_tarn_v1_types_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_types_proto_rawDesc), len(file_tarn_v1_types_proto_rawDesc)),
-			NumEnums:      14,
+			NumEnums:      15,
 			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
