@@ -64,7 +64,8 @@ func allowed(m protoreflect.MethodDescriptor) []string {
 		return []string{"operator"}
 	case strings.HasPrefix(name, "Get"), strings.HasPrefix(name, "List"):
 		return people
-	case service == "ShareTypeService", strings.HasPrefix(name, "Reset"), strings.HasPrefix(name, "Resync"), name == "UpdateQuota":
+	case service == "ShareTypeService", strings.HasPrefix(name, "Reset"), strings.HasPrefix(name, "Resync"), name == "UpdateQuota",
+		strings.HasPrefix(name, "Purge"):
 		return []string{"operator"}
 	}
 	return []string{"member", "operator"}

@@ -83,6 +83,7 @@ func (f *facts) assignment(r *tarnv1.Replica) *tarnv1.Assignment {
 		ReplicationType:  f.share.GetReplicationType(),
 		Established:      r.GetLaunchedAt() != nil,
 		Encrypted:        schedule.Encrypted(f.share.GetExtraSpecs()),
+		Keep:             schedule.Keep(f.share.GetExtraSpecs()),
 	}
 	if a.Role == tarnv1.Role_ROLE_DELETING {
 		return a

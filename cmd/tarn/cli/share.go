@@ -19,6 +19,7 @@ type shareCmd struct {
 	Set            shareSet            `cmd:"" help:"Change name, description, visibility or metadata."`
 	Unset          shareUnset          `cmd:"" help:"Remove metadata."`
 	Delete         shareDelete         `cmd:"" help:"Delete shares."`
+	Retention      shareRetention      `cmd:"" help:"Which replication snapshots stay on each replica, and why."`
 	ResetState     shareResetState     `cmd:"" help:"Set the status by hand; operators only."`
 	ExportLocation shareExportLocation `cmd:"" help:"Where clients mount a share."`
 }

@@ -2881,6 +2881,461 @@ func (x *ListMessagesResponse) GetNextPageToken() string {
 	return ""
 }
 
+type GetShareRetentionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Policy to try instead of the share's own, as in tarn:keep.
+	Keep *string `protobuf:"bytes,2,opt,name=keep,proto3,oneof" json:"keep,omitempty"`
+	// How long to wait for the hosts: 1 to 20 s, 0 for 8 s.
+	MaxWait       *durationpb.Duration `protobuf:"bytes,3,opt,name=max_wait,json=maxWait,proto3" json:"max_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetShareRetentionRequest) Reset() {
+	*x = GetShareRetentionRequest{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetShareRetentionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetShareRetentionRequest) ProtoMessage() {}
+
+func (x *GetShareRetentionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetShareRetentionRequest.ProtoReflect.Descriptor instead.
+func (*GetShareRetentionRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *GetShareRetentionRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *GetShareRetentionRequest) GetKeep() string {
+	if x != nil && x.Keep != nil {
+		return *x.Keep
+	}
+	return ""
+}
+
+func (x *GetShareRetentionRequest) GetMaxWait() *durationpb.Duration {
+	if x != nil {
+		return x.MaxWait
+	}
+	return nil
+}
+
+type ShareRetention struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	ShareId string                 `protobuf:"bytes,1,opt,name=share_id,json=shareId,proto3" json:"share_id,omitempty"`
+	// The share's own policy, as in tarn:keep; "" when only the newest snapshots stay.
+	Keep string `protobuf:"bytes,2,opt,name=keep,proto3" json:"keep,omitempty"`
+	// One per replica.
+	Replicas      []*ReplicaRetention `protobuf:"bytes,3,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareRetention) Reset() {
+	*x = ShareRetention{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareRetention) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareRetention) ProtoMessage() {}
+
+func (x *ShareRetention) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareRetention.ProtoReflect.Descriptor instead.
+func (*ShareRetention) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ShareRetention) GetShareId() string {
+	if x != nil {
+		return x.ShareId
+	}
+	return ""
+}
+
+func (x *ShareRetention) GetKeep() string {
+	if x != nil {
+		return x.Keep
+	}
+	return ""
+}
+
+func (x *ShareRetention) GetReplicas() []*ReplicaRetention {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+type ReplicaRetention struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ReplicaId string                 `protobuf:"bytes,1,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	// host@backend#pool; for operators.
+	Host             string       `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	AvailabilityZone string       `protobuf:"bytes,3,opt,name=availability_zone,json=availabilityZone,proto3" json:"availability_zone,omitempty"`
+	ReplicaState     ReplicaState `protobuf:"varint,4,opt,name=replica_state,json=replicaState,proto3,enum=tarn.v1.ReplicaState" json:"replica_state,omitempty"`
+	// Unset when the host gave no answer; then error says why.
+	Preview       *RetentionPreview `protobuf:"bytes,5,opt,name=preview,proto3" json:"preview,omitempty"`
+	Error         string            `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplicaRetention) Reset() {
+	*x = ReplicaRetention{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicaRetention) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicaRetention) ProtoMessage() {}
+
+func (x *ReplicaRetention) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicaRetention.ProtoReflect.Descriptor instead.
+func (*ReplicaRetention) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ReplicaRetention) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+func (x *ReplicaRetention) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *ReplicaRetention) GetAvailabilityZone() string {
+	if x != nil {
+		return x.AvailabilityZone
+	}
+	return ""
+}
+
+func (x *ReplicaRetention) GetReplicaState() ReplicaState {
+	if x != nil {
+		return x.ReplicaState
+	}
+	return ReplicaState_REPLICA_STATE_UNSPECIFIED
+}
+
+func (x *ReplicaRetention) GetPreview() *RetentionPreview {
+	if x != nil {
+		return x.Preview
+	}
+	return nil
+}
+
+func (x *ReplicaRetention) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type ListDivergentCopiesRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ShareId   string                 `protobuf:"bytes,1,opt,name=share_id,json=shareId,proto3" json:"share_id,omitempty"`
+	ReplicaId string                 `protobuf:"bytes,2,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	// Operators only.
+	AllProjects   bool        `protobuf:"varint,3,opt,name=all_projects,json=allProjects,proto3" json:"all_projects,omitempty"`
+	Consistency   Consistency `protobuf:"varint,4,opt,name=consistency,proto3,enum=tarn.v1.Consistency" json:"consistency,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDivergentCopiesRequest) Reset() {
+	*x = ListDivergentCopiesRequest{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDivergentCopiesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDivergentCopiesRequest) ProtoMessage() {}
+
+func (x *ListDivergentCopiesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDivergentCopiesRequest.ProtoReflect.Descriptor instead.
+func (*ListDivergentCopiesRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ListDivergentCopiesRequest) GetShareId() string {
+	if x != nil {
+		return x.ShareId
+	}
+	return ""
+}
+
+func (x *ListDivergentCopiesRequest) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+func (x *ListDivergentCopiesRequest) GetAllProjects() bool {
+	if x != nil {
+		return x.AllProjects
+	}
+	return false
+}
+
+func (x *ListDivergentCopiesRequest) GetConsistency() Consistency {
+	if x != nil {
+		return x.Consistency
+	}
+	return Consistency_CONSISTENCY_UNSPECIFIED
+}
+
+type ListDivergentCopiesResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	DivergentCopies []*DivergentCopy       `protobuf:"bytes,1,rep,name=divergent_copies,json=divergentCopies,proto3" json:"divergent_copies,omitempty"`
+	// Hosts that have not told yet what they have of replicas that are gone.
+	SilentHosts   []string `protobuf:"bytes,2,rep,name=silent_hosts,json=silentHosts,proto3" json:"silent_hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDivergentCopiesResponse) Reset() {
+	*x = ListDivergentCopiesResponse{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDivergentCopiesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDivergentCopiesResponse) ProtoMessage() {}
+
+func (x *ListDivergentCopiesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDivergentCopiesResponse.ProtoReflect.Descriptor instead.
+func (*ListDivergentCopiesResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ListDivergentCopiesResponse) GetDivergentCopies() []*DivergentCopy {
+	if x != nil {
+		return x.DivergentCopies
+	}
+	return nil
+}
+
+func (x *ListDivergentCopiesResponse) GetSilentHosts() []string {
+	if x != nil {
+		return x.SilentHosts
+	}
+	return nil
+}
+
+type GetDivergentCopyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Guid  uint64                 `protobuf:"fixed64,1,opt,name=guid,proto3" json:"guid,omitempty"`
+	// Host to ask, where two have a copy of that GUID.
+	HostId string `protobuf:"bytes,2,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	// How long to wait for the host: 1 to 20 s, 0 for 8 s.
+	MaxWait       *durationpb.Duration `protobuf:"bytes,3,opt,name=max_wait,json=maxWait,proto3" json:"max_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDivergentCopyRequest) Reset() {
+	*x = GetDivergentCopyRequest{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDivergentCopyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDivergentCopyRequest) ProtoMessage() {}
+
+func (x *GetDivergentCopyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDivergentCopyRequest.ProtoReflect.Descriptor instead.
+func (*GetDivergentCopyRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *GetDivergentCopyRequest) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
+func (x *GetDivergentCopyRequest) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *GetDivergentCopyRequest) GetMaxWait() *durationpb.Duration {
+	if x != nil {
+		return x.MaxWait
+	}
+	return nil
+}
+
+type PurgeDivergentCopyRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Guid   uint64                 `protobuf:"fixed64,1,opt,name=guid,proto3" json:"guid,omitempty"`
+	HostId string                 `protobuf:"bytes,2,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	// Kept with the order.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeDivergentCopyRequest) Reset() {
+	*x = PurgeDivergentCopyRequest{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeDivergentCopyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeDivergentCopyRequest) ProtoMessage() {}
+
+func (x *PurgeDivergentCopyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeDivergentCopyRequest.ProtoReflect.Descriptor instead.
+func (*PurgeDivergentCopyRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *PurgeDivergentCopyRequest) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
+func (x *PurgeDivergentCopyRequest) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *PurgeDivergentCopyRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_tarn_v1_shares_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_shares_proto_rawDesc = "" +
@@ -3150,7 +3605,41 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\tdetail_id\x18\b \x01(\tR\bdetailId\"p\n" +
 	"\x14ListMessagesResponse\x120\n" +
 	"\bmessages\x18\x01 \x03(\v2\x14.tarn.v1.UserMessageR\bmessages\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*_\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x82\x01\n" +
+	"\x18GetShareRetentionRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
+	"\x04keep\x18\x02 \x01(\tH\x00R\x04keep\x88\x01\x01\x124\n" +
+	"\bmax_wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\amaxWaitB\a\n" +
+	"\x05_keep\"v\n" +
+	"\x0eShareRetention\x12\x19\n" +
+	"\bshare_id\x18\x01 \x01(\tR\ashareId\x12\x12\n" +
+	"\x04keep\x18\x02 \x01(\tR\x04keep\x125\n" +
+	"\breplicas\x18\x03 \x03(\v2\x19.tarn.v1.ReplicaRetentionR\breplicas\"\xf9\x01\n" +
+	"\x10ReplicaRetention\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12+\n" +
+	"\x11availability_zone\x18\x03 \x01(\tR\x10availabilityZone\x12:\n" +
+	"\rreplica_state\x18\x04 \x01(\x0e2\x15.tarn.v1.ReplicaStateR\freplicaState\x123\n" +
+	"\apreview\x18\x05 \x01(\v2\x19.tarn.v1.RetentionPreviewR\apreview\x12\x14\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\"\xb1\x01\n" +
+	"\x1aListDivergentCopiesRequest\x12\x19\n" +
+	"\bshare_id\x18\x01 \x01(\tR\ashareId\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x02 \x01(\tR\treplicaId\x12!\n" +
+	"\fall_projects\x18\x03 \x01(\bR\vallProjects\x126\n" +
+	"\vconsistency\x18\x04 \x01(\x0e2\x14.tarn.v1.ConsistencyR\vconsistency\"\x83\x01\n" +
+	"\x1bListDivergentCopiesResponse\x12A\n" +
+	"\x10divergent_copies\x18\x01 \x03(\v2\x16.tarn.v1.DivergentCopyR\x0fdivergentCopies\x12!\n" +
+	"\fsilent_hosts\x18\x02 \x03(\tR\vsilentHosts\"|\n" +
+	"\x17GetDivergentCopyRequest\x12\x12\n" +
+	"\x04guid\x18\x01 \x01(\x06R\x04guid\x12\x17\n" +
+	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x124\n" +
+	"\bmax_wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\amaxWait\"`\n" +
+	"\x19PurgeDivergentCopyRequest\x12\x12\n" +
+	"\x04guid\x18\x01 \x01(\x06R\x04guid\x12\x17\n" +
+	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason*_\n" +
 	"\vConsistency\x12\x1b\n" +
 	"\x17CONSISTENCY_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18CONSISTENCY_LINEARIZABLE\x10\x01\x12\x15\n" +
@@ -3164,7 +3653,7 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\rSetExtraSpecs\x12\x1d.tarn.v1.SetExtraSpecsRequest\x1a\x12.tarn.v1.ShareType\x12F\n" +
 	"\x0fUnsetExtraSpecs\x12\x1f.tarn.v1.UnsetExtraSpecsRequest\x1a\x12.tarn.v1.ShareType\x12E\n" +
 	"\x10AddProjectAccess\x12\x1d.tarn.v1.ProjectAccessRequest\x1a\x12.tarn.v1.ShareType\x12H\n" +
-	"\x13RemoveProjectAccess\x12\x1d.tarn.v1.ProjectAccessRequest\x1a\x12.tarn.v1.ShareType2\xd0\x05\n" +
+	"\x13RemoveProjectAccess\x12\x1d.tarn.v1.ProjectAccessRequest\x1a\x12.tarn.v1.ShareType2\xa1\x06\n" +
 	"\fShareService\x12:\n" +
 	"\vCreateShare\x12\x1b.tarn.v1.CreateShareRequest\x1a\x0e.tarn.v1.Share\x12/\n" +
 	"\bGetShare\x12\x13.tarn.v1.GetRequest\x1a\x0e.tarn.v1.Share\x12E\n" +
@@ -3177,7 +3666,8 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\x10SetShareMetadata\x12\x1b.tarn.v1.SetMetadataRequest\x1a\x0e.tarn.v1.Share\x12C\n" +
 	"\x12UnsetShareMetadata\x12\x1d.tarn.v1.UnsetMetadataRequest\x1a\x0e.tarn.v1.Share\x12?\n" +
 	"\x10ResetShareStatus\x12\x1b.tarn.v1.ResetStatusRequest\x1a\x0e.tarn.v1.Share\x12U\n" +
-	"\x18ListShareExportLocations\x12\x13.tarn.v1.GetRequest\x1a$.tarn.v1.ListExportLocationsResponse2\xdb\x06\n" +
+	"\x18ListShareExportLocations\x12\x13.tarn.v1.GetRequest\x1a$.tarn.v1.ListExportLocationsResponse\x12O\n" +
+	"\x11GetShareRetention\x12!.tarn.v1.GetShareRetentionRequest\x1a\x17.tarn.v1.ShareRetention2\xdf\b\n" +
 	"\x0eReplicaService\x12@\n" +
 	"\rCreateReplica\x12\x1d.tarn.v1.CreateReplicaRequest\x1a\x10.tarn.v1.Replica\x123\n" +
 	"\n" +
@@ -3191,7 +3681,10 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\rDeleteReplica\x12\x1d.tarn.v1.DeleteReplicaRequest\x1a\x0e.tarn.v1.Empty\x12C\n" +
 	"\x12SetReplicaMetadata\x12\x1b.tarn.v1.SetMetadataRequest\x1a\x10.tarn.v1.Replica\x12G\n" +
 	"\x14UnsetReplicaMetadata\x12\x1d.tarn.v1.UnsetMetadataRequest\x1a\x10.tarn.v1.Replica\x12W\n" +
-	"\x1aListReplicaExportLocations\x12\x13.tarn.v1.GetRequest\x1a$.tarn.v1.ListExportLocationsResponse2\xda\x04\n" +
+	"\x1aListReplicaExportLocations\x12\x13.tarn.v1.GetRequest\x1a$.tarn.v1.ListExportLocationsResponse\x12`\n" +
+	"\x13ListDivergentCopies\x12#.tarn.v1.ListDivergentCopiesRequest\x1a$.tarn.v1.ListDivergentCopiesResponse\x12N\n" +
+	"\x10GetDivergentCopy\x12 .tarn.v1.GetDivergentCopyRequest\x1a\x18.tarn.v1.DivergentDetail\x12P\n" +
+	"\x12PurgeDivergentCopy\x12\".tarn.v1.PurgeDivergentCopyRequest\x1a\x16.tarn.v1.DivergentCopy2\xda\x04\n" +
 	"\x0fSnapshotService\x12C\n" +
 	"\x0eCreateSnapshot\x12\x1e.tarn.v1.CreateSnapshotRequest\x1a\x11.tarn.v1.Snapshot\x125\n" +
 	"\vGetSnapshot\x12\x13.tarn.v1.GetRequest\x1a\x11.tarn.v1.Snapshot\x12N\n" +
@@ -3232,7 +3725,7 @@ func file_tarn_v1_shares_proto_rawDescGZIP() []byte {
 }
 
 var file_tarn_v1_shares_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tarn_v1_shares_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_tarn_v1_shares_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_tarn_v1_shares_proto_goTypes = []any{
 	(Consistency)(0),                      // 0: tarn.v1.Consistency
 	(*Empty)(nil),                         // 1: tarn.v1.Empty
@@ -3277,176 +3770,201 @@ var file_tarn_v1_shares_proto_goTypes = []any{
 	(*QuotaSet)(nil),                      // 40: tarn.v1.QuotaSet
 	(*ListMessagesRequest)(nil),           // 41: tarn.v1.ListMessagesRequest
 	(*ListMessagesResponse)(nil),          // 42: tarn.v1.ListMessagesResponse
-	nil,                                   // 43: tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
-	nil,                                   // 44: tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
-	nil,                                   // 45: tarn.v1.CreateShareRequest.MetadataEntry
-	nil,                                   // 46: tarn.v1.ListSharesRequest.MetadataEntry
-	nil,                                   // 47: tarn.v1.SetMetadataRequest.MetadataEntry
-	nil,                                   // 48: tarn.v1.CreateReplicaRequest.MetadataEntry
-	nil,                                   // 49: tarn.v1.CreateSnapshotRequest.MetadataEntry
-	nil,                                   // 50: tarn.v1.AllowAccessRequest.MetadataEntry
-	nil,                                   // 51: tarn.v1.QuotaSet.QuotasEntry
-	(*ShareType)(nil),                     // 52: tarn.v1.ShareType
-	(Status)(0),                           // 53: tarn.v1.Status
-	(*Share)(nil),                         // 54: tarn.v1.Share
-	(ReplicaState)(0),                     // 55: tarn.v1.ReplicaState
-	(*ExportLocation)(nil),                // 56: tarn.v1.ExportLocation
-	(*Replica)(nil),                       // 57: tarn.v1.Replica
-	(*Consent)(nil),                       // 58: tarn.v1.Consent
-	(*durationpb.Duration)(nil),           // 59: google.protobuf.Duration
-	(*Snapshot)(nil),                      // 60: tarn.v1.Snapshot
-	(*SnapshotInstance)(nil),              // 61: tarn.v1.SnapshotInstance
-	(AccessLevel)(0),                      // 62: tarn.v1.AccessLevel
-	(*AccessRule)(nil),                    // 63: tarn.v1.AccessRule
-	(*UserMessage)(nil),                   // 64: tarn.v1.UserMessage
-	(*QuotaUsage)(nil),                    // 65: tarn.v1.QuotaUsage
-	(*QuotaLimits)(nil),                   // 66: tarn.v1.QuotaLimits
+	(*GetShareRetentionRequest)(nil),      // 43: tarn.v1.GetShareRetentionRequest
+	(*ShareRetention)(nil),                // 44: tarn.v1.ShareRetention
+	(*ReplicaRetention)(nil),              // 45: tarn.v1.ReplicaRetention
+	(*ListDivergentCopiesRequest)(nil),    // 46: tarn.v1.ListDivergentCopiesRequest
+	(*ListDivergentCopiesResponse)(nil),   // 47: tarn.v1.ListDivergentCopiesResponse
+	(*GetDivergentCopyRequest)(nil),       // 48: tarn.v1.GetDivergentCopyRequest
+	(*PurgeDivergentCopyRequest)(nil),     // 49: tarn.v1.PurgeDivergentCopyRequest
+	nil,                                   // 50: tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
+	nil,                                   // 51: tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
+	nil,                                   // 52: tarn.v1.CreateShareRequest.MetadataEntry
+	nil,                                   // 53: tarn.v1.ListSharesRequest.MetadataEntry
+	nil,                                   // 54: tarn.v1.SetMetadataRequest.MetadataEntry
+	nil,                                   // 55: tarn.v1.CreateReplicaRequest.MetadataEntry
+	nil,                                   // 56: tarn.v1.CreateSnapshotRequest.MetadataEntry
+	nil,                                   // 57: tarn.v1.AllowAccessRequest.MetadataEntry
+	nil,                                   // 58: tarn.v1.QuotaSet.QuotasEntry
+	(*ShareType)(nil),                     // 59: tarn.v1.ShareType
+	(Status)(0),                           // 60: tarn.v1.Status
+	(*Share)(nil),                         // 61: tarn.v1.Share
+	(ReplicaState)(0),                     // 62: tarn.v1.ReplicaState
+	(*ExportLocation)(nil),                // 63: tarn.v1.ExportLocation
+	(*Replica)(nil),                       // 64: tarn.v1.Replica
+	(*Consent)(nil),                       // 65: tarn.v1.Consent
+	(*durationpb.Duration)(nil),           // 66: google.protobuf.Duration
+	(*Snapshot)(nil),                      // 67: tarn.v1.Snapshot
+	(*SnapshotInstance)(nil),              // 68: tarn.v1.SnapshotInstance
+	(AccessLevel)(0),                      // 69: tarn.v1.AccessLevel
+	(*AccessRule)(nil),                    // 70: tarn.v1.AccessRule
+	(*UserMessage)(nil),                   // 71: tarn.v1.UserMessage
+	(*RetentionPreview)(nil),              // 72: tarn.v1.RetentionPreview
+	(*DivergentCopy)(nil),                 // 73: tarn.v1.DivergentCopy
+	(*QuotaUsage)(nil),                    // 74: tarn.v1.QuotaUsage
+	(*QuotaLimits)(nil),                   // 75: tarn.v1.QuotaLimits
+	(*DivergentDetail)(nil),               // 76: tarn.v1.DivergentDetail
 }
 var file_tarn_v1_shares_proto_depIdxs = []int32{
 	0,  // 0: tarn.v1.GetRequest.consistency:type_name -> tarn.v1.Consistency
-	43, // 1: tarn.v1.CreateShareTypeRequest.extra_specs:type_name -> tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
+	50, // 1: tarn.v1.CreateShareTypeRequest.extra_specs:type_name -> tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
 	0,  // 2: tarn.v1.ListShareTypesRequest.consistency:type_name -> tarn.v1.Consistency
-	52, // 3: tarn.v1.ListShareTypesResponse.share_types:type_name -> tarn.v1.ShareType
-	44, // 4: tarn.v1.SetExtraSpecsRequest.extra_specs:type_name -> tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
-	45, // 5: tarn.v1.CreateShareRequest.metadata:type_name -> tarn.v1.CreateShareRequest.MetadataEntry
+	59, // 3: tarn.v1.ListShareTypesResponse.share_types:type_name -> tarn.v1.ShareType
+	51, // 4: tarn.v1.SetExtraSpecsRequest.extra_specs:type_name -> tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
+	52, // 5: tarn.v1.CreateShareRequest.metadata:type_name -> tarn.v1.CreateShareRequest.MetadataEntry
 	0,  // 6: tarn.v1.ListSharesRequest.consistency:type_name -> tarn.v1.Consistency
-	53, // 7: tarn.v1.ListSharesRequest.status:type_name -> tarn.v1.Status
-	46, // 8: tarn.v1.ListSharesRequest.metadata:type_name -> tarn.v1.ListSharesRequest.MetadataEntry
-	54, // 9: tarn.v1.ListSharesResponse.shares:type_name -> tarn.v1.Share
-	47, // 10: tarn.v1.SetMetadataRequest.metadata:type_name -> tarn.v1.SetMetadataRequest.MetadataEntry
-	53, // 11: tarn.v1.ResetStatusRequest.status:type_name -> tarn.v1.Status
-	55, // 12: tarn.v1.ResetReplicaStateRequest.replica_state:type_name -> tarn.v1.ReplicaState
-	56, // 13: tarn.v1.ListExportLocationsResponse.export_locations:type_name -> tarn.v1.ExportLocation
-	48, // 14: tarn.v1.CreateReplicaRequest.metadata:type_name -> tarn.v1.CreateReplicaRequest.MetadataEntry
+	60, // 7: tarn.v1.ListSharesRequest.status:type_name -> tarn.v1.Status
+	53, // 8: tarn.v1.ListSharesRequest.metadata:type_name -> tarn.v1.ListSharesRequest.MetadataEntry
+	61, // 9: tarn.v1.ListSharesResponse.shares:type_name -> tarn.v1.Share
+	54, // 10: tarn.v1.SetMetadataRequest.metadata:type_name -> tarn.v1.SetMetadataRequest.MetadataEntry
+	60, // 11: tarn.v1.ResetStatusRequest.status:type_name -> tarn.v1.Status
+	62, // 12: tarn.v1.ResetReplicaStateRequest.replica_state:type_name -> tarn.v1.ReplicaState
+	63, // 13: tarn.v1.ListExportLocationsResponse.export_locations:type_name -> tarn.v1.ExportLocation
+	55, // 14: tarn.v1.CreateReplicaRequest.metadata:type_name -> tarn.v1.CreateReplicaRequest.MetadataEntry
 	0,  // 15: tarn.v1.ListReplicasRequest.consistency:type_name -> tarn.v1.Consistency
-	55, // 16: tarn.v1.ListReplicasRequest.replica_state:type_name -> tarn.v1.ReplicaState
-	53, // 17: tarn.v1.ListReplicasRequest.status:type_name -> tarn.v1.Status
-	57, // 18: tarn.v1.ListReplicasResponse.replicas:type_name -> tarn.v1.Replica
-	58, // 19: tarn.v1.PromoteReplicaRequest.consent:type_name -> tarn.v1.Consent
-	59, // 20: tarn.v1.PromoteReplicaRequest.quiesce_wait_time:type_name -> google.protobuf.Duration
-	57, // 21: tarn.v1.PromoteReplicaResponse.replica:type_name -> tarn.v1.Replica
-	49, // 22: tarn.v1.CreateSnapshotRequest.metadata:type_name -> tarn.v1.CreateSnapshotRequest.MetadataEntry
+	62, // 16: tarn.v1.ListReplicasRequest.replica_state:type_name -> tarn.v1.ReplicaState
+	60, // 17: tarn.v1.ListReplicasRequest.status:type_name -> tarn.v1.Status
+	64, // 18: tarn.v1.ListReplicasResponse.replicas:type_name -> tarn.v1.Replica
+	65, // 19: tarn.v1.PromoteReplicaRequest.consent:type_name -> tarn.v1.Consent
+	66, // 20: tarn.v1.PromoteReplicaRequest.quiesce_wait_time:type_name -> google.protobuf.Duration
+	64, // 21: tarn.v1.PromoteReplicaResponse.replica:type_name -> tarn.v1.Replica
+	56, // 22: tarn.v1.CreateSnapshotRequest.metadata:type_name -> tarn.v1.CreateSnapshotRequest.MetadataEntry
 	0,  // 23: tarn.v1.ListSnapshotsRequest.consistency:type_name -> tarn.v1.Consistency
-	53, // 24: tarn.v1.ListSnapshotsRequest.status:type_name -> tarn.v1.Status
-	60, // 25: tarn.v1.ListSnapshotsResponse.snapshots:type_name -> tarn.v1.Snapshot
+	60, // 24: tarn.v1.ListSnapshotsRequest.status:type_name -> tarn.v1.Status
+	67, // 25: tarn.v1.ListSnapshotsResponse.snapshots:type_name -> tarn.v1.Snapshot
 	0,  // 26: tarn.v1.ListSnapshotInstancesRequest.consistency:type_name -> tarn.v1.Consistency
-	61, // 27: tarn.v1.ListSnapshotInstancesResponse.snapshot_instances:type_name -> tarn.v1.SnapshotInstance
-	62, // 28: tarn.v1.AllowAccessRequest.access_level:type_name -> tarn.v1.AccessLevel
-	50, // 29: tarn.v1.AllowAccessRequest.metadata:type_name -> tarn.v1.AllowAccessRequest.MetadataEntry
+	68, // 27: tarn.v1.ListSnapshotInstancesResponse.snapshot_instances:type_name -> tarn.v1.SnapshotInstance
+	69, // 28: tarn.v1.AllowAccessRequest.access_level:type_name -> tarn.v1.AccessLevel
+	57, // 29: tarn.v1.AllowAccessRequest.metadata:type_name -> tarn.v1.AllowAccessRequest.MetadataEntry
 	0,  // 30: tarn.v1.ListAccessRulesRequest.consistency:type_name -> tarn.v1.Consistency
-	63, // 31: tarn.v1.ListAccessRulesResponse.access_rules:type_name -> tarn.v1.AccessRule
-	62, // 32: tarn.v1.UpdateAccessRuleRequest.access_level:type_name -> tarn.v1.AccessLevel
-	51, // 33: tarn.v1.QuotaSet.quotas:type_name -> tarn.v1.QuotaSet.QuotasEntry
+	70, // 31: tarn.v1.ListAccessRulesResponse.access_rules:type_name -> tarn.v1.AccessRule
+	69, // 32: tarn.v1.UpdateAccessRuleRequest.access_level:type_name -> tarn.v1.AccessLevel
+	58, // 33: tarn.v1.QuotaSet.quotas:type_name -> tarn.v1.QuotaSet.QuotasEntry
 	0,  // 34: tarn.v1.ListMessagesRequest.consistency:type_name -> tarn.v1.Consistency
-	64, // 35: tarn.v1.ListMessagesResponse.messages:type_name -> tarn.v1.UserMessage
-	65, // 36: tarn.v1.QuotaSet.QuotasEntry.value:type_name -> tarn.v1.QuotaUsage
-	3,  // 37: tarn.v1.ShareTypeService.CreateShareType:input_type -> tarn.v1.CreateShareTypeRequest
-	2,  // 38: tarn.v1.ShareTypeService.GetShareType:input_type -> tarn.v1.GetRequest
-	4,  // 39: tarn.v1.ShareTypeService.ListShareTypes:input_type -> tarn.v1.ListShareTypesRequest
-	6,  // 40: tarn.v1.ShareTypeService.UpdateShareType:input_type -> tarn.v1.UpdateShareTypeRequest
-	2,  // 41: tarn.v1.ShareTypeService.DeleteShareType:input_type -> tarn.v1.GetRequest
-	7,  // 42: tarn.v1.ShareTypeService.SetExtraSpecs:input_type -> tarn.v1.SetExtraSpecsRequest
-	8,  // 43: tarn.v1.ShareTypeService.UnsetExtraSpecs:input_type -> tarn.v1.UnsetExtraSpecsRequest
-	9,  // 44: tarn.v1.ShareTypeService.AddProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
-	9,  // 45: tarn.v1.ShareTypeService.RemoveProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
-	10, // 46: tarn.v1.ShareService.CreateShare:input_type -> tarn.v1.CreateShareRequest
-	2,  // 47: tarn.v1.ShareService.GetShare:input_type -> tarn.v1.GetRequest
-	11, // 48: tarn.v1.ShareService.ListShares:input_type -> tarn.v1.ListSharesRequest
-	13, // 49: tarn.v1.ShareService.UpdateShare:input_type -> tarn.v1.UpdateShareRequest
-	14, // 50: tarn.v1.ShareService.DeleteShare:input_type -> tarn.v1.DeleteShareRequest
-	15, // 51: tarn.v1.ShareService.ExtendShare:input_type -> tarn.v1.ResizeShareRequest
-	15, // 52: tarn.v1.ShareService.ShrinkShare:input_type -> tarn.v1.ResizeShareRequest
-	16, // 53: tarn.v1.ShareService.SetShareMetadata:input_type -> tarn.v1.SetMetadataRequest
-	17, // 54: tarn.v1.ShareService.UnsetShareMetadata:input_type -> tarn.v1.UnsetMetadataRequest
-	18, // 55: tarn.v1.ShareService.ResetShareStatus:input_type -> tarn.v1.ResetStatusRequest
-	2,  // 56: tarn.v1.ShareService.ListShareExportLocations:input_type -> tarn.v1.GetRequest
-	21, // 57: tarn.v1.ReplicaService.CreateReplica:input_type -> tarn.v1.CreateReplicaRequest
-	2,  // 58: tarn.v1.ReplicaService.GetReplica:input_type -> tarn.v1.GetRequest
-	22, // 59: tarn.v1.ReplicaService.ListReplicas:input_type -> tarn.v1.ListReplicasRequest
-	24, // 60: tarn.v1.ReplicaService.PromoteReplica:input_type -> tarn.v1.PromoteReplicaRequest
-	26, // 61: tarn.v1.ReplicaService.CancelPromotion:input_type -> tarn.v1.CancelPromotionRequest
-	2,  // 62: tarn.v1.ReplicaService.ResyncReplica:input_type -> tarn.v1.GetRequest
-	18, // 63: tarn.v1.ReplicaService.ResetReplicaStatus:input_type -> tarn.v1.ResetStatusRequest
-	19, // 64: tarn.v1.ReplicaService.ResetReplicaState:input_type -> tarn.v1.ResetReplicaStateRequest
-	27, // 65: tarn.v1.ReplicaService.DeleteReplica:input_type -> tarn.v1.DeleteReplicaRequest
-	16, // 66: tarn.v1.ReplicaService.SetReplicaMetadata:input_type -> tarn.v1.SetMetadataRequest
-	17, // 67: tarn.v1.ReplicaService.UnsetReplicaMetadata:input_type -> tarn.v1.UnsetMetadataRequest
-	2,  // 68: tarn.v1.ReplicaService.ListReplicaExportLocations:input_type -> tarn.v1.GetRequest
-	28, // 69: tarn.v1.SnapshotService.CreateSnapshot:input_type -> tarn.v1.CreateSnapshotRequest
-	2,  // 70: tarn.v1.SnapshotService.GetSnapshot:input_type -> tarn.v1.GetRequest
-	29, // 71: tarn.v1.SnapshotService.ListSnapshots:input_type -> tarn.v1.ListSnapshotsRequest
-	31, // 72: tarn.v1.SnapshotService.UpdateSnapshot:input_type -> tarn.v1.UpdateSnapshotRequest
-	32, // 73: tarn.v1.SnapshotService.DeleteSnapshot:input_type -> tarn.v1.DeleteSnapshotRequest
-	18, // 74: tarn.v1.SnapshotService.ResetSnapshotStatus:input_type -> tarn.v1.ResetStatusRequest
-	2,  // 75: tarn.v1.SnapshotService.GetSnapshotInstance:input_type -> tarn.v1.GetRequest
-	33, // 76: tarn.v1.SnapshotService.ListSnapshotInstances:input_type -> tarn.v1.ListSnapshotInstancesRequest
-	35, // 77: tarn.v1.AccessRuleService.AllowAccess:input_type -> tarn.v1.AllowAccessRequest
-	2,  // 78: tarn.v1.AccessRuleService.GetAccessRule:input_type -> tarn.v1.GetRequest
-	36, // 79: tarn.v1.AccessRuleService.ListAccessRules:input_type -> tarn.v1.ListAccessRulesRequest
-	38, // 80: tarn.v1.AccessRuleService.UpdateAccessRule:input_type -> tarn.v1.UpdateAccessRuleRequest
-	2,  // 81: tarn.v1.AccessRuleService.DenyAccess:input_type -> tarn.v1.GetRequest
-	39, // 82: tarn.v1.QuotaService.GetQuota:input_type -> tarn.v1.GetQuotaRequest
-	66, // 83: tarn.v1.QuotaService.UpdateQuota:input_type -> tarn.v1.QuotaLimits
-	39, // 84: tarn.v1.QuotaService.ResetQuota:input_type -> tarn.v1.GetQuotaRequest
-	2,  // 85: tarn.v1.MessageService.GetMessage:input_type -> tarn.v1.GetRequest
-	41, // 86: tarn.v1.MessageService.ListMessages:input_type -> tarn.v1.ListMessagesRequest
-	2,  // 87: tarn.v1.MessageService.DeleteMessage:input_type -> tarn.v1.GetRequest
-	52, // 88: tarn.v1.ShareTypeService.CreateShareType:output_type -> tarn.v1.ShareType
-	52, // 89: tarn.v1.ShareTypeService.GetShareType:output_type -> tarn.v1.ShareType
-	5,  // 90: tarn.v1.ShareTypeService.ListShareTypes:output_type -> tarn.v1.ListShareTypesResponse
-	52, // 91: tarn.v1.ShareTypeService.UpdateShareType:output_type -> tarn.v1.ShareType
-	1,  // 92: tarn.v1.ShareTypeService.DeleteShareType:output_type -> tarn.v1.Empty
-	52, // 93: tarn.v1.ShareTypeService.SetExtraSpecs:output_type -> tarn.v1.ShareType
-	52, // 94: tarn.v1.ShareTypeService.UnsetExtraSpecs:output_type -> tarn.v1.ShareType
-	52, // 95: tarn.v1.ShareTypeService.AddProjectAccess:output_type -> tarn.v1.ShareType
-	52, // 96: tarn.v1.ShareTypeService.RemoveProjectAccess:output_type -> tarn.v1.ShareType
-	54, // 97: tarn.v1.ShareService.CreateShare:output_type -> tarn.v1.Share
-	54, // 98: tarn.v1.ShareService.GetShare:output_type -> tarn.v1.Share
-	12, // 99: tarn.v1.ShareService.ListShares:output_type -> tarn.v1.ListSharesResponse
-	54, // 100: tarn.v1.ShareService.UpdateShare:output_type -> tarn.v1.Share
-	1,  // 101: tarn.v1.ShareService.DeleteShare:output_type -> tarn.v1.Empty
-	54, // 102: tarn.v1.ShareService.ExtendShare:output_type -> tarn.v1.Share
-	54, // 103: tarn.v1.ShareService.ShrinkShare:output_type -> tarn.v1.Share
-	54, // 104: tarn.v1.ShareService.SetShareMetadata:output_type -> tarn.v1.Share
-	54, // 105: tarn.v1.ShareService.UnsetShareMetadata:output_type -> tarn.v1.Share
-	54, // 106: tarn.v1.ShareService.ResetShareStatus:output_type -> tarn.v1.Share
-	20, // 107: tarn.v1.ShareService.ListShareExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
-	57, // 108: tarn.v1.ReplicaService.CreateReplica:output_type -> tarn.v1.Replica
-	57, // 109: tarn.v1.ReplicaService.GetReplica:output_type -> tarn.v1.Replica
-	23, // 110: tarn.v1.ReplicaService.ListReplicas:output_type -> tarn.v1.ListReplicasResponse
-	25, // 111: tarn.v1.ReplicaService.PromoteReplica:output_type -> tarn.v1.PromoteReplicaResponse
-	57, // 112: tarn.v1.ReplicaService.CancelPromotion:output_type -> tarn.v1.Replica
-	57, // 113: tarn.v1.ReplicaService.ResyncReplica:output_type -> tarn.v1.Replica
-	57, // 114: tarn.v1.ReplicaService.ResetReplicaStatus:output_type -> tarn.v1.Replica
-	57, // 115: tarn.v1.ReplicaService.ResetReplicaState:output_type -> tarn.v1.Replica
-	1,  // 116: tarn.v1.ReplicaService.DeleteReplica:output_type -> tarn.v1.Empty
-	57, // 117: tarn.v1.ReplicaService.SetReplicaMetadata:output_type -> tarn.v1.Replica
-	57, // 118: tarn.v1.ReplicaService.UnsetReplicaMetadata:output_type -> tarn.v1.Replica
-	20, // 119: tarn.v1.ReplicaService.ListReplicaExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
-	60, // 120: tarn.v1.SnapshotService.CreateSnapshot:output_type -> tarn.v1.Snapshot
-	60, // 121: tarn.v1.SnapshotService.GetSnapshot:output_type -> tarn.v1.Snapshot
-	30, // 122: tarn.v1.SnapshotService.ListSnapshots:output_type -> tarn.v1.ListSnapshotsResponse
-	60, // 123: tarn.v1.SnapshotService.UpdateSnapshot:output_type -> tarn.v1.Snapshot
-	1,  // 124: tarn.v1.SnapshotService.DeleteSnapshot:output_type -> tarn.v1.Empty
-	60, // 125: tarn.v1.SnapshotService.ResetSnapshotStatus:output_type -> tarn.v1.Snapshot
-	61, // 126: tarn.v1.SnapshotService.GetSnapshotInstance:output_type -> tarn.v1.SnapshotInstance
-	34, // 127: tarn.v1.SnapshotService.ListSnapshotInstances:output_type -> tarn.v1.ListSnapshotInstancesResponse
-	63, // 128: tarn.v1.AccessRuleService.AllowAccess:output_type -> tarn.v1.AccessRule
-	63, // 129: tarn.v1.AccessRuleService.GetAccessRule:output_type -> tarn.v1.AccessRule
-	37, // 130: tarn.v1.AccessRuleService.ListAccessRules:output_type -> tarn.v1.ListAccessRulesResponse
-	63, // 131: tarn.v1.AccessRuleService.UpdateAccessRule:output_type -> tarn.v1.AccessRule
-	1,  // 132: tarn.v1.AccessRuleService.DenyAccess:output_type -> tarn.v1.Empty
-	40, // 133: tarn.v1.QuotaService.GetQuota:output_type -> tarn.v1.QuotaSet
-	40, // 134: tarn.v1.QuotaService.UpdateQuota:output_type -> tarn.v1.QuotaSet
-	1,  // 135: tarn.v1.QuotaService.ResetQuota:output_type -> tarn.v1.Empty
-	64, // 136: tarn.v1.MessageService.GetMessage:output_type -> tarn.v1.UserMessage
-	42, // 137: tarn.v1.MessageService.ListMessages:output_type -> tarn.v1.ListMessagesResponse
-	1,  // 138: tarn.v1.MessageService.DeleteMessage:output_type -> tarn.v1.Empty
-	88, // [88:139] is the sub-list for method output_type
-	37, // [37:88] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	71, // 35: tarn.v1.ListMessagesResponse.messages:type_name -> tarn.v1.UserMessage
+	66, // 36: tarn.v1.GetShareRetentionRequest.max_wait:type_name -> google.protobuf.Duration
+	45, // 37: tarn.v1.ShareRetention.replicas:type_name -> tarn.v1.ReplicaRetention
+	62, // 38: tarn.v1.ReplicaRetention.replica_state:type_name -> tarn.v1.ReplicaState
+	72, // 39: tarn.v1.ReplicaRetention.preview:type_name -> tarn.v1.RetentionPreview
+	0,  // 40: tarn.v1.ListDivergentCopiesRequest.consistency:type_name -> tarn.v1.Consistency
+	73, // 41: tarn.v1.ListDivergentCopiesResponse.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	66, // 42: tarn.v1.GetDivergentCopyRequest.max_wait:type_name -> google.protobuf.Duration
+	74, // 43: tarn.v1.QuotaSet.QuotasEntry.value:type_name -> tarn.v1.QuotaUsage
+	3,  // 44: tarn.v1.ShareTypeService.CreateShareType:input_type -> tarn.v1.CreateShareTypeRequest
+	2,  // 45: tarn.v1.ShareTypeService.GetShareType:input_type -> tarn.v1.GetRequest
+	4,  // 46: tarn.v1.ShareTypeService.ListShareTypes:input_type -> tarn.v1.ListShareTypesRequest
+	6,  // 47: tarn.v1.ShareTypeService.UpdateShareType:input_type -> tarn.v1.UpdateShareTypeRequest
+	2,  // 48: tarn.v1.ShareTypeService.DeleteShareType:input_type -> tarn.v1.GetRequest
+	7,  // 49: tarn.v1.ShareTypeService.SetExtraSpecs:input_type -> tarn.v1.SetExtraSpecsRequest
+	8,  // 50: tarn.v1.ShareTypeService.UnsetExtraSpecs:input_type -> tarn.v1.UnsetExtraSpecsRequest
+	9,  // 51: tarn.v1.ShareTypeService.AddProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
+	9,  // 52: tarn.v1.ShareTypeService.RemoveProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
+	10, // 53: tarn.v1.ShareService.CreateShare:input_type -> tarn.v1.CreateShareRequest
+	2,  // 54: tarn.v1.ShareService.GetShare:input_type -> tarn.v1.GetRequest
+	11, // 55: tarn.v1.ShareService.ListShares:input_type -> tarn.v1.ListSharesRequest
+	13, // 56: tarn.v1.ShareService.UpdateShare:input_type -> tarn.v1.UpdateShareRequest
+	14, // 57: tarn.v1.ShareService.DeleteShare:input_type -> tarn.v1.DeleteShareRequest
+	15, // 58: tarn.v1.ShareService.ExtendShare:input_type -> tarn.v1.ResizeShareRequest
+	15, // 59: tarn.v1.ShareService.ShrinkShare:input_type -> tarn.v1.ResizeShareRequest
+	16, // 60: tarn.v1.ShareService.SetShareMetadata:input_type -> tarn.v1.SetMetadataRequest
+	17, // 61: tarn.v1.ShareService.UnsetShareMetadata:input_type -> tarn.v1.UnsetMetadataRequest
+	18, // 62: tarn.v1.ShareService.ResetShareStatus:input_type -> tarn.v1.ResetStatusRequest
+	2,  // 63: tarn.v1.ShareService.ListShareExportLocations:input_type -> tarn.v1.GetRequest
+	43, // 64: tarn.v1.ShareService.GetShareRetention:input_type -> tarn.v1.GetShareRetentionRequest
+	21, // 65: tarn.v1.ReplicaService.CreateReplica:input_type -> tarn.v1.CreateReplicaRequest
+	2,  // 66: tarn.v1.ReplicaService.GetReplica:input_type -> tarn.v1.GetRequest
+	22, // 67: tarn.v1.ReplicaService.ListReplicas:input_type -> tarn.v1.ListReplicasRequest
+	24, // 68: tarn.v1.ReplicaService.PromoteReplica:input_type -> tarn.v1.PromoteReplicaRequest
+	26, // 69: tarn.v1.ReplicaService.CancelPromotion:input_type -> tarn.v1.CancelPromotionRequest
+	2,  // 70: tarn.v1.ReplicaService.ResyncReplica:input_type -> tarn.v1.GetRequest
+	18, // 71: tarn.v1.ReplicaService.ResetReplicaStatus:input_type -> tarn.v1.ResetStatusRequest
+	19, // 72: tarn.v1.ReplicaService.ResetReplicaState:input_type -> tarn.v1.ResetReplicaStateRequest
+	27, // 73: tarn.v1.ReplicaService.DeleteReplica:input_type -> tarn.v1.DeleteReplicaRequest
+	16, // 74: tarn.v1.ReplicaService.SetReplicaMetadata:input_type -> tarn.v1.SetMetadataRequest
+	17, // 75: tarn.v1.ReplicaService.UnsetReplicaMetadata:input_type -> tarn.v1.UnsetMetadataRequest
+	2,  // 76: tarn.v1.ReplicaService.ListReplicaExportLocations:input_type -> tarn.v1.GetRequest
+	46, // 77: tarn.v1.ReplicaService.ListDivergentCopies:input_type -> tarn.v1.ListDivergentCopiesRequest
+	48, // 78: tarn.v1.ReplicaService.GetDivergentCopy:input_type -> tarn.v1.GetDivergentCopyRequest
+	49, // 79: tarn.v1.ReplicaService.PurgeDivergentCopy:input_type -> tarn.v1.PurgeDivergentCopyRequest
+	28, // 80: tarn.v1.SnapshotService.CreateSnapshot:input_type -> tarn.v1.CreateSnapshotRequest
+	2,  // 81: tarn.v1.SnapshotService.GetSnapshot:input_type -> tarn.v1.GetRequest
+	29, // 82: tarn.v1.SnapshotService.ListSnapshots:input_type -> tarn.v1.ListSnapshotsRequest
+	31, // 83: tarn.v1.SnapshotService.UpdateSnapshot:input_type -> tarn.v1.UpdateSnapshotRequest
+	32, // 84: tarn.v1.SnapshotService.DeleteSnapshot:input_type -> tarn.v1.DeleteSnapshotRequest
+	18, // 85: tarn.v1.SnapshotService.ResetSnapshotStatus:input_type -> tarn.v1.ResetStatusRequest
+	2,  // 86: tarn.v1.SnapshotService.GetSnapshotInstance:input_type -> tarn.v1.GetRequest
+	33, // 87: tarn.v1.SnapshotService.ListSnapshotInstances:input_type -> tarn.v1.ListSnapshotInstancesRequest
+	35, // 88: tarn.v1.AccessRuleService.AllowAccess:input_type -> tarn.v1.AllowAccessRequest
+	2,  // 89: tarn.v1.AccessRuleService.GetAccessRule:input_type -> tarn.v1.GetRequest
+	36, // 90: tarn.v1.AccessRuleService.ListAccessRules:input_type -> tarn.v1.ListAccessRulesRequest
+	38, // 91: tarn.v1.AccessRuleService.UpdateAccessRule:input_type -> tarn.v1.UpdateAccessRuleRequest
+	2,  // 92: tarn.v1.AccessRuleService.DenyAccess:input_type -> tarn.v1.GetRequest
+	39, // 93: tarn.v1.QuotaService.GetQuota:input_type -> tarn.v1.GetQuotaRequest
+	75, // 94: tarn.v1.QuotaService.UpdateQuota:input_type -> tarn.v1.QuotaLimits
+	39, // 95: tarn.v1.QuotaService.ResetQuota:input_type -> tarn.v1.GetQuotaRequest
+	2,  // 96: tarn.v1.MessageService.GetMessage:input_type -> tarn.v1.GetRequest
+	41, // 97: tarn.v1.MessageService.ListMessages:input_type -> tarn.v1.ListMessagesRequest
+	2,  // 98: tarn.v1.MessageService.DeleteMessage:input_type -> tarn.v1.GetRequest
+	59, // 99: tarn.v1.ShareTypeService.CreateShareType:output_type -> tarn.v1.ShareType
+	59, // 100: tarn.v1.ShareTypeService.GetShareType:output_type -> tarn.v1.ShareType
+	5,  // 101: tarn.v1.ShareTypeService.ListShareTypes:output_type -> tarn.v1.ListShareTypesResponse
+	59, // 102: tarn.v1.ShareTypeService.UpdateShareType:output_type -> tarn.v1.ShareType
+	1,  // 103: tarn.v1.ShareTypeService.DeleteShareType:output_type -> tarn.v1.Empty
+	59, // 104: tarn.v1.ShareTypeService.SetExtraSpecs:output_type -> tarn.v1.ShareType
+	59, // 105: tarn.v1.ShareTypeService.UnsetExtraSpecs:output_type -> tarn.v1.ShareType
+	59, // 106: tarn.v1.ShareTypeService.AddProjectAccess:output_type -> tarn.v1.ShareType
+	59, // 107: tarn.v1.ShareTypeService.RemoveProjectAccess:output_type -> tarn.v1.ShareType
+	61, // 108: tarn.v1.ShareService.CreateShare:output_type -> tarn.v1.Share
+	61, // 109: tarn.v1.ShareService.GetShare:output_type -> tarn.v1.Share
+	12, // 110: tarn.v1.ShareService.ListShares:output_type -> tarn.v1.ListSharesResponse
+	61, // 111: tarn.v1.ShareService.UpdateShare:output_type -> tarn.v1.Share
+	1,  // 112: tarn.v1.ShareService.DeleteShare:output_type -> tarn.v1.Empty
+	61, // 113: tarn.v1.ShareService.ExtendShare:output_type -> tarn.v1.Share
+	61, // 114: tarn.v1.ShareService.ShrinkShare:output_type -> tarn.v1.Share
+	61, // 115: tarn.v1.ShareService.SetShareMetadata:output_type -> tarn.v1.Share
+	61, // 116: tarn.v1.ShareService.UnsetShareMetadata:output_type -> tarn.v1.Share
+	61, // 117: tarn.v1.ShareService.ResetShareStatus:output_type -> tarn.v1.Share
+	20, // 118: tarn.v1.ShareService.ListShareExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
+	44, // 119: tarn.v1.ShareService.GetShareRetention:output_type -> tarn.v1.ShareRetention
+	64, // 120: tarn.v1.ReplicaService.CreateReplica:output_type -> tarn.v1.Replica
+	64, // 121: tarn.v1.ReplicaService.GetReplica:output_type -> tarn.v1.Replica
+	23, // 122: tarn.v1.ReplicaService.ListReplicas:output_type -> tarn.v1.ListReplicasResponse
+	25, // 123: tarn.v1.ReplicaService.PromoteReplica:output_type -> tarn.v1.PromoteReplicaResponse
+	64, // 124: tarn.v1.ReplicaService.CancelPromotion:output_type -> tarn.v1.Replica
+	64, // 125: tarn.v1.ReplicaService.ResyncReplica:output_type -> tarn.v1.Replica
+	64, // 126: tarn.v1.ReplicaService.ResetReplicaStatus:output_type -> tarn.v1.Replica
+	64, // 127: tarn.v1.ReplicaService.ResetReplicaState:output_type -> tarn.v1.Replica
+	1,  // 128: tarn.v1.ReplicaService.DeleteReplica:output_type -> tarn.v1.Empty
+	64, // 129: tarn.v1.ReplicaService.SetReplicaMetadata:output_type -> tarn.v1.Replica
+	64, // 130: tarn.v1.ReplicaService.UnsetReplicaMetadata:output_type -> tarn.v1.Replica
+	20, // 131: tarn.v1.ReplicaService.ListReplicaExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
+	47, // 132: tarn.v1.ReplicaService.ListDivergentCopies:output_type -> tarn.v1.ListDivergentCopiesResponse
+	76, // 133: tarn.v1.ReplicaService.GetDivergentCopy:output_type -> tarn.v1.DivergentDetail
+	73, // 134: tarn.v1.ReplicaService.PurgeDivergentCopy:output_type -> tarn.v1.DivergentCopy
+	67, // 135: tarn.v1.SnapshotService.CreateSnapshot:output_type -> tarn.v1.Snapshot
+	67, // 136: tarn.v1.SnapshotService.GetSnapshot:output_type -> tarn.v1.Snapshot
+	30, // 137: tarn.v1.SnapshotService.ListSnapshots:output_type -> tarn.v1.ListSnapshotsResponse
+	67, // 138: tarn.v1.SnapshotService.UpdateSnapshot:output_type -> tarn.v1.Snapshot
+	1,  // 139: tarn.v1.SnapshotService.DeleteSnapshot:output_type -> tarn.v1.Empty
+	67, // 140: tarn.v1.SnapshotService.ResetSnapshotStatus:output_type -> tarn.v1.Snapshot
+	68, // 141: tarn.v1.SnapshotService.GetSnapshotInstance:output_type -> tarn.v1.SnapshotInstance
+	34, // 142: tarn.v1.SnapshotService.ListSnapshotInstances:output_type -> tarn.v1.ListSnapshotInstancesResponse
+	70, // 143: tarn.v1.AccessRuleService.AllowAccess:output_type -> tarn.v1.AccessRule
+	70, // 144: tarn.v1.AccessRuleService.GetAccessRule:output_type -> tarn.v1.AccessRule
+	37, // 145: tarn.v1.AccessRuleService.ListAccessRules:output_type -> tarn.v1.ListAccessRulesResponse
+	70, // 146: tarn.v1.AccessRuleService.UpdateAccessRule:output_type -> tarn.v1.AccessRule
+	1,  // 147: tarn.v1.AccessRuleService.DenyAccess:output_type -> tarn.v1.Empty
+	40, // 148: tarn.v1.QuotaService.GetQuota:output_type -> tarn.v1.QuotaSet
+	40, // 149: tarn.v1.QuotaService.UpdateQuota:output_type -> tarn.v1.QuotaSet
+	1,  // 150: tarn.v1.QuotaService.ResetQuota:output_type -> tarn.v1.Empty
+	71, // 151: tarn.v1.MessageService.GetMessage:output_type -> tarn.v1.UserMessage
+	42, // 152: tarn.v1.MessageService.ListMessages:output_type -> tarn.v1.ListMessagesResponse
+	1,  // 153: tarn.v1.MessageService.DeleteMessage:output_type -> tarn.v1.Empty
+	99, // [99:154] is the sub-list for method output_type
+	44, // [44:99] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_shares_proto_init() }
@@ -3459,13 +3977,14 @@ func file_tarn_v1_shares_proto_init() {
 	file_tarn_v1_shares_proto_msgTypes[5].OneofWrappers = []any{}
 	file_tarn_v1_shares_proto_msgTypes[12].OneofWrappers = []any{}
 	file_tarn_v1_shares_proto_msgTypes[30].OneofWrappers = []any{}
+	file_tarn_v1_shares_proto_msgTypes[42].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_shares_proto_rawDesc), len(file_tarn_v1_shares_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   51,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

@@ -77,6 +77,7 @@ type Command struct {
 	//	*Command_Activate
 	//	*Command_CheckHash
 	//	*Command_InitCluster
+	//	*Command_PurgeDivergentCopy
 	Verb          isCommand_Verb `protobuf_oneof:"verb"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -494,6 +495,15 @@ func (x *Command) GetInitCluster() *InitCluster {
 	return nil
 }
 
+func (x *Command) GetPurgeDivergentCopy() *PurgeDivergentCopy {
+	if x != nil {
+		if x, ok := x.Verb.(*Command_PurgeDivergentCopy); ok {
+			return x.PurgeDivergentCopy
+		}
+	}
+	return nil
+}
+
 type isCommand_Verb interface {
 	isCommand_Verb()
 }
@@ -648,6 +658,10 @@ type Command_InitCluster struct {
 	InitCluster *InitCluster `protobuf:"bytes,61,opt,name=init_cluster,json=initCluster,proto3,oneof"`
 }
 
+type Command_PurgeDivergentCopy struct {
+	PurgeDivergentCopy *PurgeDivergentCopy `protobuf:"bytes,70,opt,name=purge_divergent_copy,json=purgeDivergentCopy,proto3,oneof"`
+}
+
 func (*Command_PutShareType) isCommand_Verb() {}
 
 func (*Command_DeleteShareType) isCommand_Verb() {}
@@ -721,6 +735,8 @@ func (*Command_Activate) isCommand_Verb() {}
 func (*Command_CheckHash) isCommand_Verb() {}
 
 func (*Command_InitCluster) isCommand_Verb() {}
+
+func (*Command_PurgeDivergentCopy) isCommand_Verb() {}
 
 type PutShareType struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -2274,6 +2290,52 @@ func (x *RemoveHost) GetId() string {
 	return ""
 }
 
+// PurgeDivergentCopy lets a host destroy a divergent copy; the entry is the record of
+// who asked for it, when and why.
+type PurgeDivergentCopy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Order         *v1.PurgeOrder         `protobuf:"bytes,1,opt,name=order,proto3" json:"order,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeDivergentCopy) Reset() {
+	*x = PurgeDivergentCopy{}
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeDivergentCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeDivergentCopy) ProtoMessage() {}
+
+func (x *PurgeDivergentCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeDivergentCopy.ProtoReflect.Descriptor instead.
+func (*PurgeDivergentCopy) Descriptor() ([]byte, []int) {
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *PurgeDivergentCopy) GetOrder() *v1.PurgeOrder {
+	if x != nil {
+		return x.Order
+	}
+	return nil
+}
+
 type JoinToken struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// SHA-256 of the secret, hex: the key.
@@ -2290,7 +2352,7 @@ type JoinToken struct {
 
 func (x *JoinToken) Reset() {
 	*x = JoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2302,7 +2364,7 @@ func (x *JoinToken) String() string {
 func (*JoinToken) ProtoMessage() {}
 
 func (x *JoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2315,7 +2377,7 @@ func (x *JoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinToken.ProtoReflect.Descriptor instead.
 func (*JoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{29}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *JoinToken) GetHash() string {
@@ -2369,7 +2431,7 @@ type PutJoinToken struct {
 
 func (x *PutJoinToken) Reset() {
 	*x = PutJoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2381,7 +2443,7 @@ func (x *PutJoinToken) String() string {
 func (*PutJoinToken) ProtoMessage() {}
 
 func (x *PutJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2394,7 +2456,7 @@ func (x *PutJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutJoinToken.ProtoReflect.Descriptor instead.
 func (*PutJoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{30}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PutJoinToken) GetToken() *JoinToken {
@@ -2414,7 +2476,7 @@ type UseJoinToken struct {
 
 func (x *UseJoinToken) Reset() {
 	*x = UseJoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2426,7 +2488,7 @@ func (x *UseJoinToken) String() string {
 func (*UseJoinToken) ProtoMessage() {}
 
 func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2439,7 +2501,7 @@ func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseJoinToken.ProtoReflect.Descriptor instead.
 func (*UseJoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{31}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *UseJoinToken) GetHash() string {
@@ -2465,13 +2527,14 @@ type Transitions struct {
 	Hosts         []*HostTransition      `protobuf:"bytes,3,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	Shares        []*ShareTransition     `protobuf:"bytes,4,rep,name=shares,proto3" json:"shares,omitempty"`
 	Messages      []*v1.UserMessage      `protobuf:"bytes,5,rep,name=messages,proto3" json:"messages,omitempty"`
+	Purges        []*PurgeTransition     `protobuf:"bytes,20,rep,name=purges,proto3" json:"purges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Transitions) Reset() {
 	*x = Transitions{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2483,7 +2546,7 @@ func (x *Transitions) String() string {
 func (*Transitions) ProtoMessage() {}
 
 func (x *Transitions) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2496,7 +2559,7 @@ func (x *Transitions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transitions.ProtoReflect.Descriptor instead.
 func (*Transitions) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{32}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Transitions) GetReplicas() []*ReplicaTransition {
@@ -2534,6 +2597,13 @@ func (x *Transitions) GetMessages() []*v1.UserMessage {
 	return nil
 }
 
+func (x *Transitions) GetPurges() []*PurgeTransition {
+	if x != nil {
+		return x.Purges
+	}
+	return nil
+}
+
 // ReplicaTransition changes what is set, if the replica is still at expected_revision (0: any).
 type ReplicaTransition struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
@@ -2562,7 +2632,7 @@ type ReplicaTransition struct {
 
 func (x *ReplicaTransition) Reset() {
 	*x = ReplicaTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2574,7 +2644,7 @@ func (x *ReplicaTransition) String() string {
 func (*ReplicaTransition) ProtoMessage() {}
 
 func (x *ReplicaTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2587,7 +2657,7 @@ func (x *ReplicaTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaTransition.ProtoReflect.Descriptor instead.
 func (*ReplicaTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{33}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReplicaTransition) GetId() string {
@@ -2726,7 +2796,7 @@ type SnapshotTransition struct {
 
 func (x *SnapshotTransition) Reset() {
 	*x = SnapshotTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2738,7 +2808,7 @@ func (x *SnapshotTransition) String() string {
 func (*SnapshotTransition) ProtoMessage() {}
 
 func (x *SnapshotTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2751,7 +2821,7 @@ func (x *SnapshotTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTransition.ProtoReflect.Descriptor instead.
 func (*SnapshotTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{34}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SnapshotTransition) GetSnapshotId() string {
@@ -2815,7 +2885,7 @@ type HostTransition struct {
 
 func (x *HostTransition) Reset() {
 	*x = HostTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2827,7 +2897,7 @@ func (x *HostTransition) String() string {
 func (*HostTransition) ProtoMessage() {}
 
 func (x *HostTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2840,7 +2910,7 @@ func (x *HostTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostTransition.ProtoReflect.Descriptor instead.
 func (*HostTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{35}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *HostTransition) GetId() string {
@@ -2864,6 +2934,59 @@ func (x *HostTransition) GetExpectedState() v1.HostState {
 	return v1.HostState(0)
 }
 
+// PurgeTransition ends a purge order: the host has confirmed that the copy is gone.
+type PurgeTransition struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	HostId        string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	Guid          uint64                 `protobuf:"fixed64,2,opt,name=guid,proto3" json:"guid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeTransition) Reset() {
+	*x = PurgeTransition{}
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeTransition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeTransition) ProtoMessage() {}
+
+func (x *PurgeTransition) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeTransition.ProtoReflect.Descriptor instead.
+func (*PurgeTransition) Descriptor() ([]byte, []int) {
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *PurgeTransition) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *PurgeTransition) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
 // ShareTransition ends a resize.
 type ShareTransition struct {
 	state                  protoimpl.MessageState `protogen:"open.v1"`
@@ -2878,7 +3001,7 @@ type ShareTransition struct {
 
 func (x *ShareTransition) Reset() {
 	*x = ShareTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2890,7 +3013,7 @@ func (x *ShareTransition) String() string {
 func (*ShareTransition) ProtoMessage() {}
 
 func (x *ShareTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2903,7 +3026,7 @@ func (x *ShareTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareTransition.ProtoReflect.Descriptor instead.
 func (*ShareTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{36}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ShareTransition) GetId() string {
@@ -2948,7 +3071,7 @@ type CommitDemotion struct {
 
 func (x *CommitDemotion) Reset() {
 	*x = CommitDemotion{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2960,7 +3083,7 @@ func (x *CommitDemotion) String() string {
 func (*CommitDemotion) ProtoMessage() {}
 
 func (x *CommitDemotion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2973,7 +3096,7 @@ func (x *CommitDemotion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitDemotion.ProtoReflect.Descriptor instead.
 func (*CommitDemotion) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{37}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CommitDemotion) GetShareId() string {
@@ -3025,7 +3148,7 @@ type CommitSeal struct {
 
 func (x *CommitSeal) Reset() {
 	*x = CommitSeal{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3037,7 +3160,7 @@ func (x *CommitSeal) String() string {
 func (*CommitSeal) ProtoMessage() {}
 
 func (x *CommitSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3050,7 +3173,7 @@ func (x *CommitSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitSeal.ProtoReflect.Descriptor instead.
 func (*CommitSeal) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{38}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CommitSeal) GetShareId() string {
@@ -3103,7 +3226,7 @@ type CommitProof struct {
 
 func (x *CommitProof) Reset() {
 	*x = CommitProof{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3115,7 +3238,7 @@ func (x *CommitProof) String() string {
 func (*CommitProof) ProtoMessage() {}
 
 func (x *CommitProof) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3128,7 +3251,7 @@ func (x *CommitProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitProof.ProtoReflect.Descriptor instead.
 func (*CommitProof) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{39}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CommitProof) GetShareId() string {
@@ -3188,7 +3311,7 @@ type Activate struct {
 
 func (x *Activate) Reset() {
 	*x = Activate{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3200,7 +3323,7 @@ func (x *Activate) String() string {
 func (*Activate) ProtoMessage() {}
 
 func (x *Activate) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3213,7 +3336,7 @@ func (x *Activate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activate.ProtoReflect.Descriptor instead.
 func (*Activate) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{40}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Activate) GetShareId() string {
@@ -3254,7 +3377,7 @@ type CheckHash struct {
 
 func (x *CheckHash) Reset() {
 	*x = CheckHash{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3266,7 +3389,7 @@ func (x *CheckHash) String() string {
 func (*CheckHash) ProtoMessage() {}
 
 func (x *CheckHash) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3279,7 +3402,7 @@ func (x *CheckHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckHash.ProtoReflect.Descriptor instead.
 func (*CheckHash) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{41}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CheckHash) GetIndex() uint64 {
@@ -3305,7 +3428,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3317,7 +3440,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3330,7 +3453,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{42}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -3355,7 +3478,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3367,7 +3490,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3380,7 +3503,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{43}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -3446,7 +3569,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3458,7 +3581,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3471,7 +3594,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{44}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -3639,7 +3762,7 @@ var File_tarn_raft_v1_command_proto protoreflect.FileDescriptor
 
 const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\xf2\x15\n" +
+	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\xc8\x16\n" +
 	"\aCommand\x12;\n" +
 	"\vproposed_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"proposedAt\x12\x14\n" +
@@ -3692,7 +3815,8 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\bactivate\x186 \x01(\v2\x16.tarn.raft.v1.ActivateH\x00R\bactivate\x128\n" +
 	"\n" +
 	"check_hash\x18< \x01(\v2\x17.tarn.raft.v1.CheckHashH\x00R\tcheckHash\x12>\n" +
-	"\finit_cluster\x18= \x01(\v2\x19.tarn.raft.v1.InitClusterH\x00R\vinitClusterB\x06\n" +
+	"\finit_cluster\x18= \x01(\v2\x19.tarn.raft.v1.InitClusterH\x00R\vinitCluster\x12T\n" +
+	"\x14purge_divergent_copy\x18F \x01(\v2 .tarn.raft.v1.PurgeDivergentCopyH\x00R\x12purgeDivergentCopyB\x06\n" +
 	"\x04verb\"n\n" +
 	"\fPutShareType\x121\n" +
 	"\n" +
@@ -3814,7 +3938,9 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x1c\n" +
 	"\n" +
 	"RemoveHost\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xc9\x01\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"?\n" +
+	"\x12PurgeDivergentCopy\x12)\n" +
+	"\x05order\x18\x01 \x01(\v2\x13.tarn.v1.PurgeOrderR\x05order\"\xc9\x01\n" +
 	"\tJoinToken\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x129\n" +
@@ -3828,13 +3954,14 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x05token\x18\x01 \x01(\v2\x17.tarn.raft.v1.JoinTokenR\x05token\";\n" +
 	"\fUseJoinToken\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x12\x17\n" +
-	"\anode_id\x18\x02 \x01(\tR\x06nodeId\"\xa7\x02\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\"\xde\x02\n" +
 	"\vTransitions\x12;\n" +
 	"\breplicas\x18\x01 \x03(\v2\x1f.tarn.raft.v1.ReplicaTransitionR\breplicas\x12>\n" +
 	"\tsnapshots\x18\x02 \x03(\v2 .tarn.raft.v1.SnapshotTransitionR\tsnapshots\x122\n" +
 	"\x05hosts\x18\x03 \x03(\v2\x1c.tarn.raft.v1.HostTransitionR\x05hosts\x125\n" +
 	"\x06shares\x18\x04 \x03(\v2\x1d.tarn.raft.v1.ShareTransitionR\x06shares\x120\n" +
-	"\bmessages\x18\x05 \x03(\v2\x14.tarn.v1.UserMessageR\bmessages\"\xf0\x06\n" +
+	"\bmessages\x18\x05 \x03(\v2\x14.tarn.v1.UserMessageR\bmessages\x125\n" +
+	"\x06purges\x18\x14 \x03(\v2\x1d.tarn.raft.v1.PurgeTransitionR\x06purges\"\xf0\x06\n" +
 	"\x11ReplicaTransition\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
 	"\x11expected_revision\x18\x02 \x01(\x04R\x10expectedRevision\x12'\n" +
@@ -3873,7 +4000,10 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x0eHostTransition\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12(\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x12.tarn.v1.HostStateR\x05state\x129\n" +
-	"\x0eexpected_state\x18\x03 \x01(\x0e2\x12.tarn.v1.HostStateR\rexpectedState\"\xb3\x01\n" +
+	"\x0eexpected_state\x18\x03 \x01(\x0e2\x12.tarn.v1.HostStateR\rexpectedState\">\n" +
+	"\x0fPurgeTransition\x12\x17\n" +
+	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x12\n" +
+	"\x04guid\x18\x02 \x01(\x06R\x04guid\"\xb3\x01\n" +
 	"\x0fShareTransition\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x129\n" +
 	"\x19expected_pending_size_gib\x18\x02 \x01(\x03R\x16expectedPendingSizeGib\x124\n" +
@@ -3949,7 +4079,7 @@ func file_tarn_raft_v1_command_proto_rawDescGZIP() []byte {
 	return file_tarn_raft_v1_command_proto_rawDescData
 }
 
-var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*Command)(nil),               // 0: tarn.raft.v1.Command
 	(*PutShareType)(nil),          // 1: tarn.raft.v1.PutShareType
@@ -3980,52 +4110,55 @@ var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*RegisterHost)(nil),          // 26: tarn.raft.v1.RegisterHost
 	(*SetHostAdminState)(nil),     // 27: tarn.raft.v1.SetHostAdminState
 	(*RemoveHost)(nil),            // 28: tarn.raft.v1.RemoveHost
-	(*JoinToken)(nil),             // 29: tarn.raft.v1.JoinToken
-	(*PutJoinToken)(nil),          // 30: tarn.raft.v1.PutJoinToken
-	(*UseJoinToken)(nil),          // 31: tarn.raft.v1.UseJoinToken
-	(*Transitions)(nil),           // 32: tarn.raft.v1.Transitions
-	(*ReplicaTransition)(nil),     // 33: tarn.raft.v1.ReplicaTransition
-	(*SnapshotTransition)(nil),    // 34: tarn.raft.v1.SnapshotTransition
-	(*HostTransition)(nil),        // 35: tarn.raft.v1.HostTransition
-	(*ShareTransition)(nil),       // 36: tarn.raft.v1.ShareTransition
-	(*CommitDemotion)(nil),        // 37: tarn.raft.v1.CommitDemotion
-	(*CommitSeal)(nil),            // 38: tarn.raft.v1.CommitSeal
-	(*CommitProof)(nil),           // 39: tarn.raft.v1.CommitProof
-	(*Activate)(nil),              // 40: tarn.raft.v1.Activate
-	(*CheckHash)(nil),             // 41: tarn.raft.v1.CheckHash
-	(*InitCluster)(nil),           // 42: tarn.raft.v1.InitCluster
-	(*SnapshotHeader)(nil),        // 43: tarn.raft.v1.SnapshotHeader
-	(*SnapshotRecord)(nil),        // 44: tarn.raft.v1.SnapshotRecord
-	nil,                           // 45: tarn.raft.v1.UpdateShare.SetMetadataEntry
-	nil,                           // 46: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	nil,                           // 47: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	nil,                           // 48: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
-	(*v1.ShareType)(nil),          // 50: tarn.v1.ShareType
-	(*v1.Share)(nil),              // 51: tarn.v1.Share
-	(*v1.Replica)(nil),            // 52: tarn.v1.Replica
-	(v1.Status)(0),                // 53: tarn.v1.Status
-	(v1.PromotionMode)(0),         // 54: tarn.v1.PromotionMode
-	(*v1.Consent)(nil),            // 55: tarn.v1.Consent
-	(v1.ReplicaState)(0),          // 56: tarn.v1.ReplicaState
-	(*v1.Snapshot)(nil),           // 57: tarn.v1.Snapshot
-	(*v1.AccessRule)(nil),         // 58: tarn.v1.AccessRule
-	(v1.AccessLevel)(0),           // 59: tarn.v1.AccessLevel
-	(*v1.QuotaLimits)(nil),        // 60: tarn.v1.QuotaLimits
-	(*v1.Host)(nil),               // 61: tarn.v1.Host
-	(v1.HostAdminState)(0),        // 62: tarn.v1.HostAdminState
-	(*v1.UserMessage)(nil),        // 63: tarn.v1.UserMessage
-	(*v1.ExportLocation)(nil),     // 64: tarn.v1.ExportLocation
-	(*v1.RuleError)(nil),          // 65: tarn.v1.RuleError
-	(*v1.ReplicaError)(nil),       // 66: tarn.v1.ReplicaError
-	(*v1.DivergentCopy)(nil),      // 67: tarn.v1.DivergentCopy
-	(v1.HostState)(0),             // 68: tarn.v1.HostState
-	(v1.FencingProof)(0),          // 69: tarn.v1.FencingProof
-	(*v1.LossReport)(nil),         // 70: tarn.v1.LossReport
-	(*v1.SnapshotInstance)(nil),   // 71: tarn.v1.SnapshotInstance
+	(*PurgeDivergentCopy)(nil),    // 29: tarn.raft.v1.PurgeDivergentCopy
+	(*JoinToken)(nil),             // 30: tarn.raft.v1.JoinToken
+	(*PutJoinToken)(nil),          // 31: tarn.raft.v1.PutJoinToken
+	(*UseJoinToken)(nil),          // 32: tarn.raft.v1.UseJoinToken
+	(*Transitions)(nil),           // 33: tarn.raft.v1.Transitions
+	(*ReplicaTransition)(nil),     // 34: tarn.raft.v1.ReplicaTransition
+	(*SnapshotTransition)(nil),    // 35: tarn.raft.v1.SnapshotTransition
+	(*HostTransition)(nil),        // 36: tarn.raft.v1.HostTransition
+	(*PurgeTransition)(nil),       // 37: tarn.raft.v1.PurgeTransition
+	(*ShareTransition)(nil),       // 38: tarn.raft.v1.ShareTransition
+	(*CommitDemotion)(nil),        // 39: tarn.raft.v1.CommitDemotion
+	(*CommitSeal)(nil),            // 40: tarn.raft.v1.CommitSeal
+	(*CommitProof)(nil),           // 41: tarn.raft.v1.CommitProof
+	(*Activate)(nil),              // 42: tarn.raft.v1.Activate
+	(*CheckHash)(nil),             // 43: tarn.raft.v1.CheckHash
+	(*InitCluster)(nil),           // 44: tarn.raft.v1.InitCluster
+	(*SnapshotHeader)(nil),        // 45: tarn.raft.v1.SnapshotHeader
+	(*SnapshotRecord)(nil),        // 46: tarn.raft.v1.SnapshotRecord
+	nil,                           // 47: tarn.raft.v1.UpdateShare.SetMetadataEntry
+	nil,                           // 48: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	nil,                           // 49: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	nil,                           // 50: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	(*timestamppb.Timestamp)(nil), // 51: google.protobuf.Timestamp
+	(*v1.ShareType)(nil),          // 52: tarn.v1.ShareType
+	(*v1.Share)(nil),              // 53: tarn.v1.Share
+	(*v1.Replica)(nil),            // 54: tarn.v1.Replica
+	(v1.Status)(0),                // 55: tarn.v1.Status
+	(v1.PromotionMode)(0),         // 56: tarn.v1.PromotionMode
+	(*v1.Consent)(nil),            // 57: tarn.v1.Consent
+	(v1.ReplicaState)(0),          // 58: tarn.v1.ReplicaState
+	(*v1.Snapshot)(nil),           // 59: tarn.v1.Snapshot
+	(*v1.AccessRule)(nil),         // 60: tarn.v1.AccessRule
+	(v1.AccessLevel)(0),           // 61: tarn.v1.AccessLevel
+	(*v1.QuotaLimits)(nil),        // 62: tarn.v1.QuotaLimits
+	(*v1.Host)(nil),               // 63: tarn.v1.Host
+	(v1.HostAdminState)(0),        // 64: tarn.v1.HostAdminState
+	(*v1.PurgeOrder)(nil),         // 65: tarn.v1.PurgeOrder
+	(*v1.UserMessage)(nil),        // 66: tarn.v1.UserMessage
+	(*v1.ExportLocation)(nil),     // 67: tarn.v1.ExportLocation
+	(*v1.RuleError)(nil),          // 68: tarn.v1.RuleError
+	(*v1.ReplicaError)(nil),       // 69: tarn.v1.ReplicaError
+	(*v1.DivergentCopy)(nil),      // 70: tarn.v1.DivergentCopy
+	(v1.HostState)(0),             // 71: tarn.v1.HostState
+	(v1.FencingProof)(0),          // 72: tarn.v1.FencingProof
+	(*v1.LossReport)(nil),         // 73: tarn.v1.LossReport
+	(*v1.SnapshotInstance)(nil),   // 74: tarn.v1.SnapshotInstance
 }
 var file_tarn_raft_v1_command_proto_depIdxs = []int32{
-	49, // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
+	51, // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
 	1,  // 1: tarn.raft.v1.Command.put_share_type:type_name -> tarn.raft.v1.PutShareType
 	2,  // 2: tarn.raft.v1.Command.delete_share_type:type_name -> tarn.raft.v1.DeleteShareType
 	3,  // 3: tarn.raft.v1.Command.create_share:type_name -> tarn.raft.v1.CreateShare
@@ -4054,74 +4187,77 @@ var file_tarn_raft_v1_command_proto_depIdxs = []int32{
 	26, // 26: tarn.raft.v1.Command.register_host:type_name -> tarn.raft.v1.RegisterHost
 	27, // 27: tarn.raft.v1.Command.set_host_admin_state:type_name -> tarn.raft.v1.SetHostAdminState
 	28, // 28: tarn.raft.v1.Command.remove_host:type_name -> tarn.raft.v1.RemoveHost
-	30, // 29: tarn.raft.v1.Command.put_join_token:type_name -> tarn.raft.v1.PutJoinToken
-	31, // 30: tarn.raft.v1.Command.use_join_token:type_name -> tarn.raft.v1.UseJoinToken
-	32, // 31: tarn.raft.v1.Command.transitions:type_name -> tarn.raft.v1.Transitions
-	37, // 32: tarn.raft.v1.Command.commit_demotion:type_name -> tarn.raft.v1.CommitDemotion
-	38, // 33: tarn.raft.v1.Command.commit_seal:type_name -> tarn.raft.v1.CommitSeal
-	39, // 34: tarn.raft.v1.Command.commit_proof:type_name -> tarn.raft.v1.CommitProof
-	40, // 35: tarn.raft.v1.Command.activate:type_name -> tarn.raft.v1.Activate
-	41, // 36: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
-	42, // 37: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
-	50, // 38: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
-	51, // 39: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
-	52, // 40: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
-	45, // 41: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
-	53, // 42: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
-	52, // 43: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
-	46, // 44: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	47, // 45: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	54, // 46: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
-	55, // 47: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
-	53, // 48: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
-	56, // 49: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
-	57, // 50: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
-	48, // 51: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	53, // 52: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
-	58, // 53: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
-	59, // 54: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
-	60, // 55: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
-	61, // 56: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
-	62, // 57: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
-	49, // 58: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
-	29, // 59: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
-	33, // 60: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
-	34, // 61: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
-	35, // 62: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
-	36, // 63: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
-	63, // 64: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
-	53, // 65: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
-	56, // 66: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
-	64, // 67: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
-	65, // 68: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
-	49, // 69: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
-	66, // 70: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
-	67, // 71: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	53, // 72: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
-	49, // 73: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
-	68, // 74: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
-	68, // 75: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
-	53, // 76: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
-	49, // 77: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
-	49, // 78: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
-	69, // 79: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
-	70, // 80: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
-	49, // 81: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
-	50, // 82: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
-	51, // 83: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
-	52, // 84: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
-	57, // 85: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
-	71, // 86: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
-	58, // 87: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
-	60, // 88: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
-	63, // 89: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
-	61, // 90: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
-	29, // 91: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
-	92, // [92:92] is the sub-list for method output_type
-	92, // [92:92] is the sub-list for method input_type
-	92, // [92:92] is the sub-list for extension type_name
-	92, // [92:92] is the sub-list for extension extendee
-	0,  // [0:92] is the sub-list for field type_name
+	31, // 29: tarn.raft.v1.Command.put_join_token:type_name -> tarn.raft.v1.PutJoinToken
+	32, // 30: tarn.raft.v1.Command.use_join_token:type_name -> tarn.raft.v1.UseJoinToken
+	33, // 31: tarn.raft.v1.Command.transitions:type_name -> tarn.raft.v1.Transitions
+	39, // 32: tarn.raft.v1.Command.commit_demotion:type_name -> tarn.raft.v1.CommitDemotion
+	40, // 33: tarn.raft.v1.Command.commit_seal:type_name -> tarn.raft.v1.CommitSeal
+	41, // 34: tarn.raft.v1.Command.commit_proof:type_name -> tarn.raft.v1.CommitProof
+	42, // 35: tarn.raft.v1.Command.activate:type_name -> tarn.raft.v1.Activate
+	43, // 36: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
+	44, // 37: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
+	29, // 38: tarn.raft.v1.Command.purge_divergent_copy:type_name -> tarn.raft.v1.PurgeDivergentCopy
+	52, // 39: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
+	53, // 40: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
+	54, // 41: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
+	47, // 42: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
+	55, // 43: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
+	54, // 44: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
+	48, // 45: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	49, // 46: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	56, // 47: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
+	57, // 48: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
+	55, // 49: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
+	58, // 50: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
+	59, // 51: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
+	50, // 52: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	55, // 53: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
+	60, // 54: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
+	61, // 55: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
+	62, // 56: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
+	63, // 57: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
+	64, // 58: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
+	65, // 59: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
+	51, // 60: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
+	30, // 61: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
+	34, // 62: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
+	35, // 63: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
+	36, // 64: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
+	38, // 65: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
+	66, // 66: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
+	37, // 67: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
+	55, // 68: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
+	58, // 69: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
+	67, // 70: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
+	68, // 71: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
+	51, // 72: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
+	69, // 73: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
+	70, // 74: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	55, // 75: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
+	51, // 76: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
+	71, // 77: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
+	71, // 78: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
+	55, // 79: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
+	51, // 80: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
+	51, // 81: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
+	72, // 82: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
+	73, // 83: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
+	51, // 84: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
+	52, // 85: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
+	53, // 86: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
+	54, // 87: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
+	59, // 88: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
+	74, // 89: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
+	60, // 90: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
+	62, // 91: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
+	66, // 92: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
+	63, // 93: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
+	30, // 94: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
+	95, // [95:95] is the sub-list for method output_type
+	95, // [95:95] is the sub-list for method input_type
+	95, // [95:95] is the sub-list for extension type_name
+	95, // [95:95] is the sub-list for extension extendee
+	0,  // [0:95] is the sub-list for field type_name
 }
 
 func init() { file_tarn_raft_v1_command_proto_init() }
@@ -4167,11 +4303,12 @@ func file_tarn_raft_v1_command_proto_init() {
 		(*Command_Activate)(nil),
 		(*Command_CheckHash)(nil),
 		(*Command_InitCluster)(nil),
+		(*Command_PurgeDivergentCopy)(nil),
 	}
 	file_tarn_raft_v1_command_proto_msgTypes[4].OneofWrappers = []any{}
 	file_tarn_raft_v1_command_proto_msgTypes[17].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[33].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[44].OneofWrappers = []any{
+	file_tarn_raft_v1_command_proto_msgTypes[34].OneofWrappers = []any{}
+	file_tarn_raft_v1_command_proto_msgTypes[46].OneofWrappers = []any{
 		(*SnapshotRecord_ShareType)(nil),
 		(*SnapshotRecord_Share)(nil),
 		(*SnapshotRecord_Replica)(nil),
@@ -4189,7 +4326,7 @@ func file_tarn_raft_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_raft_v1_command_proto_rawDesc), len(file_tarn_raft_v1_command_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   49,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
