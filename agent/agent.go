@@ -46,7 +46,6 @@ type Agent struct {
 	client   *stream.Client
 	feed     *stream.Feed
 	cadences map[string]*replicate.Cadence // by pool
-	surveys  map[string]*replicate.Survey  // by pool
 	workers  *workers
 	reports  *reports
 	pools    *pools
@@ -174,7 +173,7 @@ func (a *Agent) countFence(action string, err error) {
 }
 
 func (a *Agent) buildCadences() error {
-	a.cadences, a.surveys = map[string]*replicate.Cadence{}, map[string]*replicate.Survey{}
+	a.cadences = map[string]*replicate.Cadence{}
 	for _, p := range a.cfg.Pools {
 		cadence, err := replicate.NewCadence(replicate.CadenceConfig{
 			Engine: a.storage, Root: a.root(p.Name), Board: a.board, Logger: a.log,
@@ -183,7 +182,6 @@ func (a *Agent) buildCadences() error {
 			return err
 		}
 		a.cadences[p.Name] = cadence
-		a.surveys[p.Name] = replicate.NewSurvey(a.storage, a.root(p.Name))
 	}
 	return nil
 }
@@ -208,7 +206,6 @@ func (a *Agent) buildWorkers() error {
 	a.reports = newReports(a.cfg.ReportInterval)
 	a.reports.host, a.reports.session, a.reports.class = a.hostID, a.session, a.fencedBy
 	a.reports.pools, a.reports.live = a.pools.status, a.workers.report
-	a.reports.inquiries = newInquiries(a.answer, a.reports.soon)
 	a.reports.failed = func(err error) { a.log.Warn("report was not taken", "err", err) }
 	a.reports.send = func(ctx context.Context, req *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error) {
 		return call(ctx, a, "Report", callTimeout, a.control.Report, req)
@@ -223,7 +220,7 @@ func (a *Agent) newWorker(as *tarnv1.Assignment) (*replicate.Worker, error) {
 	}
 	return replicate.NewWorker(replicate.Config{
 		ReplicaID: as.GetReplicaId(), ShareID: as.GetShareId(), Pool: as.GetPool(), Base: a.cfg.Base,
-		Engine: a.storage, Source: limited{a.client, int64(a.cfg.Stream.RateLimit)}, Feed: a.feed, Board: a.board, Cadence: cadence, Survey: a.surveys[as.GetPool()],
+		Engine: a.storage, Source: limited{a.client, int64(a.cfg.Stream.RateLimit)}, Feed: a.feed, Board: a.board, Cadence: cadence,
 		Exports: a.exports, Lease: a.keeper, Publish: a.publish, Hooks: a.hooks(), Logger: a.log,
 	})
 }
@@ -250,7 +247,7 @@ func harmless(r *tarnv1.ReplicaReport) bool {
 		return r.GetDemoteAck() != nil
 	case tarnv1.Role_ROLE_SECONDARY:
 		return r.GetReady()
-	case tarnv1.Role_ROLE_DELETING:
+	case tarnv1.Role_ROLE_DELETING, tarnv1.Role_ROLE_RELEASING:
 		return r.GetGone()
 	}
 	return false
@@ -279,7 +276,6 @@ func (a *Agent) hooks() replicate.Hooks {
 		Error:       func(code tarnv1.ReplicaErrorCode) { c.StepErrors.WithLabelValues(errorClass(code)).Inc() },
 		Fence:       a.countFence,
 		Holds:       a.reports.holds,
-		Retained:    a.reports.retained,
 		StaleHolds:  func(n int) { c.StaleHolds.WithLabelValues().Add(float64(n)) },
 		Pruned:      func(side string, n int) { c.PruneDestroyed.WithLabelValues(side, "retention").Add(float64(n)) },
 		PruneFailed: func(side, reason string) { c.PruneFailed.WithLabelValues(side, reason).Inc() },

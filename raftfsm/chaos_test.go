@@ -27,6 +27,7 @@ var fieldIDs = map[protoreflect.Name][]string{
 	"host_id":       {"h1", "h2", "h3", "h4"},
 	"pool":          {"tank", "dozer"},
 	"project_id":    {"p1", "p2", ""},
+	"managed_from":  {"", "", "tank/a", "dozer/a", "tank/taken"},
 	"user_id":       {"u1", ""},
 	"op_id":         {"op", "op2", "op3"},
 	"access_type":   {"ip"},
@@ -45,8 +46,8 @@ var (
 
 // ownIDs are the values of a message's own id field.
 var ownIDs = map[protoreflect.Name][]string{
-	"Share": shareIDs, "UpdateShare": shareIDs, "DeleteShare": shareIDs, "ResizeShare": shareIDs, "ResetShareStatus": shareIDs,
-	"ShareTransition": shareIDs, "Replica": replicaIDs, "UpdateReplicaMetadata": replicaIDs, "DeleteReplica": replicaIDs,
+	"Share": shareIDs, "UpdateShare": shareIDs, "DeleteShare": shareIDs, "UnmanageShare": shareIDs, "ResizeShare": shareIDs, "ResetShareStatus": shareIDs,
+	"ShareTransition": shareIDs, "Replica": replicaIDs, "UpdateReplicaMetadata": replicaIDs, "DeleteReplica": replicaIDs, "UnmanageReplica": replicaIDs,
 	"PromoteReplica": replicaIDs, "ResyncReplica": replicaIDs, "ResetReplicaStatus": replicaIDs, "ResetReplicaState": replicaIDs,
 	"ReplicaTransition": replicaIDs, "Snapshot": snapIDs, "UpdateSnapshot": snapIDs, "DeleteSnapshot": snapIDs, "ResetSnapshotStatus": snapIDs,
 	"AccessRule": {"rule", "n1"}, "UpdateAccess": {"rule", "n1"}, "DenyAccess": {"rule", "n1"},
@@ -128,6 +129,9 @@ func scalar(t *rapid.T, fd protoreflect.FieldDescriptor) protoreflect.Value {
 	case protoreflect.BoolKind:
 		return protoreflect.ValueOfBool(n > 2)
 	case protoreflect.EnumKind:
+		if fd.Enum().Name() == "Status" {
+			n = rapid.SampledFrom([]int64{0, 1, 3, 3, 4, 5, 6, 7, 18, 19, 20, 21, 22}).Draw(t, "status")
+		}
 		return protoreflect.ValueOfEnum(protoreflect.EnumNumber(n))
 	case protoreflect.Int64Kind:
 		return protoreflect.ValueOfInt64(n)

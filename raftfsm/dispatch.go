@@ -48,6 +48,8 @@ func (tx *txn) applyShare(cmd *raftv1.Command) (proto.Message, *Error) {
 		return answer(tx.updateShare(v.UpdateShare))
 	case *raftv1.Command_DeleteShare:
 		return answer(tx.deleteShare(v.DeleteShare))
+	case *raftv1.Command_UnmanageShare:
+		return answer(tx.unmanageShare(v.UnmanageShare))
 	case *raftv1.Command_ResizeShare:
 		return answer(tx.resizeShare(v.ResizeShare))
 	case *raftv1.Command_ResetShareStatus:
@@ -78,6 +80,8 @@ func (tx *txn) applyReplica(cmd *raftv1.Command) (proto.Message, *Error) {
 		return answer(tx.updateReplicaMetadata(v.UpdateReplicaMetadata))
 	case *raftv1.Command_DeleteReplica:
 		return answer(tx.deleteReplica(v.DeleteReplica))
+	case *raftv1.Command_UnmanageReplica:
+		return answer(tx.unmanageReplica(v.UnmanageReplica))
 	case *raftv1.Command_ResyncReplica:
 		return answer(tx.resyncReplica(v.ResyncReplica))
 	case *raftv1.Command_ResetReplicaStatus:

@@ -38,6 +38,7 @@ func checkShareInvariants(t tb, v *View, s *tarnv1.Share) {
 	t.Helper()
 	replicas := v.ReplicasOfShare(s.GetId())
 	f := s.GetFencing()
+	checkSize(t, v, s)
 	pools, actives := map[string]bool{}, 0
 	for _, r := range replicas {
 		if r.GetReplicaState() == tarnv1.ReplicaState_REPLICA_STATE_ACTIVE {
@@ -71,6 +72,15 @@ func checkShareInvariants(t tb, v *View, s *tarnv1.Share) {
 	checkLineage(t, s)
 	if got := v.ProjectShare(s); got.GetHasReplicas() != (len(replicas) > 1) {
 		t.Errorf("share %s: has_replicas %v with %d replicas", s.GetId(), got.GetHasReplicas(), len(replicas))
+	}
+}
+
+// checkSize: only what is being taken over, or was not, may have no size.
+func checkSize(t tb, v *View, s *tarnv1.Share) {
+	t.Helper()
+	owner, _ := v.Replica(s.GetFencing().GetOwnerReplicaId())
+	if s.GetSizeGib() < 0 || s.GetSizeGib() == 0 && !managing(owner.GetStatus()) && !unmanaging(owner.GetStatus()) {
+		t.Errorf("share %s has size %d while its owner is %v", s.GetId(), s.GetSizeGib(), owner.GetStatus())
 	}
 }
 

@@ -152,7 +152,7 @@ func (s *state) snapshotStatus(snap *tarnv1.Snapshot) tarnv1.Status {
 }
 
 func decides(r *tarnv1.Replica) bool {
-	if r.GetStatus() == tarnv1.Status_STATUS_DELETING {
+	if leaving(r.GetStatus()) {
 		return false
 	}
 	return r.GetReplicaState() == tarnv1.ReplicaState_REPLICA_STATE_ACTIVE ||

@@ -16,7 +16,6 @@ func TestRefusals(t *testing.T) {
 	replica := func(id, share, host, pool string) *raftv1.CreateReplica {
 		return &raftv1.CreateReplica{Replica: &tarnv1.Replica{Id: id, ShareId: share, HostId: host, Pool: pool}}
 	}
-	with := func(c *raftv1.CreateShare, edit func(*raftv1.CreateShare)) *raftv1.CreateShare { edit(c); return c }
 	promote := func(id, op string, epoch uint64) *raftv1.PromoteReplica {
 		return &raftv1.PromoteReplica{Id: id, OpId: op, Mode: planned, ExpectedEpoch: epoch}
 	}
@@ -48,6 +47,23 @@ func TestRefusals(t *testing.T) {
 		{"share smaller than its snapshot", InvalidArgument, "size_gib", with(newShare("n", "dr"), func(c *raftv1.CreateShare) { c.Share.SnapshotId, c.Share.SizeGib = "snap", 1 })},
 		{"share out of reach of its snapshot", FailedPrecondition, "pool", with(newShare("n", "dr"), func(c *raftv1.CreateShare) { c.Share.SnapshotId, c.Replica.HostId = "snap", "h4" })},
 		{"share from snapshot in the making", FailedPrecondition, "snapshot_id", with(newShare("n", "dr"), func(c *raftv1.CreateShare) { c.Share.SnapshotId = "young" })},
+		{"share managed from another pool", InvalidArgument, "managed_from", with(managed("n", "dr", 0), func(c *raftv1.CreateShare) { c.Replica.ManagedFrom = "dozer/n" })},
+		{"share managed from a whole pool", InvalidArgument, "managed_from", with(managed("n", "dr", 0), func(c *raftv1.CreateShare) { c.Replica.ManagedFrom = "tank" })},
+		{"share of no size that is not managed", InvalidArgument, "size_gib", with(newShare("n", "dr"), func(c *raftv1.CreateShare) { c.Share.SizeGib = 0 })},
+		{"share managed with a negative size", InvalidArgument, "size_gib", managed("n", "dr", -1)},
+		{"share managed from a snapshot", InvalidArgument, "snapshot_id", with(managed("n", "dr", 0), func(c *raftv1.CreateShare) { c.Share.SnapshotId = "snap" })},
+		{"share managed from what is being taken over", AlreadyExists, "managed_from", with(managed("n", "dr", 0), func(c *raftv1.CreateShare) { c.Replica.ManagedFrom = "tank/taken" })},
+		{"replica managed from another pool", InvalidArgument, "managed_from", &raftv1.CreateReplica{Replica: &tarnv1.Replica{Id: "n", ShareId: "rep", HostId: "h2", Pool: "dozer", ManagedFrom: "tank/n"}}},
+		{"replica's id with another dataset", AlreadyExists, "id", &raftv1.CreateReplica{Replica: &tarnv1.Replica{Id: "rep-r2", ShareId: "rep", HostId: "h2", Pool: "tank", ManagedFrom: "tank/n"}}},
+		{"unmanage nothing", NotFound, "id", &raftv1.UnmanageShare{Id: "nope"}},
+		{"unmanage on an old revision", Aborted, "expected_revision", &raftv1.UnmanageShare{Id: "plain", ExpectedRevision: 1}},
+		{"unmanage with replicas", FailedPrecondition, "id", &raftv1.UnmanageShare{Id: "rep"}},
+		{"unmanage with snapshots", FailedPrecondition, "id", &raftv1.UnmanageShare{Id: "single"}},
+		{"unmanage while creating", FailedPrecondition, "status", &raftv1.UnmanageShare{Id: "new"}},
+		{"unmanage no replica", NotFound, "id", &raftv1.UnmanageReplica{Id: "nope"}},
+		{"unmanage replica on an old revision", Aborted, "expected_revision", &raftv1.UnmanageReplica{Id: "rep-r2", ExpectedRevision: 1}},
+		{"unmanage the active replica", FailedPrecondition, "id", &raftv1.UnmanageReplica{Id: "rep-r1"}},
+		{"unmanage the target of a promotion", FailedPrecondition, "id", &raftv1.UnmanageReplica{Id: "busy-r2"}},
 		{"share update of nothing", NotFound, "id", &raftv1.UpdateShare{Id: "nope"}},
 		{"share update on old revision", Aborted, "expected_revision", &raftv1.UpdateShare{Id: "rep", ExpectedRevision: 1}},
 		{"share delete with replicas", FailedPrecondition, "id", &raftv1.DeleteShare{Id: "rep"}},
@@ -125,6 +141,7 @@ func TestRefusals(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n := busyWorld(t)
+			n.do(managed("taken", "dr", 0))
 			err := n.refused(c.code, c.field, c.verb)
 			var target *Error
 			if !errors.As(error(err), &target) || target.Code != c.code {

@@ -13,15 +13,15 @@ func (tx *txn) moveReplica(t *raftv1.ReplicaTransition) bool {
 		return false
 	}
 	if t.GetGone() {
-		// A deletion that failed may still succeed: the host goes on trying.
-		if st := old.GetStatus(); st != tarnv1.Status_STATUS_DELETING && st != tarnv1.Status_STATUS_ERROR_DELETING {
+		// What failed may still succeed: the host goes on trying.
+		if st := old.GetStatus(); !leaving(st) && st != tarnv1.Status_STATUS_ERROR_DELETING {
 			return false
 		}
 		tx.removeReplica(old)
 		return true
 	}
 	s, _ := tx.s.share(old.GetShareId())
-	if !mayMoveStatus(s, old, t.GetStatus()) || !mayMoveState(s, old, t.GetReplicaState()) {
+	if !mayMoveStatus(s, old, t.GetStatus()) || !mayMoveState(s, old, t.GetReplicaState()) || !sizeKnown(s, old, t) {
 		return false
 	}
 	next := tx.movedReplica(s, old, t)
@@ -30,8 +30,17 @@ func (tx *txn) moveReplica(t *raftv1.ReplicaTransition) bool {
 		return false
 	}
 	tx.saveReplica(old, next)
+	if t.GetStatus() == tarnv1.Status_STATUS_AVAILABLE {
+		s = tx.settleSize(s, next, next.GetAppliedSizeGib())
+	}
 	tx.purgeRules(s)
 	return true
+}
+
+// sizeKnown: a share becomes available with a size, its own or what was found.
+func sizeKnown(s *tarnv1.Share, r *tarnv1.Replica, t *raftv1.ReplicaTransition) bool {
+	found := max(s.GetSizeGib(), t.GetAppliedSizeGib(), r.GetAppliedSizeGib()) > 0
+	return found || s.GetFencing().GetOwnerReplicaId() != r.GetId() || t.GetStatus() != tarnv1.Status_STATUS_AVAILABLE
 }
 
 // mayMoveStatus: reports end a creation, raise and heal errors. They neither start
@@ -41,8 +50,14 @@ func mayMoveStatus(s *tarnv1.Share, r *tarnv1.Replica, to tarnv1.Status) bool {
 	switch to {
 	case tarnv1.Status_STATUS_UNSPECIFIED:
 		return true
-	case tarnv1.Status_STATUS_AVAILABLE, tarnv1.Status_STATUS_ERROR:
-		return r.GetStatus() != tarnv1.Status_STATUS_DELETING && !target
+	case tarnv1.Status_STATUS_AVAILABLE:
+		return !leaving(r.GetStatus()) && !target
+	case tarnv1.Status_STATUS_ERROR:
+		return !leaving(r.GetStatus()) && !managing(r.GetStatus()) && !target
+	case tarnv1.Status_STATUS_MANAGE_ERROR:
+		return r.GetStatus() == tarnv1.Status_STATUS_MANAGE_STARTING
+	case tarnv1.Status_STATUS_UNMANAGE_ERROR:
+		return unmanaging(r.GetStatus())
 	case tarnv1.Status_STATUS_ERROR_DELETING:
 		return r.GetStatus() == tarnv1.Status_STATUS_DELETING
 	}
@@ -55,7 +70,7 @@ func mayMoveState(s *tarnv1.Share, r *tarnv1.Replica, to tarnv1.ReplicaState) bo
 	case tarnv1.ReplicaState_REPLICA_STATE_UNSPECIFIED:
 		return true
 	case tarnv1.ReplicaState_REPLICA_STATE_IN_SYNC, tarnv1.ReplicaState_REPLICA_STATE_OUT_OF_SYNC, tarnv1.ReplicaState_REPLICA_STATE_ERROR:
-		return checkSecondary(s, r) == nil && r.GetStatus() != tarnv1.Status_STATUS_DELETING
+		return checkSecondary(s, r) == nil && !leaving(r.GetStatus())
 	}
 	return false
 }

@@ -67,8 +67,8 @@ func sameRule(a, b *tarnv1.AccessRule) bool {
 }
 
 func (tx *txn) checkRuleFits(s *tarnv1.Share, asked *tarnv1.AccessRule) *Error {
-	if owner, ok := tx.owner(s); ok && owner.GetStatus() == tarnv1.Status_STATUS_DELETING {
-		return refuse(FailedPrecondition, "share_id", "the share is being deleted")
+	if owner, ok := tx.owner(s); ok && leaving(owner.GetStatus()) {
+		return refuse(FailedPrecondition, "share_id", "the share is %s", statusWord(owner.GetStatus()))
 	}
 	for r := range tx.s.rulesOf(s.GetId()) {
 		if !r.GetDenied() && r.GetAccessType() == asked.GetAccessType() && r.GetAccessTo() == asked.GetAccessTo() {
@@ -148,8 +148,8 @@ func appliedEverywhere(rule *tarnv1.AccessRule, replicas []*tarnv1.Replica) bool
 // exist yet or is on its way out has a status of its own to tell that.
 func exports(r *tarnv1.Replica) bool {
 	switch r.GetStatus() {
-	case tarnv1.Status_STATUS_CREATING, tarnv1.Status_STATUS_CREATING_FROM_SNAPSHOT, tarnv1.Status_STATUS_DELETING:
+	case tarnv1.Status_STATUS_CREATING, tarnv1.Status_STATUS_CREATING_FROM_SNAPSHOT:
 		return false
 	}
-	return true
+	return !leaving(r.GetStatus()) && !managing(r.GetStatus())
 }

@@ -15,8 +15,8 @@ func (tx *txn) createReplica(c *raftv1.CreateReplica) (*tarnv1.Replica, *Error) 
 		return nil, refuse(InvalidArgument, "id", "must be set")
 	}
 	if old, exists := tx.s.replica(asked.GetId()); exists {
-		if old.GetShareId() != asked.GetShareId() {
-			return nil, refuse(AlreadyExists, "id", "replica %q exists, of another share", asked.GetId())
+		if old.GetShareId() != asked.GetShareId() || old.GetManagedFrom() != asked.GetManagedFrom() {
+			return nil, refuse(AlreadyExists, "id", "replica %q exists, of another share or from another dataset", asked.GetId())
 		}
 		return old, nil
 	}
@@ -35,6 +35,9 @@ func (tx *txn) createReplica(c *raftv1.CreateReplica) (*tarnv1.Replica, *Error) 
 		return nil, err
 	}
 	if err := tx.checkReplicaPool(s, host, pool); err != nil {
+		return nil, err
+	}
+	if err := tx.checkManaged(asked, host); err != nil {
 		return nil, err
 	}
 	if err := tx.checkQuota(s, replicaUse(s, 1)); err != nil {
@@ -157,14 +160,14 @@ func (tx *txn) deleteReplica(c *raftv1.DeleteReplica) (*tarnv1.Replica, *Error) 
 		return nil, stale("replica", c.GetId(), r.GetRevision(), want)
 	}
 	s, _ := tx.s.share(r.GetShareId())
-	if err := tx.checkReplicaDeletable(s, r); err != nil {
+	if err := tx.checkReplicaDeletable(s, r, c.GetForce()); err != nil {
 		return nil, err
 	}
 	tx.passOwnership(s, r)
 	return tx.condemn(r, c.GetForce()), nil
 }
 
-func (tx *txn) checkReplicaDeletable(s *tarnv1.Share, r *tarnv1.Replica) *Error {
+func (tx *txn) checkReplicaDeletable(s *tarnv1.Share, r *tarnv1.Replica, force bool) *Error {
 	f := s.GetFencing()
 	switch {
 	case s.GetReplicationType() == tarnv1.ReplicationType_REPLICATION_TYPE_UNSPECIFIED:
@@ -173,6 +176,9 @@ func (tx *txn) checkReplicaDeletable(s *tarnv1.Share, r *tarnv1.Replica) *Error 
 		return refuse(FailedPrecondition, "id", "the replica is being promoted; wait or cancel the promotion first")
 	case f.GetOwnerReplicaId() == r.GetId() && tx.heir(s, r) == nil:
 		return refuse(FailedPrecondition, "id", "this is the last active replica; promote another one first, or delete the share")
+	case !force && (managing(r.GetStatus()) || unmanaging(r.GetStatus())):
+		return refuse(FailedPrecondition, "status", "replica is %s; unmanage it instead: deleting it would destroy the dataset",
+			statusWord(r.GetStatus()))
 	}
 	return nil
 }
@@ -247,8 +253,8 @@ func (tx *txn) resyncReplica(c *raftv1.ResyncReplica) (*tarnv1.Replica, *Error) 
 	if s, _ := tx.s.share(r.GetShareId()); s.GetFencing().GetOwnerReplicaId() == r.GetId() {
 		return r, nil
 	}
-	if r.GetStatus() == tarnv1.Status_STATUS_DELETING {
-		return nil, refuse(FailedPrecondition, "id", "the replica is being deleted")
+	if leaving(r.GetStatus()) {
+		return nil, refuse(FailedPrecondition, "id", "the replica is %s", statusWord(r.GetStatus()))
 	}
 	next := tx.changeReplica(r)
 	next.ResyncGeneration++

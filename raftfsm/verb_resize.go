@@ -88,6 +88,9 @@ func (tx *txn) checkResetStatus(s *tarnv1.Share, r *tarnv1.Replica, to tarnv1.St
 	if r.GetStatus() == tarnv1.Status_STATUS_DELETING && to != tarnv1.Status_STATUS_ERROR && to != tarnv1.Status_STATUS_ERROR_DELETING {
 		return refuse(FailedPrecondition, "status", "replica %s is being deleted, its data may be gone; only error and error_deleting are allowed", r.GetId())
 	}
+	if managing(r.GetStatus()) || unmanaging(r.GetStatus()) {
+		return refuse(FailedPrecondition, "status", "replica %s is %s; wait for it, or unmanage it", r.GetId(), statusWord(r.GetStatus()))
+	}
 	return nil
 }
 

@@ -16,7 +16,7 @@ func (tx *txn) createShare(c *raftv1.CreateShare) (*tarnv1.Share, *Error) {
 		return nil, err
 	}
 	if old, exists := tx.s.share(share.GetId()); exists {
-		if !sameShare(old, share) {
+		if !sameShare(old, share) || !tx.sameManaged(share.GetId(), replica.GetManagedFrom()) {
 			return nil, refuse(AlreadyExists, "id", "share %q exists with other content", share.GetId())
 		}
 		return old, nil
@@ -29,6 +29,9 @@ func (tx *txn) createShare(c *raftv1.CreateShare) (*tarnv1.Share, *Error) {
 	}
 	host, pool, err := tx.placement(replica)
 	if err != nil {
+		return nil, err
+	}
+	if err := tx.checkManaged(replica, host); err != nil {
 		return nil, err
 	}
 	if err := tx.checkCloneSource(share, host, pool); err != nil {
@@ -47,8 +50,10 @@ func checkNewShare(s *tarnv1.Share, r *tarnv1.Replica) *Error {
 		return refuse(InvalidArgument, "id", "must be set")
 	case s.GetProjectId() == "":
 		return refuse(InvalidArgument, "project_id", "must be set")
-	case s.GetSizeGib() < 1:
+	case s.GetSizeGib() < 1 && (s.GetSizeGib() < 0 || r.GetManagedFrom() == ""):
 		return refuse(InvalidArgument, "size_gib", "is %d, must be 1 or more", s.GetSizeGib())
+	case r.GetManagedFrom() != "" && s.GetSnapshotId() != "":
+		return refuse(InvalidArgument, "snapshot_id", "a share starts from a snapshot or from a dataset, not both")
 	case r.GetId() == "":
 		return refuse(InvalidArgument, "replica.id", "must be set")
 	case r.GetShareId() != "" && r.GetShareId() != s.GetId():
@@ -61,11 +66,12 @@ func checkNewShare(s *tarnv1.Share, r *tarnv1.Replica) *Error {
 }
 
 // sameShare says if a retried create asks for what exists. Where it is placed does
-// not matter: the retry may have been placed anew.
+// not matter: the retry may have been placed anew. b leaves the size to a dataset
+// that is taken over when it is 0.
 func sameShare(a, b *tarnv1.Share) bool {
 	return a.GetProjectId() == b.GetProjectId() && a.GetUserId() == b.GetUserId() &&
 		a.GetName() == b.GetName() && a.GetDescription() == b.GetDescription() &&
-		a.GetSizeGib() == b.GetSizeGib() && a.GetShareProto() == b.GetShareProto() &&
+		(a.GetSizeGib() == b.GetSizeGib() || b.GetSizeGib() == 0) && a.GetShareProto() == b.GetShareProto() &&
 		a.GetShareTypeId() == b.GetShareTypeId() && a.GetSnapshotId() == b.GetSnapshotId() &&
 		a.GetIsPublic() == b.GetIsPublic() && maps.Equal(a.GetMetadata(), b.GetMetadata())
 }
@@ -176,12 +182,16 @@ func (tx *txn) storeNewShare(s *tarnv1.Share, r *tarnv1.Replica, h *tarnv1.Host)
 
 // newReplica is a replica as it begins: what the request may choose and nothing else.
 func newReplica(asked *tarnv1.Replica, s *tarnv1.Share, h *tarnv1.Host, now *timestamppb.Timestamp) *tarnv1.Replica {
-	return &tarnv1.Replica{
+	r := &tarnv1.Replica{
 		Id: asked.GetId(), ShareId: s.GetId(), ProjectId: s.GetProjectId(),
 		Status: tarnv1.Status_STATUS_CREATING, AvailabilityZone: h.GetAvailabilityZone(),
 		Host: fullName(h, asked.GetPool()), HostId: h.GetId(), Pool: asked.GetPool(),
-		CreatedAt: now, Metadata: asked.GetMetadata(),
+		CreatedAt: now, Metadata: asked.GetMetadata(), ManagedFrom: asked.GetManagedFrom(),
 	}
+	if r.GetManagedFrom() != "" {
+		r.Status = tarnv1.Status_STATUS_MANAGE_STARTING
+	}
+	return r
 }
 
 // fullName is host@backend#pool.
@@ -260,6 +270,9 @@ func (tx *txn) checkShareDeletable(s *tarnv1.Share, force bool) *Error {
 	}
 	if s.GetFencing().GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_FENCING {
 		return refuse(FailedPrecondition, "id", "a promotion of the share is running; wait or cancel it first")
+	}
+	if st := tx.s.shareStatus(s); !force && (managing(st) || unmanaging(st)) {
+		return refuse(FailedPrecondition, "status", "share is %s; unmanage it instead: deleting it would destroy the dataset", statusWord(st))
 	}
 	if st := tx.s.shareStatus(s); !force && !deletable(st) {
 		return refuse(FailedPrecondition, "status", "share is %s; wait until it is available, or force the deletion", statusWord(st))

@@ -19,10 +19,11 @@ type Datasets interface {
 	Promote(ctx context.Context, name string) error
 }
 
-// Properties changes local properties of a filesystem.
+// Properties reads properties of a filesystem and changes local ones.
 type Properties interface {
 	Set(ctx context.Context, name string, props map[string]string) error
 	Inherit(ctx context.Context, name, prop string) error
+	Get(ctx context.Context, name string, props ...string) (map[string]zfs.Property, error)
 }
 
 // Mounter makes a filesystem reachable, or certain that it is not.

@@ -82,7 +82,7 @@ func (w *Worker) transform(ctx context.Context, a action) error {
 		w.s.gone = true
 		return nil
 	}
-	return fmt.Errorf("action %q: %w", a.kind, zfs.ErrUnsupported)
+	return w.manage(ctx, a)
 }
 
 // ignore drops an error of a class that says: already so.

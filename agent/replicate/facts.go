@@ -22,6 +22,10 @@ type facts struct {
 	asides []zfs.Dataset
 	// moved is a dataset put aside by a rebase that has not ended.
 	moved *zfs.Dataset
+	// former is what is under the dataset's former name, nil for nothing; orphan: that
+	// name has no parent any more.
+	former *former
+	orphan bool
 }
 
 // newest is the newest snapshot of the dataset; zero if there is none.
@@ -91,6 +95,9 @@ func (w *Worker) observe(ctx context.Context, l layout) (facts, error) {
 		}
 	}
 	if err := w.observeStaging(ctx, l, &f); err != nil {
+		return f, err
+	}
+	if err := w.observeFormer(ctx, &f); err != nil {
 		return f, err
 	}
 	return f, w.observeAsides(ctx, l, &f)

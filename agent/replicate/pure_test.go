@@ -64,7 +64,26 @@ func stateFor(role tarnv1.Role, epoch uint64, m marks, change func(*state)) *sta
 	return s
 }
 
+// takeoverState has a dataset under its former name and none under the replica's.
+func takeoverState(role tarnv1.Role, change func(*state)) *state {
+	s := stateFor(role, 1, marks{}, nil)
+	s.l = layout{pool: "p", base: "tarn", replica: "r"}
+	s.a.ManagedFrom = "p/data"
+	s.f = facts{former: &former{ds: zfs.Dataset{Name: "p/data", User: map[string]zfs.Property{}}}}
+	if change != nil {
+		change(s)
+	}
+	return s
+}
+
+// record notes on the dataset whose it is to become.
+func (s *state) record() {
+	s.f.former.marks = marks{share: "s", replica: "r"}
+	s.f.former.ds.User[markWas] = zfs.Property{Value: "path=", Source: zfs.SourceLocal}
+}
+
 func TestStep(t *testing.T) {
+	releasing := tarnv1.Role_ROLE_RELEASING
 	active, secondary, fenced, deleting := tarnv1.Role_ROLE_ACTIVE, tarnv1.Role_ROLE_SECONDARY, tarnv1.Role_ROLE_FENCED, tarnv1.Role_ROLE_DELETING
 	primary, replica := marks{role: rolePrimary, epoch: 3}, marks{role: roleReplica, epoch: 3}
 	for _, c := range []struct {
@@ -125,6 +144,32 @@ func TestStep(t *testing.T) {
 		{"removal: snapshots", stateFor(deleting, 3, replica, nil), doDropSnapshots},
 		{"removal: dataset", stateFor(deleting, 3, replica, func(s *state) { s.f.versions = nil }), doDestroy},
 		{"removal: staging", stateFor(deleting, 3, replica, func(s *state) { s.f = facts{staging: &zfs.Dataset{}} }), doDropStaging},
+		{"takeover: nothing there", takeoverState(active, func(s *state) { s.f.former = nil }), doRefuse},
+		{"takeover: recorded first", takeoverState(active, nil), doRecord},
+		{"takeover: a copy is compared before anything", takeoverState(secondary, nil), doCompare},
+		{"takeover: a copy with nothing in common", takeoverState(secondary, func(s *state) { s.unrelated = true }), doRefuse},
+		{"takeover: compared", takeoverState(secondary, func(s *state) { s.compared = true }), doRecord},
+		{"takeover: out of reach", takeoverState(active, func(s *state) { s.record(); s.f.former.ds.Mounted, s.formerFree = true, true }), doFree},
+		{"takeover: handles may be open", takeoverState(active, (*state).record), doFree},
+		{"takeover: marked and renamed", takeoverState(active, func(s *state) { s.record(); s.formerFree = true }), doTakeOver},
+		{"takeover: a missing dataset of an old share is missing", takeoverState(active, func(s *state) { s.a.Established = true }), doRefuse},
+		{"takeover: a received record is none", takeoverState(active, func(s *state) {
+			s.record()
+			s.f.former.ds.User[markWas] = zfs.Property{Value: "path=", Source: zfs.SourceReceived}
+		}), doRecord},
+		{"giving back: out of reach", stateFor(releasing, 3, primary, func(s *state) { s.export = nil }), doUnexport},
+		{"giving back: handles may be open", stateFor(releasing, 3, primary, func(s *state) { s.released = false }), doUnmount},
+		{"giving back: holds", stateFor(releasing, 3, primary, nil), doUntie},
+		{"giving back: where it is", stateFor(releasing, 3, primary, func(s *state) { s.untied = true }), doRestore},
+		{"giving back: under its name", stateFor(releasing, 3, primary, func(s *state) { s.untied, s.a.ManagedFrom = true, "p/x" }), doGiveBack},
+		{"giving back: the name is taken", stateFor(releasing, 3, primary, func(s *state) {
+			s.untied, s.a.ManagedFrom, s.f.former = true, "p/x", &former{ds: zfs.Dataset{Name: "p/x"}}
+		}), doRefuse},
+		{"giving back: the parent has gone", stateFor(releasing, 3, primary, func(s *state) { s.untied, s.a.ManagedFrom, s.f.orphan = true, "p/x/y", true }), doRefuse},
+		{"giving back: what it was", takeoverState(releasing, (*state).record), doRestoreFormer},
+		{"giving back: marks half removed", takeoverState(releasing, func(s *state) { s.f.former.marks.replica = releasedPrefix + "r" }), doRestoreFormer},
+		{"giving back: never taken", takeoverState(releasing, nil), doGone},
+		{"giving back: an unfinished rebase first", stateFor(releasing, 3, replica, func(s *state) { s.f.moved = &zfs.Dataset{Name: "p/x"} }), doFinishAside},
 		{"removal: somebody's dataset stays", stateFor(deleting, 3, replica, func(s *state) { s.f.marks.replica = "x" }), doGone},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -22,10 +22,6 @@ type view struct {
 	behind int
 	follow *stream.Following
 	pull   *stream.Pull
-	// What retention found when it last ran.
-	ranAt   time.Time
-	strange map[string]bool
-	stuck   map[zfs.GUID]string
 }
 
 // Report is what is known of the replica now, with lag and progress of this
@@ -115,6 +111,9 @@ func (w *Worker) describe(r *tarnv1.ReplicaReport) {
 	}
 	if w.s.a.GetRole() == tarnv1.Role_ROLE_ACTIVE {
 		r.AppliedSizeGib = f.ds.Quota / gib
+		if w.s.a.GetSizeGib() == 0 {
+			r.AppliedSizeGib = foundSize(f.ds)
+		}
 		r.SizeBelowUsed = w.s.sizeRefused != 0 && w.s.sizeRefused == w.s.a.GetSizeGib()*gib
 	} else {
 		// Nothing limits a secondary, so that every size is in force.
@@ -146,7 +145,7 @@ func (w *Worker) conforms() bool {
 	case tarnv1.Role_ROLE_FENCED:
 		return w.s.floored()
 	}
-	return a.GetRole() == tarnv1.Role_ROLE_DELETING
+	return a.GetRole() == tarnv1.Role_ROLE_DELETING || a.GetRole() == tarnv1.Role_ROLE_RELEASING
 }
 
 // role is what the replica is, which may not yet be what it is to become.

@@ -25,7 +25,10 @@ const gib = int64(1) << 30
 // lease comes before everything that needs one.
 func active(s *state) []rule {
 	f, epoch := &s.f, s.a.GetEpoch()
-	if f.ds == nil {
+	switch {
+	case s.takesOver():
+		return takeover(s)
+	case f.ds == nil:
 		return creating(s)
 	}
 	suspended := !s.lease
@@ -40,6 +43,7 @@ func active(s *state) []rule {
 		may(s.unlisted && len(unnoted(*f.ds, peerReplicas(s.a))) > 0, do(doNotePeers)),
 		may(s.resize(), do(doQuota)),
 		must(s.lease && ro, do(doWritable)),
+		must(s.lease && s.misplaced(), do(doPath)),
 		must(s.lease && !f.ds.Mounted, do(doMount)),
 		may(s.lease && !s.exported(false), action{kind: doExport}),
 		may(s.unwanted(), do(doRetire)),
@@ -83,6 +87,9 @@ func creating(s *state) []rule {
 // secondary holds for a replica that follows another one.
 func secondary(s *state) []rule {
 	f, epoch := &s.f, s.a.GetEpoch()
+	if s.takesOver() {
+		return takeover(s)
+	}
 	if f.ds == nil {
 		return []rule{
 			must(s.a.GetSource() == nil, refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_INTERNAL, errNoSource)),
@@ -134,6 +141,7 @@ func following(s *state) []rule {
 	show := s.readable()
 	return []rule{
 		may(s.f.ds.Quota != 0, do(doQuota)),
+		may(s.misplaced(), do(doPath)),
 		may(show && s.confirmed && !s.f.ds.Mounted, do(doMount)),
 		may(show && s.confirmed && s.f.ds.Mounted && !s.exported(true), action{kind: doExport, readOnly: true}),
 		may(!show && s.reachable(), do(doUnexport)),

@@ -48,6 +48,13 @@ type state struct {
 	released bool
 	// unlisted: the engine does not say whose holds there are.
 	unlisted bool
+	// compared: the source can go on from the dataset that is to be taken over;
+	// unrelated: it cannot. formerFree: nobody has that one open.
+	compared, unrelated, formerFree bool
+	// pathTried: the former mountpoint was set, or refused.
+	pathTried bool
+	// untied: nothing of tarn's is held on the dataset that is given back.
+	untied bool
 	// gone: the replica was removed; nothing is to be looked at again.
 	gone bool
 	// backoff tells actions that failed a moment ago.
@@ -98,6 +105,15 @@ const (
 	doGone          kind = "gone"
 	doPrune         kind = "prune snapshots"
 	doSnapshot      kind = "take snapshot" // by the cadence
+	doCompare       kind = "compare with the active replica"
+	doRecord        kind = "record what the dataset is like"
+	doFree          kind = "unmount the dataset to take over"
+	doTakeOver      kind = "take over dataset"
+	doPath          kind = "keep mountpoint"
+	doUntie         kind = "release holds"
+	doGiveBack      kind = "give back dataset"
+	doRestore       kind = "restore properties"
+	doRestoreFormer kind = "restore what was given back"
 )
 
 // action is the next thing to do. The fields that a kind does not need are zero.
@@ -160,6 +176,8 @@ func step(s *state) action {
 		return first(s, append(guard(s), fenced(s)...))
 	case tarnv1.Role_ROLE_DELETING:
 		return first(s, deleting(s))
+	case tarnv1.Role_ROLE_RELEASING:
+		return first(s, append(unfinished(s), releasing(s)...))
 	case tarnv1.Role_ROLE_UNSPECIFIED:
 	}
 	return refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_UNSUPPORTED, errRole)
@@ -169,13 +187,20 @@ func step(s *state) action {
 // datasets and later epochs are left alone.
 func guard(s *state) []rule {
 	f := &s.f
+	return append(unfinished(s),
+		must(f.ds != nil && !s.own(), refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_PERMISSION_DENIED, errForeign)),
+		must(f.ds != nil && s.ahead(), refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_INTERNAL, errEpochAhead)),
+	)
+}
+
+// unfinished ends a rebase that was cut.
+func unfinished(s *state) []rule {
+	f := &s.f
 	cloneOf := f.ds != nil && f.moved != nil && strings.HasPrefix(f.ds.Origin, f.moved.Name+"@")
 	return []rule{
 		must(f.moved != nil && f.ds == nil && f.common() != 0, do(doRebase)),
 		must(cloneOf, do(doPromote)),
 		must(f.moved != nil, do(doFinishAside)),
-		must(f.ds != nil && !s.own(), refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_PERMISSION_DENIED, errForeign)),
-		must(f.ds != nil && s.ahead(), refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_INTERNAL, errEpochAhead)),
 	}
 }
 

@@ -41,8 +41,6 @@ type Config struct {
 	Lease   Lease
 	// Publish hears of the replica's state after every change. It must not block.
 	Publish func(*tarnv1.ReplicaReport)
-	// Survey of the replica's pool, shared by its replicas; optional.
-	Survey *Survey
 	// Hooks are optional.
 	Hooks Hooks
 	// KeepRecent replication snapshots stay whatever else holds; optional, 16.
@@ -86,13 +84,9 @@ type Worker struct {
 	log   *slog.Logger
 	wake  chan struct{}
 
-	// born is when the worker was made, for the monotonic clock.
-	born time.Time
-
 	mu       sync.Mutex
 	assigned *tarnv1.Assignment
 	view     view
-	ages     calendar
 
 	// The rest belongs to Run.
 	s         state
@@ -107,7 +101,7 @@ type Worker struct {
 	source    string // replica that the lag is measured against, with the epoch
 	resynced  uint64
 	errorsOf  map[string]string // user snapshots that could not be taken or removed
-	pruned    upkeep
+	pruned    pruneMark
 	strangers strangers
 	ruleErrs  []*tarnv1.RuleError
 	paths     []*tarnv1.ReportedExport
@@ -127,9 +121,9 @@ func NewWorker(cfg Config) (*Worker, error) {
 	}
 	w := &Worker{
 		cfg: cfg, hooks: cfg.Hooks.withDefaults(),
-		l:    layout{pool: cfg.Pool, base: cfg.Base, share: cfg.ShareID, replica: cfg.ReplicaID},
-		log:  cfg.Logger.With("share", cfg.ShareID, "replica", cfg.ReplicaID),
-		born: time.Now(), s: state{unlisted: cfg.Lacks.HoldList}, wake: make(chan struct{}, 1), failures: map[kind]*failure{}, errorsOf: map[string]string{}, stale: true,
+		l:   layout{pool: cfg.Pool, base: cfg.Base, share: cfg.ShareID, replica: cfg.ReplicaID},
+		log: cfg.Logger.With("share", cfg.ShareID, "replica", cfg.ReplicaID),
+		s:   state{unlisted: cfg.Lacks.HoldList}, wake: make(chan struct{}, 1), failures: map[kind]*failure{}, errorsOf: map[string]string{}, stale: true,
 	}
 	return w, nil
 }
@@ -214,12 +208,8 @@ func (w *Worker) round(ctx context.Context) {
 		}
 		w.attend()
 		act := step(&w.s)
-		if act.kind == doRefuse {
-			w.refused(act)
-		} else {
-			w.refusal = nil
-		}
 		if act.kind == doIdle || act.kind == doRefuse {
+			w.rest(act)
 			w.forget(begun)
 			w.report()
 			// What arrived is told before anything is tidied up.
@@ -229,6 +219,18 @@ func (w *Worker) round(ctx context.Context) {
 			return
 		}
 		w.act(ctx, act)
+	}
+}
+
+// rest notes why nothing more can be done now, if it is for an obstacle.
+func (w *Worker) rest(a action) {
+	if a.kind == doIdle {
+		w.refusal = nil
+		return
+	}
+	w.refused(a)
+	if w.obstructed() { // perhaps it has gone when the worker looks again
+		w.stale, w.s.unrelated = true, false
 	}
 }
 
@@ -259,6 +261,7 @@ func (w *Worker) turn(old *tarnv1.Assignment) {
 	w.unfollow()
 	w.s.wantPull, w.s.diverged, w.s.modified, w.s.sizeRefused = true, nil, false, 0
 	w.s.deadToken, w.s.caughtUp, w.s.confirmed, w.s.news, w.s.taken = false, false, false, 0, 0
+	w.s.compared, w.s.unrelated, w.s.formerFree, w.s.pathTried, w.s.untied = false, false, false, false, false
 	w.entering = true
 	w.stale = true
 	w.mu.Lock()
@@ -314,6 +317,9 @@ func (w *Worker) attend() {
 // idle is how long nothing has to be done unless somebody calls.
 func (w *Worker) idle(now time.Time) time.Duration {
 	wait := maintainEvery
+	if w.obstructed() {
+		wait = lookAgain
+	}
 	for k, f := range w.failures {
 		if w.s.pulling && (k == doPull || k == doPullStaging) {
 			continue

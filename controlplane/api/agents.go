@@ -125,8 +125,7 @@ func (s *agentService) Report(ctx context.Context, req *tarnv1.ReportRequest) (*
 		return nil, err
 	}
 	s.Count("report", "taken", 1)
-	full := s.Soft.Report(req, time.Now())
-	return &tarnv1.ReportResponse{WantFull: full, Inquiries: s.Soft.Inquiries(req.GetHostId())}, nil
+	return &tarnv1.ReportResponse{WantFull: s.Soft.Report(req, time.Now())}, nil
 }
 
 // leading refuses on followers. A hint is enough where nothing is promised.

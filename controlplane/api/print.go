@@ -37,7 +37,7 @@ func (c *core) printReplica(v *raftfsm.View, who caller, r *tarnv1.Replica) *tar
 
 // hideHost blanks whatever names machines and pools.
 func hideHost(r *tarnv1.Replica) {
-	r.Host, r.HostId, r.Pool = "", "", ""
+	r.Host, r.HostId, r.Pool, r.ManagedFrom = "", "", "", ""
 	if r.GetObserved() != nil {
 		r.Observed.Mountpoint, r.Observed.KeyFile = "", ""
 	}

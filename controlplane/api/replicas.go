@@ -33,7 +33,7 @@ func (s *replicas) repeated(ctx context.Context, old *tarnv1.Replica, req *tarnv
 		return nil, err
 	}
 	same := who.mayWrite(old.GetProjectId()) && old.GetShareId() == req.GetShareId() &&
-		matches(req.GetAvailabilityZone(), old.GetAvailabilityZone()) && maps.Equal(old.GetMetadata(), req.GetMetadata())
+		matches(req.GetAvailabilityZone(), old.GetAvailabilityZone()) && req.GetFromDataset() == old.GetManagedFrom() && maps.Equal(old.GetMetadata(), req.GetMetadata())
 	if !same {
 		return nil, taken("replica", req.GetId())
 	}
@@ -50,6 +50,10 @@ func planReplica(v *raftfsm.View, who caller, req *tarnv1.CreateReplicaRequest) 
 	if err != nil {
 		return nil, nil, err
 	}
+	onlyHost, err := placeOf(v, "only_host", req.GetOnlyHost(), req.GetFromDataset())
+	if err != nil {
+		return nil, nil, err
+	}
 	replica := &tarnv1.Replica{
 		Id:                  req.GetId(),
 		ShareId:             share.GetId(),
@@ -58,6 +62,7 @@ func planReplica(v *raftfsm.View, who caller, req *tarnv1.CreateReplicaRequest) 
 		ReplicaState:        tarnv1.ReplicaState_REPLICA_STATE_OUT_OF_SYNC,
 		Metadata:            req.GetMetadata(),
 		CastRulesToReadonly: share.GetReplicationType() == tarnv1.ReplicationType_REPLICATION_TYPE_READABLE,
+		ManagedFrom:         req.GetFromDataset(),
 	}
 	cmd := &raftv1.Command{Verb: &raftv1.Command_CreateReplica{CreateReplica: &raftv1.CreateReplica{
 		Replica: replica, SnapshotInstanceIds: instanceIDs(v, share.GetId()),
@@ -68,7 +73,8 @@ func planReplica(v *raftfsm.View, who caller, req *tarnv1.CreateReplicaRequest) 
 		ExtraSpecs:       share.GetExtraSpecs(),
 		ReplicationType:  share.GetReplicationType(),
 		AvailabilityZone: req.GetAvailabilityZone(),
-		OnlyHost:         req.GetOnlyHost(),
+		OnlyHost:         onlyHost,
+		InPlace:          req.GetFromDataset() != "",
 		Active:           &schedule.PoolRef{HostID: active.GetHostId(), Pool: active.GetPool()},
 		Existing:         existing(siblings),
 	}, nil

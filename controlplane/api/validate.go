@@ -74,7 +74,6 @@ func newRules() rules {
 	addRecordRules(r)
 	addAgentRules(r)
 	addOperatorRules(r)
-	addInquiryRules(r)
 	return r
 }
 

@@ -16,9 +16,7 @@ func addShareRules(r rules) {
 		c.optionalID("id", m.GetId())
 		c.optionalName("name", m.GetName())
 		c.sizeGiB("size_gib", m.GetSizeGib())
-		if p := m.GetShareProto(); p != "" && !strings.EqualFold(p, protoNFS) {
-			c.fail("share_proto", "is %q, only NFS is served", p)
-		}
+		c.shareProto(m.GetShareProto())
 		c.optionalID("snapshot_id", m.GetSnapshotId())
 		c.metadata(m.GetMetadata())
 		c.optionalName("only_host", m.GetOnlyHost())
@@ -58,8 +56,44 @@ func addShareRules(r rules) {
 		c.id("id", m.GetId())
 		c.resettable(m.GetStatus())
 	})
+	on(r, func(c *checker, m *tarnv1.ManageShareRequest) {
+		c.optionalID("id", m.GetId())
+		c.dataset("dataset", m.GetDataset())
+		c.name("host", m.GetHost())
+		c.optionalName("name", m.GetName())
+		if m.GetSizeGib() != 0 {
+			c.sizeGiB("size_gib", m.GetSizeGib())
+		}
+		c.shareProto(m.GetShareProto())
+		c.metadata(m.GetMetadata())
+	})
+	on(r, func(c *checker, m *tarnv1.UnmanageShareRequest) { c.id("id", m.GetId()) })
 	addReplicaRules(r)
 }
+
+func (c *checker) shareProto(p string) {
+	if p != "" && !strings.EqualFold(p, protoNFS) {
+		c.fail("share_proto", "is %q, only NFS is served", p)
+	}
+}
+
+// dataset checks the full name of a filesystem below a pool (zfs replication 1.0).
+func (c *checker) dataset(field, v string) {
+	if !c.required(field, v) {
+		return
+	}
+	parts := strings.Split(v, "/")
+	if len(parts) < 2 {
+		c.fail(field, "is %q, a whole pool cannot be taken over: name a dataset below it, as pool/dataset", v)
+	}
+	for _, part := range parts {
+		if part == "" || part == "." || part == ".." || part[0] == '-' || strings.Trim(part, datasetBytes) != "" {
+			c.fail(field, "is not the name of a dataset: parts of letters, digits and _.:- joined by slashes")
+		}
+	}
+}
+
+const datasetBytes = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:-"
 
 func addReplicaRules(r rules) {
 	on(r, func(c *checker, m *tarnv1.CreateReplicaRequest) {
@@ -67,7 +101,14 @@ func addReplicaRules(r rules) {
 		c.id("share_id", m.GetShareId())
 		c.metadata(m.GetMetadata())
 		c.optionalName("only_host", m.GetOnlyHost())
+		if m.GetFromDataset() != "" {
+			c.dataset("from_dataset", m.GetFromDataset())
+			if m.GetOnlyHost() == "" {
+				c.fail("only_host", "is required with from_dataset: name the host that has the dataset")
+			}
+		}
 	})
+	on(r, func(c *checker, m *tarnv1.UnmanageReplicaRequest) { c.id("id", m.GetId()) })
 	on(r, func(c *checker, m *tarnv1.ListReplicasRequest) {
 		c.page(m.GetLimit(), m.GetPageToken())
 		c.optionalID("share_id", m.GetShareId())

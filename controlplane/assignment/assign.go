@@ -54,6 +54,8 @@ func role(share *tarnv1.Share, r *tarnv1.Replica) tarnv1.Role {
 	switch {
 	case r.GetStatus() == tarnv1.Status_STATUS_DELETING, r.GetStatus() == tarnv1.Status_STATUS_ERROR_DELETING:
 		return tarnv1.Role_ROLE_DELETING
+	case unmanaging(r):
+		return tarnv1.Role_ROLE_RELEASING
 	case f.GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_ACTIVE && owner:
 		return tarnv1.Role_ROLE_ACTIVE
 	case f.GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_ACTIVE:
@@ -62,6 +64,16 @@ func role(share *tarnv1.Share, r *tarnv1.Replica) tarnv1.Role {
 		return tarnv1.Role_ROLE_FENCED
 	}
 	return tarnv1.Role_ROLE_SECONDARY
+}
+
+// unmanaging reports a replica whose dataset is to be given back.
+func unmanaging(r *tarnv1.Replica) bool {
+	switch r.GetStatus() {
+	case tarnv1.Status_STATUS_UNMANAGE_STARTING, tarnv1.Status_STATUS_UNMANAGE_ERROR,
+		tarnv1.Status_STATUS_MANAGE_ERROR_UNMANAGE_STARTING:
+		return true
+	}
+	return false
 }
 
 // sealing reports that r is the target of a forced promotion.
@@ -83,9 +95,9 @@ func (f *facts) assignment(r *tarnv1.Replica) *tarnv1.Assignment {
 		ReplicationType:  f.share.GetReplicationType(),
 		Established:      r.GetLaunchedAt() != nil,
 		Encrypted:        schedule.Encrypted(f.share.GetExtraSpecs()),
-		Keep:             schedule.Keep(f.share.GetExtraSpecs()),
+		ManagedFrom:      r.GetManagedFrom(),
 	}
-	if a.Role == tarnv1.Role_ROLE_DELETING {
+	if a.Role == tarnv1.Role_ROLE_DELETING || a.Role == tarnv1.Role_ROLE_RELEASING {
 		return a
 	}
 	a.Snapshots, a.RemovedSnapshots = f.wanted(r)
@@ -203,7 +215,7 @@ func (f *facts) peers(r *tarnv1.Replica) []*tarnv1.Peer {
 	}
 	var peers []*tarnv1.Peer
 	for _, p := range pulling {
-		if p.GetId() != r.GetId() && p.GetStatus() != tarnv1.Status_STATUS_DELETING {
+		if p.GetId() != r.GetId() && p.GetStatus() != tarnv1.Status_STATUS_DELETING && !unmanaging(p) {
 			peers = append(peers, &tarnv1.Peer{ReplicaId: p.GetId(), HostId: p.GetHostId()})
 		}
 	}

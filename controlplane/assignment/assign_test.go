@@ -110,6 +110,26 @@ func TestDeletingReplicaGetsNothingElse(t *testing.T) {
 	}
 }
 
+func TestGivingBackAndTakingOver(t *testing.T) {
+	f := shareOf(readable, &tarnv1.Fencing{})
+	f.replicas[0].Status, f.replicas[0].ManagedFrom = tarnv1.Status_STATUS_MANAGE_STARTING, "p/data"
+	if a := f.of("a"); a.GetRole() != active || a.GetManagedFrom() != "p/data" || a.GetEstablished() {
+		t.Errorf("what is taken over gets %v", a)
+	}
+	for _, st := range []tarnv1.Status{
+		tarnv1.Status_STATUS_UNMANAGE_STARTING, tarnv1.Status_STATUS_UNMANAGE_ERROR, tarnv1.Status_STATUS_MANAGE_ERROR_UNMANAGE_STARTING,
+	} {
+		f.replicas[1].Status, f.replicas[1].ManagedFrom = st, "p/copy"
+		a := f.of("b")
+		if a.GetRole() != tarnv1.Role_ROLE_RELEASING || a.GetManagedFrom() != "p/copy" || a.GetExports() != nil || a.GetSource() != nil {
+			t.Errorf("%v: gets %v", st, a)
+		}
+		if peers := f.of("a").GetPeers(); len(peers) != 1 || peers[0].GetReplicaId() != "c" {
+			t.Errorf("%v: peers are %v, want c alone", st, peers)
+		}
+	}
+}
+
 // Without these an agent makes an empty share where a pool came back without the
 // replica's dataset, and hides readable secondaries that have no rule yet.
 func TestWhatTheReplicaIs(t *testing.T) {

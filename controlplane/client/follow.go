@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/proto/tarn/v1/tarnv1connect"
@@ -146,9 +145,8 @@ func answeredByAny(req connect.AnyRequest) bool {
 
 // pollWait is how long the server may hold the answer back.
 func pollWait(msg any) time.Duration {
-	// Besides long polls, these are questions that are passed on to hosts.
-	if held, ok := msg.(interface{ GetMaxWait() *durationpb.Duration }); ok {
-		return held.GetMaxWait().AsDuration()
+	if poll, ok := msg.(*tarnv1.AssignmentsRequest); ok {
+		return poll.GetMaxWait().AsDuration()
 	}
 	return 0
 }

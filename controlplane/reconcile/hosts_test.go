@@ -14,6 +14,9 @@ import (
 
 func durationOf(d time.Duration) *durationpb.Duration { return durationpb.New(d) }
 
+// foundGiB is the size of every dataset that is taken over.
+const foundGiB = 7
+
 // simHost is a storage host that follows its assignments.
 type simHost struct {
 	w       *world
@@ -114,11 +117,16 @@ func (h *simHost) follow(a *tarnv1.Assignment) *tarnv1.ReplicaReport {
 		h.fence(a, r)
 	case tarnv1.Role_ROLE_DELETING:
 		r.gone = true
+	case tarnv1.Role_ROLE_RELEASING:
+		r.gone = h.failing == nil
 	}
 	if a.GetRole() != tarnv1.Role_ROLE_FENCED || r.role != tarnv1.Role_ROLE_ACTIVE {
 		r.role, r.epoch = a.GetRole(), a.GetEpoch()
 	}
-	r.size, r.revision, r.gen = a.GetSizeGib(), a.GetExports().GetRevision(), a.GetResyncGeneration()
+	if r.size = a.GetSizeGib(); r.size == 0 {
+		r.size = foundGiB // what the dataset turned out to have
+	}
+	r.revision, r.gen = a.GetExports().GetRevision(), a.GetResyncGeneration()
 	h.describe(a, r, out)
 	return out
 }

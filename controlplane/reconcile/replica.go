@@ -17,6 +17,8 @@ func (r *round) replica(s *shareFacts, rep *tarnv1.Replica) {
 	switch {
 	case deleting(rep):
 		r.deletion(s, rep, report, t)
+	case unmanaging(rep):
+		r.release(s, rep, report, t)
 	case report == nil:
 		r.replicaState(s, rep, nil, rep.GetStatus(), t)
 	default:
@@ -110,6 +112,8 @@ func (r *round) status(s *shareFacts, rep *tarnv1.Replica, report *tarnv1.Replic
 		if fatal(report) {
 			return tarnv1.Status_STATUS_ERROR
 		}
+	case tarnv1.Status_STATUS_MANAGE_STARTING, tarnv1.Status_STATUS_MANAGE_ERROR:
+		return manageStatus(s, rep, report, well)
 	case tarnv1.Status_STATUS_REPLICATION_CHANGE:
 		// While the promotion runs nothing but the promotion changes its target.
 		if !s.fenced() && well {
@@ -125,6 +129,8 @@ func (r *round) status(s *shareFacts, rep *tarnv1.Replica, report *tarnv1.Replic
 
 func (r *round) errors(s *shareFacts, rep *tarnv1.Replica, report *tarnv1.ReplicaReport, status tarnv1.Status, t *raftv1.ReplicaTransition) {
 	switch {
+	case busyForeign(rep, report):
+		r.blocked(s, rep, report, t)
 	case fatal(report) && rep.GetError().GetCode() != report.GetError().GetCode():
 		t.Error = report.GetError()
 		action := actionUpdate

@@ -54,6 +54,7 @@ func (p *player) play(verb string, args []string) error {
 		"attest": p.attest, "quiesce": p.quiesce, "new-leader": p.newLeader, "admin": p.admin, "delete": p.remove, "resize": p.resizing,
 		"fail": p.fail, "expect": p.expect, "phase": p.phase, "loss": p.loss, "message": p.messageIs, "snapshot-is": p.snapshotIs,
 		"host-is": p.hostIs, "size": p.size, "replicas": p.replicas, "mark": p.marked, "entries": p.entries, "blocked": p.blocked,
+		"manage": p.manage, "unmanage": p.unmanage, "managed-replica": p.managedReplica,
 	}
 	f, ok := commands[verb]
 	if !ok {
@@ -75,6 +76,30 @@ func (p *player) share(a []string) error {
 	rpo, err := time.ParseDuration(a[3])
 	p.addShare(a[0], a[1], a[2], rpo)
 	return err
+}
+
+// manage: manage SHARE HOST TYPE RPO takes dataset p/SHARE over.
+func (p *player) manage(a []string) error {
+	rpo, err := time.ParseDuration(a[3])
+	p.addShareFrom("p/"+a[0], a[0], a[1], a[2], rpo)
+	return err
+}
+
+// managedReplica: managed-replica SHARE HOST takes dataset p/SHARE of that host over.
+func (p *player) managedReplica(a []string) error {
+	return p.command(&raftv1.Command{Verb: &raftv1.Command_CreateReplica{CreateReplica: &raftv1.CreateReplica{
+		Replica: &tarnv1.Replica{Id: a[0] + "-" + a[1], ShareId: a[0], HostId: a[1], Pool: "p", ManagedFrom: "p/" + a[0]},
+	}}})
+}
+
+// unmanage: unmanage SHARE, or unmanage SHARE HOST for a replica.
+func (p *player) unmanage(a []string) error {
+	if len(a) > 1 {
+		return p.command(&raftv1.Command{Verb: &raftv1.Command_UnmanageReplica{UnmanageReplica: &raftv1.UnmanageReplica{
+			Id: p.replicaOn(a[0], a[1]).GetId(),
+		}}})
+	}
+	return p.command(&raftv1.Command{Verb: &raftv1.Command_UnmanageShare{UnmanageShare: &raftv1.UnmanageShare{Id: a[0]}}})
 }
 
 func (p *player) replica(a []string) error {

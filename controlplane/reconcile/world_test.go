@@ -130,6 +130,11 @@ func (w *world) addHost(name, zone string, class tarnv1.FenceClass) {
 }
 
 func (w *world) addShare(name, host, kind string, rpo time.Duration) {
+	w.addShareFrom("", name, host, kind, rpo)
+}
+
+// addShareFrom takes a dataset over, or makes an empty share where from is none.
+func (w *world) addShareFrom(from, name, host, kind string, rpo time.Duration) {
 	specs := map[string]string{"driver_handles_share_servers": "false", "tarn:rpo": rpo.String()}
 	if kind != "plain" {
 		specs["replication_type"] = kind
@@ -140,12 +145,16 @@ func (w *world) addShare(name, host, kind string, rpo time.Duration) {
 			ShareType: &tarnv1.ShareType{Id: "t-" + typeName, Name: typeName, ExtraSpecs: specs},
 		}}})
 	}
+	size := int64(1)
+	if from != "" {
+		size = 0
+	}
 	w.must(&raftv1.Command{Verb: &raftv1.Command_CreateShare{CreateShare: &raftv1.CreateShare{
 		Share: &tarnv1.Share{
-			Id: name, Name: name, ProjectId: "p", SizeGib: 1, ShareProto: "NFS", ShareTypeId: "t-" + typeName,
+			Id: name, Name: name, ProjectId: "p", SizeGib: size, ShareProto: "NFS", ShareTypeId: "t-" + typeName,
 			SnapshotSupport: true, Rpo: durationOf(rpo),
 		},
-		Replica: &tarnv1.Replica{Id: name + "-" + host, HostId: host, Pool: "p"},
+		Replica: &tarnv1.Replica{Id: name + "-" + host, HostId: host, Pool: "p", ManagedFrom: from},
 	}}})
 }
 

@@ -76,7 +76,7 @@ func PlanDrain(share DrainShare) []DrainStep {
 	busy := share.Promoting
 	for i := range share.Replicas {
 		r := &share.Replicas[i]
-		if !r.Draining || r.Status == tarnv1.Status_STATUS_DELETING {
+		if !r.Draining || leaving(r.Status) {
 			continue
 		}
 		step := share.next(r)
@@ -95,6 +95,21 @@ func PlanDrain(share DrainShare) []DrainStep {
 	return steps
 }
 
+// leaving reports a replica that is on its way out already, deleted or given back.
+func leaving(st tarnv1.Status) bool {
+	switch st {
+	case tarnv1.Status_STATUS_DELETING, tarnv1.Status_STATUS_UNMANAGE_STARTING, tarnv1.Status_STATUS_UNMANAGE_ERROR,
+		tarnv1.Status_STATUS_MANAGE_ERROR_UNMANAGE_STARTING:
+		return true
+	}
+	return false
+}
+
+// takingOver reports a replica whose dataset is not yet tarn's to move or to delete.
+func takingOver(st tarnv1.Status) bool {
+	return st == tarnv1.Status_STATUS_MANAGE_STARTING || st == tarnv1.Status_STATUS_MANAGE_ERROR
+}
+
 func (s *DrainShare) say(what string) string {
 	return fmt.Sprintf("share %s (%s) %s", s.Name, s.ShareID, what)
 }
@@ -105,6 +120,9 @@ func (s *DrainShare) next(r *DrainReplica) DrainStep {
 	}
 	if r.Owner && r.Down {
 		return DrainStep{Reason: s.say("has its active replica on this host, which is down: promote another replica with --force")}
+	}
+	if takingOver(r.Status) {
+		return DrainStep{Reason: s.say("has a dataset here that is still being taken over: wait, or unmanage it")}
 	}
 	replacement := s.replacement(r)
 	switch {
@@ -127,7 +145,7 @@ func (s *DrainShare) next(r *DrainReplica) DrainStep {
 func (s *DrainShare) replacement(r *DrainReplica) *DrainReplica {
 	for i := range s.Replicas {
 		c := &s.Replicas[i]
-		if c.Replaces == r.ID && !c.Draining && c.Status != tarnv1.Status_STATUS_DELETING {
+		if c.Replaces == r.ID && !c.Draining && !leaving(c.Status) {
 			return c
 		}
 	}

@@ -211,7 +211,7 @@ func specReason(sp spec, have string, known bool) string {
 
 func (s *search) capacity(e *poolEntry) string {
 	switch {
-	case e.fit >= s.SizeGiB:
+	case s.InPlace, e.fit >= s.SizeGiB:
 		return ""
 	case e.total <= 0:
 		return "the pool has not reported its capacity"

@@ -34,6 +34,8 @@ type Request struct {
 	// OnlyHost restricts the choice to host@backend#pool, host@backend, a host's
 	// name or its id.
 	OnlyHost string
+	// InPlace: the data are on the pool already, so that no room is asked for.
+	InPlace bool
 	// Active is the pool of the share's active replica. Set for further replicas.
 	Active *PoolRef
 	// Existing are the share's replicas, the active one included.

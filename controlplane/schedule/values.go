@@ -83,3 +83,45 @@ func parseRate(s string) (int64, error) {
 	}
 	return n << shift, nil
 }
+
+// parseKeep reads "1h:all,24h:1h,30d:1d": up to one hour of age all, then one
+// an hour up to a day, then one a day up to thirty.
+func parseKeep(s string) ([]KeepRule, error) {
+	var rules []KeepRule
+	for part := range strings.SplitSeq(s, ",") {
+		span, every, ok := strings.Cut(strings.TrimSpace(part), ":")
+		rule := KeepRule{}
+		var err error
+		if rule.For, err = parseAge(span); !ok || err != nil {
+			return nil, fmt.Errorf("must be a list of AGE:DISTANCE such as 1h:all,24h:1h,30d:1d; %q is not", part)
+		}
+		if every != "all" {
+			if rule.Every, err = parseAge(every); err != nil {
+				return nil, fmt.Errorf("must be a list of AGE:DISTANCE such as 1h:all,24h:1h,30d:1d; %q is not", part)
+			}
+		}
+		if n := len(rules); n > 0 && (rule.For <= rules[n-1].For || rule.Every < rules[n-1].Every) {
+			return nil, fmt.Errorf("ages and distances must grow from rule to rule; %q does not", part)
+		}
+		rules = append(rules, rule)
+	}
+	return rules, nil
+}
+
+func parseAge(s string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseInt(days, 10, 32)
+		if err != nil || n < 1 || n > 36500 {
+			return 0, errors.New("must be 1 to 36500 days")
+		}
+		return time.Duration(n) * 24 * time.Hour, nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return 0, err
+	}
+	if d < time.Second {
+		return 0, errors.New("must be a second or more")
+	}
+	return d, nil
+}

@@ -142,7 +142,7 @@ func (h *Host) snapshotNamed(op, full string) (*snapshot, error) {
 
 func (d *dataset) show() zfs.Dataset {
 	out := zfs.Dataset{
-		Name: d.name, GUID: d.guid, CreateTXG: d.txg, Mounted: d.mounted, Mountpoint: "/" + d.name,
+		Name: d.name, GUID: d.guid, CreateTXG: d.txg, Mounted: d.mounted, Mountpoint: d.path(),
 		ReadOnly: d.props[zfs.PropReadOnly] == "on", Used: int64(len(d.data)), Referenced: int64(len(d.data)),
 		Available: 1 << 40, Written: d.written, User: map[string]zfs.Property{},
 	}
@@ -208,28 +208,6 @@ func (h *Host) Datasets(ctx context.Context, root string) (out []zfs.Dataset, er
 	})
 	slices.SortFunc(out, func(a, b zfs.Dataset) int { return strings.Compare(a.Name, b.Name) })
 	return out, err
-}
-
-// Set writes local properties.
-func (h *Host) Set(ctx context.Context, name string, props map[string]string) error {
-	return h.do(ctx, "set", name, func() error {
-		d, err := h.get("set", name)
-		if err == nil {
-			maps.Copy(d.props, props)
-		}
-		return err
-	})
-}
-
-// Inherit removes a local property.
-func (h *Host) Inherit(ctx context.Context, name, prop string) error {
-	return h.do(ctx, "inherit", name, func() error {
-		d, err := h.get("inherit", name)
-		if err == nil {
-			delete(d.props, prop)
-		}
-		return err
-	})
 }
 
 // Destroy removes a filesystem that has nothing.

@@ -22,6 +22,7 @@ type replicaCmd struct {
 	ResetState        replicaResetState     `cmd:"" help:"Set the status by hand; operators only."`
 	ResetReplicaState replicaResetReplState `cmd:"" help:"Set the replica state by hand; operators only."`
 	Delete            replicaDelete         `cmd:"" help:"Delete replicas; never the last active one."`
+	Unmanage          replicaUnmanage       `cmd:"" help:"Give a secondary's dataset back; operators only."`
 	ExportLocation    replicaExportLocation `cmd:"" help:"Where clients mount a replica."`
 }
 
@@ -55,6 +56,7 @@ var replicaView = view[*tarnv1.Replica]{
 		{"Export locations", func(r *tarnv1.Replica) string { return locationsText(r.GetExportLocations()) }},
 		{"Error", replicaErrorText},
 		{"Divergent copies", divergentText},
+		{"Managed from", (*tarnv1.Replica).GetManagedFrom},
 		{"Metadata", func(r *tarnv1.Replica) string { return mapText(r.GetMetadata()) }},
 		{"Reported", func(r *tarnv1.Replica) string { return stampText(r.GetObserved().GetReportedAt()) }},
 		{"Created", func(r *tarnv1.Replica) string { return stampText(r.GetCreatedAt()) }},
@@ -136,6 +138,7 @@ type replicaCreate struct {
 	AvailabilityZone string   `name:"availability-zone" aliases:"zone" help:"Zone; spread by zone if left out." placeholder:"ZONE"`
 	Property         []string `sep:"none" placeholder:"KEY=VALUE" help:"Metadata; repeatable."`
 	OnlyHost         string   `help:"Exactly this host@backend#pool; operators only."`
+	FromDataset      string   `help:"Go on with this dataset there, replicated before tarn; operators only." placeholder:"DATASET"`
 	ID               string   `name:"id" help:"Idempotency key, a UUID; minted if left out."`
 }
 
@@ -150,6 +153,7 @@ func (c *replicaCreate) Run(ctx context.Context, a *app, api *client.Client) err
 	}
 	r, err := api.Replicas.CreateReplica(ctx, &tarnv1.CreateReplicaRequest{
 		Id: c.ID, ShareId: shareID, AvailabilityZone: c.AvailabilityZone, OnlyHost: c.OnlyHost, Metadata: metadata,
+		FromDataset: c.FromDataset,
 	})
 	if err != nil {
 		return err
@@ -169,7 +173,11 @@ func (a *app) awaitInSync(ctx context.Context, flags waitFlags, id string) (repl
 		if err != nil {
 			return progress{}, err
 		}
-		p, err := statusProgress(replica.GetStatus())
+		status := replica.GetStatus()
+		if status == tarnv1.Status_STATUS_MANAGE_STARTING || status == tarnv1.Status_STATUS_MANAGE_ERROR {
+			return obstacle(status, replica)
+		}
+		p, err := statusProgress(status)
 		if err != nil {
 			return p, err
 		}

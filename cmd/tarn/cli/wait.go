@@ -130,7 +130,8 @@ func statusProgress(status tarnv1.Status) (progress, error) {
 	case tarnv1.Status_STATUS_AVAILABLE:
 		return progress{done: true, text: text, fraction: 1}, nil
 	case tarnv1.Status_STATUS_ERROR, tarnv1.Status_STATUS_ERROR_DELETING, tarnv1.Status_STATUS_EXTENDING_ERROR,
-		tarnv1.Status_STATUS_SHRINKING_ERROR, tarnv1.Status_STATUS_SHRINKING_POSSIBLE_DATA_LOSS_ERROR:
+		tarnv1.Status_STATUS_SHRINKING_ERROR, tarnv1.Status_STATUS_SHRINKING_POSSIBLE_DATA_LOSS_ERROR,
+		tarnv1.Status_STATUS_MANAGE_ERROR, tarnv1.Status_STATUS_UNMANAGE_ERROR:
 		return progress{}, fail(exitFailure, "status became %s", text).next("`tarn message list` says why")
 	}
 	return progress{text: text, fraction: -1}, nil

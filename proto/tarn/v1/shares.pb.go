@@ -726,6 +726,179 @@ func (x *CreateShareRequest) GetOnlyHost() string {
 	return ""
 }
 
+type ManageShareRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Full name of the dataset on its host; its first part is the pool.
+	Dataset string `protobuf:"bytes,2,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	// Host by name, id or host@backend, or host@backend#pool.
+	Host string `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	// Id or name; empty takes the default type.
+	ShareType   string `protobuf:"bytes,4,opt,name=share_type,json=shareType,proto3" json:"share_type,omitempty"`
+	Name        string `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
+	Description string `protobuf:"bytes,6,opt,name=description,proto3" json:"description,omitempty"`
+	// GiB; 0 takes the dataset's quota, or what it uses, rounded up.
+	SizeGib int64 `protobuf:"varint,7,opt,name=size_gib,json=sizeGib,proto3" json:"size_gib,omitempty"`
+	// Default NFS.
+	ShareProto    string            `protobuf:"bytes,8,opt,name=share_proto,json=shareProto,proto3" json:"share_proto,omitempty"`
+	Metadata      map[string]string `protobuf:"bytes,9,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	IsPublic      bool              `protobuf:"varint,10,opt,name=is_public,json=isPublic,proto3" json:"is_public,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageShareRequest) Reset() {
+	*x = ManageShareRequest{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageShareRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageShareRequest) ProtoMessage() {}
+
+func (x *ManageShareRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageShareRequest.ProtoReflect.Descriptor instead.
+func (*ManageShareRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ManageShareRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ManageShareRequest) GetDataset() string {
+	if x != nil {
+		return x.Dataset
+	}
+	return ""
+}
+
+func (x *ManageShareRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *ManageShareRequest) GetShareType() string {
+	if x != nil {
+		return x.ShareType
+	}
+	return ""
+}
+
+func (x *ManageShareRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ManageShareRequest) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *ManageShareRequest) GetSizeGib() int64 {
+	if x != nil {
+		return x.SizeGib
+	}
+	return 0
+}
+
+func (x *ManageShareRequest) GetShareProto() string {
+	if x != nil {
+		return x.ShareProto
+	}
+	return ""
+}
+
+func (x *ManageShareRequest) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *ManageShareRequest) GetIsPublic() bool {
+	if x != nil {
+		return x.IsPublic
+	}
+	return false
+}
+
+type UnmanageShareRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnmanageShareRequest) Reset() {
+	*x = UnmanageShareRequest{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnmanageShareRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnmanageShareRequest) ProtoMessage() {}
+
+func (x *UnmanageShareRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnmanageShareRequest.ProtoReflect.Descriptor instead.
+func (*UnmanageShareRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *UnmanageShareRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *UnmanageShareRequest) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 type ListSharesRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Limit       int32                  `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
@@ -752,7 +925,7 @@ type ListSharesRequest struct {
 
 func (x *ListSharesRequest) Reset() {
 	*x = ListSharesRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[10]
+	mi := &file_tarn_v1_shares_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +937,7 @@ func (x *ListSharesRequest) String() string {
 func (*ListSharesRequest) ProtoMessage() {}
 
 func (x *ListSharesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[10]
+	mi := &file_tarn_v1_shares_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +950,7 @@ func (x *ListSharesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSharesRequest.ProtoReflect.Descriptor instead.
 func (*ListSharesRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{10}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListSharesRequest) GetLimit() int32 {
@@ -882,7 +1055,7 @@ type ListSharesResponse struct {
 
 func (x *ListSharesResponse) Reset() {
 	*x = ListSharesResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[11]
+	mi := &file_tarn_v1_shares_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +1067,7 @@ func (x *ListSharesResponse) String() string {
 func (*ListSharesResponse) ProtoMessage() {}
 
 func (x *ListSharesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[11]
+	mi := &file_tarn_v1_shares_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +1080,7 @@ func (x *ListSharesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSharesResponse.ProtoReflect.Descriptor instead.
 func (*ListSharesResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{11}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListSharesResponse) GetShares() []*Share {
@@ -944,7 +1117,7 @@ type UpdateShareRequest struct {
 
 func (x *UpdateShareRequest) Reset() {
 	*x = UpdateShareRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[12]
+	mi := &file_tarn_v1_shares_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1129,7 @@ func (x *UpdateShareRequest) String() string {
 func (*UpdateShareRequest) ProtoMessage() {}
 
 func (x *UpdateShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[12]
+	mi := &file_tarn_v1_shares_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1142,7 @@ func (x *UpdateShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateShareRequest.ProtoReflect.Descriptor instead.
 func (*UpdateShareRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{12}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UpdateShareRequest) GetId() string {
@@ -1019,7 +1192,7 @@ type DeleteShareRequest struct {
 
 func (x *DeleteShareRequest) Reset() {
 	*x = DeleteShareRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[13]
+	mi := &file_tarn_v1_shares_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1204,7 @@ func (x *DeleteShareRequest) String() string {
 func (*DeleteShareRequest) ProtoMessage() {}
 
 func (x *DeleteShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[13]
+	mi := &file_tarn_v1_shares_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1217,7 @@ func (x *DeleteShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteShareRequest.ProtoReflect.Descriptor instead.
 func (*DeleteShareRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{13}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteShareRequest) GetId() string {
@@ -1078,7 +1251,7 @@ type ResizeShareRequest struct {
 
 func (x *ResizeShareRequest) Reset() {
 	*x = ResizeShareRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[14]
+	mi := &file_tarn_v1_shares_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1090,7 +1263,7 @@ func (x *ResizeShareRequest) String() string {
 func (*ResizeShareRequest) ProtoMessage() {}
 
 func (x *ResizeShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[14]
+	mi := &file_tarn_v1_shares_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1103,7 +1276,7 @@ func (x *ResizeShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeShareRequest.ProtoReflect.Descriptor instead.
 func (*ResizeShareRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{14}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ResizeShareRequest) GetId() string {
@@ -1132,7 +1305,7 @@ type SetMetadataRequest struct {
 
 func (x *SetMetadataRequest) Reset() {
 	*x = SetMetadataRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[15]
+	mi := &file_tarn_v1_shares_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1317,7 @@ func (x *SetMetadataRequest) String() string {
 func (*SetMetadataRequest) ProtoMessage() {}
 
 func (x *SetMetadataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[15]
+	mi := &file_tarn_v1_shares_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1330,7 @@ func (x *SetMetadataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetMetadataRequest.ProtoReflect.Descriptor instead.
 func (*SetMetadataRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{15}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetMetadataRequest) GetId() string {
@@ -1191,7 +1364,7 @@ type UnsetMetadataRequest struct {
 
 func (x *UnsetMetadataRequest) Reset() {
 	*x = UnsetMetadataRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[16]
+	mi := &file_tarn_v1_shares_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1376,7 @@ func (x *UnsetMetadataRequest) String() string {
 func (*UnsetMetadataRequest) ProtoMessage() {}
 
 func (x *UnsetMetadataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[16]
+	mi := &file_tarn_v1_shares_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1389,7 @@ func (x *UnsetMetadataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnsetMetadataRequest.ProtoReflect.Descriptor instead.
 func (*UnsetMetadataRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{16}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *UnsetMetadataRequest) GetId() string {
@@ -1243,7 +1416,7 @@ type ResetStatusRequest struct {
 
 func (x *ResetStatusRequest) Reset() {
 	*x = ResetStatusRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[17]
+	mi := &file_tarn_v1_shares_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1255,7 +1428,7 @@ func (x *ResetStatusRequest) String() string {
 func (*ResetStatusRequest) ProtoMessage() {}
 
 func (x *ResetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[17]
+	mi := &file_tarn_v1_shares_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1268,7 +1441,7 @@ func (x *ResetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetStatusRequest.ProtoReflect.Descriptor instead.
 func (*ResetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{17}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ResetStatusRequest) GetId() string {
@@ -1295,7 +1468,7 @@ type ResetReplicaStateRequest struct {
 
 func (x *ResetReplicaStateRequest) Reset() {
 	*x = ResetReplicaStateRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[18]
+	mi := &file_tarn_v1_shares_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1480,7 @@ func (x *ResetReplicaStateRequest) String() string {
 func (*ResetReplicaStateRequest) ProtoMessage() {}
 
 func (x *ResetReplicaStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[18]
+	mi := &file_tarn_v1_shares_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1493,7 @@ func (x *ResetReplicaStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetReplicaStateRequest.ProtoReflect.Descriptor instead.
 func (*ResetReplicaStateRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{18}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ResetReplicaStateRequest) GetId() string {
@@ -1346,7 +1519,7 @@ type ListExportLocationsResponse struct {
 
 func (x *ListExportLocationsResponse) Reset() {
 	*x = ListExportLocationsResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[19]
+	mi := &file_tarn_v1_shares_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +1531,7 @@ func (x *ListExportLocationsResponse) String() string {
 func (*ListExportLocationsResponse) ProtoMessage() {}
 
 func (x *ListExportLocationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[19]
+	mi := &file_tarn_v1_shares_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +1544,7 @@ func (x *ListExportLocationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportLocationsResponse.ProtoReflect.Descriptor instead.
 func (*ListExportLocationsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{19}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListExportLocationsResponse) GetExportLocations() []*ExportLocation {
@@ -1389,13 +1562,16 @@ type CreateReplicaRequest struct {
 	AvailabilityZone string            `protobuf:"bytes,3,opt,name=availability_zone,json=availabilityZone,proto3" json:"availability_zone,omitempty"`
 	OnlyHost         string            `protobuf:"bytes,4,opt,name=only_host,json=onlyHost,proto3" json:"only_host,omitempty"`
 	Metadata         map[string]string `protobuf:"bytes,5,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Operators only, with only_host: dataset there that was replicated from the share's
+	// before tarn; the replica goes on from the newest snapshot that both have.
+	FromDataset   string `protobuf:"bytes,6,opt,name=from_dataset,json=fromDataset,proto3" json:"from_dataset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateReplicaRequest) Reset() {
 	*x = CreateReplicaRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[20]
+	mi := &file_tarn_v1_shares_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1583,7 @@ func (x *CreateReplicaRequest) String() string {
 func (*CreateReplicaRequest) ProtoMessage() {}
 
 func (x *CreateReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[20]
+	mi := &file_tarn_v1_shares_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1596,7 @@ func (x *CreateReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateReplicaRequest.ProtoReflect.Descriptor instead.
 func (*CreateReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CreateReplicaRequest) GetId() string {
@@ -1458,6 +1634,13 @@ func (x *CreateReplicaRequest) GetMetadata() map[string]string {
 	return nil
 }
 
+func (x *CreateReplicaRequest) GetFromDataset() string {
+	if x != nil {
+		return x.FromDataset
+	}
+	return ""
+}
+
 type ListReplicasRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Limit       int32                  `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
@@ -1476,7 +1659,7 @@ type ListReplicasRequest struct {
 
 func (x *ListReplicasRequest) Reset() {
 	*x = ListReplicasRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[21]
+	mi := &file_tarn_v1_shares_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1671,7 @@ func (x *ListReplicasRequest) String() string {
 func (*ListReplicasRequest) ProtoMessage() {}
 
 func (x *ListReplicasRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[21]
+	mi := &file_tarn_v1_shares_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1684,7 @@ func (x *ListReplicasRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReplicasRequest.ProtoReflect.Descriptor instead.
 func (*ListReplicasRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{21}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListReplicasRequest) GetLimit() int32 {
@@ -1578,7 +1761,7 @@ type ListReplicasResponse struct {
 
 func (x *ListReplicasResponse) Reset() {
 	*x = ListReplicasResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[22]
+	mi := &file_tarn_v1_shares_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1590,7 +1773,7 @@ func (x *ListReplicasResponse) String() string {
 func (*ListReplicasResponse) ProtoMessage() {}
 
 func (x *ListReplicasResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[22]
+	mi := &file_tarn_v1_shares_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1603,7 +1786,7 @@ func (x *ListReplicasResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReplicasResponse.ProtoReflect.Descriptor instead.
 func (*ListReplicasResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{22}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListReplicasResponse) GetReplicas() []*Replica {
@@ -1646,7 +1829,7 @@ type PromoteReplicaRequest struct {
 
 func (x *PromoteReplicaRequest) Reset() {
 	*x = PromoteReplicaRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[23]
+	mi := &file_tarn_v1_shares_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +1841,7 @@ func (x *PromoteReplicaRequest) String() string {
 func (*PromoteReplicaRequest) ProtoMessage() {}
 
 func (x *PromoteReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[23]
+	mi := &file_tarn_v1_shares_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +1854,7 @@ func (x *PromoteReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteReplicaRequest.ProtoReflect.Descriptor instead.
 func (*PromoteReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{23}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PromoteReplicaRequest) GetId() string {
@@ -1728,7 +1911,7 @@ type PromoteReplicaResponse struct {
 
 func (x *PromoteReplicaResponse) Reset() {
 	*x = PromoteReplicaResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[24]
+	mi := &file_tarn_v1_shares_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1740,7 +1923,7 @@ func (x *PromoteReplicaResponse) String() string {
 func (*PromoteReplicaResponse) ProtoMessage() {}
 
 func (x *PromoteReplicaResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[24]
+	mi := &file_tarn_v1_shares_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1753,7 +1936,7 @@ func (x *PromoteReplicaResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteReplicaResponse.ProtoReflect.Descriptor instead.
 func (*PromoteReplicaResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{24}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PromoteReplicaResponse) GetReplica() *Replica {
@@ -1787,7 +1970,7 @@ type CancelPromotionRequest struct {
 
 func (x *CancelPromotionRequest) Reset() {
 	*x = CancelPromotionRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[25]
+	mi := &file_tarn_v1_shares_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +1982,7 @@ func (x *CancelPromotionRequest) String() string {
 func (*CancelPromotionRequest) ProtoMessage() {}
 
 func (x *CancelPromotionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[25]
+	mi := &file_tarn_v1_shares_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +1995,7 @@ func (x *CancelPromotionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelPromotionRequest.ProtoReflect.Descriptor instead.
 func (*CancelPromotionRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{25}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CancelPromotionRequest) GetShareId() string {
@@ -1840,7 +2023,7 @@ type DeleteReplicaRequest struct {
 
 func (x *DeleteReplicaRequest) Reset() {
 	*x = DeleteReplicaRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[26]
+	mi := &file_tarn_v1_shares_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +2035,7 @@ func (x *DeleteReplicaRequest) String() string {
 func (*DeleteReplicaRequest) ProtoMessage() {}
 
 func (x *DeleteReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[26]
+	mi := &file_tarn_v1_shares_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +2048,7 @@ func (x *DeleteReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteReplicaRequest.ProtoReflect.Descriptor instead.
 func (*DeleteReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{26}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DeleteReplicaRequest) GetId() string {
@@ -1889,6 +2072,58 @@ func (x *DeleteReplicaRequest) GetForce() bool {
 	return false
 }
 
+type UnmanageReplicaRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnmanageReplicaRequest) Reset() {
+	*x = UnmanageReplicaRequest{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnmanageReplicaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnmanageReplicaRequest) ProtoMessage() {}
+
+func (x *UnmanageReplicaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnmanageReplicaRequest.ProtoReflect.Descriptor instead.
+func (*UnmanageReplicaRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *UnmanageReplicaRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *UnmanageReplicaRequest) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 type CreateSnapshotRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1902,7 +2137,7 @@ type CreateSnapshotRequest struct {
 
 func (x *CreateSnapshotRequest) Reset() {
 	*x = CreateSnapshotRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[27]
+	mi := &file_tarn_v1_shares_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1914,7 +2149,7 @@ func (x *CreateSnapshotRequest) String() string {
 func (*CreateSnapshotRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[27]
+	mi := &file_tarn_v1_shares_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1927,7 +2162,7 @@ func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{27}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CreateSnapshotRequest) GetId() string {
@@ -1980,7 +2215,7 @@ type ListSnapshotsRequest struct {
 
 func (x *ListSnapshotsRequest) Reset() {
 	*x = ListSnapshotsRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[28]
+	mi := &file_tarn_v1_shares_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1992,7 +2227,7 @@ func (x *ListSnapshotsRequest) String() string {
 func (*ListSnapshotsRequest) ProtoMessage() {}
 
 func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[28]
+	mi := &file_tarn_v1_shares_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2005,7 +2240,7 @@ func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{28}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListSnapshotsRequest) GetLimit() int32 {
@@ -2068,7 +2303,7 @@ type ListSnapshotsResponse struct {
 
 func (x *ListSnapshotsResponse) Reset() {
 	*x = ListSnapshotsResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[29]
+	mi := &file_tarn_v1_shares_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2315,7 @@ func (x *ListSnapshotsResponse) String() string {
 func (*ListSnapshotsResponse) ProtoMessage() {}
 
 func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[29]
+	mi := &file_tarn_v1_shares_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2328,7 @@ func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsResponse.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{29}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListSnapshotsResponse) GetSnapshots() []*Snapshot {
@@ -2129,7 +2364,7 @@ type UpdateSnapshotRequest struct {
 
 func (x *UpdateSnapshotRequest) Reset() {
 	*x = UpdateSnapshotRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[30]
+	mi := &file_tarn_v1_shares_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2141,7 +2376,7 @@ func (x *UpdateSnapshotRequest) String() string {
 func (*UpdateSnapshotRequest) ProtoMessage() {}
 
 func (x *UpdateSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[30]
+	mi := &file_tarn_v1_shares_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2154,7 +2389,7 @@ func (x *UpdateSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{30}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *UpdateSnapshotRequest) GetId() string {
@@ -2196,7 +2431,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[31]
+	mi := &file_tarn_v1_shares_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2208,7 +2443,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[31]
+	mi := &file_tarn_v1_shares_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2221,7 +2456,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{31}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DeleteSnapshotRequest) GetId() string {
@@ -2251,7 +2486,7 @@ type ListSnapshotInstancesRequest struct {
 
 func (x *ListSnapshotInstancesRequest) Reset() {
 	*x = ListSnapshotInstancesRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[32]
+	mi := &file_tarn_v1_shares_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2263,7 +2498,7 @@ func (x *ListSnapshotInstancesRequest) String() string {
 func (*ListSnapshotInstancesRequest) ProtoMessage() {}
 
 func (x *ListSnapshotInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[32]
+	mi := &file_tarn_v1_shares_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2276,7 +2511,7 @@ func (x *ListSnapshotInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{32}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListSnapshotInstancesRequest) GetLimit() int32 {
@@ -2324,7 +2559,7 @@ type ListSnapshotInstancesResponse struct {
 
 func (x *ListSnapshotInstancesResponse) Reset() {
 	*x = ListSnapshotInstancesResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[33]
+	mi := &file_tarn_v1_shares_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2571,7 @@ func (x *ListSnapshotInstancesResponse) String() string {
 func (*ListSnapshotInstancesResponse) ProtoMessage() {}
 
 func (x *ListSnapshotInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[33]
+	mi := &file_tarn_v1_shares_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2584,7 @@ func (x *ListSnapshotInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListSnapshotInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{33}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListSnapshotInstancesResponse) GetSnapshotInstances() []*SnapshotInstance {
@@ -2382,7 +2617,7 @@ type AllowAccessRequest struct {
 
 func (x *AllowAccessRequest) Reset() {
 	*x = AllowAccessRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[34]
+	mi := &file_tarn_v1_shares_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2394,7 +2629,7 @@ func (x *AllowAccessRequest) String() string {
 func (*AllowAccessRequest) ProtoMessage() {}
 
 func (x *AllowAccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[34]
+	mi := &file_tarn_v1_shares_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2407,7 +2642,7 @@ func (x *AllowAccessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllowAccessRequest.ProtoReflect.Descriptor instead.
 func (*AllowAccessRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{34}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AllowAccessRequest) GetId() string {
@@ -2462,7 +2697,7 @@ type ListAccessRulesRequest struct {
 
 func (x *ListAccessRulesRequest) Reset() {
 	*x = ListAccessRulesRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[35]
+	mi := &file_tarn_v1_shares_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2474,7 +2709,7 @@ func (x *ListAccessRulesRequest) String() string {
 func (*ListAccessRulesRequest) ProtoMessage() {}
 
 func (x *ListAccessRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[35]
+	mi := &file_tarn_v1_shares_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2487,7 +2722,7 @@ func (x *ListAccessRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccessRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListAccessRulesRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{35}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListAccessRulesRequest) GetShareId() string {
@@ -2513,7 +2748,7 @@ type ListAccessRulesResponse struct {
 
 func (x *ListAccessRulesResponse) Reset() {
 	*x = ListAccessRulesResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[36]
+	mi := &file_tarn_v1_shares_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2525,7 +2760,7 @@ func (x *ListAccessRulesResponse) String() string {
 func (*ListAccessRulesResponse) ProtoMessage() {}
 
 func (x *ListAccessRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[36]
+	mi := &file_tarn_v1_shares_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2538,7 +2773,7 @@ func (x *ListAccessRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccessRulesResponse.ProtoReflect.Descriptor instead.
 func (*ListAccessRulesResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{36}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListAccessRulesResponse) GetAccessRules() []*AccessRule {
@@ -2558,7 +2793,7 @@ type UpdateAccessRuleRequest struct {
 
 func (x *UpdateAccessRuleRequest) Reset() {
 	*x = UpdateAccessRuleRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[37]
+	mi := &file_tarn_v1_shares_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2570,7 +2805,7 @@ func (x *UpdateAccessRuleRequest) String() string {
 func (*UpdateAccessRuleRequest) ProtoMessage() {}
 
 func (x *UpdateAccessRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[37]
+	mi := &file_tarn_v1_shares_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2583,7 +2818,7 @@ func (x *UpdateAccessRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateAccessRuleRequest.ProtoReflect.Descriptor instead.
 func (*UpdateAccessRuleRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{37}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *UpdateAccessRuleRequest) GetId() string {
@@ -2612,7 +2847,7 @@ type GetQuotaRequest struct {
 
 func (x *GetQuotaRequest) Reset() {
 	*x = GetQuotaRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[38]
+	mi := &file_tarn_v1_shares_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2624,7 +2859,7 @@ func (x *GetQuotaRequest) String() string {
 func (*GetQuotaRequest) ProtoMessage() {}
 
 func (x *GetQuotaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[38]
+	mi := &file_tarn_v1_shares_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2637,7 +2872,7 @@ func (x *GetQuotaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQuotaRequest.ProtoReflect.Descriptor instead.
 func (*GetQuotaRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{38}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetQuotaRequest) GetProjectId() string {
@@ -2673,7 +2908,7 @@ type QuotaSet struct {
 
 func (x *QuotaSet) Reset() {
 	*x = QuotaSet{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[39]
+	mi := &file_tarn_v1_shares_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2685,7 +2920,7 @@ func (x *QuotaSet) String() string {
 func (*QuotaSet) ProtoMessage() {}
 
 func (x *QuotaSet) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[39]
+	mi := &file_tarn_v1_shares_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2698,7 +2933,7 @@ func (x *QuotaSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaSet.ProtoReflect.Descriptor instead.
 func (*QuotaSet) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{39}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *QuotaSet) GetProjectId() string {
@@ -2745,7 +2980,7 @@ type ListMessagesRequest struct {
 
 func (x *ListMessagesRequest) Reset() {
 	*x = ListMessagesRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[40]
+	mi := &file_tarn_v1_shares_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2757,7 +2992,7 @@ func (x *ListMessagesRequest) String() string {
 func (*ListMessagesRequest) ProtoMessage() {}
 
 func (x *ListMessagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[40]
+	mi := &file_tarn_v1_shares_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2770,7 +3005,7 @@ func (x *ListMessagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMessagesRequest.ProtoReflect.Descriptor instead.
 func (*ListMessagesRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{40}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListMessagesRequest) GetLimit() int32 {
@@ -2839,7 +3074,7 @@ type ListMessagesResponse struct {
 
 func (x *ListMessagesResponse) Reset() {
 	*x = ListMessagesResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[41]
+	mi := &file_tarn_v1_shares_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2851,7 +3086,7 @@ func (x *ListMessagesResponse) String() string {
 func (*ListMessagesResponse) ProtoMessage() {}
 
 func (x *ListMessagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[41]
+	mi := &file_tarn_v1_shares_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2864,7 +3099,7 @@ func (x *ListMessagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMessagesResponse.ProtoReflect.Descriptor instead.
 func (*ListMessagesResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{41}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListMessagesResponse) GetMessages() []*UserMessage {
@@ -2877,461 +3112,6 @@ func (x *ListMessagesResponse) GetMessages() []*UserMessage {
 func (x *ListMessagesResponse) GetNextPageToken() string {
 	if x != nil {
 		return x.NextPageToken
-	}
-	return ""
-}
-
-type GetShareRetentionRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Policy to try instead of the share's own, as in tarn:keep.
-	Keep *string `protobuf:"bytes,2,opt,name=keep,proto3,oneof" json:"keep,omitempty"`
-	// How long to wait for the hosts: 1 to 20 s, 0 for 8 s.
-	MaxWait       *durationpb.Duration `protobuf:"bytes,3,opt,name=max_wait,json=maxWait,proto3" json:"max_wait,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *GetShareRetentionRequest) Reset() {
-	*x = GetShareRetentionRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[42]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *GetShareRetentionRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*GetShareRetentionRequest) ProtoMessage() {}
-
-func (x *GetShareRetentionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[42]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use GetShareRetentionRequest.ProtoReflect.Descriptor instead.
-func (*GetShareRetentionRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{42}
-}
-
-func (x *GetShareRetentionRequest) GetId() string {
-	if x != nil {
-		return x.Id
-	}
-	return ""
-}
-
-func (x *GetShareRetentionRequest) GetKeep() string {
-	if x != nil && x.Keep != nil {
-		return *x.Keep
-	}
-	return ""
-}
-
-func (x *GetShareRetentionRequest) GetMaxWait() *durationpb.Duration {
-	if x != nil {
-		return x.MaxWait
-	}
-	return nil
-}
-
-type ShareRetention struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	ShareId string                 `protobuf:"bytes,1,opt,name=share_id,json=shareId,proto3" json:"share_id,omitempty"`
-	// The share's own policy, as in tarn:keep; "" when only the newest snapshots stay.
-	Keep string `protobuf:"bytes,2,opt,name=keep,proto3" json:"keep,omitempty"`
-	// One per replica.
-	Replicas      []*ReplicaRetention `protobuf:"bytes,3,rep,name=replicas,proto3" json:"replicas,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ShareRetention) Reset() {
-	*x = ShareRetention{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[43]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ShareRetention) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ShareRetention) ProtoMessage() {}
-
-func (x *ShareRetention) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[43]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ShareRetention.ProtoReflect.Descriptor instead.
-func (*ShareRetention) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{43}
-}
-
-func (x *ShareRetention) GetShareId() string {
-	if x != nil {
-		return x.ShareId
-	}
-	return ""
-}
-
-func (x *ShareRetention) GetKeep() string {
-	if x != nil {
-		return x.Keep
-	}
-	return ""
-}
-
-func (x *ShareRetention) GetReplicas() []*ReplicaRetention {
-	if x != nil {
-		return x.Replicas
-	}
-	return nil
-}
-
-type ReplicaRetention struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	ReplicaId string                 `protobuf:"bytes,1,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
-	// host@backend#pool; for operators.
-	Host             string       `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
-	AvailabilityZone string       `protobuf:"bytes,3,opt,name=availability_zone,json=availabilityZone,proto3" json:"availability_zone,omitempty"`
-	ReplicaState     ReplicaState `protobuf:"varint,4,opt,name=replica_state,json=replicaState,proto3,enum=tarn.v1.ReplicaState" json:"replica_state,omitempty"`
-	// Unset when the host gave no answer; then error says why.
-	Preview       *RetentionPreview `protobuf:"bytes,5,opt,name=preview,proto3" json:"preview,omitempty"`
-	Error         string            `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ReplicaRetention) Reset() {
-	*x = ReplicaRetention{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[44]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ReplicaRetention) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ReplicaRetention) ProtoMessage() {}
-
-func (x *ReplicaRetention) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[44]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ReplicaRetention.ProtoReflect.Descriptor instead.
-func (*ReplicaRetention) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{44}
-}
-
-func (x *ReplicaRetention) GetReplicaId() string {
-	if x != nil {
-		return x.ReplicaId
-	}
-	return ""
-}
-
-func (x *ReplicaRetention) GetHost() string {
-	if x != nil {
-		return x.Host
-	}
-	return ""
-}
-
-func (x *ReplicaRetention) GetAvailabilityZone() string {
-	if x != nil {
-		return x.AvailabilityZone
-	}
-	return ""
-}
-
-func (x *ReplicaRetention) GetReplicaState() ReplicaState {
-	if x != nil {
-		return x.ReplicaState
-	}
-	return ReplicaState_REPLICA_STATE_UNSPECIFIED
-}
-
-func (x *ReplicaRetention) GetPreview() *RetentionPreview {
-	if x != nil {
-		return x.Preview
-	}
-	return nil
-}
-
-func (x *ReplicaRetention) GetError() string {
-	if x != nil {
-		return x.Error
-	}
-	return ""
-}
-
-type ListDivergentCopiesRequest struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	ShareId   string                 `protobuf:"bytes,1,opt,name=share_id,json=shareId,proto3" json:"share_id,omitempty"`
-	ReplicaId string                 `protobuf:"bytes,2,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
-	// Operators only.
-	AllProjects   bool        `protobuf:"varint,3,opt,name=all_projects,json=allProjects,proto3" json:"all_projects,omitempty"`
-	Consistency   Consistency `protobuf:"varint,4,opt,name=consistency,proto3,enum=tarn.v1.Consistency" json:"consistency,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ListDivergentCopiesRequest) Reset() {
-	*x = ListDivergentCopiesRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[45]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ListDivergentCopiesRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ListDivergentCopiesRequest) ProtoMessage() {}
-
-func (x *ListDivergentCopiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[45]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ListDivergentCopiesRequest.ProtoReflect.Descriptor instead.
-func (*ListDivergentCopiesRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{45}
-}
-
-func (x *ListDivergentCopiesRequest) GetShareId() string {
-	if x != nil {
-		return x.ShareId
-	}
-	return ""
-}
-
-func (x *ListDivergentCopiesRequest) GetReplicaId() string {
-	if x != nil {
-		return x.ReplicaId
-	}
-	return ""
-}
-
-func (x *ListDivergentCopiesRequest) GetAllProjects() bool {
-	if x != nil {
-		return x.AllProjects
-	}
-	return false
-}
-
-func (x *ListDivergentCopiesRequest) GetConsistency() Consistency {
-	if x != nil {
-		return x.Consistency
-	}
-	return Consistency_CONSISTENCY_UNSPECIFIED
-}
-
-type ListDivergentCopiesResponse struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	DivergentCopies []*DivergentCopy       `protobuf:"bytes,1,rep,name=divergent_copies,json=divergentCopies,proto3" json:"divergent_copies,omitempty"`
-	// Hosts that have not told yet what they have of replicas that are gone.
-	SilentHosts   []string `protobuf:"bytes,2,rep,name=silent_hosts,json=silentHosts,proto3" json:"silent_hosts,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ListDivergentCopiesResponse) Reset() {
-	*x = ListDivergentCopiesResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[46]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ListDivergentCopiesResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ListDivergentCopiesResponse) ProtoMessage() {}
-
-func (x *ListDivergentCopiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[46]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ListDivergentCopiesResponse.ProtoReflect.Descriptor instead.
-func (*ListDivergentCopiesResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{46}
-}
-
-func (x *ListDivergentCopiesResponse) GetDivergentCopies() []*DivergentCopy {
-	if x != nil {
-		return x.DivergentCopies
-	}
-	return nil
-}
-
-func (x *ListDivergentCopiesResponse) GetSilentHosts() []string {
-	if x != nil {
-		return x.SilentHosts
-	}
-	return nil
-}
-
-type GetDivergentCopyRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Guid  uint64                 `protobuf:"fixed64,1,opt,name=guid,proto3" json:"guid,omitempty"`
-	// Host to ask, where two have a copy of that GUID.
-	HostId string `protobuf:"bytes,2,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
-	// How long to wait for the host: 1 to 20 s, 0 for 8 s.
-	MaxWait       *durationpb.Duration `protobuf:"bytes,3,opt,name=max_wait,json=maxWait,proto3" json:"max_wait,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *GetDivergentCopyRequest) Reset() {
-	*x = GetDivergentCopyRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[47]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *GetDivergentCopyRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*GetDivergentCopyRequest) ProtoMessage() {}
-
-func (x *GetDivergentCopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[47]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use GetDivergentCopyRequest.ProtoReflect.Descriptor instead.
-func (*GetDivergentCopyRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{47}
-}
-
-func (x *GetDivergentCopyRequest) GetGuid() uint64 {
-	if x != nil {
-		return x.Guid
-	}
-	return 0
-}
-
-func (x *GetDivergentCopyRequest) GetHostId() string {
-	if x != nil {
-		return x.HostId
-	}
-	return ""
-}
-
-func (x *GetDivergentCopyRequest) GetMaxWait() *durationpb.Duration {
-	if x != nil {
-		return x.MaxWait
-	}
-	return nil
-}
-
-type PurgeDivergentCopyRequest struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Guid   uint64                 `protobuf:"fixed64,1,opt,name=guid,proto3" json:"guid,omitempty"`
-	HostId string                 `protobuf:"bytes,2,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
-	// Kept with the order.
-	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *PurgeDivergentCopyRequest) Reset() {
-	*x = PurgeDivergentCopyRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[48]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *PurgeDivergentCopyRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*PurgeDivergentCopyRequest) ProtoMessage() {}
-
-func (x *PurgeDivergentCopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[48]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use PurgeDivergentCopyRequest.ProtoReflect.Descriptor instead.
-func (*PurgeDivergentCopyRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{48}
-}
-
-func (x *PurgeDivergentCopyRequest) GetGuid() uint64 {
-	if x != nil {
-		return x.Guid
-	}
-	return 0
-}
-
-func (x *PurgeDivergentCopyRequest) GetHostId() string {
-	if x != nil {
-		return x.HostId
-	}
-	return ""
-}
-
-func (x *PurgeDivergentCopyRequest) GetReason() string {
-	if x != nil {
-		return x.Reason
 	}
 	return ""
 }
@@ -3413,7 +3193,27 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\tonly_host\x18\v \x01(\tR\bonlyHost\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa2\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x84\x03\n" +
+	"\x12ManageShareRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\adataset\x18\x02 \x01(\tR\adataset\x12\x12\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\x12\x1d\n" +
+	"\n" +
+	"share_type\x18\x04 \x01(\tR\tshareType\x12\x12\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name\x12 \n" +
+	"\vdescription\x18\x06 \x01(\tR\vdescription\x12\x19\n" +
+	"\bsize_gib\x18\a \x01(\x03R\asizeGib\x12\x1f\n" +
+	"\vshare_proto\x18\b \x01(\tR\n" +
+	"shareProto\x12E\n" +
+	"\bmetadata\x18\t \x03(\v2).tarn.v1.ManageShareRequest.MetadataEntryR\bmetadata\x12\x1b\n" +
+	"\tis_public\x18\n" +
+	" \x01(\bR\bisPublic\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"B\n" +
+	"\x14UnmanageShareRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"\xa2\x04\n" +
 	"\x11ListSharesRequest\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\x05R\x05limit\x12\x1d\n" +
 	"\n" +
@@ -3473,13 +3273,14 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12:\n" +
 	"\rreplica_state\x18\x02 \x01(\x0e2\x15.tarn.v1.ReplicaStateR\freplicaState\"a\n" +
 	"\x1bListExportLocationsResponse\x12B\n" +
-	"\x10export_locations\x18\x01 \x03(\v2\x17.tarn.v1.ExportLocationR\x0fexportLocations\"\x91\x02\n" +
+	"\x10export_locations\x18\x01 \x03(\v2\x17.tarn.v1.ExportLocationR\x0fexportLocations\"\xb4\x02\n" +
 	"\x14CreateReplicaRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bshare_id\x18\x02 \x01(\tR\ashareId\x12+\n" +
 	"\x11availability_zone\x18\x03 \x01(\tR\x10availabilityZone\x12\x1b\n" +
 	"\tonly_host\x18\x04 \x01(\tR\bonlyHost\x12G\n" +
-	"\bmetadata\x18\x05 \x03(\v2+.tarn.v1.CreateReplicaRequest.MetadataEntryR\bmetadata\x1a;\n" +
+	"\bmetadata\x18\x05 \x03(\v2+.tarn.v1.CreateReplicaRequest.MetadataEntryR\bmetadata\x12!\n" +
+	"\ffrom_dataset\x18\x06 \x01(\tR\vfromDataset\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe6\x02\n" +
@@ -3515,7 +3316,10 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\x14DeleteReplicaRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x14\n" +
-	"\x05force\x18\x03 \x01(\bR\x05force\"\xff\x01\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"D\n" +
+	"\x16UnmanageReplicaRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"\xff\x01\n" +
 	"\x15CreateSnapshotRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bshare_id\x18\x02 \x01(\tR\ashareId\x12\x12\n" +
@@ -3605,41 +3409,7 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\tdetail_id\x18\b \x01(\tR\bdetailId\"p\n" +
 	"\x14ListMessagesResponse\x120\n" +
 	"\bmessages\x18\x01 \x03(\v2\x14.tarn.v1.UserMessageR\bmessages\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x82\x01\n" +
-	"\x18GetShareRetentionRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
-	"\x04keep\x18\x02 \x01(\tH\x00R\x04keep\x88\x01\x01\x124\n" +
-	"\bmax_wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\amaxWaitB\a\n" +
-	"\x05_keep\"v\n" +
-	"\x0eShareRetention\x12\x19\n" +
-	"\bshare_id\x18\x01 \x01(\tR\ashareId\x12\x12\n" +
-	"\x04keep\x18\x02 \x01(\tR\x04keep\x125\n" +
-	"\breplicas\x18\x03 \x03(\v2\x19.tarn.v1.ReplicaRetentionR\breplicas\"\xf9\x01\n" +
-	"\x10ReplicaRetention\x12\x1d\n" +
-	"\n" +
-	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x12\n" +
-	"\x04host\x18\x02 \x01(\tR\x04host\x12+\n" +
-	"\x11availability_zone\x18\x03 \x01(\tR\x10availabilityZone\x12:\n" +
-	"\rreplica_state\x18\x04 \x01(\x0e2\x15.tarn.v1.ReplicaStateR\freplicaState\x123\n" +
-	"\apreview\x18\x05 \x01(\v2\x19.tarn.v1.RetentionPreviewR\apreview\x12\x14\n" +
-	"\x05error\x18\x06 \x01(\tR\x05error\"\xb1\x01\n" +
-	"\x1aListDivergentCopiesRequest\x12\x19\n" +
-	"\bshare_id\x18\x01 \x01(\tR\ashareId\x12\x1d\n" +
-	"\n" +
-	"replica_id\x18\x02 \x01(\tR\treplicaId\x12!\n" +
-	"\fall_projects\x18\x03 \x01(\bR\vallProjects\x126\n" +
-	"\vconsistency\x18\x04 \x01(\x0e2\x14.tarn.v1.ConsistencyR\vconsistency\"\x83\x01\n" +
-	"\x1bListDivergentCopiesResponse\x12A\n" +
-	"\x10divergent_copies\x18\x01 \x03(\v2\x16.tarn.v1.DivergentCopyR\x0fdivergentCopies\x12!\n" +
-	"\fsilent_hosts\x18\x02 \x03(\tR\vsilentHosts\"|\n" +
-	"\x17GetDivergentCopyRequest\x12\x12\n" +
-	"\x04guid\x18\x01 \x01(\x06R\x04guid\x12\x17\n" +
-	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x124\n" +
-	"\bmax_wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\amaxWait\"`\n" +
-	"\x19PurgeDivergentCopyRequest\x12\x12\n" +
-	"\x04guid\x18\x01 \x01(\x06R\x04guid\x12\x17\n" +
-	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason*_\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*_\n" +
 	"\vConsistency\x12\x1b\n" +
 	"\x17CONSISTENCY_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18CONSISTENCY_LINEARIZABLE\x10\x01\x12\x15\n" +
@@ -3653,7 +3423,7 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\rSetExtraSpecs\x12\x1d.tarn.v1.SetExtraSpecsRequest\x1a\x12.tarn.v1.ShareType\x12F\n" +
 	"\x0fUnsetExtraSpecs\x12\x1f.tarn.v1.UnsetExtraSpecsRequest\x1a\x12.tarn.v1.ShareType\x12E\n" +
 	"\x10AddProjectAccess\x12\x1d.tarn.v1.ProjectAccessRequest\x1a\x12.tarn.v1.ShareType\x12H\n" +
-	"\x13RemoveProjectAccess\x12\x1d.tarn.v1.ProjectAccessRequest\x1a\x12.tarn.v1.ShareType2\xa1\x06\n" +
+	"\x13RemoveProjectAccess\x12\x1d.tarn.v1.ProjectAccessRequest\x1a\x12.tarn.v1.ShareType2\xcc\x06\n" +
 	"\fShareService\x12:\n" +
 	"\vCreateShare\x12\x1b.tarn.v1.CreateShareRequest\x1a\x0e.tarn.v1.Share\x12/\n" +
 	"\bGetShare\x12\x13.tarn.v1.GetRequest\x1a\x0e.tarn.v1.Share\x12E\n" +
@@ -3664,10 +3434,11 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\vExtendShare\x12\x1b.tarn.v1.ResizeShareRequest\x1a\x0e.tarn.v1.Share\x12:\n" +
 	"\vShrinkShare\x12\x1b.tarn.v1.ResizeShareRequest\x1a\x0e.tarn.v1.Share\x12?\n" +
 	"\x10SetShareMetadata\x12\x1b.tarn.v1.SetMetadataRequest\x1a\x0e.tarn.v1.Share\x12C\n" +
-	"\x12UnsetShareMetadata\x12\x1d.tarn.v1.UnsetMetadataRequest\x1a\x0e.tarn.v1.Share\x12?\n" +
+	"\x12UnsetShareMetadata\x12\x1d.tarn.v1.UnsetMetadataRequest\x1a\x0e.tarn.v1.Share\x12:\n" +
+	"\vManageShare\x12\x1b.tarn.v1.ManageShareRequest\x1a\x0e.tarn.v1.Share\x12>\n" +
+	"\rUnmanageShare\x12\x1d.tarn.v1.UnmanageShareRequest\x1a\x0e.tarn.v1.Share\x12?\n" +
 	"\x10ResetShareStatus\x12\x1b.tarn.v1.ResetStatusRequest\x1a\x0e.tarn.v1.Share\x12U\n" +
-	"\x18ListShareExportLocations\x12\x13.tarn.v1.GetRequest\x1a$.tarn.v1.ListExportLocationsResponse\x12O\n" +
-	"\x11GetShareRetention\x12!.tarn.v1.GetShareRetentionRequest\x1a\x17.tarn.v1.ShareRetention2\xdf\b\n" +
+	"\x18ListShareExportLocations\x12\x13.tarn.v1.GetRequest\x1a$.tarn.v1.ListExportLocationsResponse2\xa1\a\n" +
 	"\x0eReplicaService\x12@\n" +
 	"\rCreateReplica\x12\x1d.tarn.v1.CreateReplicaRequest\x1a\x10.tarn.v1.Replica\x123\n" +
 	"\n" +
@@ -3678,13 +3449,11 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\rResyncReplica\x12\x13.tarn.v1.GetRequest\x1a\x10.tarn.v1.Replica\x12C\n" +
 	"\x12ResetReplicaStatus\x12\x1b.tarn.v1.ResetStatusRequest\x1a\x10.tarn.v1.Replica\x12H\n" +
 	"\x11ResetReplicaState\x12!.tarn.v1.ResetReplicaStateRequest\x1a\x10.tarn.v1.Replica\x12>\n" +
-	"\rDeleteReplica\x12\x1d.tarn.v1.DeleteReplicaRequest\x1a\x0e.tarn.v1.Empty\x12C\n" +
+	"\rDeleteReplica\x12\x1d.tarn.v1.DeleteReplicaRequest\x1a\x0e.tarn.v1.Empty\x12D\n" +
+	"\x0fUnmanageReplica\x12\x1f.tarn.v1.UnmanageReplicaRequest\x1a\x10.tarn.v1.Replica\x12C\n" +
 	"\x12SetReplicaMetadata\x12\x1b.tarn.v1.SetMetadataRequest\x1a\x10.tarn.v1.Replica\x12G\n" +
 	"\x14UnsetReplicaMetadata\x12\x1d.tarn.v1.UnsetMetadataRequest\x1a\x10.tarn.v1.Replica\x12W\n" +
-	"\x1aListReplicaExportLocations\x12\x13.tarn.v1.GetRequest\x1a$.tarn.v1.ListExportLocationsResponse\x12`\n" +
-	"\x13ListDivergentCopies\x12#.tarn.v1.ListDivergentCopiesRequest\x1a$.tarn.v1.ListDivergentCopiesResponse\x12N\n" +
-	"\x10GetDivergentCopy\x12 .tarn.v1.GetDivergentCopyRequest\x1a\x18.tarn.v1.DivergentDetail\x12P\n" +
-	"\x12PurgeDivergentCopy\x12\".tarn.v1.PurgeDivergentCopyRequest\x1a\x16.tarn.v1.DivergentCopy2\xda\x04\n" +
+	"\x1aListReplicaExportLocations\x12\x13.tarn.v1.GetRequest\x1a$.tarn.v1.ListExportLocationsResponse2\xda\x04\n" +
 	"\x0fSnapshotService\x12C\n" +
 	"\x0eCreateSnapshot\x12\x1e.tarn.v1.CreateSnapshotRequest\x1a\x11.tarn.v1.Snapshot\x125\n" +
 	"\vGetSnapshot\x12\x13.tarn.v1.GetRequest\x1a\x11.tarn.v1.Snapshot\x12N\n" +
@@ -3725,7 +3494,7 @@ func file_tarn_v1_shares_proto_rawDescGZIP() []byte {
 }
 
 var file_tarn_v1_shares_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tarn_v1_shares_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_tarn_v1_shares_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_tarn_v1_shares_proto_goTypes = []any{
 	(Consistency)(0),                      // 0: tarn.v1.Consistency
 	(*Empty)(nil),                         // 1: tarn.v1.Empty
@@ -3738,233 +3507,219 @@ var file_tarn_v1_shares_proto_goTypes = []any{
 	(*UnsetExtraSpecsRequest)(nil),        // 8: tarn.v1.UnsetExtraSpecsRequest
 	(*ProjectAccessRequest)(nil),          // 9: tarn.v1.ProjectAccessRequest
 	(*CreateShareRequest)(nil),            // 10: tarn.v1.CreateShareRequest
-	(*ListSharesRequest)(nil),             // 11: tarn.v1.ListSharesRequest
-	(*ListSharesResponse)(nil),            // 12: tarn.v1.ListSharesResponse
-	(*UpdateShareRequest)(nil),            // 13: tarn.v1.UpdateShareRequest
-	(*DeleteShareRequest)(nil),            // 14: tarn.v1.DeleteShareRequest
-	(*ResizeShareRequest)(nil),            // 15: tarn.v1.ResizeShareRequest
-	(*SetMetadataRequest)(nil),            // 16: tarn.v1.SetMetadataRequest
-	(*UnsetMetadataRequest)(nil),          // 17: tarn.v1.UnsetMetadataRequest
-	(*ResetStatusRequest)(nil),            // 18: tarn.v1.ResetStatusRequest
-	(*ResetReplicaStateRequest)(nil),      // 19: tarn.v1.ResetReplicaStateRequest
-	(*ListExportLocationsResponse)(nil),   // 20: tarn.v1.ListExportLocationsResponse
-	(*CreateReplicaRequest)(nil),          // 21: tarn.v1.CreateReplicaRequest
-	(*ListReplicasRequest)(nil),           // 22: tarn.v1.ListReplicasRequest
-	(*ListReplicasResponse)(nil),          // 23: tarn.v1.ListReplicasResponse
-	(*PromoteReplicaRequest)(nil),         // 24: tarn.v1.PromoteReplicaRequest
-	(*PromoteReplicaResponse)(nil),        // 25: tarn.v1.PromoteReplicaResponse
-	(*CancelPromotionRequest)(nil),        // 26: tarn.v1.CancelPromotionRequest
-	(*DeleteReplicaRequest)(nil),          // 27: tarn.v1.DeleteReplicaRequest
-	(*CreateSnapshotRequest)(nil),         // 28: tarn.v1.CreateSnapshotRequest
-	(*ListSnapshotsRequest)(nil),          // 29: tarn.v1.ListSnapshotsRequest
-	(*ListSnapshotsResponse)(nil),         // 30: tarn.v1.ListSnapshotsResponse
-	(*UpdateSnapshotRequest)(nil),         // 31: tarn.v1.UpdateSnapshotRequest
-	(*DeleteSnapshotRequest)(nil),         // 32: tarn.v1.DeleteSnapshotRequest
-	(*ListSnapshotInstancesRequest)(nil),  // 33: tarn.v1.ListSnapshotInstancesRequest
-	(*ListSnapshotInstancesResponse)(nil), // 34: tarn.v1.ListSnapshotInstancesResponse
-	(*AllowAccessRequest)(nil),            // 35: tarn.v1.AllowAccessRequest
-	(*ListAccessRulesRequest)(nil),        // 36: tarn.v1.ListAccessRulesRequest
-	(*ListAccessRulesResponse)(nil),       // 37: tarn.v1.ListAccessRulesResponse
-	(*UpdateAccessRuleRequest)(nil),       // 38: tarn.v1.UpdateAccessRuleRequest
-	(*GetQuotaRequest)(nil),               // 39: tarn.v1.GetQuotaRequest
-	(*QuotaSet)(nil),                      // 40: tarn.v1.QuotaSet
-	(*ListMessagesRequest)(nil),           // 41: tarn.v1.ListMessagesRequest
-	(*ListMessagesResponse)(nil),          // 42: tarn.v1.ListMessagesResponse
-	(*GetShareRetentionRequest)(nil),      // 43: tarn.v1.GetShareRetentionRequest
-	(*ShareRetention)(nil),                // 44: tarn.v1.ShareRetention
-	(*ReplicaRetention)(nil),              // 45: tarn.v1.ReplicaRetention
-	(*ListDivergentCopiesRequest)(nil),    // 46: tarn.v1.ListDivergentCopiesRequest
-	(*ListDivergentCopiesResponse)(nil),   // 47: tarn.v1.ListDivergentCopiesResponse
-	(*GetDivergentCopyRequest)(nil),       // 48: tarn.v1.GetDivergentCopyRequest
-	(*PurgeDivergentCopyRequest)(nil),     // 49: tarn.v1.PurgeDivergentCopyRequest
-	nil,                                   // 50: tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
-	nil,                                   // 51: tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
-	nil,                                   // 52: tarn.v1.CreateShareRequest.MetadataEntry
-	nil,                                   // 53: tarn.v1.ListSharesRequest.MetadataEntry
-	nil,                                   // 54: tarn.v1.SetMetadataRequest.MetadataEntry
-	nil,                                   // 55: tarn.v1.CreateReplicaRequest.MetadataEntry
-	nil,                                   // 56: tarn.v1.CreateSnapshotRequest.MetadataEntry
-	nil,                                   // 57: tarn.v1.AllowAccessRequest.MetadataEntry
-	nil,                                   // 58: tarn.v1.QuotaSet.QuotasEntry
-	(*ShareType)(nil),                     // 59: tarn.v1.ShareType
-	(Status)(0),                           // 60: tarn.v1.Status
-	(*Share)(nil),                         // 61: tarn.v1.Share
-	(ReplicaState)(0),                     // 62: tarn.v1.ReplicaState
-	(*ExportLocation)(nil),                // 63: tarn.v1.ExportLocation
-	(*Replica)(nil),                       // 64: tarn.v1.Replica
-	(*Consent)(nil),                       // 65: tarn.v1.Consent
-	(*durationpb.Duration)(nil),           // 66: google.protobuf.Duration
-	(*Snapshot)(nil),                      // 67: tarn.v1.Snapshot
-	(*SnapshotInstance)(nil),              // 68: tarn.v1.SnapshotInstance
-	(AccessLevel)(0),                      // 69: tarn.v1.AccessLevel
-	(*AccessRule)(nil),                    // 70: tarn.v1.AccessRule
-	(*UserMessage)(nil),                   // 71: tarn.v1.UserMessage
-	(*RetentionPreview)(nil),              // 72: tarn.v1.RetentionPreview
-	(*DivergentCopy)(nil),                 // 73: tarn.v1.DivergentCopy
-	(*QuotaUsage)(nil),                    // 74: tarn.v1.QuotaUsage
-	(*QuotaLimits)(nil),                   // 75: tarn.v1.QuotaLimits
-	(*DivergentDetail)(nil),               // 76: tarn.v1.DivergentDetail
+	(*ManageShareRequest)(nil),            // 11: tarn.v1.ManageShareRequest
+	(*UnmanageShareRequest)(nil),          // 12: tarn.v1.UnmanageShareRequest
+	(*ListSharesRequest)(nil),             // 13: tarn.v1.ListSharesRequest
+	(*ListSharesResponse)(nil),            // 14: tarn.v1.ListSharesResponse
+	(*UpdateShareRequest)(nil),            // 15: tarn.v1.UpdateShareRequest
+	(*DeleteShareRequest)(nil),            // 16: tarn.v1.DeleteShareRequest
+	(*ResizeShareRequest)(nil),            // 17: tarn.v1.ResizeShareRequest
+	(*SetMetadataRequest)(nil),            // 18: tarn.v1.SetMetadataRequest
+	(*UnsetMetadataRequest)(nil),          // 19: tarn.v1.UnsetMetadataRequest
+	(*ResetStatusRequest)(nil),            // 20: tarn.v1.ResetStatusRequest
+	(*ResetReplicaStateRequest)(nil),      // 21: tarn.v1.ResetReplicaStateRequest
+	(*ListExportLocationsResponse)(nil),   // 22: tarn.v1.ListExportLocationsResponse
+	(*CreateReplicaRequest)(nil),          // 23: tarn.v1.CreateReplicaRequest
+	(*ListReplicasRequest)(nil),           // 24: tarn.v1.ListReplicasRequest
+	(*ListReplicasResponse)(nil),          // 25: tarn.v1.ListReplicasResponse
+	(*PromoteReplicaRequest)(nil),         // 26: tarn.v1.PromoteReplicaRequest
+	(*PromoteReplicaResponse)(nil),        // 27: tarn.v1.PromoteReplicaResponse
+	(*CancelPromotionRequest)(nil),        // 28: tarn.v1.CancelPromotionRequest
+	(*DeleteReplicaRequest)(nil),          // 29: tarn.v1.DeleteReplicaRequest
+	(*UnmanageReplicaRequest)(nil),        // 30: tarn.v1.UnmanageReplicaRequest
+	(*CreateSnapshotRequest)(nil),         // 31: tarn.v1.CreateSnapshotRequest
+	(*ListSnapshotsRequest)(nil),          // 32: tarn.v1.ListSnapshotsRequest
+	(*ListSnapshotsResponse)(nil),         // 33: tarn.v1.ListSnapshotsResponse
+	(*UpdateSnapshotRequest)(nil),         // 34: tarn.v1.UpdateSnapshotRequest
+	(*DeleteSnapshotRequest)(nil),         // 35: tarn.v1.DeleteSnapshotRequest
+	(*ListSnapshotInstancesRequest)(nil),  // 36: tarn.v1.ListSnapshotInstancesRequest
+	(*ListSnapshotInstancesResponse)(nil), // 37: tarn.v1.ListSnapshotInstancesResponse
+	(*AllowAccessRequest)(nil),            // 38: tarn.v1.AllowAccessRequest
+	(*ListAccessRulesRequest)(nil),        // 39: tarn.v1.ListAccessRulesRequest
+	(*ListAccessRulesResponse)(nil),       // 40: tarn.v1.ListAccessRulesResponse
+	(*UpdateAccessRuleRequest)(nil),       // 41: tarn.v1.UpdateAccessRuleRequest
+	(*GetQuotaRequest)(nil),               // 42: tarn.v1.GetQuotaRequest
+	(*QuotaSet)(nil),                      // 43: tarn.v1.QuotaSet
+	(*ListMessagesRequest)(nil),           // 44: tarn.v1.ListMessagesRequest
+	(*ListMessagesResponse)(nil),          // 45: tarn.v1.ListMessagesResponse
+	nil,                                   // 46: tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
+	nil,                                   // 47: tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
+	nil,                                   // 48: tarn.v1.CreateShareRequest.MetadataEntry
+	nil,                                   // 49: tarn.v1.ManageShareRequest.MetadataEntry
+	nil,                                   // 50: tarn.v1.ListSharesRequest.MetadataEntry
+	nil,                                   // 51: tarn.v1.SetMetadataRequest.MetadataEntry
+	nil,                                   // 52: tarn.v1.CreateReplicaRequest.MetadataEntry
+	nil,                                   // 53: tarn.v1.CreateSnapshotRequest.MetadataEntry
+	nil,                                   // 54: tarn.v1.AllowAccessRequest.MetadataEntry
+	nil,                                   // 55: tarn.v1.QuotaSet.QuotasEntry
+	(*ShareType)(nil),                     // 56: tarn.v1.ShareType
+	(Status)(0),                           // 57: tarn.v1.Status
+	(*Share)(nil),                         // 58: tarn.v1.Share
+	(ReplicaState)(0),                     // 59: tarn.v1.ReplicaState
+	(*ExportLocation)(nil),                // 60: tarn.v1.ExportLocation
+	(*Replica)(nil),                       // 61: tarn.v1.Replica
+	(*Consent)(nil),                       // 62: tarn.v1.Consent
+	(*durationpb.Duration)(nil),           // 63: google.protobuf.Duration
+	(*Snapshot)(nil),                      // 64: tarn.v1.Snapshot
+	(*SnapshotInstance)(nil),              // 65: tarn.v1.SnapshotInstance
+	(AccessLevel)(0),                      // 66: tarn.v1.AccessLevel
+	(*AccessRule)(nil),                    // 67: tarn.v1.AccessRule
+	(*UserMessage)(nil),                   // 68: tarn.v1.UserMessage
+	(*QuotaUsage)(nil),                    // 69: tarn.v1.QuotaUsage
+	(*QuotaLimits)(nil),                   // 70: tarn.v1.QuotaLimits
 }
 var file_tarn_v1_shares_proto_depIdxs = []int32{
 	0,  // 0: tarn.v1.GetRequest.consistency:type_name -> tarn.v1.Consistency
-	50, // 1: tarn.v1.CreateShareTypeRequest.extra_specs:type_name -> tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
+	46, // 1: tarn.v1.CreateShareTypeRequest.extra_specs:type_name -> tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
 	0,  // 2: tarn.v1.ListShareTypesRequest.consistency:type_name -> tarn.v1.Consistency
-	59, // 3: tarn.v1.ListShareTypesResponse.share_types:type_name -> tarn.v1.ShareType
-	51, // 4: tarn.v1.SetExtraSpecsRequest.extra_specs:type_name -> tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
-	52, // 5: tarn.v1.CreateShareRequest.metadata:type_name -> tarn.v1.CreateShareRequest.MetadataEntry
-	0,  // 6: tarn.v1.ListSharesRequest.consistency:type_name -> tarn.v1.Consistency
-	60, // 7: tarn.v1.ListSharesRequest.status:type_name -> tarn.v1.Status
-	53, // 8: tarn.v1.ListSharesRequest.metadata:type_name -> tarn.v1.ListSharesRequest.MetadataEntry
-	61, // 9: tarn.v1.ListSharesResponse.shares:type_name -> tarn.v1.Share
-	54, // 10: tarn.v1.SetMetadataRequest.metadata:type_name -> tarn.v1.SetMetadataRequest.MetadataEntry
-	60, // 11: tarn.v1.ResetStatusRequest.status:type_name -> tarn.v1.Status
-	62, // 12: tarn.v1.ResetReplicaStateRequest.replica_state:type_name -> tarn.v1.ReplicaState
-	63, // 13: tarn.v1.ListExportLocationsResponse.export_locations:type_name -> tarn.v1.ExportLocation
-	55, // 14: tarn.v1.CreateReplicaRequest.metadata:type_name -> tarn.v1.CreateReplicaRequest.MetadataEntry
-	0,  // 15: tarn.v1.ListReplicasRequest.consistency:type_name -> tarn.v1.Consistency
-	62, // 16: tarn.v1.ListReplicasRequest.replica_state:type_name -> tarn.v1.ReplicaState
-	60, // 17: tarn.v1.ListReplicasRequest.status:type_name -> tarn.v1.Status
-	64, // 18: tarn.v1.ListReplicasResponse.replicas:type_name -> tarn.v1.Replica
-	65, // 19: tarn.v1.PromoteReplicaRequest.consent:type_name -> tarn.v1.Consent
-	66, // 20: tarn.v1.PromoteReplicaRequest.quiesce_wait_time:type_name -> google.protobuf.Duration
-	64, // 21: tarn.v1.PromoteReplicaResponse.replica:type_name -> tarn.v1.Replica
-	56, // 22: tarn.v1.CreateSnapshotRequest.metadata:type_name -> tarn.v1.CreateSnapshotRequest.MetadataEntry
-	0,  // 23: tarn.v1.ListSnapshotsRequest.consistency:type_name -> tarn.v1.Consistency
-	60, // 24: tarn.v1.ListSnapshotsRequest.status:type_name -> tarn.v1.Status
-	67, // 25: tarn.v1.ListSnapshotsResponse.snapshots:type_name -> tarn.v1.Snapshot
-	0,  // 26: tarn.v1.ListSnapshotInstancesRequest.consistency:type_name -> tarn.v1.Consistency
-	68, // 27: tarn.v1.ListSnapshotInstancesResponse.snapshot_instances:type_name -> tarn.v1.SnapshotInstance
-	69, // 28: tarn.v1.AllowAccessRequest.access_level:type_name -> tarn.v1.AccessLevel
-	57, // 29: tarn.v1.AllowAccessRequest.metadata:type_name -> tarn.v1.AllowAccessRequest.MetadataEntry
-	0,  // 30: tarn.v1.ListAccessRulesRequest.consistency:type_name -> tarn.v1.Consistency
-	70, // 31: tarn.v1.ListAccessRulesResponse.access_rules:type_name -> tarn.v1.AccessRule
-	69, // 32: tarn.v1.UpdateAccessRuleRequest.access_level:type_name -> tarn.v1.AccessLevel
-	58, // 33: tarn.v1.QuotaSet.quotas:type_name -> tarn.v1.QuotaSet.QuotasEntry
-	0,  // 34: tarn.v1.ListMessagesRequest.consistency:type_name -> tarn.v1.Consistency
-	71, // 35: tarn.v1.ListMessagesResponse.messages:type_name -> tarn.v1.UserMessage
-	66, // 36: tarn.v1.GetShareRetentionRequest.max_wait:type_name -> google.protobuf.Duration
-	45, // 37: tarn.v1.ShareRetention.replicas:type_name -> tarn.v1.ReplicaRetention
-	62, // 38: tarn.v1.ReplicaRetention.replica_state:type_name -> tarn.v1.ReplicaState
-	72, // 39: tarn.v1.ReplicaRetention.preview:type_name -> tarn.v1.RetentionPreview
-	0,  // 40: tarn.v1.ListDivergentCopiesRequest.consistency:type_name -> tarn.v1.Consistency
-	73, // 41: tarn.v1.ListDivergentCopiesResponse.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	66, // 42: tarn.v1.GetDivergentCopyRequest.max_wait:type_name -> google.protobuf.Duration
-	74, // 43: tarn.v1.QuotaSet.QuotasEntry.value:type_name -> tarn.v1.QuotaUsage
-	3,  // 44: tarn.v1.ShareTypeService.CreateShareType:input_type -> tarn.v1.CreateShareTypeRequest
-	2,  // 45: tarn.v1.ShareTypeService.GetShareType:input_type -> tarn.v1.GetRequest
-	4,  // 46: tarn.v1.ShareTypeService.ListShareTypes:input_type -> tarn.v1.ListShareTypesRequest
-	6,  // 47: tarn.v1.ShareTypeService.UpdateShareType:input_type -> tarn.v1.UpdateShareTypeRequest
-	2,  // 48: tarn.v1.ShareTypeService.DeleteShareType:input_type -> tarn.v1.GetRequest
-	7,  // 49: tarn.v1.ShareTypeService.SetExtraSpecs:input_type -> tarn.v1.SetExtraSpecsRequest
-	8,  // 50: tarn.v1.ShareTypeService.UnsetExtraSpecs:input_type -> tarn.v1.UnsetExtraSpecsRequest
-	9,  // 51: tarn.v1.ShareTypeService.AddProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
-	9,  // 52: tarn.v1.ShareTypeService.RemoveProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
-	10, // 53: tarn.v1.ShareService.CreateShare:input_type -> tarn.v1.CreateShareRequest
-	2,  // 54: tarn.v1.ShareService.GetShare:input_type -> tarn.v1.GetRequest
-	11, // 55: tarn.v1.ShareService.ListShares:input_type -> tarn.v1.ListSharesRequest
-	13, // 56: tarn.v1.ShareService.UpdateShare:input_type -> tarn.v1.UpdateShareRequest
-	14, // 57: tarn.v1.ShareService.DeleteShare:input_type -> tarn.v1.DeleteShareRequest
-	15, // 58: tarn.v1.ShareService.ExtendShare:input_type -> tarn.v1.ResizeShareRequest
-	15, // 59: tarn.v1.ShareService.ShrinkShare:input_type -> tarn.v1.ResizeShareRequest
-	16, // 60: tarn.v1.ShareService.SetShareMetadata:input_type -> tarn.v1.SetMetadataRequest
-	17, // 61: tarn.v1.ShareService.UnsetShareMetadata:input_type -> tarn.v1.UnsetMetadataRequest
-	18, // 62: tarn.v1.ShareService.ResetShareStatus:input_type -> tarn.v1.ResetStatusRequest
-	2,  // 63: tarn.v1.ShareService.ListShareExportLocations:input_type -> tarn.v1.GetRequest
-	43, // 64: tarn.v1.ShareService.GetShareRetention:input_type -> tarn.v1.GetShareRetentionRequest
-	21, // 65: tarn.v1.ReplicaService.CreateReplica:input_type -> tarn.v1.CreateReplicaRequest
-	2,  // 66: tarn.v1.ReplicaService.GetReplica:input_type -> tarn.v1.GetRequest
-	22, // 67: tarn.v1.ReplicaService.ListReplicas:input_type -> tarn.v1.ListReplicasRequest
-	24, // 68: tarn.v1.ReplicaService.PromoteReplica:input_type -> tarn.v1.PromoteReplicaRequest
-	26, // 69: tarn.v1.ReplicaService.CancelPromotion:input_type -> tarn.v1.CancelPromotionRequest
-	2,  // 70: tarn.v1.ReplicaService.ResyncReplica:input_type -> tarn.v1.GetRequest
-	18, // 71: tarn.v1.ReplicaService.ResetReplicaStatus:input_type -> tarn.v1.ResetStatusRequest
-	19, // 72: tarn.v1.ReplicaService.ResetReplicaState:input_type -> tarn.v1.ResetReplicaStateRequest
-	27, // 73: tarn.v1.ReplicaService.DeleteReplica:input_type -> tarn.v1.DeleteReplicaRequest
-	16, // 74: tarn.v1.ReplicaService.SetReplicaMetadata:input_type -> tarn.v1.SetMetadataRequest
-	17, // 75: tarn.v1.ReplicaService.UnsetReplicaMetadata:input_type -> tarn.v1.UnsetMetadataRequest
-	2,  // 76: tarn.v1.ReplicaService.ListReplicaExportLocations:input_type -> tarn.v1.GetRequest
-	46, // 77: tarn.v1.ReplicaService.ListDivergentCopies:input_type -> tarn.v1.ListDivergentCopiesRequest
-	48, // 78: tarn.v1.ReplicaService.GetDivergentCopy:input_type -> tarn.v1.GetDivergentCopyRequest
-	49, // 79: tarn.v1.ReplicaService.PurgeDivergentCopy:input_type -> tarn.v1.PurgeDivergentCopyRequest
-	28, // 80: tarn.v1.SnapshotService.CreateSnapshot:input_type -> tarn.v1.CreateSnapshotRequest
-	2,  // 81: tarn.v1.SnapshotService.GetSnapshot:input_type -> tarn.v1.GetRequest
-	29, // 82: tarn.v1.SnapshotService.ListSnapshots:input_type -> tarn.v1.ListSnapshotsRequest
-	31, // 83: tarn.v1.SnapshotService.UpdateSnapshot:input_type -> tarn.v1.UpdateSnapshotRequest
-	32, // 84: tarn.v1.SnapshotService.DeleteSnapshot:input_type -> tarn.v1.DeleteSnapshotRequest
-	18, // 85: tarn.v1.SnapshotService.ResetSnapshotStatus:input_type -> tarn.v1.ResetStatusRequest
-	2,  // 86: tarn.v1.SnapshotService.GetSnapshotInstance:input_type -> tarn.v1.GetRequest
-	33, // 87: tarn.v1.SnapshotService.ListSnapshotInstances:input_type -> tarn.v1.ListSnapshotInstancesRequest
-	35, // 88: tarn.v1.AccessRuleService.AllowAccess:input_type -> tarn.v1.AllowAccessRequest
-	2,  // 89: tarn.v1.AccessRuleService.GetAccessRule:input_type -> tarn.v1.GetRequest
-	36, // 90: tarn.v1.AccessRuleService.ListAccessRules:input_type -> tarn.v1.ListAccessRulesRequest
-	38, // 91: tarn.v1.AccessRuleService.UpdateAccessRule:input_type -> tarn.v1.UpdateAccessRuleRequest
-	2,  // 92: tarn.v1.AccessRuleService.DenyAccess:input_type -> tarn.v1.GetRequest
-	39, // 93: tarn.v1.QuotaService.GetQuota:input_type -> tarn.v1.GetQuotaRequest
-	75, // 94: tarn.v1.QuotaService.UpdateQuota:input_type -> tarn.v1.QuotaLimits
-	39, // 95: tarn.v1.QuotaService.ResetQuota:input_type -> tarn.v1.GetQuotaRequest
-	2,  // 96: tarn.v1.MessageService.GetMessage:input_type -> tarn.v1.GetRequest
-	41, // 97: tarn.v1.MessageService.ListMessages:input_type -> tarn.v1.ListMessagesRequest
-	2,  // 98: tarn.v1.MessageService.DeleteMessage:input_type -> tarn.v1.GetRequest
-	59, // 99: tarn.v1.ShareTypeService.CreateShareType:output_type -> tarn.v1.ShareType
-	59, // 100: tarn.v1.ShareTypeService.GetShareType:output_type -> tarn.v1.ShareType
-	5,  // 101: tarn.v1.ShareTypeService.ListShareTypes:output_type -> tarn.v1.ListShareTypesResponse
-	59, // 102: tarn.v1.ShareTypeService.UpdateShareType:output_type -> tarn.v1.ShareType
-	1,  // 103: tarn.v1.ShareTypeService.DeleteShareType:output_type -> tarn.v1.Empty
-	59, // 104: tarn.v1.ShareTypeService.SetExtraSpecs:output_type -> tarn.v1.ShareType
-	59, // 105: tarn.v1.ShareTypeService.UnsetExtraSpecs:output_type -> tarn.v1.ShareType
-	59, // 106: tarn.v1.ShareTypeService.AddProjectAccess:output_type -> tarn.v1.ShareType
-	59, // 107: tarn.v1.ShareTypeService.RemoveProjectAccess:output_type -> tarn.v1.ShareType
-	61, // 108: tarn.v1.ShareService.CreateShare:output_type -> tarn.v1.Share
-	61, // 109: tarn.v1.ShareService.GetShare:output_type -> tarn.v1.Share
-	12, // 110: tarn.v1.ShareService.ListShares:output_type -> tarn.v1.ListSharesResponse
-	61, // 111: tarn.v1.ShareService.UpdateShare:output_type -> tarn.v1.Share
-	1,  // 112: tarn.v1.ShareService.DeleteShare:output_type -> tarn.v1.Empty
-	61, // 113: tarn.v1.ShareService.ExtendShare:output_type -> tarn.v1.Share
-	61, // 114: tarn.v1.ShareService.ShrinkShare:output_type -> tarn.v1.Share
-	61, // 115: tarn.v1.ShareService.SetShareMetadata:output_type -> tarn.v1.Share
-	61, // 116: tarn.v1.ShareService.UnsetShareMetadata:output_type -> tarn.v1.Share
-	61, // 117: tarn.v1.ShareService.ResetShareStatus:output_type -> tarn.v1.Share
-	20, // 118: tarn.v1.ShareService.ListShareExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
-	44, // 119: tarn.v1.ShareService.GetShareRetention:output_type -> tarn.v1.ShareRetention
-	64, // 120: tarn.v1.ReplicaService.CreateReplica:output_type -> tarn.v1.Replica
-	64, // 121: tarn.v1.ReplicaService.GetReplica:output_type -> tarn.v1.Replica
-	23, // 122: tarn.v1.ReplicaService.ListReplicas:output_type -> tarn.v1.ListReplicasResponse
-	25, // 123: tarn.v1.ReplicaService.PromoteReplica:output_type -> tarn.v1.PromoteReplicaResponse
-	64, // 124: tarn.v1.ReplicaService.CancelPromotion:output_type -> tarn.v1.Replica
-	64, // 125: tarn.v1.ReplicaService.ResyncReplica:output_type -> tarn.v1.Replica
-	64, // 126: tarn.v1.ReplicaService.ResetReplicaStatus:output_type -> tarn.v1.Replica
-	64, // 127: tarn.v1.ReplicaService.ResetReplicaState:output_type -> tarn.v1.Replica
-	1,  // 128: tarn.v1.ReplicaService.DeleteReplica:output_type -> tarn.v1.Empty
-	64, // 129: tarn.v1.ReplicaService.SetReplicaMetadata:output_type -> tarn.v1.Replica
-	64, // 130: tarn.v1.ReplicaService.UnsetReplicaMetadata:output_type -> tarn.v1.Replica
-	20, // 131: tarn.v1.ReplicaService.ListReplicaExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
-	47, // 132: tarn.v1.ReplicaService.ListDivergentCopies:output_type -> tarn.v1.ListDivergentCopiesResponse
-	76, // 133: tarn.v1.ReplicaService.GetDivergentCopy:output_type -> tarn.v1.DivergentDetail
-	73, // 134: tarn.v1.ReplicaService.PurgeDivergentCopy:output_type -> tarn.v1.DivergentCopy
-	67, // 135: tarn.v1.SnapshotService.CreateSnapshot:output_type -> tarn.v1.Snapshot
-	67, // 136: tarn.v1.SnapshotService.GetSnapshot:output_type -> tarn.v1.Snapshot
-	30, // 137: tarn.v1.SnapshotService.ListSnapshots:output_type -> tarn.v1.ListSnapshotsResponse
-	67, // 138: tarn.v1.SnapshotService.UpdateSnapshot:output_type -> tarn.v1.Snapshot
-	1,  // 139: tarn.v1.SnapshotService.DeleteSnapshot:output_type -> tarn.v1.Empty
-	67, // 140: tarn.v1.SnapshotService.ResetSnapshotStatus:output_type -> tarn.v1.Snapshot
-	68, // 141: tarn.v1.SnapshotService.GetSnapshotInstance:output_type -> tarn.v1.SnapshotInstance
-	34, // 142: tarn.v1.SnapshotService.ListSnapshotInstances:output_type -> tarn.v1.ListSnapshotInstancesResponse
-	70, // 143: tarn.v1.AccessRuleService.AllowAccess:output_type -> tarn.v1.AccessRule
-	70, // 144: tarn.v1.AccessRuleService.GetAccessRule:output_type -> tarn.v1.AccessRule
-	37, // 145: tarn.v1.AccessRuleService.ListAccessRules:output_type -> tarn.v1.ListAccessRulesResponse
-	70, // 146: tarn.v1.AccessRuleService.UpdateAccessRule:output_type -> tarn.v1.AccessRule
-	1,  // 147: tarn.v1.AccessRuleService.DenyAccess:output_type -> tarn.v1.Empty
-	40, // 148: tarn.v1.QuotaService.GetQuota:output_type -> tarn.v1.QuotaSet
-	40, // 149: tarn.v1.QuotaService.UpdateQuota:output_type -> tarn.v1.QuotaSet
-	1,  // 150: tarn.v1.QuotaService.ResetQuota:output_type -> tarn.v1.Empty
-	71, // 151: tarn.v1.MessageService.GetMessage:output_type -> tarn.v1.UserMessage
-	42, // 152: tarn.v1.MessageService.ListMessages:output_type -> tarn.v1.ListMessagesResponse
-	1,  // 153: tarn.v1.MessageService.DeleteMessage:output_type -> tarn.v1.Empty
-	99, // [99:154] is the sub-list for method output_type
-	44, // [44:99] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	56, // 3: tarn.v1.ListShareTypesResponse.share_types:type_name -> tarn.v1.ShareType
+	47, // 4: tarn.v1.SetExtraSpecsRequest.extra_specs:type_name -> tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
+	48, // 5: tarn.v1.CreateShareRequest.metadata:type_name -> tarn.v1.CreateShareRequest.MetadataEntry
+	49, // 6: tarn.v1.ManageShareRequest.metadata:type_name -> tarn.v1.ManageShareRequest.MetadataEntry
+	0,  // 7: tarn.v1.ListSharesRequest.consistency:type_name -> tarn.v1.Consistency
+	57, // 8: tarn.v1.ListSharesRequest.status:type_name -> tarn.v1.Status
+	50, // 9: tarn.v1.ListSharesRequest.metadata:type_name -> tarn.v1.ListSharesRequest.MetadataEntry
+	58, // 10: tarn.v1.ListSharesResponse.shares:type_name -> tarn.v1.Share
+	51, // 11: tarn.v1.SetMetadataRequest.metadata:type_name -> tarn.v1.SetMetadataRequest.MetadataEntry
+	57, // 12: tarn.v1.ResetStatusRequest.status:type_name -> tarn.v1.Status
+	59, // 13: tarn.v1.ResetReplicaStateRequest.replica_state:type_name -> tarn.v1.ReplicaState
+	60, // 14: tarn.v1.ListExportLocationsResponse.export_locations:type_name -> tarn.v1.ExportLocation
+	52, // 15: tarn.v1.CreateReplicaRequest.metadata:type_name -> tarn.v1.CreateReplicaRequest.MetadataEntry
+	0,  // 16: tarn.v1.ListReplicasRequest.consistency:type_name -> tarn.v1.Consistency
+	59, // 17: tarn.v1.ListReplicasRequest.replica_state:type_name -> tarn.v1.ReplicaState
+	57, // 18: tarn.v1.ListReplicasRequest.status:type_name -> tarn.v1.Status
+	61, // 19: tarn.v1.ListReplicasResponse.replicas:type_name -> tarn.v1.Replica
+	62, // 20: tarn.v1.PromoteReplicaRequest.consent:type_name -> tarn.v1.Consent
+	63, // 21: tarn.v1.PromoteReplicaRequest.quiesce_wait_time:type_name -> google.protobuf.Duration
+	61, // 22: tarn.v1.PromoteReplicaResponse.replica:type_name -> tarn.v1.Replica
+	53, // 23: tarn.v1.CreateSnapshotRequest.metadata:type_name -> tarn.v1.CreateSnapshotRequest.MetadataEntry
+	0,  // 24: tarn.v1.ListSnapshotsRequest.consistency:type_name -> tarn.v1.Consistency
+	57, // 25: tarn.v1.ListSnapshotsRequest.status:type_name -> tarn.v1.Status
+	64, // 26: tarn.v1.ListSnapshotsResponse.snapshots:type_name -> tarn.v1.Snapshot
+	0,  // 27: tarn.v1.ListSnapshotInstancesRequest.consistency:type_name -> tarn.v1.Consistency
+	65, // 28: tarn.v1.ListSnapshotInstancesResponse.snapshot_instances:type_name -> tarn.v1.SnapshotInstance
+	66, // 29: tarn.v1.AllowAccessRequest.access_level:type_name -> tarn.v1.AccessLevel
+	54, // 30: tarn.v1.AllowAccessRequest.metadata:type_name -> tarn.v1.AllowAccessRequest.MetadataEntry
+	0,  // 31: tarn.v1.ListAccessRulesRequest.consistency:type_name -> tarn.v1.Consistency
+	67, // 32: tarn.v1.ListAccessRulesResponse.access_rules:type_name -> tarn.v1.AccessRule
+	66, // 33: tarn.v1.UpdateAccessRuleRequest.access_level:type_name -> tarn.v1.AccessLevel
+	55, // 34: tarn.v1.QuotaSet.quotas:type_name -> tarn.v1.QuotaSet.QuotasEntry
+	0,  // 35: tarn.v1.ListMessagesRequest.consistency:type_name -> tarn.v1.Consistency
+	68, // 36: tarn.v1.ListMessagesResponse.messages:type_name -> tarn.v1.UserMessage
+	69, // 37: tarn.v1.QuotaSet.QuotasEntry.value:type_name -> tarn.v1.QuotaUsage
+	3,  // 38: tarn.v1.ShareTypeService.CreateShareType:input_type -> tarn.v1.CreateShareTypeRequest
+	2,  // 39: tarn.v1.ShareTypeService.GetShareType:input_type -> tarn.v1.GetRequest
+	4,  // 40: tarn.v1.ShareTypeService.ListShareTypes:input_type -> tarn.v1.ListShareTypesRequest
+	6,  // 41: tarn.v1.ShareTypeService.UpdateShareType:input_type -> tarn.v1.UpdateShareTypeRequest
+	2,  // 42: tarn.v1.ShareTypeService.DeleteShareType:input_type -> tarn.v1.GetRequest
+	7,  // 43: tarn.v1.ShareTypeService.SetExtraSpecs:input_type -> tarn.v1.SetExtraSpecsRequest
+	8,  // 44: tarn.v1.ShareTypeService.UnsetExtraSpecs:input_type -> tarn.v1.UnsetExtraSpecsRequest
+	9,  // 45: tarn.v1.ShareTypeService.AddProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
+	9,  // 46: tarn.v1.ShareTypeService.RemoveProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
+	10, // 47: tarn.v1.ShareService.CreateShare:input_type -> tarn.v1.CreateShareRequest
+	2,  // 48: tarn.v1.ShareService.GetShare:input_type -> tarn.v1.GetRequest
+	13, // 49: tarn.v1.ShareService.ListShares:input_type -> tarn.v1.ListSharesRequest
+	15, // 50: tarn.v1.ShareService.UpdateShare:input_type -> tarn.v1.UpdateShareRequest
+	16, // 51: tarn.v1.ShareService.DeleteShare:input_type -> tarn.v1.DeleteShareRequest
+	17, // 52: tarn.v1.ShareService.ExtendShare:input_type -> tarn.v1.ResizeShareRequest
+	17, // 53: tarn.v1.ShareService.ShrinkShare:input_type -> tarn.v1.ResizeShareRequest
+	18, // 54: tarn.v1.ShareService.SetShareMetadata:input_type -> tarn.v1.SetMetadataRequest
+	19, // 55: tarn.v1.ShareService.UnsetShareMetadata:input_type -> tarn.v1.UnsetMetadataRequest
+	11, // 56: tarn.v1.ShareService.ManageShare:input_type -> tarn.v1.ManageShareRequest
+	12, // 57: tarn.v1.ShareService.UnmanageShare:input_type -> tarn.v1.UnmanageShareRequest
+	20, // 58: tarn.v1.ShareService.ResetShareStatus:input_type -> tarn.v1.ResetStatusRequest
+	2,  // 59: tarn.v1.ShareService.ListShareExportLocations:input_type -> tarn.v1.GetRequest
+	23, // 60: tarn.v1.ReplicaService.CreateReplica:input_type -> tarn.v1.CreateReplicaRequest
+	2,  // 61: tarn.v1.ReplicaService.GetReplica:input_type -> tarn.v1.GetRequest
+	24, // 62: tarn.v1.ReplicaService.ListReplicas:input_type -> tarn.v1.ListReplicasRequest
+	26, // 63: tarn.v1.ReplicaService.PromoteReplica:input_type -> tarn.v1.PromoteReplicaRequest
+	28, // 64: tarn.v1.ReplicaService.CancelPromotion:input_type -> tarn.v1.CancelPromotionRequest
+	2,  // 65: tarn.v1.ReplicaService.ResyncReplica:input_type -> tarn.v1.GetRequest
+	20, // 66: tarn.v1.ReplicaService.ResetReplicaStatus:input_type -> tarn.v1.ResetStatusRequest
+	21, // 67: tarn.v1.ReplicaService.ResetReplicaState:input_type -> tarn.v1.ResetReplicaStateRequest
+	29, // 68: tarn.v1.ReplicaService.DeleteReplica:input_type -> tarn.v1.DeleteReplicaRequest
+	30, // 69: tarn.v1.ReplicaService.UnmanageReplica:input_type -> tarn.v1.UnmanageReplicaRequest
+	18, // 70: tarn.v1.ReplicaService.SetReplicaMetadata:input_type -> tarn.v1.SetMetadataRequest
+	19, // 71: tarn.v1.ReplicaService.UnsetReplicaMetadata:input_type -> tarn.v1.UnsetMetadataRequest
+	2,  // 72: tarn.v1.ReplicaService.ListReplicaExportLocations:input_type -> tarn.v1.GetRequest
+	31, // 73: tarn.v1.SnapshotService.CreateSnapshot:input_type -> tarn.v1.CreateSnapshotRequest
+	2,  // 74: tarn.v1.SnapshotService.GetSnapshot:input_type -> tarn.v1.GetRequest
+	32, // 75: tarn.v1.SnapshotService.ListSnapshots:input_type -> tarn.v1.ListSnapshotsRequest
+	34, // 76: tarn.v1.SnapshotService.UpdateSnapshot:input_type -> tarn.v1.UpdateSnapshotRequest
+	35, // 77: tarn.v1.SnapshotService.DeleteSnapshot:input_type -> tarn.v1.DeleteSnapshotRequest
+	20, // 78: tarn.v1.SnapshotService.ResetSnapshotStatus:input_type -> tarn.v1.ResetStatusRequest
+	2,  // 79: tarn.v1.SnapshotService.GetSnapshotInstance:input_type -> tarn.v1.GetRequest
+	36, // 80: tarn.v1.SnapshotService.ListSnapshotInstances:input_type -> tarn.v1.ListSnapshotInstancesRequest
+	38, // 81: tarn.v1.AccessRuleService.AllowAccess:input_type -> tarn.v1.AllowAccessRequest
+	2,  // 82: tarn.v1.AccessRuleService.GetAccessRule:input_type -> tarn.v1.GetRequest
+	39, // 83: tarn.v1.AccessRuleService.ListAccessRules:input_type -> tarn.v1.ListAccessRulesRequest
+	41, // 84: tarn.v1.AccessRuleService.UpdateAccessRule:input_type -> tarn.v1.UpdateAccessRuleRequest
+	2,  // 85: tarn.v1.AccessRuleService.DenyAccess:input_type -> tarn.v1.GetRequest
+	42, // 86: tarn.v1.QuotaService.GetQuota:input_type -> tarn.v1.GetQuotaRequest
+	70, // 87: tarn.v1.QuotaService.UpdateQuota:input_type -> tarn.v1.QuotaLimits
+	42, // 88: tarn.v1.QuotaService.ResetQuota:input_type -> tarn.v1.GetQuotaRequest
+	2,  // 89: tarn.v1.MessageService.GetMessage:input_type -> tarn.v1.GetRequest
+	44, // 90: tarn.v1.MessageService.ListMessages:input_type -> tarn.v1.ListMessagesRequest
+	2,  // 91: tarn.v1.MessageService.DeleteMessage:input_type -> tarn.v1.GetRequest
+	56, // 92: tarn.v1.ShareTypeService.CreateShareType:output_type -> tarn.v1.ShareType
+	56, // 93: tarn.v1.ShareTypeService.GetShareType:output_type -> tarn.v1.ShareType
+	5,  // 94: tarn.v1.ShareTypeService.ListShareTypes:output_type -> tarn.v1.ListShareTypesResponse
+	56, // 95: tarn.v1.ShareTypeService.UpdateShareType:output_type -> tarn.v1.ShareType
+	1,  // 96: tarn.v1.ShareTypeService.DeleteShareType:output_type -> tarn.v1.Empty
+	56, // 97: tarn.v1.ShareTypeService.SetExtraSpecs:output_type -> tarn.v1.ShareType
+	56, // 98: tarn.v1.ShareTypeService.UnsetExtraSpecs:output_type -> tarn.v1.ShareType
+	56, // 99: tarn.v1.ShareTypeService.AddProjectAccess:output_type -> tarn.v1.ShareType
+	56, // 100: tarn.v1.ShareTypeService.RemoveProjectAccess:output_type -> tarn.v1.ShareType
+	58, // 101: tarn.v1.ShareService.CreateShare:output_type -> tarn.v1.Share
+	58, // 102: tarn.v1.ShareService.GetShare:output_type -> tarn.v1.Share
+	14, // 103: tarn.v1.ShareService.ListShares:output_type -> tarn.v1.ListSharesResponse
+	58, // 104: tarn.v1.ShareService.UpdateShare:output_type -> tarn.v1.Share
+	1,  // 105: tarn.v1.ShareService.DeleteShare:output_type -> tarn.v1.Empty
+	58, // 106: tarn.v1.ShareService.ExtendShare:output_type -> tarn.v1.Share
+	58, // 107: tarn.v1.ShareService.ShrinkShare:output_type -> tarn.v1.Share
+	58, // 108: tarn.v1.ShareService.SetShareMetadata:output_type -> tarn.v1.Share
+	58, // 109: tarn.v1.ShareService.UnsetShareMetadata:output_type -> tarn.v1.Share
+	58, // 110: tarn.v1.ShareService.ManageShare:output_type -> tarn.v1.Share
+	58, // 111: tarn.v1.ShareService.UnmanageShare:output_type -> tarn.v1.Share
+	58, // 112: tarn.v1.ShareService.ResetShareStatus:output_type -> tarn.v1.Share
+	22, // 113: tarn.v1.ShareService.ListShareExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
+	61, // 114: tarn.v1.ReplicaService.CreateReplica:output_type -> tarn.v1.Replica
+	61, // 115: tarn.v1.ReplicaService.GetReplica:output_type -> tarn.v1.Replica
+	25, // 116: tarn.v1.ReplicaService.ListReplicas:output_type -> tarn.v1.ListReplicasResponse
+	27, // 117: tarn.v1.ReplicaService.PromoteReplica:output_type -> tarn.v1.PromoteReplicaResponse
+	61, // 118: tarn.v1.ReplicaService.CancelPromotion:output_type -> tarn.v1.Replica
+	61, // 119: tarn.v1.ReplicaService.ResyncReplica:output_type -> tarn.v1.Replica
+	61, // 120: tarn.v1.ReplicaService.ResetReplicaStatus:output_type -> tarn.v1.Replica
+	61, // 121: tarn.v1.ReplicaService.ResetReplicaState:output_type -> tarn.v1.Replica
+	1,  // 122: tarn.v1.ReplicaService.DeleteReplica:output_type -> tarn.v1.Empty
+	61, // 123: tarn.v1.ReplicaService.UnmanageReplica:output_type -> tarn.v1.Replica
+	61, // 124: tarn.v1.ReplicaService.SetReplicaMetadata:output_type -> tarn.v1.Replica
+	61, // 125: tarn.v1.ReplicaService.UnsetReplicaMetadata:output_type -> tarn.v1.Replica
+	22, // 126: tarn.v1.ReplicaService.ListReplicaExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
+	64, // 127: tarn.v1.SnapshotService.CreateSnapshot:output_type -> tarn.v1.Snapshot
+	64, // 128: tarn.v1.SnapshotService.GetSnapshot:output_type -> tarn.v1.Snapshot
+	33, // 129: tarn.v1.SnapshotService.ListSnapshots:output_type -> tarn.v1.ListSnapshotsResponse
+	64, // 130: tarn.v1.SnapshotService.UpdateSnapshot:output_type -> tarn.v1.Snapshot
+	1,  // 131: tarn.v1.SnapshotService.DeleteSnapshot:output_type -> tarn.v1.Empty
+	64, // 132: tarn.v1.SnapshotService.ResetSnapshotStatus:output_type -> tarn.v1.Snapshot
+	65, // 133: tarn.v1.SnapshotService.GetSnapshotInstance:output_type -> tarn.v1.SnapshotInstance
+	37, // 134: tarn.v1.SnapshotService.ListSnapshotInstances:output_type -> tarn.v1.ListSnapshotInstancesResponse
+	67, // 135: tarn.v1.AccessRuleService.AllowAccess:output_type -> tarn.v1.AccessRule
+	67, // 136: tarn.v1.AccessRuleService.GetAccessRule:output_type -> tarn.v1.AccessRule
+	40, // 137: tarn.v1.AccessRuleService.ListAccessRules:output_type -> tarn.v1.ListAccessRulesResponse
+	67, // 138: tarn.v1.AccessRuleService.UpdateAccessRule:output_type -> tarn.v1.AccessRule
+	1,  // 139: tarn.v1.AccessRuleService.DenyAccess:output_type -> tarn.v1.Empty
+	43, // 140: tarn.v1.QuotaService.GetQuota:output_type -> tarn.v1.QuotaSet
+	43, // 141: tarn.v1.QuotaService.UpdateQuota:output_type -> tarn.v1.QuotaSet
+	1,  // 142: tarn.v1.QuotaService.ResetQuota:output_type -> tarn.v1.Empty
+	68, // 143: tarn.v1.MessageService.GetMessage:output_type -> tarn.v1.UserMessage
+	45, // 144: tarn.v1.MessageService.ListMessages:output_type -> tarn.v1.ListMessagesResponse
+	1,  // 145: tarn.v1.MessageService.DeleteMessage:output_type -> tarn.v1.Empty
+	92, // [92:146] is the sub-list for method output_type
+	38, // [38:92] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_shares_proto_init() }
@@ -3975,16 +3730,15 @@ func file_tarn_v1_shares_proto_init() {
 	file_tarn_v1_types_proto_init()
 	file_tarn_v1_shares_proto_msgTypes[2].OneofWrappers = []any{}
 	file_tarn_v1_shares_proto_msgTypes[5].OneofWrappers = []any{}
-	file_tarn_v1_shares_proto_msgTypes[12].OneofWrappers = []any{}
-	file_tarn_v1_shares_proto_msgTypes[30].OneofWrappers = []any{}
-	file_tarn_v1_shares_proto_msgTypes[42].OneofWrappers = []any{}
+	file_tarn_v1_shares_proto_msgTypes[14].OneofWrappers = []any{}
+	file_tarn_v1_shares_proto_msgTypes[33].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_shares_proto_rawDesc), len(file_tarn_v1_shares_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   58,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

@@ -70,6 +70,8 @@ type Command struct {
 	//	*Command_RemoveHost
 	//	*Command_PutJoinToken
 	//	*Command_UseJoinToken
+	//	*Command_UnmanageReplica
+	//	*Command_UnmanageShare
 	//	*Command_Transitions
 	//	*Command_CommitDemotion
 	//	*Command_CommitSeal
@@ -77,7 +79,6 @@ type Command struct {
 	//	*Command_Activate
 	//	*Command_CheckHash
 	//	*Command_InitCluster
-	//	*Command_PurgeDivergentCopy
 	Verb          isCommand_Verb `protobuf_oneof:"verb"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -432,6 +433,24 @@ func (x *Command) GetUseJoinToken() *UseJoinToken {
 	return nil
 }
 
+func (x *Command) GetUnmanageReplica() *UnmanageReplica {
+	if x != nil {
+		if x, ok := x.Verb.(*Command_UnmanageReplica); ok {
+			return x.UnmanageReplica
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetUnmanageShare() *UnmanageShare {
+	if x != nil {
+		if x, ok := x.Verb.(*Command_UnmanageShare); ok {
+			return x.UnmanageShare
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetTransitions() *Transitions {
 	if x != nil {
 		if x, ok := x.Verb.(*Command_Transitions); ok {
@@ -490,15 +509,6 @@ func (x *Command) GetInitCluster() *InitCluster {
 	if x != nil {
 		if x, ok := x.Verb.(*Command_InitCluster); ok {
 			return x.InitCluster
-		}
-	}
-	return nil
-}
-
-func (x *Command) GetPurgeDivergentCopy() *PurgeDivergentCopy {
-	if x != nil {
-		if x, ok := x.Verb.(*Command_PurgeDivergentCopy); ok {
-			return x.PurgeDivergentCopy
 		}
 	}
 	return nil
@@ -628,6 +638,14 @@ type Command_UseJoinToken struct {
 	UseJoinToken *UseJoinToken `protobuf:"bytes,39,opt,name=use_join_token,json=useJoinToken,proto3,oneof"`
 }
 
+type Command_UnmanageReplica struct {
+	UnmanageReplica *UnmanageReplica `protobuf:"bytes,44,opt,name=unmanage_replica,json=unmanageReplica,proto3,oneof"`
+}
+
+type Command_UnmanageShare struct {
+	UnmanageShare *UnmanageShare `protobuf:"bytes,45,opt,name=unmanage_share,json=unmanageShare,proto3,oneof"`
+}
+
 type Command_Transitions struct {
 	// Transitions that the leader's loops derive from reports.
 	Transitions *Transitions `protobuf:"bytes,50,opt,name=transitions,proto3,oneof"`
@@ -656,10 +674,6 @@ type Command_CheckHash struct {
 
 type Command_InitCluster struct {
 	InitCluster *InitCluster `protobuf:"bytes,61,opt,name=init_cluster,json=initCluster,proto3,oneof"`
-}
-
-type Command_PurgeDivergentCopy struct {
-	PurgeDivergentCopy *PurgeDivergentCopy `protobuf:"bytes,70,opt,name=purge_divergent_copy,json=purgeDivergentCopy,proto3,oneof"`
 }
 
 func (*Command_PutShareType) isCommand_Verb() {}
@@ -722,6 +736,10 @@ func (*Command_PutJoinToken) isCommand_Verb() {}
 
 func (*Command_UseJoinToken) isCommand_Verb() {}
 
+func (*Command_UnmanageReplica) isCommand_Verb() {}
+
+func (*Command_UnmanageShare) isCommand_Verb() {}
+
 func (*Command_Transitions) isCommand_Verb() {}
 
 func (*Command_CommitDemotion) isCommand_Verb() {}
@@ -735,8 +753,6 @@ func (*Command_Activate) isCommand_Verb() {}
 func (*Command_CheckHash) isCommand_Verb() {}
 
 func (*Command_InitCluster) isCommand_Verb() {}
-
-func (*Command_PurgeDivergentCopy) isCommand_Verb() {}
 
 type PutShareType struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -835,7 +851,8 @@ func (x *DeleteShareType) GetId() string {
 	return ""
 }
 
-// CreateShare makes the share and its first replica, already placed.
+// CreateShare makes the share and its first replica, already placed. With
+// managed_from in the replica a dataset is taken over; only then the size may be 0.
 type CreateShare struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Share         *v1.Share              `protobuf:"bytes,1,opt,name=share,proto3" json:"share,omitempty"`
@@ -1108,6 +1125,59 @@ func (x *ResizeShare) GetShrink() bool {
 	return false
 }
 
+// UnmanageShare marks the only replica of a share to be given back.
+type UnmanageShare struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Id               string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	ExpectedRevision uint64                 `protobuf:"varint,2,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *UnmanageShare) Reset() {
+	*x = UnmanageShare{}
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnmanageShare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnmanageShare) ProtoMessage() {}
+
+func (x *UnmanageShare) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnmanageShare.ProtoReflect.Descriptor instead.
+func (*UnmanageShare) Descriptor() ([]byte, []int) {
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *UnmanageShare) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *UnmanageShare) GetExpectedRevision() uint64 {
+	if x != nil {
+		return x.ExpectedRevision
+	}
+	return 0
+}
+
 type ResetShareStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1118,7 +1188,7 @@ type ResetShareStatus struct {
 
 func (x *ResetShareStatus) Reset() {
 	*x = ResetShareStatus{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[7]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1200,7 @@ func (x *ResetShareStatus) String() string {
 func (*ResetShareStatus) ProtoMessage() {}
 
 func (x *ResetShareStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[7]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1213,7 @@ func (x *ResetShareStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetShareStatus.ProtoReflect.Descriptor instead.
 func (*ResetShareStatus) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{7}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ResetShareStatus) GetId() string {
@@ -1172,7 +1242,7 @@ type CreateReplica struct {
 
 func (x *CreateReplica) Reset() {
 	*x = CreateReplica{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[8]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1184,7 +1254,7 @@ func (x *CreateReplica) String() string {
 func (*CreateReplica) ProtoMessage() {}
 
 func (x *CreateReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[8]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1197,7 +1267,7 @@ func (x *CreateReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateReplica.ProtoReflect.Descriptor instead.
 func (*CreateReplica) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{8}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CreateReplica) GetReplica() *v1.Replica {
@@ -1226,7 +1296,7 @@ type UpdateReplicaMetadata struct {
 
 func (x *UpdateReplicaMetadata) Reset() {
 	*x = UpdateReplicaMetadata{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[9]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1308,7 @@ func (x *UpdateReplicaMetadata) String() string {
 func (*UpdateReplicaMetadata) ProtoMessage() {}
 
 func (x *UpdateReplicaMetadata) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[9]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1321,7 @@ func (x *UpdateReplicaMetadata) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateReplicaMetadata.ProtoReflect.Descriptor instead.
 func (*UpdateReplicaMetadata) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{9}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UpdateReplicaMetadata) GetId() string {
@@ -1293,7 +1363,7 @@ type DeleteReplica struct {
 
 func (x *DeleteReplica) Reset() {
 	*x = DeleteReplica{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[10]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1375,7 @@ func (x *DeleteReplica) String() string {
 func (*DeleteReplica) ProtoMessage() {}
 
 func (x *DeleteReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[10]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1388,7 @@ func (x *DeleteReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteReplica.ProtoReflect.Descriptor instead.
 func (*DeleteReplica) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{10}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteReplica) GetId() string {
@@ -1342,6 +1412,59 @@ func (x *DeleteReplica) GetForce() bool {
 	return false
 }
 
+// UnmanageReplica marks a secondary to be given back.
+type UnmanageReplica struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Id               string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	ExpectedRevision uint64                 `protobuf:"varint,2,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *UnmanageReplica) Reset() {
+	*x = UnmanageReplica{}
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnmanageReplica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnmanageReplica) ProtoMessage() {}
+
+func (x *UnmanageReplica) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnmanageReplica.ProtoReflect.Descriptor instead.
+func (*UnmanageReplica) Descriptor() ([]byte, []int) {
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *UnmanageReplica) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *UnmanageReplica) GetExpectedRevision() uint64 {
+	if x != nil {
+		return x.ExpectedRevision
+	}
+	return 0
+}
+
 // PromoteReplica commits FENCING(epoch, mode, target) if the share is ACTIVE under expected_epoch.
 type PromoteReplica struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1358,7 +1481,7 @@ type PromoteReplica struct {
 
 func (x *PromoteReplica) Reset() {
 	*x = PromoteReplica{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[11]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1493,7 @@ func (x *PromoteReplica) String() string {
 func (*PromoteReplica) ProtoMessage() {}
 
 func (x *PromoteReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[11]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1506,7 @@ func (x *PromoteReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteReplica.ProtoReflect.Descriptor instead.
 func (*PromoteReplica) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{11}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PromoteReplica) GetId() string {
@@ -1439,7 +1562,7 @@ type CancelPromotion struct {
 
 func (x *CancelPromotion) Reset() {
 	*x = CancelPromotion{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[12]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1574,7 @@ func (x *CancelPromotion) String() string {
 func (*CancelPromotion) ProtoMessage() {}
 
 func (x *CancelPromotion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[12]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1587,7 @@ func (x *CancelPromotion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelPromotion.ProtoReflect.Descriptor instead.
 func (*CancelPromotion) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{12}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CancelPromotion) GetShareId() string {
@@ -1490,7 +1613,7 @@ type ResyncReplica struct {
 
 func (x *ResyncReplica) Reset() {
 	*x = ResyncReplica{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[13]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +1625,7 @@ func (x *ResyncReplica) String() string {
 func (*ResyncReplica) ProtoMessage() {}
 
 func (x *ResyncReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[13]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +1638,7 @@ func (x *ResyncReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResyncReplica.ProtoReflect.Descriptor instead.
 func (*ResyncReplica) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{13}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ResyncReplica) GetId() string {
@@ -1535,7 +1658,7 @@ type ResetReplicaStatus struct {
 
 func (x *ResetReplicaStatus) Reset() {
 	*x = ResetReplicaStatus{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[14]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1547,7 +1670,7 @@ func (x *ResetReplicaStatus) String() string {
 func (*ResetReplicaStatus) ProtoMessage() {}
 
 func (x *ResetReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[14]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1560,7 +1683,7 @@ func (x *ResetReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ResetReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{14}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ResetReplicaStatus) GetId() string {
@@ -1587,7 +1710,7 @@ type ResetReplicaState struct {
 
 func (x *ResetReplicaState) Reset() {
 	*x = ResetReplicaState{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[15]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1599,7 +1722,7 @@ func (x *ResetReplicaState) String() string {
 func (*ResetReplicaState) ProtoMessage() {}
 
 func (x *ResetReplicaState) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[15]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1612,7 +1735,7 @@ func (x *ResetReplicaState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetReplicaState.ProtoReflect.Descriptor instead.
 func (*ResetReplicaState) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{15}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ResetReplicaState) GetId() string {
@@ -1640,7 +1763,7 @@ type CreateSnapshot struct {
 
 func (x *CreateSnapshot) Reset() {
 	*x = CreateSnapshot{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[16]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1652,7 +1775,7 @@ func (x *CreateSnapshot) String() string {
 func (*CreateSnapshot) ProtoMessage() {}
 
 func (x *CreateSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[16]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1665,7 +1788,7 @@ func (x *CreateSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshot.ProtoReflect.Descriptor instead.
 func (*CreateSnapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{16}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateSnapshot) GetSnapshot() *v1.Snapshot {
@@ -1694,7 +1817,7 @@ type UpdateSnapshot struct {
 
 func (x *UpdateSnapshot) Reset() {
 	*x = UpdateSnapshot{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[17]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1706,7 +1829,7 @@ func (x *UpdateSnapshot) String() string {
 func (*UpdateSnapshot) ProtoMessage() {}
 
 func (x *UpdateSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[17]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1719,7 +1842,7 @@ func (x *UpdateSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSnapshot.ProtoReflect.Descriptor instead.
 func (*UpdateSnapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{17}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UpdateSnapshot) GetId() string {
@@ -1760,7 +1883,7 @@ type DeleteSnapshot struct {
 
 func (x *DeleteSnapshot) Reset() {
 	*x = DeleteSnapshot{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[18]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +1895,7 @@ func (x *DeleteSnapshot) String() string {
 func (*DeleteSnapshot) ProtoMessage() {}
 
 func (x *DeleteSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[18]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +1908,7 @@ func (x *DeleteSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshot.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{18}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeleteSnapshot) GetId() string {
@@ -1812,7 +1935,7 @@ type ResetSnapshotStatus struct {
 
 func (x *ResetSnapshotStatus) Reset() {
 	*x = ResetSnapshotStatus{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[19]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1824,7 +1947,7 @@ func (x *ResetSnapshotStatus) String() string {
 func (*ResetSnapshotStatus) ProtoMessage() {}
 
 func (x *ResetSnapshotStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[19]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1837,7 +1960,7 @@ func (x *ResetSnapshotStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetSnapshotStatus.ProtoReflect.Descriptor instead.
 func (*ResetSnapshotStatus) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{19}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResetSnapshotStatus) GetId() string {
@@ -1863,7 +1986,7 @@ type AllowAccess struct {
 
 func (x *AllowAccess) Reset() {
 	*x = AllowAccess{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[20]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +1998,7 @@ func (x *AllowAccess) String() string {
 func (*AllowAccess) ProtoMessage() {}
 
 func (x *AllowAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[20]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +2011,7 @@ func (x *AllowAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllowAccess.ProtoReflect.Descriptor instead.
 func (*AllowAccess) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{20}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AllowAccess) GetAccessRule() *v1.AccessRule {
@@ -1908,7 +2031,7 @@ type UpdateAccess struct {
 
 func (x *UpdateAccess) Reset() {
 	*x = UpdateAccess{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[21]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +2043,7 @@ func (x *UpdateAccess) String() string {
 func (*UpdateAccess) ProtoMessage() {}
 
 func (x *UpdateAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[21]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2056,7 @@ func (x *UpdateAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateAccess.ProtoReflect.Descriptor instead.
 func (*UpdateAccess) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{21}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UpdateAccess) GetId() string {
@@ -1959,7 +2082,7 @@ type DenyAccess struct {
 
 func (x *DenyAccess) Reset() {
 	*x = DenyAccess{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[22]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1971,7 +2094,7 @@ func (x *DenyAccess) String() string {
 func (*DenyAccess) ProtoMessage() {}
 
 func (x *DenyAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[22]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1984,7 +2107,7 @@ func (x *DenyAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenyAccess.ProtoReflect.Descriptor instead.
 func (*DenyAccess) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{22}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DenyAccess) GetId() string {
@@ -2003,7 +2126,7 @@ type PutQuota struct {
 
 func (x *PutQuota) Reset() {
 	*x = PutQuota{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[23]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2015,7 +2138,7 @@ func (x *PutQuota) String() string {
 func (*PutQuota) ProtoMessage() {}
 
 func (x *PutQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[23]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2028,7 +2151,7 @@ func (x *PutQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutQuota.ProtoReflect.Descriptor instead.
 func (*PutQuota) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{23}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PutQuota) GetLimits() *v1.QuotaLimits {
@@ -2049,7 +2172,7 @@ type ResetQuota struct {
 
 func (x *ResetQuota) Reset() {
 	*x = ResetQuota{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[24]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2184,7 @@ func (x *ResetQuota) String() string {
 func (*ResetQuota) ProtoMessage() {}
 
 func (x *ResetQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[24]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2197,7 @@ func (x *ResetQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetQuota.ProtoReflect.Descriptor instead.
 func (*ResetQuota) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{24}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ResetQuota) GetProjectId() string {
@@ -2107,7 +2230,7 @@ type DeleteMessage struct {
 
 func (x *DeleteMessage) Reset() {
 	*x = DeleteMessage{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[25]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2242,7 @@ func (x *DeleteMessage) String() string {
 func (*DeleteMessage) ProtoMessage() {}
 
 func (x *DeleteMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[25]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2255,7 @@ func (x *DeleteMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMessage.ProtoReflect.Descriptor instead.
 func (*DeleteMessage) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{25}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DeleteMessage) GetId() string {
@@ -2151,7 +2274,7 @@ type RegisterHost struct {
 
 func (x *RegisterHost) Reset() {
 	*x = RegisterHost{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[26]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2163,7 +2286,7 @@ func (x *RegisterHost) String() string {
 func (*RegisterHost) ProtoMessage() {}
 
 func (x *RegisterHost) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[26]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2176,7 +2299,7 @@ func (x *RegisterHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterHost.ProtoReflect.Descriptor instead.
 func (*RegisterHost) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{26}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RegisterHost) GetHost() *v1.Host {
@@ -2197,7 +2320,7 @@ type SetHostAdminState struct {
 
 func (x *SetHostAdminState) Reset() {
 	*x = SetHostAdminState{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[27]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2209,7 +2332,7 @@ func (x *SetHostAdminState) String() string {
 func (*SetHostAdminState) ProtoMessage() {}
 
 func (x *SetHostAdminState) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[27]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2222,7 +2345,7 @@ func (x *SetHostAdminState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHostAdminState.ProtoReflect.Descriptor instead.
 func (*SetHostAdminState) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{27}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SetHostAdminState) GetId() string {
@@ -2255,7 +2378,7 @@ type RemoveHost struct {
 
 func (x *RemoveHost) Reset() {
 	*x = RemoveHost{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[28]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2267,7 +2390,7 @@ func (x *RemoveHost) String() string {
 func (*RemoveHost) ProtoMessage() {}
 
 func (x *RemoveHost) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[28]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2280,7 +2403,7 @@ func (x *RemoveHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHost.ProtoReflect.Descriptor instead.
 func (*RemoveHost) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{28}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RemoveHost) GetId() string {
@@ -2288,52 +2411,6 @@ func (x *RemoveHost) GetId() string {
 		return x.Id
 	}
 	return ""
-}
-
-// PurgeDivergentCopy lets a host destroy a divergent copy; the entry is the record of
-// who asked for it, when and why.
-type PurgeDivergentCopy struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Order         *v1.PurgeOrder         `protobuf:"bytes,1,opt,name=order,proto3" json:"order,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *PurgeDivergentCopy) Reset() {
-	*x = PurgeDivergentCopy{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *PurgeDivergentCopy) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*PurgeDivergentCopy) ProtoMessage() {}
-
-func (x *PurgeDivergentCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use PurgeDivergentCopy.ProtoReflect.Descriptor instead.
-func (*PurgeDivergentCopy) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{29}
-}
-
-func (x *PurgeDivergentCopy) GetOrder() *v1.PurgeOrder {
-	if x != nil {
-		return x.Order
-	}
-	return nil
 }
 
 type JoinToken struct {
@@ -2352,7 +2429,7 @@ type JoinToken struct {
 
 func (x *JoinToken) Reset() {
 	*x = JoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2364,7 +2441,7 @@ func (x *JoinToken) String() string {
 func (*JoinToken) ProtoMessage() {}
 
 func (x *JoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2377,7 +2454,7 @@ func (x *JoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinToken.ProtoReflect.Descriptor instead.
 func (*JoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{30}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *JoinToken) GetHash() string {
@@ -2431,7 +2508,7 @@ type PutJoinToken struct {
 
 func (x *PutJoinToken) Reset() {
 	*x = PutJoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2443,7 +2520,7 @@ func (x *PutJoinToken) String() string {
 func (*PutJoinToken) ProtoMessage() {}
 
 func (x *PutJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2456,7 +2533,7 @@ func (x *PutJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutJoinToken.ProtoReflect.Descriptor instead.
 func (*PutJoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{31}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PutJoinToken) GetToken() *JoinToken {
@@ -2476,7 +2553,7 @@ type UseJoinToken struct {
 
 func (x *UseJoinToken) Reset() {
 	*x = UseJoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2488,7 +2565,7 @@ func (x *UseJoinToken) String() string {
 func (*UseJoinToken) ProtoMessage() {}
 
 func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2501,7 +2578,7 @@ func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseJoinToken.ProtoReflect.Descriptor instead.
 func (*UseJoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{32}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *UseJoinToken) GetHash() string {
@@ -2527,14 +2604,13 @@ type Transitions struct {
 	Hosts         []*HostTransition      `protobuf:"bytes,3,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	Shares        []*ShareTransition     `protobuf:"bytes,4,rep,name=shares,proto3" json:"shares,omitempty"`
 	Messages      []*v1.UserMessage      `protobuf:"bytes,5,rep,name=messages,proto3" json:"messages,omitempty"`
-	Purges        []*PurgeTransition     `protobuf:"bytes,20,rep,name=purges,proto3" json:"purges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Transitions) Reset() {
 	*x = Transitions{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2546,7 +2622,7 @@ func (x *Transitions) String() string {
 func (*Transitions) ProtoMessage() {}
 
 func (x *Transitions) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2559,7 +2635,7 @@ func (x *Transitions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transitions.ProtoReflect.Descriptor instead.
 func (*Transitions) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{33}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Transitions) GetReplicas() []*ReplicaTransition {
@@ -2597,13 +2673,6 @@ func (x *Transitions) GetMessages() []*v1.UserMessage {
 	return nil
 }
 
-func (x *Transitions) GetPurges() []*PurgeTransition {
-	if x != nil {
-		return x.Purges
-	}
-	return nil
-}
-
 // ReplicaTransition changes what is set, if the replica is still at expected_revision (0: any).
 type ReplicaTransition struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
@@ -2622,7 +2691,7 @@ type ReplicaTransition struct {
 	HeadCreatedAt         *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=head_created_at,json=headCreatedAt,proto3" json:"head_created_at,omitempty"`
 	Error                 *v1.ReplicaError       `protobuf:"bytes,13,opt,name=error,proto3" json:"error,omitempty"`
 	ClearError            bool                   `protobuf:"varint,14,opt,name=clear_error,json=clearError,proto3" json:"clear_error,omitempty"`
-	// The host confirmed that nothing is left: remove the record.
+	// The host confirmed that nothing is left, or that it was given back: remove the record.
 	Gone               bool                `protobuf:"varint,15,opt,name=gone,proto3" json:"gone,omitempty"`
 	DivergentCopies    []*v1.DivergentCopy `protobuf:"bytes,16,rep,name=divergent_copies,json=divergentCopies,proto3" json:"divergent_copies,omitempty"`
 	SetDivergentCopies bool                `protobuf:"varint,17,opt,name=set_divergent_copies,json=setDivergentCopies,proto3" json:"set_divergent_copies,omitempty"`
@@ -2632,7 +2701,7 @@ type ReplicaTransition struct {
 
 func (x *ReplicaTransition) Reset() {
 	*x = ReplicaTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2644,7 +2713,7 @@ func (x *ReplicaTransition) String() string {
 func (*ReplicaTransition) ProtoMessage() {}
 
 func (x *ReplicaTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2657,7 +2726,7 @@ func (x *ReplicaTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaTransition.ProtoReflect.Descriptor instead.
 func (*ReplicaTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{34}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReplicaTransition) GetId() string {
@@ -2796,7 +2865,7 @@ type SnapshotTransition struct {
 
 func (x *SnapshotTransition) Reset() {
 	*x = SnapshotTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2808,7 +2877,7 @@ func (x *SnapshotTransition) String() string {
 func (*SnapshotTransition) ProtoMessage() {}
 
 func (x *SnapshotTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2821,7 +2890,7 @@ func (x *SnapshotTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTransition.ProtoReflect.Descriptor instead.
 func (*SnapshotTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{35}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SnapshotTransition) GetSnapshotId() string {
@@ -2885,7 +2954,7 @@ type HostTransition struct {
 
 func (x *HostTransition) Reset() {
 	*x = HostTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2897,7 +2966,7 @@ func (x *HostTransition) String() string {
 func (*HostTransition) ProtoMessage() {}
 
 func (x *HostTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2910,7 +2979,7 @@ func (x *HostTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostTransition.ProtoReflect.Descriptor instead.
 func (*HostTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{36}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *HostTransition) GetId() string {
@@ -2932,59 +3001,6 @@ func (x *HostTransition) GetExpectedState() v1.HostState {
 		return x.ExpectedState
 	}
 	return v1.HostState(0)
-}
-
-// PurgeTransition ends a purge order: the host has confirmed that the copy is gone.
-type PurgeTransition struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	HostId        string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
-	Guid          uint64                 `protobuf:"fixed64,2,opt,name=guid,proto3" json:"guid,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *PurgeTransition) Reset() {
-	*x = PurgeTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *PurgeTransition) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*PurgeTransition) ProtoMessage() {}
-
-func (x *PurgeTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use PurgeTransition.ProtoReflect.Descriptor instead.
-func (*PurgeTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{37}
-}
-
-func (x *PurgeTransition) GetHostId() string {
-	if x != nil {
-		return x.HostId
-	}
-	return ""
-}
-
-func (x *PurgeTransition) GetGuid() uint64 {
-	if x != nil {
-		return x.Guid
-	}
-	return 0
 }
 
 // ShareTransition ends a resize.
@@ -3762,7 +3778,7 @@ var File_tarn_raft_v1_command_proto protoreflect.FileDescriptor
 
 const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\xc8\x16\n" +
+	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\x84\x17\n" +
 	"\aCommand\x12;\n" +
 	"\vproposed_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"proposedAt\x12\x14\n" +
@@ -3806,7 +3822,9 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\vremove_host\x18% \x01(\v2\x18.tarn.raft.v1.RemoveHostH\x00R\n" +
 	"removeHost\x12B\n" +
 	"\x0eput_join_token\x18& \x01(\v2\x1a.tarn.raft.v1.PutJoinTokenH\x00R\fputJoinToken\x12B\n" +
-	"\x0euse_join_token\x18' \x01(\v2\x1a.tarn.raft.v1.UseJoinTokenH\x00R\fuseJoinToken\x12=\n" +
+	"\x0euse_join_token\x18' \x01(\v2\x1a.tarn.raft.v1.UseJoinTokenH\x00R\fuseJoinToken\x12J\n" +
+	"\x10unmanage_replica\x18, \x01(\v2\x1d.tarn.raft.v1.UnmanageReplicaH\x00R\x0funmanageReplica\x12D\n" +
+	"\x0eunmanage_share\x18- \x01(\v2\x1b.tarn.raft.v1.UnmanageShareH\x00R\runmanageShare\x12=\n" +
 	"\vtransitions\x182 \x01(\v2\x19.tarn.raft.v1.TransitionsH\x00R\vtransitions\x12G\n" +
 	"\x0fcommit_demotion\x183 \x01(\v2\x1c.tarn.raft.v1.CommitDemotionH\x00R\x0ecommitDemotion\x12;\n" +
 	"\vcommit_seal\x184 \x01(\v2\x18.tarn.raft.v1.CommitSealH\x00R\n" +
@@ -3815,8 +3833,7 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\bactivate\x186 \x01(\v2\x16.tarn.raft.v1.ActivateH\x00R\bactivate\x128\n" +
 	"\n" +
 	"check_hash\x18< \x01(\v2\x17.tarn.raft.v1.CheckHashH\x00R\tcheckHash\x12>\n" +
-	"\finit_cluster\x18= \x01(\v2\x19.tarn.raft.v1.InitClusterH\x00R\vinitCluster\x12T\n" +
-	"\x14purge_divergent_copy\x18F \x01(\v2 .tarn.raft.v1.PurgeDivergentCopyH\x00R\x12purgeDivergentCopyB\x06\n" +
+	"\finit_cluster\x18= \x01(\v2\x19.tarn.raft.v1.InitClusterH\x00R\vinitClusterB\x06\n" +
 	"\x04verb\"n\n" +
 	"\fPutShareType\x121\n" +
 	"\n" +
@@ -3851,7 +3868,10 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12 \n" +
 	"\fnew_size_gib\x18\x02 \x01(\x03R\n" +
 	"newSizeGib\x12\x16\n" +
-	"\x06shrink\x18\x03 \x01(\bR\x06shrink\"K\n" +
+	"\x06shrink\x18\x03 \x01(\bR\x06shrink\"L\n" +
+	"\rUnmanageShare\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
+	"\x11expected_revision\x18\x02 \x01(\x04R\x10expectedRevision\"K\n" +
 	"\x10ResetShareStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x0f.tarn.v1.StatusR\x06status\"\xed\x01\n" +
@@ -3872,7 +3892,10 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\rDeleteReplica\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
 	"\x11expected_revision\x18\x02 \x01(\x04R\x10expectedRevision\x12\x14\n" +
-	"\x05force\x18\x03 \x01(\bR\x05force\"\xdf\x01\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"N\n" +
+	"\x0fUnmanageReplica\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
+	"\x11expected_revision\x18\x02 \x01(\x04R\x10expectedRevision\"\xdf\x01\n" +
 	"\x0ePromoteReplica\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x13\n" +
 	"\x05op_id\x18\x02 \x01(\tR\x04opId\x12*\n" +
@@ -3938,9 +3961,7 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x1c\n" +
 	"\n" +
 	"RemoveHost\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"?\n" +
-	"\x12PurgeDivergentCopy\x12)\n" +
-	"\x05order\x18\x01 \x01(\v2\x13.tarn.v1.PurgeOrderR\x05order\"\xc9\x01\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xc9\x01\n" +
 	"\tJoinToken\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x129\n" +
@@ -3954,14 +3975,13 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x05token\x18\x01 \x01(\v2\x17.tarn.raft.v1.JoinTokenR\x05token\";\n" +
 	"\fUseJoinToken\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x12\x17\n" +
-	"\anode_id\x18\x02 \x01(\tR\x06nodeId\"\xde\x02\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\"\xa7\x02\n" +
 	"\vTransitions\x12;\n" +
 	"\breplicas\x18\x01 \x03(\v2\x1f.tarn.raft.v1.ReplicaTransitionR\breplicas\x12>\n" +
 	"\tsnapshots\x18\x02 \x03(\v2 .tarn.raft.v1.SnapshotTransitionR\tsnapshots\x122\n" +
 	"\x05hosts\x18\x03 \x03(\v2\x1c.tarn.raft.v1.HostTransitionR\x05hosts\x125\n" +
 	"\x06shares\x18\x04 \x03(\v2\x1d.tarn.raft.v1.ShareTransitionR\x06shares\x120\n" +
-	"\bmessages\x18\x05 \x03(\v2\x14.tarn.v1.UserMessageR\bmessages\x125\n" +
-	"\x06purges\x18\x14 \x03(\v2\x1d.tarn.raft.v1.PurgeTransitionR\x06purges\"\xf0\x06\n" +
+	"\bmessages\x18\x05 \x03(\v2\x14.tarn.v1.UserMessageR\bmessages\"\xf0\x06\n" +
 	"\x11ReplicaTransition\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
 	"\x11expected_revision\x18\x02 \x01(\x04R\x10expectedRevision\x12'\n" +
@@ -4000,10 +4020,7 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x0eHostTransition\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12(\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x12.tarn.v1.HostStateR\x05state\x129\n" +
-	"\x0eexpected_state\x18\x03 \x01(\x0e2\x12.tarn.v1.HostStateR\rexpectedState\">\n" +
-	"\x0fPurgeTransition\x12\x17\n" +
-	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x12\n" +
-	"\x04guid\x18\x02 \x01(\x06R\x04guid\"\xb3\x01\n" +
+	"\x0eexpected_state\x18\x03 \x01(\x0e2\x12.tarn.v1.HostStateR\rexpectedState\"\xb3\x01\n" +
 	"\x0fShareTransition\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x129\n" +
 	"\x19expected_pending_size_gib\x18\x02 \x01(\x03R\x16expectedPendingSizeGib\x124\n" +
@@ -4088,37 +4105,37 @@ var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*UpdateShare)(nil),           // 4: tarn.raft.v1.UpdateShare
 	(*DeleteShare)(nil),           // 5: tarn.raft.v1.DeleteShare
 	(*ResizeShare)(nil),           // 6: tarn.raft.v1.ResizeShare
-	(*ResetShareStatus)(nil),      // 7: tarn.raft.v1.ResetShareStatus
-	(*CreateReplica)(nil),         // 8: tarn.raft.v1.CreateReplica
-	(*UpdateReplicaMetadata)(nil), // 9: tarn.raft.v1.UpdateReplicaMetadata
-	(*DeleteReplica)(nil),         // 10: tarn.raft.v1.DeleteReplica
-	(*PromoteReplica)(nil),        // 11: tarn.raft.v1.PromoteReplica
-	(*CancelPromotion)(nil),       // 12: tarn.raft.v1.CancelPromotion
-	(*ResyncReplica)(nil),         // 13: tarn.raft.v1.ResyncReplica
-	(*ResetReplicaStatus)(nil),    // 14: tarn.raft.v1.ResetReplicaStatus
-	(*ResetReplicaState)(nil),     // 15: tarn.raft.v1.ResetReplicaState
-	(*CreateSnapshot)(nil),        // 16: tarn.raft.v1.CreateSnapshot
-	(*UpdateSnapshot)(nil),        // 17: tarn.raft.v1.UpdateSnapshot
-	(*DeleteSnapshot)(nil),        // 18: tarn.raft.v1.DeleteSnapshot
-	(*ResetSnapshotStatus)(nil),   // 19: tarn.raft.v1.ResetSnapshotStatus
-	(*AllowAccess)(nil),           // 20: tarn.raft.v1.AllowAccess
-	(*UpdateAccess)(nil),          // 21: tarn.raft.v1.UpdateAccess
-	(*DenyAccess)(nil),            // 22: tarn.raft.v1.DenyAccess
-	(*PutQuota)(nil),              // 23: tarn.raft.v1.PutQuota
-	(*ResetQuota)(nil),            // 24: tarn.raft.v1.ResetQuota
-	(*DeleteMessage)(nil),         // 25: tarn.raft.v1.DeleteMessage
-	(*RegisterHost)(nil),          // 26: tarn.raft.v1.RegisterHost
-	(*SetHostAdminState)(nil),     // 27: tarn.raft.v1.SetHostAdminState
-	(*RemoveHost)(nil),            // 28: tarn.raft.v1.RemoveHost
-	(*PurgeDivergentCopy)(nil),    // 29: tarn.raft.v1.PurgeDivergentCopy
-	(*JoinToken)(nil),             // 30: tarn.raft.v1.JoinToken
-	(*PutJoinToken)(nil),          // 31: tarn.raft.v1.PutJoinToken
-	(*UseJoinToken)(nil),          // 32: tarn.raft.v1.UseJoinToken
-	(*Transitions)(nil),           // 33: tarn.raft.v1.Transitions
-	(*ReplicaTransition)(nil),     // 34: tarn.raft.v1.ReplicaTransition
-	(*SnapshotTransition)(nil),    // 35: tarn.raft.v1.SnapshotTransition
-	(*HostTransition)(nil),        // 36: tarn.raft.v1.HostTransition
-	(*PurgeTransition)(nil),       // 37: tarn.raft.v1.PurgeTransition
+	(*UnmanageShare)(nil),         // 7: tarn.raft.v1.UnmanageShare
+	(*ResetShareStatus)(nil),      // 8: tarn.raft.v1.ResetShareStatus
+	(*CreateReplica)(nil),         // 9: tarn.raft.v1.CreateReplica
+	(*UpdateReplicaMetadata)(nil), // 10: tarn.raft.v1.UpdateReplicaMetadata
+	(*DeleteReplica)(nil),         // 11: tarn.raft.v1.DeleteReplica
+	(*UnmanageReplica)(nil),       // 12: tarn.raft.v1.UnmanageReplica
+	(*PromoteReplica)(nil),        // 13: tarn.raft.v1.PromoteReplica
+	(*CancelPromotion)(nil),       // 14: tarn.raft.v1.CancelPromotion
+	(*ResyncReplica)(nil),         // 15: tarn.raft.v1.ResyncReplica
+	(*ResetReplicaStatus)(nil),    // 16: tarn.raft.v1.ResetReplicaStatus
+	(*ResetReplicaState)(nil),     // 17: tarn.raft.v1.ResetReplicaState
+	(*CreateSnapshot)(nil),        // 18: tarn.raft.v1.CreateSnapshot
+	(*UpdateSnapshot)(nil),        // 19: tarn.raft.v1.UpdateSnapshot
+	(*DeleteSnapshot)(nil),        // 20: tarn.raft.v1.DeleteSnapshot
+	(*ResetSnapshotStatus)(nil),   // 21: tarn.raft.v1.ResetSnapshotStatus
+	(*AllowAccess)(nil),           // 22: tarn.raft.v1.AllowAccess
+	(*UpdateAccess)(nil),          // 23: tarn.raft.v1.UpdateAccess
+	(*DenyAccess)(nil),            // 24: tarn.raft.v1.DenyAccess
+	(*PutQuota)(nil),              // 25: tarn.raft.v1.PutQuota
+	(*ResetQuota)(nil),            // 26: tarn.raft.v1.ResetQuota
+	(*DeleteMessage)(nil),         // 27: tarn.raft.v1.DeleteMessage
+	(*RegisterHost)(nil),          // 28: tarn.raft.v1.RegisterHost
+	(*SetHostAdminState)(nil),     // 29: tarn.raft.v1.SetHostAdminState
+	(*RemoveHost)(nil),            // 30: tarn.raft.v1.RemoveHost
+	(*JoinToken)(nil),             // 31: tarn.raft.v1.JoinToken
+	(*PutJoinToken)(nil),          // 32: tarn.raft.v1.PutJoinToken
+	(*UseJoinToken)(nil),          // 33: tarn.raft.v1.UseJoinToken
+	(*Transitions)(nil),           // 34: tarn.raft.v1.Transitions
+	(*ReplicaTransition)(nil),     // 35: tarn.raft.v1.ReplicaTransition
+	(*SnapshotTransition)(nil),    // 36: tarn.raft.v1.SnapshotTransition
+	(*HostTransition)(nil),        // 37: tarn.raft.v1.HostTransition
 	(*ShareTransition)(nil),       // 38: tarn.raft.v1.ShareTransition
 	(*CommitDemotion)(nil),        // 39: tarn.raft.v1.CommitDemotion
 	(*CommitSeal)(nil),            // 40: tarn.raft.v1.CommitSeal
@@ -4146,16 +4163,15 @@ var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*v1.QuotaLimits)(nil),        // 62: tarn.v1.QuotaLimits
 	(*v1.Host)(nil),               // 63: tarn.v1.Host
 	(v1.HostAdminState)(0),        // 64: tarn.v1.HostAdminState
-	(*v1.PurgeOrder)(nil),         // 65: tarn.v1.PurgeOrder
-	(*v1.UserMessage)(nil),        // 66: tarn.v1.UserMessage
-	(*v1.ExportLocation)(nil),     // 67: tarn.v1.ExportLocation
-	(*v1.RuleError)(nil),          // 68: tarn.v1.RuleError
-	(*v1.ReplicaError)(nil),       // 69: tarn.v1.ReplicaError
-	(*v1.DivergentCopy)(nil),      // 70: tarn.v1.DivergentCopy
-	(v1.HostState)(0),             // 71: tarn.v1.HostState
-	(v1.FencingProof)(0),          // 72: tarn.v1.FencingProof
-	(*v1.LossReport)(nil),         // 73: tarn.v1.LossReport
-	(*v1.SnapshotInstance)(nil),   // 74: tarn.v1.SnapshotInstance
+	(*v1.UserMessage)(nil),        // 65: tarn.v1.UserMessage
+	(*v1.ExportLocation)(nil),     // 66: tarn.v1.ExportLocation
+	(*v1.RuleError)(nil),          // 67: tarn.v1.RuleError
+	(*v1.ReplicaError)(nil),       // 68: tarn.v1.ReplicaError
+	(*v1.DivergentCopy)(nil),      // 69: tarn.v1.DivergentCopy
+	(v1.HostState)(0),             // 70: tarn.v1.HostState
+	(v1.FencingProof)(0),          // 71: tarn.v1.FencingProof
+	(*v1.LossReport)(nil),         // 72: tarn.v1.LossReport
+	(*v1.SnapshotInstance)(nil),   // 73: tarn.v1.SnapshotInstance
 }
 var file_tarn_raft_v1_command_proto_depIdxs = []int32{
 	51, // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
@@ -4165,99 +4181,98 @@ var file_tarn_raft_v1_command_proto_depIdxs = []int32{
 	4,  // 4: tarn.raft.v1.Command.update_share:type_name -> tarn.raft.v1.UpdateShare
 	5,  // 5: tarn.raft.v1.Command.delete_share:type_name -> tarn.raft.v1.DeleteShare
 	6,  // 6: tarn.raft.v1.Command.resize_share:type_name -> tarn.raft.v1.ResizeShare
-	7,  // 7: tarn.raft.v1.Command.reset_share_status:type_name -> tarn.raft.v1.ResetShareStatus
-	8,  // 8: tarn.raft.v1.Command.create_replica:type_name -> tarn.raft.v1.CreateReplica
-	9,  // 9: tarn.raft.v1.Command.update_replica_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata
-	10, // 10: tarn.raft.v1.Command.delete_replica:type_name -> tarn.raft.v1.DeleteReplica
-	11, // 11: tarn.raft.v1.Command.promote_replica:type_name -> tarn.raft.v1.PromoteReplica
-	12, // 12: tarn.raft.v1.Command.cancel_promotion:type_name -> tarn.raft.v1.CancelPromotion
-	13, // 13: tarn.raft.v1.Command.resync_replica:type_name -> tarn.raft.v1.ResyncReplica
-	14, // 14: tarn.raft.v1.Command.reset_replica_status:type_name -> tarn.raft.v1.ResetReplicaStatus
-	15, // 15: tarn.raft.v1.Command.reset_replica_state:type_name -> tarn.raft.v1.ResetReplicaState
-	16, // 16: tarn.raft.v1.Command.create_snapshot:type_name -> tarn.raft.v1.CreateSnapshot
-	17, // 17: tarn.raft.v1.Command.update_snapshot:type_name -> tarn.raft.v1.UpdateSnapshot
-	18, // 18: tarn.raft.v1.Command.delete_snapshot:type_name -> tarn.raft.v1.DeleteSnapshot
-	19, // 19: tarn.raft.v1.Command.reset_snapshot_status:type_name -> tarn.raft.v1.ResetSnapshotStatus
-	20, // 20: tarn.raft.v1.Command.allow_access:type_name -> tarn.raft.v1.AllowAccess
-	21, // 21: tarn.raft.v1.Command.update_access:type_name -> tarn.raft.v1.UpdateAccess
-	22, // 22: tarn.raft.v1.Command.deny_access:type_name -> tarn.raft.v1.DenyAccess
-	23, // 23: tarn.raft.v1.Command.put_quota:type_name -> tarn.raft.v1.PutQuota
-	24, // 24: tarn.raft.v1.Command.reset_quota:type_name -> tarn.raft.v1.ResetQuota
-	25, // 25: tarn.raft.v1.Command.delete_message:type_name -> tarn.raft.v1.DeleteMessage
-	26, // 26: tarn.raft.v1.Command.register_host:type_name -> tarn.raft.v1.RegisterHost
-	27, // 27: tarn.raft.v1.Command.set_host_admin_state:type_name -> tarn.raft.v1.SetHostAdminState
-	28, // 28: tarn.raft.v1.Command.remove_host:type_name -> tarn.raft.v1.RemoveHost
-	31, // 29: tarn.raft.v1.Command.put_join_token:type_name -> tarn.raft.v1.PutJoinToken
-	32, // 30: tarn.raft.v1.Command.use_join_token:type_name -> tarn.raft.v1.UseJoinToken
-	33, // 31: tarn.raft.v1.Command.transitions:type_name -> tarn.raft.v1.Transitions
-	39, // 32: tarn.raft.v1.Command.commit_demotion:type_name -> tarn.raft.v1.CommitDemotion
-	40, // 33: tarn.raft.v1.Command.commit_seal:type_name -> tarn.raft.v1.CommitSeal
-	41, // 34: tarn.raft.v1.Command.commit_proof:type_name -> tarn.raft.v1.CommitProof
-	42, // 35: tarn.raft.v1.Command.activate:type_name -> tarn.raft.v1.Activate
-	43, // 36: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
-	44, // 37: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
-	29, // 38: tarn.raft.v1.Command.purge_divergent_copy:type_name -> tarn.raft.v1.PurgeDivergentCopy
-	52, // 39: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
-	53, // 40: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
-	54, // 41: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
-	47, // 42: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
-	55, // 43: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
-	54, // 44: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
-	48, // 45: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	49, // 46: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	56, // 47: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
-	57, // 48: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
-	55, // 49: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
-	58, // 50: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
-	59, // 51: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
-	50, // 52: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	55, // 53: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
-	60, // 54: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
-	61, // 55: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
-	62, // 56: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
-	63, // 57: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
-	64, // 58: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
-	65, // 59: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
+	8,  // 7: tarn.raft.v1.Command.reset_share_status:type_name -> tarn.raft.v1.ResetShareStatus
+	9,  // 8: tarn.raft.v1.Command.create_replica:type_name -> tarn.raft.v1.CreateReplica
+	10, // 9: tarn.raft.v1.Command.update_replica_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata
+	11, // 10: tarn.raft.v1.Command.delete_replica:type_name -> tarn.raft.v1.DeleteReplica
+	13, // 11: tarn.raft.v1.Command.promote_replica:type_name -> tarn.raft.v1.PromoteReplica
+	14, // 12: tarn.raft.v1.Command.cancel_promotion:type_name -> tarn.raft.v1.CancelPromotion
+	15, // 13: tarn.raft.v1.Command.resync_replica:type_name -> tarn.raft.v1.ResyncReplica
+	16, // 14: tarn.raft.v1.Command.reset_replica_status:type_name -> tarn.raft.v1.ResetReplicaStatus
+	17, // 15: tarn.raft.v1.Command.reset_replica_state:type_name -> tarn.raft.v1.ResetReplicaState
+	18, // 16: tarn.raft.v1.Command.create_snapshot:type_name -> tarn.raft.v1.CreateSnapshot
+	19, // 17: tarn.raft.v1.Command.update_snapshot:type_name -> tarn.raft.v1.UpdateSnapshot
+	20, // 18: tarn.raft.v1.Command.delete_snapshot:type_name -> tarn.raft.v1.DeleteSnapshot
+	21, // 19: tarn.raft.v1.Command.reset_snapshot_status:type_name -> tarn.raft.v1.ResetSnapshotStatus
+	22, // 20: tarn.raft.v1.Command.allow_access:type_name -> tarn.raft.v1.AllowAccess
+	23, // 21: tarn.raft.v1.Command.update_access:type_name -> tarn.raft.v1.UpdateAccess
+	24, // 22: tarn.raft.v1.Command.deny_access:type_name -> tarn.raft.v1.DenyAccess
+	25, // 23: tarn.raft.v1.Command.put_quota:type_name -> tarn.raft.v1.PutQuota
+	26, // 24: tarn.raft.v1.Command.reset_quota:type_name -> tarn.raft.v1.ResetQuota
+	27, // 25: tarn.raft.v1.Command.delete_message:type_name -> tarn.raft.v1.DeleteMessage
+	28, // 26: tarn.raft.v1.Command.register_host:type_name -> tarn.raft.v1.RegisterHost
+	29, // 27: tarn.raft.v1.Command.set_host_admin_state:type_name -> tarn.raft.v1.SetHostAdminState
+	30, // 28: tarn.raft.v1.Command.remove_host:type_name -> tarn.raft.v1.RemoveHost
+	32, // 29: tarn.raft.v1.Command.put_join_token:type_name -> tarn.raft.v1.PutJoinToken
+	33, // 30: tarn.raft.v1.Command.use_join_token:type_name -> tarn.raft.v1.UseJoinToken
+	12, // 31: tarn.raft.v1.Command.unmanage_replica:type_name -> tarn.raft.v1.UnmanageReplica
+	7,  // 32: tarn.raft.v1.Command.unmanage_share:type_name -> tarn.raft.v1.UnmanageShare
+	34, // 33: tarn.raft.v1.Command.transitions:type_name -> tarn.raft.v1.Transitions
+	39, // 34: tarn.raft.v1.Command.commit_demotion:type_name -> tarn.raft.v1.CommitDemotion
+	40, // 35: tarn.raft.v1.Command.commit_seal:type_name -> tarn.raft.v1.CommitSeal
+	41, // 36: tarn.raft.v1.Command.commit_proof:type_name -> tarn.raft.v1.CommitProof
+	42, // 37: tarn.raft.v1.Command.activate:type_name -> tarn.raft.v1.Activate
+	43, // 38: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
+	44, // 39: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
+	52, // 40: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
+	53, // 41: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
+	54, // 42: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
+	47, // 43: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
+	55, // 44: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
+	54, // 45: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
+	48, // 46: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	49, // 47: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	56, // 48: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
+	57, // 49: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
+	55, // 50: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
+	58, // 51: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
+	59, // 52: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
+	50, // 53: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	55, // 54: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
+	60, // 55: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
+	61, // 56: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
+	62, // 57: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
+	63, // 58: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
+	64, // 59: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
 	51, // 60: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
-	30, // 61: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
-	34, // 62: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
-	35, // 63: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
-	36, // 64: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
+	31, // 61: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
+	35, // 62: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
+	36, // 63: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
+	37, // 64: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
 	38, // 65: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
-	66, // 66: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
-	37, // 67: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
-	55, // 68: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
-	58, // 69: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
-	67, // 70: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
-	68, // 71: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
-	51, // 72: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
-	69, // 73: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
-	70, // 74: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	55, // 75: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
-	51, // 76: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
-	71, // 77: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
-	71, // 78: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
-	55, // 79: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
-	51, // 80: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
-	51, // 81: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
-	72, // 82: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
-	73, // 83: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
-	51, // 84: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
-	52, // 85: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
-	53, // 86: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
-	54, // 87: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
-	59, // 88: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
-	74, // 89: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
-	60, // 90: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
-	62, // 91: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
-	66, // 92: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
-	63, // 93: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
-	30, // 94: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
-	95, // [95:95] is the sub-list for method output_type
-	95, // [95:95] is the sub-list for method input_type
-	95, // [95:95] is the sub-list for extension type_name
-	95, // [95:95] is the sub-list for extension extendee
-	0,  // [0:95] is the sub-list for field type_name
+	65, // 66: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
+	55, // 67: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
+	58, // 68: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
+	66, // 69: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
+	67, // 70: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
+	51, // 71: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
+	68, // 72: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
+	69, // 73: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	55, // 74: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
+	51, // 75: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
+	70, // 76: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
+	70, // 77: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
+	55, // 78: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
+	51, // 79: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
+	51, // 80: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
+	71, // 81: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
+	72, // 82: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
+	51, // 83: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
+	52, // 84: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
+	53, // 85: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
+	54, // 86: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
+	59, // 87: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
+	73, // 88: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
+	60, // 89: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
+	62, // 90: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
+	65, // 91: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
+	63, // 92: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
+	31, // 93: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
+	94, // [94:94] is the sub-list for method output_type
+	94, // [94:94] is the sub-list for method input_type
+	94, // [94:94] is the sub-list for extension type_name
+	94, // [94:94] is the sub-list for extension extendee
+	0,  // [0:94] is the sub-list for field type_name
 }
 
 func init() { file_tarn_raft_v1_command_proto_init() }
@@ -4296,6 +4311,8 @@ func file_tarn_raft_v1_command_proto_init() {
 		(*Command_RemoveHost)(nil),
 		(*Command_PutJoinToken)(nil),
 		(*Command_UseJoinToken)(nil),
+		(*Command_UnmanageReplica)(nil),
+		(*Command_UnmanageShare)(nil),
 		(*Command_Transitions)(nil),
 		(*Command_CommitDemotion)(nil),
 		(*Command_CommitSeal)(nil),
@@ -4303,11 +4320,10 @@ func file_tarn_raft_v1_command_proto_init() {
 		(*Command_Activate)(nil),
 		(*Command_CheckHash)(nil),
 		(*Command_InitCluster)(nil),
-		(*Command_PurgeDivergentCopy)(nil),
 	}
 	file_tarn_raft_v1_command_proto_msgTypes[4].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[17].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[34].OneofWrappers = []any{}
+	file_tarn_raft_v1_command_proto_msgTypes[19].OneofWrappers = []any{}
+	file_tarn_raft_v1_command_proto_msgTypes[35].OneofWrappers = []any{}
 	file_tarn_raft_v1_command_proto_msgTypes[46].OneofWrappers = []any{
 		(*SnapshotRecord_ShareType)(nil),
 		(*SnapshotRecord_Share)(nil),

@@ -97,15 +97,18 @@ const (
 	// ShareServiceUnsetShareMetadataProcedure is the fully-qualified name of the ShareService's
 	// UnsetShareMetadata RPC.
 	ShareServiceUnsetShareMetadataProcedure = "/tarn.v1.ShareService/UnsetShareMetadata"
+	// ShareServiceManageShareProcedure is the fully-qualified name of the ShareService's ManageShare
+	// RPC.
+	ShareServiceManageShareProcedure = "/tarn.v1.ShareService/ManageShare"
+	// ShareServiceUnmanageShareProcedure is the fully-qualified name of the ShareService's
+	// UnmanageShare RPC.
+	ShareServiceUnmanageShareProcedure = "/tarn.v1.ShareService/UnmanageShare"
 	// ShareServiceResetShareStatusProcedure is the fully-qualified name of the ShareService's
 	// ResetShareStatus RPC.
 	ShareServiceResetShareStatusProcedure = "/tarn.v1.ShareService/ResetShareStatus"
 	// ShareServiceListShareExportLocationsProcedure is the fully-qualified name of the ShareService's
 	// ListShareExportLocations RPC.
 	ShareServiceListShareExportLocationsProcedure = "/tarn.v1.ShareService/ListShareExportLocations"
-	// ShareServiceGetShareRetentionProcedure is the fully-qualified name of the ShareService's
-	// GetShareRetention RPC.
-	ShareServiceGetShareRetentionProcedure = "/tarn.v1.ShareService/GetShareRetention"
 	// ReplicaServiceCreateReplicaProcedure is the fully-qualified name of the ReplicaService's
 	// CreateReplica RPC.
 	ReplicaServiceCreateReplicaProcedure = "/tarn.v1.ReplicaService/CreateReplica"
@@ -133,6 +136,9 @@ const (
 	// ReplicaServiceDeleteReplicaProcedure is the fully-qualified name of the ReplicaService's
 	// DeleteReplica RPC.
 	ReplicaServiceDeleteReplicaProcedure = "/tarn.v1.ReplicaService/DeleteReplica"
+	// ReplicaServiceUnmanageReplicaProcedure is the fully-qualified name of the ReplicaService's
+	// UnmanageReplica RPC.
+	ReplicaServiceUnmanageReplicaProcedure = "/tarn.v1.ReplicaService/UnmanageReplica"
 	// ReplicaServiceSetReplicaMetadataProcedure is the fully-qualified name of the ReplicaService's
 	// SetReplicaMetadata RPC.
 	ReplicaServiceSetReplicaMetadataProcedure = "/tarn.v1.ReplicaService/SetReplicaMetadata"
@@ -142,15 +148,6 @@ const (
 	// ReplicaServiceListReplicaExportLocationsProcedure is the fully-qualified name of the
 	// ReplicaService's ListReplicaExportLocations RPC.
 	ReplicaServiceListReplicaExportLocationsProcedure = "/tarn.v1.ReplicaService/ListReplicaExportLocations"
-	// ReplicaServiceListDivergentCopiesProcedure is the fully-qualified name of the ReplicaService's
-	// ListDivergentCopies RPC.
-	ReplicaServiceListDivergentCopiesProcedure = "/tarn.v1.ReplicaService/ListDivergentCopies"
-	// ReplicaServiceGetDivergentCopyProcedure is the fully-qualified name of the ReplicaService's
-	// GetDivergentCopy RPC.
-	ReplicaServiceGetDivergentCopyProcedure = "/tarn.v1.ReplicaService/GetDivergentCopy"
-	// ReplicaServicePurgeDivergentCopyProcedure is the fully-qualified name of the ReplicaService's
-	// PurgeDivergentCopy RPC.
-	ReplicaServicePurgeDivergentCopyProcedure = "/tarn.v1.ReplicaService/PurgeDivergentCopy"
 	// SnapshotServiceCreateSnapshotProcedure is the fully-qualified name of the SnapshotService's
 	// CreateSnapshot RPC.
 	SnapshotServiceCreateSnapshotProcedure = "/tarn.v1.SnapshotService/CreateSnapshot"
@@ -543,13 +540,16 @@ type ShareServiceClient interface {
 	ShrinkShare(context.Context, *v1.ResizeShareRequest) (*v1.Share, error)
 	SetShareMetadata(context.Context, *v1.SetMetadataRequest) (*v1.Share, error)
 	UnsetShareMetadata(context.Context, *v1.UnsetMetadataRequest) (*v1.Share, error)
+	// Operators only. Takes over a dataset with its snapshots as the active replica of
+	// a new share: MANAGE_STARTING, then AVAILABLE or MANAGE_ERROR.
+	ManageShare(context.Context, *v1.ManageShareRequest) (*v1.Share, error)
+	// Operators only. Gives the dataset back under its former name, without anything of
+	// tarn's. FAILED_PRECONDITION while it has other replicas or snapshots.
+	UnmanageShare(context.Context, *v1.UnmanageShareRequest) (*v1.Share, error)
 	// Operators only.
 	ResetShareStatus(context.Context, *v1.ResetStatusRequest) (*v1.Share, error)
 	// Locations of active replicas; those of secondaries are on the replica.
 	ListShareExportLocations(context.Context, *v1.GetRequest) (*v1.ListExportLocationsResponse, error)
-	// Asks the hosts of all replicas which replication snapshots their retention keeps
-	// and why, under the share's policy or another one. Nothing is changed.
-	GetShareRetention(context.Context, *v1.GetShareRetentionRequest) (*v1.ShareRetention, error)
 }
 
 // NewShareServiceClient constructs a client for the tarn.v1.ShareService service. By default, it
@@ -617,6 +617,18 @@ func NewShareServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(shareServiceMethods.ByName("UnsetShareMetadata")),
 			connect.WithClientOptions(opts...),
 		),
+		manageShare: connect.NewClient[v1.ManageShareRequest, v1.Share](
+			httpClient,
+			baseURL+ShareServiceManageShareProcedure,
+			connect.WithSchema(shareServiceMethods.ByName("ManageShare")),
+			connect.WithClientOptions(opts...),
+		),
+		unmanageShare: connect.NewClient[v1.UnmanageShareRequest, v1.Share](
+			httpClient,
+			baseURL+ShareServiceUnmanageShareProcedure,
+			connect.WithSchema(shareServiceMethods.ByName("UnmanageShare")),
+			connect.WithClientOptions(opts...),
+		),
 		resetShareStatus: connect.NewClient[v1.ResetStatusRequest, v1.Share](
 			httpClient,
 			baseURL+ShareServiceResetShareStatusProcedure,
@@ -627,12 +639,6 @@ func NewShareServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			httpClient,
 			baseURL+ShareServiceListShareExportLocationsProcedure,
 			connect.WithSchema(shareServiceMethods.ByName("ListShareExportLocations")),
-			connect.WithClientOptions(opts...),
-		),
-		getShareRetention: connect.NewClient[v1.GetShareRetentionRequest, v1.ShareRetention](
-			httpClient,
-			baseURL+ShareServiceGetShareRetentionProcedure,
-			connect.WithSchema(shareServiceMethods.ByName("GetShareRetention")),
 			connect.WithClientOptions(opts...),
 		),
 	}
@@ -649,9 +655,10 @@ type shareServiceClient struct {
 	shrinkShare              *connect.Client[v1.ResizeShareRequest, v1.Share]
 	setShareMetadata         *connect.Client[v1.SetMetadataRequest, v1.Share]
 	unsetShareMetadata       *connect.Client[v1.UnsetMetadataRequest, v1.Share]
+	manageShare              *connect.Client[v1.ManageShareRequest, v1.Share]
+	unmanageShare            *connect.Client[v1.UnmanageShareRequest, v1.Share]
 	resetShareStatus         *connect.Client[v1.ResetStatusRequest, v1.Share]
 	listShareExportLocations *connect.Client[v1.GetRequest, v1.ListExportLocationsResponse]
-	getShareRetention        *connect.Client[v1.GetShareRetentionRequest, v1.ShareRetention]
 }
 
 // CreateShare calls tarn.v1.ShareService.CreateShare.
@@ -735,6 +742,24 @@ func (c *shareServiceClient) UnsetShareMetadata(ctx context.Context, req *v1.Uns
 	return nil, err
 }
 
+// ManageShare calls tarn.v1.ShareService.ManageShare.
+func (c *shareServiceClient) ManageShare(ctx context.Context, req *v1.ManageShareRequest) (*v1.Share, error) {
+	response, err := c.manageShare.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// UnmanageShare calls tarn.v1.ShareService.UnmanageShare.
+func (c *shareServiceClient) UnmanageShare(ctx context.Context, req *v1.UnmanageShareRequest) (*v1.Share, error) {
+	response, err := c.unmanageShare.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ResetShareStatus calls tarn.v1.ShareService.ResetShareStatus.
 func (c *shareServiceClient) ResetShareStatus(ctx context.Context, req *v1.ResetStatusRequest) (*v1.Share, error) {
 	response, err := c.resetShareStatus.CallUnary(ctx, connect.NewRequest(req))
@@ -747,15 +772,6 @@ func (c *shareServiceClient) ResetShareStatus(ctx context.Context, req *v1.Reset
 // ListShareExportLocations calls tarn.v1.ShareService.ListShareExportLocations.
 func (c *shareServiceClient) ListShareExportLocations(ctx context.Context, req *v1.GetRequest) (*v1.ListExportLocationsResponse, error) {
 	response, err := c.listShareExportLocations.CallUnary(ctx, connect.NewRequest(req))
-	if response != nil {
-		return response.Msg, err
-	}
-	return nil, err
-}
-
-// GetShareRetention calls tarn.v1.ShareService.GetShareRetention.
-func (c *shareServiceClient) GetShareRetention(ctx context.Context, req *v1.GetShareRetentionRequest) (*v1.ShareRetention, error) {
-	response, err := c.getShareRetention.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -777,13 +793,16 @@ type ShareServiceHandler interface {
 	ShrinkShare(context.Context, *v1.ResizeShareRequest) (*v1.Share, error)
 	SetShareMetadata(context.Context, *v1.SetMetadataRequest) (*v1.Share, error)
 	UnsetShareMetadata(context.Context, *v1.UnsetMetadataRequest) (*v1.Share, error)
+	// Operators only. Takes over a dataset with its snapshots as the active replica of
+	// a new share: MANAGE_STARTING, then AVAILABLE or MANAGE_ERROR.
+	ManageShare(context.Context, *v1.ManageShareRequest) (*v1.Share, error)
+	// Operators only. Gives the dataset back under its former name, without anything of
+	// tarn's. FAILED_PRECONDITION while it has other replicas or snapshots.
+	UnmanageShare(context.Context, *v1.UnmanageShareRequest) (*v1.Share, error)
 	// Operators only.
 	ResetShareStatus(context.Context, *v1.ResetStatusRequest) (*v1.Share, error)
 	// Locations of active replicas; those of secondaries are on the replica.
 	ListShareExportLocations(context.Context, *v1.GetRequest) (*v1.ListExportLocationsResponse, error)
-	// Asks the hosts of all replicas which replication snapshots their retention keeps
-	// and why, under the share's policy or another one. Nothing is changed.
-	GetShareRetention(context.Context, *v1.GetShareRetentionRequest) (*v1.ShareRetention, error)
 }
 
 // NewShareServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -847,6 +866,18 @@ func NewShareServiceHandler(svc ShareServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(shareServiceMethods.ByName("UnsetShareMetadata")),
 		connect.WithHandlerOptions(opts...),
 	)
+	shareServiceManageShareHandler := connect.NewUnaryHandlerSimple(
+		ShareServiceManageShareProcedure,
+		svc.ManageShare,
+		connect.WithSchema(shareServiceMethods.ByName("ManageShare")),
+		connect.WithHandlerOptions(opts...),
+	)
+	shareServiceUnmanageShareHandler := connect.NewUnaryHandlerSimple(
+		ShareServiceUnmanageShareProcedure,
+		svc.UnmanageShare,
+		connect.WithSchema(shareServiceMethods.ByName("UnmanageShare")),
+		connect.WithHandlerOptions(opts...),
+	)
 	shareServiceResetShareStatusHandler := connect.NewUnaryHandlerSimple(
 		ShareServiceResetShareStatusProcedure,
 		svc.ResetShareStatus,
@@ -857,12 +888,6 @@ func NewShareServiceHandler(svc ShareServiceHandler, opts ...connect.HandlerOpti
 		ShareServiceListShareExportLocationsProcedure,
 		svc.ListShareExportLocations,
 		connect.WithSchema(shareServiceMethods.ByName("ListShareExportLocations")),
-		connect.WithHandlerOptions(opts...),
-	)
-	shareServiceGetShareRetentionHandler := connect.NewUnaryHandlerSimple(
-		ShareServiceGetShareRetentionProcedure,
-		svc.GetShareRetention,
-		connect.WithSchema(shareServiceMethods.ByName("GetShareRetention")),
 		connect.WithHandlerOptions(opts...),
 	)
 	return "/tarn.v1.ShareService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -885,12 +910,14 @@ func NewShareServiceHandler(svc ShareServiceHandler, opts ...connect.HandlerOpti
 			shareServiceSetShareMetadataHandler.ServeHTTP(w, r)
 		case ShareServiceUnsetShareMetadataProcedure:
 			shareServiceUnsetShareMetadataHandler.ServeHTTP(w, r)
+		case ShareServiceManageShareProcedure:
+			shareServiceManageShareHandler.ServeHTTP(w, r)
+		case ShareServiceUnmanageShareProcedure:
+			shareServiceUnmanageShareHandler.ServeHTTP(w, r)
 		case ShareServiceResetShareStatusProcedure:
 			shareServiceResetShareStatusHandler.ServeHTTP(w, r)
 		case ShareServiceListShareExportLocationsProcedure:
 			shareServiceListShareExportLocationsHandler.ServeHTTP(w, r)
-		case ShareServiceGetShareRetentionProcedure:
-			shareServiceGetShareRetentionHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -936,16 +963,20 @@ func (UnimplementedShareServiceHandler) UnsetShareMetadata(context.Context, *v1.
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ShareService.UnsetShareMetadata is not implemented"))
 }
 
+func (UnimplementedShareServiceHandler) ManageShare(context.Context, *v1.ManageShareRequest) (*v1.Share, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ShareService.ManageShare is not implemented"))
+}
+
+func (UnimplementedShareServiceHandler) UnmanageShare(context.Context, *v1.UnmanageShareRequest) (*v1.Share, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ShareService.UnmanageShare is not implemented"))
+}
+
 func (UnimplementedShareServiceHandler) ResetShareStatus(context.Context, *v1.ResetStatusRequest) (*v1.Share, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ShareService.ResetShareStatus is not implemented"))
 }
 
 func (UnimplementedShareServiceHandler) ListShareExportLocations(context.Context, *v1.GetRequest) (*v1.ListExportLocationsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ShareService.ListShareExportLocations is not implemented"))
-}
-
-func (UnimplementedShareServiceHandler) GetShareRetention(context.Context, *v1.GetShareRetentionRequest) (*v1.ShareRetention, error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ShareService.GetShareRetention is not implemented"))
 }
 
 // ReplicaServiceClient is a client for the tarn.v1.ReplicaService service.
@@ -965,16 +996,11 @@ type ReplicaServiceClient interface {
 	ResetReplicaState(context.Context, *v1.ResetReplicaStateRequest) (*v1.Replica, error)
 	// Never the last active one, forced or not. force (operators): does not wait for the host.
 	DeleteReplica(context.Context, *v1.DeleteReplicaRequest) (*v1.Empty, error)
+	// Operators only. Gives a secondary's dataset back; the share goes on without it.
+	UnmanageReplica(context.Context, *v1.UnmanageReplicaRequest) (*v1.Replica, error)
 	SetReplicaMetadata(context.Context, *v1.SetMetadataRequest) (*v1.Replica, error)
 	UnsetReplicaMetadata(context.Context, *v1.UnsetMetadataRequest) (*v1.Replica, error)
 	ListReplicaExportLocations(context.Context, *v1.GetRequest) (*v1.ListExportLocationsResponse, error)
-	// Data that were put aside when histories parted. For operators with all_projects
-	// also those of replicas that are gone, as their hosts tell.
-	ListDivergentCopies(context.Context, *v1.ListDivergentCopiesRequest) (*v1.ListDivergentCopiesResponse, error)
-	// Asks the copy's host for everything about it.
-	GetDivergentCopy(context.Context, *v1.GetDivergentCopyRequest) (*v1.DivergentDetail, error)
-	// Operators only. Destroys the copy: the decision is kept until its host has confirmed.
-	PurgeDivergentCopy(context.Context, *v1.PurgeDivergentCopyRequest) (*v1.DivergentCopy, error)
 }
 
 // NewReplicaServiceClient constructs a client for the tarn.v1.ReplicaService service. By default,
@@ -1042,6 +1068,12 @@ func NewReplicaServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(replicaServiceMethods.ByName("DeleteReplica")),
 			connect.WithClientOptions(opts...),
 		),
+		unmanageReplica: connect.NewClient[v1.UnmanageReplicaRequest, v1.Replica](
+			httpClient,
+			baseURL+ReplicaServiceUnmanageReplicaProcedure,
+			connect.WithSchema(replicaServiceMethods.ByName("UnmanageReplica")),
+			connect.WithClientOptions(opts...),
+		),
 		setReplicaMetadata: connect.NewClient[v1.SetMetadataRequest, v1.Replica](
 			httpClient,
 			baseURL+ReplicaServiceSetReplicaMetadataProcedure,
@@ -1060,24 +1092,6 @@ func NewReplicaServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(replicaServiceMethods.ByName("ListReplicaExportLocations")),
 			connect.WithClientOptions(opts...),
 		),
-		listDivergentCopies: connect.NewClient[v1.ListDivergentCopiesRequest, v1.ListDivergentCopiesResponse](
-			httpClient,
-			baseURL+ReplicaServiceListDivergentCopiesProcedure,
-			connect.WithSchema(replicaServiceMethods.ByName("ListDivergentCopies")),
-			connect.WithClientOptions(opts...),
-		),
-		getDivergentCopy: connect.NewClient[v1.GetDivergentCopyRequest, v1.DivergentDetail](
-			httpClient,
-			baseURL+ReplicaServiceGetDivergentCopyProcedure,
-			connect.WithSchema(replicaServiceMethods.ByName("GetDivergentCopy")),
-			connect.WithClientOptions(opts...),
-		),
-		purgeDivergentCopy: connect.NewClient[v1.PurgeDivergentCopyRequest, v1.DivergentCopy](
-			httpClient,
-			baseURL+ReplicaServicePurgeDivergentCopyProcedure,
-			connect.WithSchema(replicaServiceMethods.ByName("PurgeDivergentCopy")),
-			connect.WithClientOptions(opts...),
-		),
 	}
 }
 
@@ -1092,12 +1106,10 @@ type replicaServiceClient struct {
 	resetReplicaStatus         *connect.Client[v1.ResetStatusRequest, v1.Replica]
 	resetReplicaState          *connect.Client[v1.ResetReplicaStateRequest, v1.Replica]
 	deleteReplica              *connect.Client[v1.DeleteReplicaRequest, v1.Empty]
+	unmanageReplica            *connect.Client[v1.UnmanageReplicaRequest, v1.Replica]
 	setReplicaMetadata         *connect.Client[v1.SetMetadataRequest, v1.Replica]
 	unsetReplicaMetadata       *connect.Client[v1.UnsetMetadataRequest, v1.Replica]
 	listReplicaExportLocations *connect.Client[v1.GetRequest, v1.ListExportLocationsResponse]
-	listDivergentCopies        *connect.Client[v1.ListDivergentCopiesRequest, v1.ListDivergentCopiesResponse]
-	getDivergentCopy           *connect.Client[v1.GetDivergentCopyRequest, v1.DivergentDetail]
-	purgeDivergentCopy         *connect.Client[v1.PurgeDivergentCopyRequest, v1.DivergentCopy]
 }
 
 // CreateReplica calls tarn.v1.ReplicaService.CreateReplica.
@@ -1181,6 +1193,15 @@ func (c *replicaServiceClient) DeleteReplica(ctx context.Context, req *v1.Delete
 	return nil, err
 }
 
+// UnmanageReplica calls tarn.v1.ReplicaService.UnmanageReplica.
+func (c *replicaServiceClient) UnmanageReplica(ctx context.Context, req *v1.UnmanageReplicaRequest) (*v1.Replica, error) {
+	response, err := c.unmanageReplica.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // SetReplicaMetadata calls tarn.v1.ReplicaService.SetReplicaMetadata.
 func (c *replicaServiceClient) SetReplicaMetadata(ctx context.Context, req *v1.SetMetadataRequest) (*v1.Replica, error) {
 	response, err := c.setReplicaMetadata.CallUnary(ctx, connect.NewRequest(req))
@@ -1208,33 +1229,6 @@ func (c *replicaServiceClient) ListReplicaExportLocations(ctx context.Context, r
 	return nil, err
 }
 
-// ListDivergentCopies calls tarn.v1.ReplicaService.ListDivergentCopies.
-func (c *replicaServiceClient) ListDivergentCopies(ctx context.Context, req *v1.ListDivergentCopiesRequest) (*v1.ListDivergentCopiesResponse, error) {
-	response, err := c.listDivergentCopies.CallUnary(ctx, connect.NewRequest(req))
-	if response != nil {
-		return response.Msg, err
-	}
-	return nil, err
-}
-
-// GetDivergentCopy calls tarn.v1.ReplicaService.GetDivergentCopy.
-func (c *replicaServiceClient) GetDivergentCopy(ctx context.Context, req *v1.GetDivergentCopyRequest) (*v1.DivergentDetail, error) {
-	response, err := c.getDivergentCopy.CallUnary(ctx, connect.NewRequest(req))
-	if response != nil {
-		return response.Msg, err
-	}
-	return nil, err
-}
-
-// PurgeDivergentCopy calls tarn.v1.ReplicaService.PurgeDivergentCopy.
-func (c *replicaServiceClient) PurgeDivergentCopy(ctx context.Context, req *v1.PurgeDivergentCopyRequest) (*v1.DivergentCopy, error) {
-	response, err := c.purgeDivergentCopy.CallUnary(ctx, connect.NewRequest(req))
-	if response != nil {
-		return response.Msg, err
-	}
-	return nil, err
-}
-
 // ReplicaServiceHandler is an implementation of the tarn.v1.ReplicaService service.
 type ReplicaServiceHandler interface {
 	CreateReplica(context.Context, *v1.CreateReplicaRequest) (*v1.Replica, error)
@@ -1252,16 +1246,11 @@ type ReplicaServiceHandler interface {
 	ResetReplicaState(context.Context, *v1.ResetReplicaStateRequest) (*v1.Replica, error)
 	// Never the last active one, forced or not. force (operators): does not wait for the host.
 	DeleteReplica(context.Context, *v1.DeleteReplicaRequest) (*v1.Empty, error)
+	// Operators only. Gives a secondary's dataset back; the share goes on without it.
+	UnmanageReplica(context.Context, *v1.UnmanageReplicaRequest) (*v1.Replica, error)
 	SetReplicaMetadata(context.Context, *v1.SetMetadataRequest) (*v1.Replica, error)
 	UnsetReplicaMetadata(context.Context, *v1.UnsetMetadataRequest) (*v1.Replica, error)
 	ListReplicaExportLocations(context.Context, *v1.GetRequest) (*v1.ListExportLocationsResponse, error)
-	// Data that were put aside when histories parted. For operators with all_projects
-	// also those of replicas that are gone, as their hosts tell.
-	ListDivergentCopies(context.Context, *v1.ListDivergentCopiesRequest) (*v1.ListDivergentCopiesResponse, error)
-	// Asks the copy's host for everything about it.
-	GetDivergentCopy(context.Context, *v1.GetDivergentCopyRequest) (*v1.DivergentDetail, error)
-	// Operators only. Destroys the copy: the decision is kept until its host has confirmed.
-	PurgeDivergentCopy(context.Context, *v1.PurgeDivergentCopyRequest) (*v1.DivergentCopy, error)
 }
 
 // NewReplicaServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -1325,6 +1314,12 @@ func NewReplicaServiceHandler(svc ReplicaServiceHandler, opts ...connect.Handler
 		connect.WithSchema(replicaServiceMethods.ByName("DeleteReplica")),
 		connect.WithHandlerOptions(opts...),
 	)
+	replicaServiceUnmanageReplicaHandler := connect.NewUnaryHandlerSimple(
+		ReplicaServiceUnmanageReplicaProcedure,
+		svc.UnmanageReplica,
+		connect.WithSchema(replicaServiceMethods.ByName("UnmanageReplica")),
+		connect.WithHandlerOptions(opts...),
+	)
 	replicaServiceSetReplicaMetadataHandler := connect.NewUnaryHandlerSimple(
 		ReplicaServiceSetReplicaMetadataProcedure,
 		svc.SetReplicaMetadata,
@@ -1341,24 +1336,6 @@ func NewReplicaServiceHandler(svc ReplicaServiceHandler, opts ...connect.Handler
 		ReplicaServiceListReplicaExportLocationsProcedure,
 		svc.ListReplicaExportLocations,
 		connect.WithSchema(replicaServiceMethods.ByName("ListReplicaExportLocations")),
-		connect.WithHandlerOptions(opts...),
-	)
-	replicaServiceListDivergentCopiesHandler := connect.NewUnaryHandlerSimple(
-		ReplicaServiceListDivergentCopiesProcedure,
-		svc.ListDivergentCopies,
-		connect.WithSchema(replicaServiceMethods.ByName("ListDivergentCopies")),
-		connect.WithHandlerOptions(opts...),
-	)
-	replicaServiceGetDivergentCopyHandler := connect.NewUnaryHandlerSimple(
-		ReplicaServiceGetDivergentCopyProcedure,
-		svc.GetDivergentCopy,
-		connect.WithSchema(replicaServiceMethods.ByName("GetDivergentCopy")),
-		connect.WithHandlerOptions(opts...),
-	)
-	replicaServicePurgeDivergentCopyHandler := connect.NewUnaryHandlerSimple(
-		ReplicaServicePurgeDivergentCopyProcedure,
-		svc.PurgeDivergentCopy,
-		connect.WithSchema(replicaServiceMethods.ByName("PurgeDivergentCopy")),
 		connect.WithHandlerOptions(opts...),
 	)
 	return "/tarn.v1.ReplicaService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -1381,18 +1358,14 @@ func NewReplicaServiceHandler(svc ReplicaServiceHandler, opts ...connect.Handler
 			replicaServiceResetReplicaStateHandler.ServeHTTP(w, r)
 		case ReplicaServiceDeleteReplicaProcedure:
 			replicaServiceDeleteReplicaHandler.ServeHTTP(w, r)
+		case ReplicaServiceUnmanageReplicaProcedure:
+			replicaServiceUnmanageReplicaHandler.ServeHTTP(w, r)
 		case ReplicaServiceSetReplicaMetadataProcedure:
 			replicaServiceSetReplicaMetadataHandler.ServeHTTP(w, r)
 		case ReplicaServiceUnsetReplicaMetadataProcedure:
 			replicaServiceUnsetReplicaMetadataHandler.ServeHTTP(w, r)
 		case ReplicaServiceListReplicaExportLocationsProcedure:
 			replicaServiceListReplicaExportLocationsHandler.ServeHTTP(w, r)
-		case ReplicaServiceListDivergentCopiesProcedure:
-			replicaServiceListDivergentCopiesHandler.ServeHTTP(w, r)
-		case ReplicaServiceGetDivergentCopyProcedure:
-			replicaServiceGetDivergentCopyHandler.ServeHTTP(w, r)
-		case ReplicaServicePurgeDivergentCopyProcedure:
-			replicaServicePurgeDivergentCopyHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -1438,6 +1411,10 @@ func (UnimplementedReplicaServiceHandler) DeleteReplica(context.Context, *v1.Del
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ReplicaService.DeleteReplica is not implemented"))
 }
 
+func (UnimplementedReplicaServiceHandler) UnmanageReplica(context.Context, *v1.UnmanageReplicaRequest) (*v1.Replica, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ReplicaService.UnmanageReplica is not implemented"))
+}
+
 func (UnimplementedReplicaServiceHandler) SetReplicaMetadata(context.Context, *v1.SetMetadataRequest) (*v1.Replica, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ReplicaService.SetReplicaMetadata is not implemented"))
 }
@@ -1448,18 +1425,6 @@ func (UnimplementedReplicaServiceHandler) UnsetReplicaMetadata(context.Context, 
 
 func (UnimplementedReplicaServiceHandler) ListReplicaExportLocations(context.Context, *v1.GetRequest) (*v1.ListExportLocationsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ReplicaService.ListReplicaExportLocations is not implemented"))
-}
-
-func (UnimplementedReplicaServiceHandler) ListDivergentCopies(context.Context, *v1.ListDivergentCopiesRequest) (*v1.ListDivergentCopiesResponse, error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ReplicaService.ListDivergentCopies is not implemented"))
-}
-
-func (UnimplementedReplicaServiceHandler) GetDivergentCopy(context.Context, *v1.GetDivergentCopyRequest) (*v1.DivergentDetail, error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ReplicaService.GetDivergentCopy is not implemented"))
-}
-
-func (UnimplementedReplicaServiceHandler) PurgeDivergentCopy(context.Context, *v1.PurgeDivergentCopyRequest) (*v1.DivergentCopy, error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ReplicaService.PurgeDivergentCopy is not implemented"))
 }
 
 // SnapshotServiceClient is a client for the tarn.v1.SnapshotService service.

@@ -1,0 +1,85 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"tarn/agent/stream"
+	"tarn/zfs"
+)
+
+// lookAgain is how often an obstacle to taking a dataset over or giving it back is
+// looked at: an operator removes it by hand, and nobody else tells the agent.
+const lookAgain = 2 * time.Second
+
+// obstructed reports that only somebody with the dataset at hand can help.
+func (w *Worker) obstructed() bool {
+	if w.refusal == nil {
+		return false
+	}
+	_, ok := errors.AsType[unmanageable](w.refusal.err)
+	return ok
+}
+
+// manage does the actions of a takeover and of its reverse.
+func (w *Worker) manage(ctx context.Context, a action) error {
+	switch a.kind {
+	case doCompare:
+		return w.compareFormer(ctx)
+	case doRecord:
+		return w.record(ctx)
+	case doFree:
+		if err := w.cfg.Engine.Unmount(ctx, w.s.f.former.ds.Name, false); err != nil {
+			return err
+		}
+		w.s.formerFree = true
+		return nil
+	case doTakeOver:
+		return w.takeOver(ctx)
+	case doPath:
+		return w.keepPath(ctx)
+	case doUntie:
+		return w.untie(ctx)
+	case doGiveBack:
+		return w.cfg.Engine.Rename(ctx, w.l.dataset(), w.s.a.GetManagedFrom())
+	case doRestore:
+		return w.restore(ctx, *w.s.f.ds)
+	case doRestoreFormer:
+		return w.restore(ctx, w.s.f.former.ds)
+	}
+	return fmt.Errorf("action %q: %w", a.kind, zfs.ErrUnsupported)
+}
+
+// compareFormer asks the source if it could go on from what the dataset has, before
+// anything of it is touched: sending everything again is not what was asked for. The
+// stream that the source begins is not read.
+func (w *Worker) compareFormer(ctx context.Context) error {
+	versions, err := w.cfg.Engine.Versions(ctx, w.s.f.former.ds.Name)
+	if err != nil {
+		return fmt.Errorf("list snapshots: %w", err)
+	}
+	have := (&facts{versions: versions}).have()
+	if len(have) == 0 {
+		w.s.unrelated = true
+		return nil
+	}
+	a := w.s.a
+	p, err := w.cfg.Source.Pull(ctx, stream.Request{
+		Source: a.GetSource(), Share: a.GetShareId(), Replica: a.GetReplicaId(), Epoch: a.GetEpoch(), Have: have,
+	})
+	if err == nil {
+		p.Close()
+	}
+	var d *stream.DivergedError
+	switch {
+	case errors.Is(err, stream.ErrNoCommon):
+		w.s.unrelated = true
+	case err == nil, errors.As(err, &d): // what it has beyond that is put aside later
+		w.s.compared, w.s.unrelated = true, false
+	default:
+		return err
+	}
+	return nil
+}
