@@ -94,6 +94,12 @@ func (t *tally) share(s *tarnv1.Share) {
 	case tarnv1.Status_STATUS_ERROR, tarnv1.Status_STATUS_ERROR_DELETING:
 		t.out.SharesError++
 		t.problem("share %s (%s) is in error", s.GetName(), s.GetId())
+	case tarnv1.Status_STATUS_MANAGE_ERROR:
+		t.out.SharesError++
+		t.problem("share %s (%s) cannot be managed as it is; its replica's error says why", s.GetName(), s.GetId())
+	case tarnv1.Status_STATUS_UNMANAGE_ERROR:
+		t.out.SharesError++
+		t.problem("share %s (%s) cannot be unmanaged as it is; its replica's error says why", s.GetName(), s.GetId())
 	}
 }
 
