@@ -46,6 +46,7 @@ type Agent struct {
 	client   *stream.Client
 	feed     *stream.Feed
 	cadences map[string]*replicate.Cadence // by pool
+	surveys  map[string]*replicate.Survey  // by pool
 	workers  *workers
 	reports  *reports
 	pools    *pools
@@ -173,7 +174,7 @@ func (a *Agent) countFence(action string, err error) {
 }
 
 func (a *Agent) buildCadences() error {
-	a.cadences = map[string]*replicate.Cadence{}
+	a.cadences, a.surveys = map[string]*replicate.Cadence{}, map[string]*replicate.Survey{}
 	for _, p := range a.cfg.Pools {
 		cadence, err := replicate.NewCadence(replicate.CadenceConfig{
 			Engine: a.storage, Root: a.root(p.Name), Board: a.board, Logger: a.log,
@@ -182,6 +183,7 @@ func (a *Agent) buildCadences() error {
 			return err
 		}
 		a.cadences[p.Name] = cadence
+		a.surveys[p.Name] = replicate.NewSurvey(a.storage, a.root(p.Name))
 	}
 	return nil
 }
@@ -206,6 +208,7 @@ func (a *Agent) buildWorkers() error {
 	a.reports = newReports(a.cfg.ReportInterval)
 	a.reports.host, a.reports.session, a.reports.class = a.hostID, a.session, a.fencedBy
 	a.reports.pools, a.reports.live = a.pools.status, a.workers.report
+	a.reports.inquiries = newInquiries(a.answer, a.reports.soon)
 	a.reports.failed = func(err error) { a.log.Warn("report was not taken", "err", err) }
 	a.reports.send = func(ctx context.Context, req *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error) {
 		return call(ctx, a, "Report", callTimeout, a.control.Report, req)
@@ -220,7 +223,7 @@ func (a *Agent) newWorker(as *tarnv1.Assignment) (*replicate.Worker, error) {
 	}
 	return replicate.NewWorker(replicate.Config{
 		ReplicaID: as.GetReplicaId(), ShareID: as.GetShareId(), Pool: as.GetPool(), Base: a.cfg.Base,
-		Engine: a.storage, Source: limited{a.client, int64(a.cfg.Stream.RateLimit)}, Feed: a.feed, Board: a.board, Cadence: cadence,
+		Engine: a.storage, Source: limited{a.client, int64(a.cfg.Stream.RateLimit)}, Feed: a.feed, Board: a.board, Cadence: cadence, Survey: a.surveys[as.GetPool()],
 		Exports: a.exports, Lease: a.keeper, Publish: a.publish, Hooks: a.hooks(), Logger: a.log,
 	})
 }
@@ -276,6 +279,7 @@ func (a *Agent) hooks() replicate.Hooks {
 		Error:       func(code tarnv1.ReplicaErrorCode) { c.StepErrors.WithLabelValues(errorClass(code)).Inc() },
 		Fence:       a.countFence,
 		Holds:       a.reports.holds,
+		Retained:    a.reports.retained,
 		StaleHolds:  func(n int) { c.StaleHolds.WithLabelValues().Add(float64(n)) },
 		Pruned:      func(side string, n int) { c.PruneDestroyed.WithLabelValues(side, "retention").Add(float64(n)) },
 		PruneFailed: func(side, reason string) { c.PruneFailed.WithLabelValues(side, reason).Inc() },

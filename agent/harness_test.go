@@ -44,6 +44,9 @@ type plane struct {
 	granted     int // renewals answered
 	wantFull    bool
 	forgotten   bool // answers that it knows no host
+	inquiry     *tarnv1.Inquiry
+	answer      *tarnv1.InquiryAnswer
+	purges      []*tarnv1.PurgeOrder // of every host
 }
 
 func newPlane() *plane {
@@ -100,14 +103,23 @@ func (p *plane) Assignments(ctx context.Context, req *tarnv1.AssignmentsRequest)
 
 func (p *plane) Report(_ context.Context, req *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error) {
 	var full bool
+	var open []*tarnv1.Inquiry
 	p.update(func() {
 		p.reports = append(p.reports, proto.CloneOf(req))
 		for _, r := range req.GetReplicas() {
 			p.latest[r.GetReplicaId()] = proto.CloneOf(r)
 		}
 		full, p.wantFull = p.wantFull, false
+		for _, a := range req.GetAnswers() {
+			if a.GetId() == p.inquiry.GetId() {
+				p.inquiry, p.answer = nil, proto.CloneOf(a)
+			}
+		}
+		if p.inquiry != nil {
+			open = append(open, proto.CloneOf(p.inquiry))
+		}
 	})
-	return &tarnv1.ReportResponse{WantFull: full}, nil
+	return &tarnv1.ReportResponse{WantFull: full, Inquiries: open}, nil
 }
 
 func (p *plane) RenewLease(_ context.Context, req *tarnv1.RenewLeaseRequest) (*tarnv1.RenewLeaseResponse, error) {
@@ -166,6 +178,16 @@ func (p *plane) await(t *testing.T, replica, what string, ok func(*tarnv1.Replic
 		return last != nil && ok(last)
 	}, func() string { return fmt.Sprintf("replica is not %s; last report: %v", what, last) })
 	return last
+}
+
+// ask puts a question to whoever reports next, and waits for the answer.
+func (p *plane) ask(t *testing.T, i *tarnv1.Inquiry) *tarnv1.InquiryAnswer {
+	t.Helper()
+	p.update(func() { p.inquiry, p.answer = i, nil })
+	p.until(t, func() bool { return p.answer != nil }, func() string { return "no answer to " + i.GetId() })
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.answer
 }
 
 // until waits for a condition, which runs under the plane's lock.

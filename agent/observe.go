@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"tarn/agent/lease"
+	"tarn/agent/replicate"
 	"tarn/metrics"
 	tarnv1 "tarn/proto/tarn/v1"
 )
@@ -19,6 +20,7 @@ type history struct {
 	attempted             time.Time
 	failures              int            // steps since the last that succeeded
 	holds                 map[string]int // by kind, as retention last counted them
+	retained              replicate.Retained
 }
 
 // step counts a finished replication step by its result.

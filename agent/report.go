@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"tarn/agent/replicate"
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/zfs"
 )
@@ -27,6 +28,9 @@ type reports struct {
 	// nothing to say. Lag and progress move without any change being published.
 	live func(replicaID string) *tarnv1.ReplicaReport
 
+	// inquiries are the leader's questions, answered with reports.
+	inquiries *inquiries
+
 	kick chan struct{}
 
 	mu       sync.Mutex
@@ -42,8 +46,9 @@ type reports struct {
 func newReports(interval time.Duration) *reports {
 	return &reports{
 		interval: interval, live: func(string) *tarnv1.ReplicaReport { return nil },
-		class: func() tarnv1.FenceClass { return tarnv1.FenceClass_FENCE_CLASS_NONE },
-		kick:  make(chan struct{}, 1), expected: map[string]bool{},
+		class:     func() tarnv1.FenceClass { return tarnv1.FenceClass_FENCE_CLASS_NONE },
+		inquiries: newInquiries(nil, func() {}),
+		kick:      make(chan struct{}, 1), expected: map[string]bool{},
 		latest: map[string]*tarnv1.ReplicaReport{}, changed: map[string]bool{}, history: map[string]*history{},
 	}
 }
@@ -71,6 +76,13 @@ func (r *reports) holds(replicaID string, byKind map[string]int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.past(replicaID).holds = byKind
+}
+
+// retained notes what retention left.
+func (r *reports) retained(replicaID string, left replicate.Retained) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.past(replicaID).retained = left
 }
 
 // past is a replica's history. The caller has the lock.
@@ -166,9 +178,14 @@ func (r *reports) once(ctx context.Context, full bool) (complete, want bool, err
 	if full {
 		req.Pools = poolReports(r.pools())
 	}
+	req.Answers = r.inquiries.take()
 	resp, err := r.send(ctx, req)
 	if err != nil {
 		r.giveBack(req)
+		r.inquiries.notSent(req.GetAnswers(), err)
+	} else {
+		r.inquiries.sent(req.GetAnswers())
+		r.inquiries.ask(resp.GetInquiries())
 	}
 	return req.GetFull(), resp.GetWantFull(), err
 }

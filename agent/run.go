@@ -75,6 +75,7 @@ func (a *Agent) work(ctx context.Context) error {
 		}
 		group.Go(func() error { return a.announce(ctx) })
 		group.Go(func() error { return a.reports.run(ctx) })
+		group.Go(func() error { return a.reports.inquiries.run(ctx) })
 		return a.follow(ctx)
 	})
 	err := group.Wait()

@@ -222,6 +222,15 @@ func (w *workers) authorize(peerHostID, shareID, replicaID string) (stream.Grant
 // report is what the worker of a replica says of it now; nil if none runs, or none
 // has looked yet.
 func (w *workers) report(replicaID string) *tarnv1.ReplicaReport {
+	worker := w.worker(replicaID)
+	if worker == nil {
+		return nil
+	}
+	return worker.Report()
+}
+
+// worker of a replica; nil if none runs.
+func (w *workers) worker(replicaID string) *replicate.Worker {
 	w.mu.Lock()
 	u := w.units[replicaID]
 	w.mu.Unlock()
@@ -229,12 +238,8 @@ func (w *workers) report(replicaID string) *tarnv1.ReplicaReport {
 		return nil
 	}
 	u.mu.Lock()
-	worker := u.worker
-	u.mu.Unlock()
-	if worker == nil {
-		return nil
-	}
-	return worker.Report()
+	defer u.mu.Unlock()
+	return u.worker
 }
 
 // assignment of one replica; nil if no worker follows it.

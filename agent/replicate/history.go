@@ -176,7 +176,7 @@ func (w *Worker) retire(ctx context.Context) error {
 		return fmt.Errorf("list snapshots: %w", err)
 	}
 	w.s.f.versions = versions
-	protected, newest := w.protected(), w.s.f.newest().GUID
+	protected, newest := protected(w.s.a), w.s.f.newest().GUID
 	var errs []error
 	for _, r := range w.s.a.GetRemovedSnapshots() {
 		v, ok := w.s.f.named(userPrefix + r.GetSnapshotId())

@@ -34,8 +34,23 @@ type Hooks struct {
 	Pruned func(side string, n int)
 	// PruneFailed is one that it could not: held, clones, busy or error.
 	PruneFailed func(side, reason string)
+	// Retained is what the replica's retention left when it last ran.
+	Retained func(replicaID string, r Retained)
 	// Diverged is a copy put aside.
 	Diverged func(shareID string)
+}
+
+// Retained is what retention left on one replica.
+type Retained struct {
+	// At is when it ran.
+	At time.Time
+	// Keep is the age beyond which the policy keeps nothing; 0 without one.
+	Keep time.Duration
+	// Oldest is when the oldest snapshot was taken that is here for the policy's sake or
+	// should not be here any more; zero if there is none.
+	Oldest time.Time
+	// Overdue counts the latter: held or cloned by others, or refused by the storage.
+	Overdue int
 }
 
 // withDefaults replaces what is unset by functions that do nothing.
@@ -50,6 +65,7 @@ func (h Hooks) withDefaults() Hooks {
 	unset(&h.StaleHolds, func(int) {})
 	unset(&h.Pruned, func(string, int) {})
 	unset(&h.PruneFailed, func(string, string) {})
+	unset(&h.Retained, func(string, Retained) {})
 	unset(&h.Diverged, func(string) {})
 	return h
 }

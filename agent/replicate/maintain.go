@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	tarnv1 "tarn/proto/tarn/v1"
@@ -17,10 +18,29 @@ const maintainEvery = time.Minute
 // pruneAfter is how many new versions call for retention at once.
 const pruneAfter = 8
 
-// pruneMark is when retention ran last and what it left.
-type pruneMark struct {
-	at    time.Time
-	count int
+// stuckFor is how long a snapshot that the storage would not destroy is left alone.
+const stuckFor = 10 * time.Minute
+
+// upkeep is what retention remembers between two runs. A new process starts without
+// it, looks more often once, and decides the same.
+type upkeep struct {
+	at    time.Time // of the last run
+	count int       // of versions that it left
+	// stuck are snapshots that could not be destroyed.
+	stuck map[zfs.GUID]stuck
+	// holds are as last listed. A snapshot with as many as then has the same ones, as
+	// far as doing nothing goes; before anything is done they are read again.
+	holds map[zfs.GUID]listedHolds
+}
+
+type stuck struct {
+	until time.Time
+	why   string
+}
+
+type listedHolds struct {
+	refs int
+	list []zfs.Hold
 }
 
 // maintain runs retention when it is due, and says if it did. It is never in the
@@ -34,22 +54,45 @@ func (w *Worker) maintain(ctx context.Context) bool {
 	if role != tarnv1.Role_ROLE_ACTIVE && role != tarnv1.Role_ROLE_SECONDARY {
 		return false
 	}
-	if len(f.versions)-w.pruned.count < pruneAfter && now.Sub(w.pruned.at) < maintainEvery {
+	pile := len(f.versions)-w.pruned.count >= pruneAfter
+	if !pile && now.Sub(w.pruned.at) < maintainEvery {
 		return false
 	}
-	if err := w.prune(ctx); err != nil {
+	if err := w.keepUp(ctx, pile); err != nil {
 		w.failed(doPrune, err)
 		return true
 	}
 	delete(w.failures, doPrune)
-	w.pruned = pruneMark{at: now, count: len(f.versions)}
+	w.pruned.at, w.pruned.count = now, len(w.s.f.versions)
 	return true
 }
 
+// keepUp looks first at what the pool's survey says, which all replicas share, and
+// at this dataset alone only when there is something to do.
+func (w *Worker) keepUp(ctx context.Context, pile bool) error {
+	if w.cfg.Survey == nil || pile {
+		return w.prune(ctx)
+	}
+	begun := time.Now()
+	seen, err := w.cfg.Survey.since(ctx, begun.Add(-maintainEvery/2))
+	if err != nil {
+		return err
+	}
+	k, err := w.keeping(ctx, seen.versions[w.l.dataset()], clonesOf(seen.clones, w.l.dataset()), begun)
+	if err != nil {
+		return err
+	}
+	if v := k.prune(); v.idle() {
+		w.tell(k, v)
+		return nil
+	}
+	return w.prune(ctx)
+}
+
 // protected are the GUIDs that others count on, by the control plane's word.
-func (w *Worker) protected() map[zfs.GUID]bool {
-	set := w.fixed()
-	for _, g := range w.s.a.GetProtectedGuids() {
+func protected(a *tarnv1.Assignment) map[zfs.GUID]bool {
+	set := fixed(a)
+	for _, g := range a.GetProtectedGuids() {
 		set[zfs.GUID(g)] = true
 	}
 	delete(set, 0)
@@ -57,13 +100,61 @@ func (w *Worker) protected() map[zfs.GUID]bool {
 }
 
 // fixed are the GUIDs that this host must go on having as snapshots.
-func (w *Worker) fixed() map[zfs.GUID]bool {
-	set := map[zfs.GUID]bool{zfs.GUID(w.s.a.GetFinalGuid()): true}
-	for _, e := range w.s.a.GetLineage() {
+func fixed(a *tarnv1.Assignment) map[zfs.GUID]bool {
+	set := map[zfs.GUID]bool{zfs.GUID(a.GetFinalGuid()): true}
+	for _, e := range a.GetLineage() {
 		set[zfs.GUID(e.GetBaseGuid())] = true
 	}
 	delete(set, 0)
 	return set
+}
+
+// users are the GUIDs of snapshots that the share's users want.
+func users(a *tarnv1.Assignment) map[zfs.GUID]bool {
+	set := map[zfs.GUID]bool{}
+	for _, s := range a.GetSnapshots() {
+		set[zfs.GUID(s.GetGuid())] = true
+	}
+	delete(set, 0)
+	return set
+}
+
+// newKeeping is what the assignment says about retention here.
+func (w *Worker) newKeeping(a *tarnv1.Assignment, versions []zfs.Version, clones map[string][]string, p policy) keeping {
+	return keeping{
+		versions: versions, self: w.cfg.ReplicaID, peers: peerReplicas(a), protected: protected(a), fixed: fixed(a), users: users(a),
+		following: a.GetRole() == tarnv1.Role_ROLE_SECONDARY, recent: w.cfg.KeepRecent,
+		policy: p, now: w.agesFrom(versions), clones: clones,
+	}
+}
+
+// agesFrom is the time to which the ages of snapshots are counted.
+func (w *Worker) agesFrom(versions []zfs.Version) time.Time {
+	newest, now := (&facts{versions: versions}).newest().Creation, time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ages.now(newest, now.Round(0), now.Sub(w.born))
+}
+
+// keeping gathers what retention follows from.
+func (w *Worker) keeping(ctx context.Context, versions []zfs.Version, clones map[string][]string, now time.Time) (keeping, error) {
+	k := w.newKeeping(w.s.a, versions, clones, policyOf(w.s.a.GetKeep()))
+	var err error
+	if k.tags, k.late, err = w.tags(ctx, versions); err != nil {
+		return k, err
+	}
+	known := map[string]bool{k.self: true}
+	for _, p := range k.peers {
+		known[p] = true
+	}
+	k.strange = w.strangers.note(owners(versions, k.tags), known, now)
+	k.stuck = map[zfs.GUID]string{}
+	for guid, s := range w.pruned.stuck {
+		if now.Before(s.until) {
+			k.stuck[guid] = s.why
+		}
+	}
+	return k, nil
 }
 
 // prune lists anew, decides, then: bookmarks before releases before destroying,
@@ -75,26 +166,61 @@ func (w *Worker) prune(ctx context.Context) error {
 		return fmt.Errorf("list versions: %w", err)
 	}
 	w.s.f.versions = versions
-	k := keeping{
-		versions: versions, self: w.cfg.ReplicaID, peers: peerReplicas(w.s.a), protected: w.protected(), fixed: w.fixed(),
-		following: w.s.a.GetRole() == tarnv1.Role_ROLE_SECONDARY, recent: w.cfg.KeepRecent,
-	}
-	if k.tags, k.late, err = w.tags(ctx, versions); err != nil {
+	clones, err := w.clones(ctx, begun)
+	if err != nil {
 		return err
 	}
-	known := map[string]bool{k.self: true}
-	for _, p := range k.peers {
-		known[p] = true
+	k, err := w.keeping(ctx, versions, clones, begun)
+	if err != nil {
+		return err
 	}
-	k.strange = w.strangers.note(owners(versions, k.tags), known, begun)
 	v := k.prune()
-	w.hooks.Holds(w.cfg.ReplicaID, holdKinds(k.tags))
+	if len(v.release)+len(v.convert) > 0 {
+		// What is let go of is decided on holds of this moment.
+		w.pruned.holds = nil
+		if k.tags, k.late, err = w.tags(ctx, versions); err != nil {
+			return err
+		}
+		v = k.prune()
+	}
+	w.tell(k, v)
 	if err := w.letGo(ctx, v); err != nil {
 		return err
 	}
-	err = w.destroySnapshots(ctx, v.destroy)
+	if len(v.release)+len(v.convert)+len(v.cursors) > 0 {
+		// That took its time: what is destroyed is looked at again.
+		if versions, err = w.cfg.Engine.Versions(ctx, w.l.dataset()); err != nil {
+			return fmt.Errorf("list versions: %w", err)
+		}
+	}
+	err = w.destroySnapshots(ctx, still(v.destroy, versions))
 	w.phase("prune", begun)
 	return err
+}
+
+// still are those of list that have their name and their GUID.
+func still(list, versions []zfs.Version) []zfs.Version {
+	var same []zfs.Version
+	f := facts{versions: versions}
+	for _, v := range list {
+		if x, ok := f.named(v.Name); ok && x.GUID == v.GUID {
+			same = append(same, v)
+		}
+	}
+	return same
+}
+
+// clones are the datasets that stand on snapshots of this one; without a survey
+// nobody is asked, and the storage refuses.
+func (w *Worker) clones(ctx context.Context, now time.Time) (map[string][]string, error) {
+	if w.cfg.Survey == nil {
+		return nil, nil
+	}
+	seen, err := w.cfg.Survey.since(ctx, now.Add(-maintainEvery/2))
+	if err != nil {
+		return nil, err
+	}
+	return clonesOf(seen.clones, w.l.dataset()), nil
 }
 
 // tags lists the holds on snapshots, and which of them are older than a peer may
@@ -102,23 +228,44 @@ func (w *Worker) prune(ctx context.Context) error {
 // calendar that is wrong makes a bookmark too early or too late, no more.
 func (w *Worker) tags(ctx context.Context, versions []zfs.Version) (tags map[string][]string, late map[release]bool, err error) {
 	tags, late = map[string][]string{}, map[release]bool{}
+	next := map[zfs.GUID]listedHolds{}
 	for _, v := range versions {
 		if v.Kind != zfs.KindSnapshot || v.UserRefs == 0 {
 			continue
 		}
-		holds, err := w.cfg.Engine.Holds(ctx, v.FullName())
-		if errors.Is(err, zfs.ErrUnsupported) {
-			continue // then every held snapshot stays
+		known := w.pruned.holds[v.GUID]
+		if known.refs != v.UserRefs {
+			if known, err = listHolds(ctx, w.cfg.Engine, v); err != nil {
+				return nil, nil, err
+			}
 		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("list holds: %w", err)
-		}
-		for _, h := range holds {
+		next[v.GUID] = known
+		for _, h := range known.list {
 			tags[v.Name] = append(tags[v.Name], h.Tag)
 			late[release{tag: h.Tag, name: v.Name}] = time.Since(h.Created) > w.cfg.AwayBudget
 		}
 	}
+	w.pruned.holds = next
 	return tags, late, nil
+}
+
+// listHolds reads the holds on one snapshot; none where the storage cannot list
+// them: then every held snapshot stays.
+func listHolds(ctx context.Context, engine Holds, v zfs.Version) (listedHolds, error) {
+	list, err := engine.Holds(ctx, v.FullName())
+	if err != nil && !errors.Is(err, zfs.ErrUnsupported) && !errors.Is(err, zfs.ErrNotExist) {
+		return listedHolds{}, fmt.Errorf("list holds: %w", err)
+	}
+	return listedHolds{refs: v.UserRefs, list: list}, nil
+}
+
+// tell passes on what a run found.
+func (w *Worker) tell(k keeping, v verdict) {
+	w.hooks.Holds(w.cfg.ReplicaID, holdKinds(k.tags))
+	w.hooks.Retained(w.cfg.ReplicaID, retained(k, v, time.Now()))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.view.ranAt, w.view.strange, w.view.stuck = time.Now(), maps.Clone(k.strange), maps.Clone(k.stuck)
 }
 
 // letGo makes bookmarks, releases holds and removes cursors. Where there are no
@@ -145,64 +292,4 @@ func (w *Worker) letGo(ctx context.Context, v verdict) error {
 		}
 	}
 	return nil
-}
-
-// destroySnapshots removes a batch; if one of it cannot go, the others go alone.
-func (w *Worker) destroySnapshots(ctx context.Context, list []zfs.Version) error {
-	if len(list) == 0 {
-		return nil
-	}
-	names := make([]string, len(list))
-	for i, v := range list {
-		names[i] = v.Name
-	}
-	err := w.cfg.Engine.DestroySnapshots(ctx, w.l.dataset(), names...)
-	if err != nil {
-		if err = w.destroyEach(ctx, names); err != nil {
-			return err
-		}
-	}
-	versions, err := w.cfg.Engine.Versions(ctx, w.l.dataset())
-	if err != nil {
-		return fmt.Errorf("list versions: %w", err)
-	}
-	w.hooks.Pruned(w.side(), max(0, len(w.s.f.versions)-len(versions)))
-	w.s.f.versions = versions
-	return nil
-}
-
-func (w *Worker) destroyEach(ctx context.Context, names []string) error {
-	for _, name := range names {
-		err := w.cfg.Engine.DestroySnapshots(ctx, w.l.dataset(), name)
-		if err == nil || errors.Is(err, zfs.ErrNotExist) {
-			continue
-		}
-		reason := whyKept(err)
-		w.hooks.PruneFailed(w.side(), reason)
-		if reason == "error" {
-			return err
-		}
-	}
-	return nil
-}
-
-// whyKept tells what keeps a snapshot from being destroyed; "error" is trouble.
-func whyKept(err error) string {
-	switch {
-	case errors.Is(err, zfs.ErrHeld):
-		return "held"
-	case errors.Is(err, zfs.ErrHasClones):
-		return "clones"
-	case errors.Is(err, zfs.ErrBusy):
-		return "busy"
-	}
-	return "error"
-}
-
-// side is the end of replication that this replica is.
-func (w *Worker) side() string {
-	if w.s.a.GetRole() == tarnv1.Role_ROLE_ACTIVE {
-		return "source"
-	}
-	return "target"
 }

@@ -22,6 +22,10 @@ type view struct {
 	behind int
 	follow *stream.Following
 	pull   *stream.Pull
+	// What retention found when it last ran.
+	ranAt   time.Time
+	strange map[string]bool
+	stuck   map[zfs.GUID]string
 }
 
 // Report is what is known of the replica now, with lag and progress of this

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/zfs"
 )
 
@@ -36,6 +37,15 @@ type keeping struct {
 	// them that a bookmark cannot stand for: bases of the lineage.
 	protected, fixed map[zfs.GUID]bool
 	recent           int
+	// users are GUIDs of snapshots that users asked for, whatever their names.
+	users map[zfs.GUID]bool
+	// policy keeps more, by the age at now.
+	policy policy
+	now    time.Time
+	// clones are datasets that stand on a snapshot, by its name; stuck says what kept
+	// a snapshot from being destroyed when that was tried.
+	clones map[string][]string
+	stuck  map[zfs.GUID]string
 }
 
 // release is one hold to let go of.
@@ -60,11 +70,49 @@ type verdict struct {
 	// cursors are bookmarks of such replicas.
 	cursors []zfs.Version
 	destroy []zfs.Version
+	// judged are all snapshots with what keeps them, by createtxg.
+	judged []judgement
 }
 
+// idle reports that there is nothing to do.
+func (v verdict) idle() bool {
+	return len(v.convert)+len(v.release)+len(v.cursors)+len(v.destroy) == 0
+}
+
+// judgement is one snapshot with all that keeps it; nothing does if it goes.
+type judgement struct {
+	of      zfs.Version
+	reasons []reason
+	// overdue: the policy is responsible for it and would let it go, other than it
+	// nothing of tarn's own needs it, and still it has to stay.
+	overdue bool
+}
+
+// reason is why a snapshot stays, with what a reader would ask next.
+type reason struct {
+	kind   tarnv1.RetentionReason
+	detail string
+}
+
+// Reasons, short.
+const (
+	whyNewest    = tarnv1.RetentionReason_RETENTION_REASON_NEWEST
+	whyRecent    = tarnv1.RetentionReason_RETENTION_REASON_RECENT
+	whyPolicy    = tarnv1.RetentionReason_RETENTION_REASON_POLICY
+	whyLineage   = tarnv1.RetentionReason_RETENTION_REASON_LINEAGE
+	whyBase      = tarnv1.RetentionReason_RETENTION_REASON_BASE
+	whyHeld      = tarnv1.RetentionReason_RETENTION_REASON_HELD
+	whyClone     = tarnv1.RetentionReason_RETENTION_REASON_CLONED
+	whyUser      = tarnv1.RetentionReason_RETENTION_REASON_USER
+	whyForeign   = tarnv1.RetentionReason_RETENTION_REASON_FOREIGN
+	whyDivergent = tarnv1.RetentionReason_RETENTION_REASON_DIVERGENT
+	whyStuck     = tarnv1.RetentionReason_RETENTION_REASON_STUCK
+)
+
 // prune decides what goes: holds that guard nothing any more, and replication
-// snapshots that no replica can need as a base. It is pure. What has no name of
-// tarn's, the newest snapshot, and whatever is held stay.
+// snapshots that no replica can need as a base and the policy does not keep. It is
+// pure. What is not the policy's, the newest snapshot, and whatever is held or
+// cloned stay.
 func (k keeping) prune() (v verdict) {
 	var snaps []zfs.Version
 	marked := map[zfs.GUID]bool{}
@@ -79,18 +127,93 @@ func (k keeping) prune() (v verdict) {
 			marked[x.GUID] = true
 		}
 	}
+	aged := k.policy.grid(snaps, k.now)
 	for i, s := range snaps {
-		recent := len(snaps)-i <= max(k.recent, 1)
-		needed := recent || k.fixed[s.GUID] || k.protected[s.GUID] && !marked[s.GUID]
-		k.judge(s, recent, needed, &v)
+		n := need{newest: i == len(snaps)-1, recent: len(snaps)-i <= max(k.recent, 1), base: k.protected[s.GUID] && !marked[s.GUID]}
+		n.rule, n.aged = aged[s.GUID]
+		k.judge(s, n, &v)
 	}
 	return v
 }
 
+// need is what tarn itself wants of one snapshot.
+type need struct {
+	newest, recent, base, aged bool
+	rule                       int // of the policy, that keeps it for its age
+}
+
 // judge decides about one snapshot.
-func (k keeping) judge(s zfs.Version, recent, needed bool, v *verdict) {
-	stays := s.UserRefs - len(k.tags[s.Name]) // references whose tag could not be listed are somebody's
-	var away []string
+func (k keeping) judge(s zfs.Version, n need, v *verdict) {
+	needed := n.recent || n.base || k.fixed[s.GUID]
+	held, away := k.holders(s, needed, v)
+	j := judgement{of: s, reasons: k.belongs(s)}
+	theirs := len(j.reasons) > 0
+	j.reasons = append(j.reasons, k.needs(s, n)...)
+	own := len(j.reasons) > 0
+	j.reasons = append(j.reasons, held...)
+	for _, c := range k.clones[s.Name] {
+		j.reasons = append(j.reasons, reason{whyClone, c})
+	}
+	if why, ok := k.stuck[s.GUID]; ok && len(j.reasons) == 0 {
+		j.reasons = append(j.reasons, reason{whyStuck, why})
+	}
+	pinned := len(held) > 0 || len(k.clones[s.Name]) > 0 || k.stuck[s.GUID] != ""
+	switch {
+	case theirs || pinned || len(away) > 0 && (n.recent || n.aged || k.fixed[s.GUID]):
+		// Late holds stay with what stays anyway.
+		for _, replica := range away {
+			j.reasons = append(j.reasons, reason{whyHeld, holdStep + replica})
+		}
+		j.overdue = !own
+	case len(away) > 0:
+		for _, replica := range away {
+			v.release = append(v.release, release{tag: holdStep + replica, name: s.Name})
+		}
+		v.convert = append(v.convert, conversion{of: s, replicas: append(away, k.silent(s)...)})
+		v.destroy = append(v.destroy, s)
+		j.reasons = nil
+	case !needed && !n.aged:
+		v.destroy = append(v.destroy, s)
+	}
+	v.judged = append(v.judged, j)
+}
+
+// belongs tells who else a snapshot belongs to; nobody for what retention may remove.
+func (k keeping) belongs(s zfs.Version) []reason {
+	switch {
+	case k.users[s.GUID] || strings.HasPrefix(s.Name, userPrefix):
+		return []reason{{kind: whyUser}}
+	case strings.HasPrefix(s.Name, divergentPrefix):
+		return []reason{{kind: whyDivergent}}
+	case !k.policy.removable(s.Name):
+		return []reason{{kind: whyForeign}}
+	}
+	return nil
+}
+
+// needs tells what tarn keeps a snapshot for.
+func (k keeping) needs(s zfs.Version, n need) []reason {
+	var list []reason
+	if n.newest {
+		list = append(list, reason{kind: whyNewest})
+	}
+	if n.recent && !n.newest {
+		list = append(list, reason{kind: whyRecent})
+	}
+	if n.aged {
+		list = append(list, reason{whyPolicy, k.policy.ruleText(n.rule)})
+	}
+	if k.fixed[s.GUID] {
+		list = append(list, reason{kind: whyLineage})
+	} else if n.base {
+		list = append(list, reason{kind: whyBase})
+	}
+	return list
+}
+
+// holders reads the holds on one snapshot: those that keep it, and the peers whose
+// own are late. Holds that guard nothing are released.
+func (k keeping) holders(s zfs.Version, needed bool, v *verdict) (held []reason, away []string) {
 	for _, tag := range k.tags[s.Name] {
 		r := release{tag: tag, name: s.Name}
 		replica := owner(tag)
@@ -104,26 +227,14 @@ func (k keeping) judge(s zfs.Version, recent, needed bool, v *verdict) {
 		case k.late[r] && tag == holdStep+replica && contains(k.peers, replica):
 			away = append(away, replica)
 		default:
-			stays++
+			held = append(held, reason{whyHeld, tag})
 		}
 	}
-	if stays > 0 || !prunable(s.Name) {
-		return
+	// References whose tag could not be listed are somebody's.
+	if s.UserRefs > len(k.tags[s.Name]) {
+		held = append(held, reason{whyHeld, "a tag that this storage does not list"})
 	}
-	if len(away) > 0 {
-		if recent || k.fixed[s.GUID] {
-			return
-		}
-		for _, replica := range away {
-			v.release = append(v.release, release{tag: holdStep + replica, name: s.Name})
-		}
-		v.convert = append(v.convert, conversion{of: s, replicas: append(away, k.silent(s)...)})
-		v.destroy = append(v.destroy, s)
-		return
-	}
-	if !needed {
-		v.destroy = append(v.destroy, s)
-	}
+	return held, away
 }
 
 // silent are the peers that may stand on s though they never asked here: the

@@ -41,6 +41,8 @@ type Config struct {
 	Lease   Lease
 	// Publish hears of the replica's state after every change. It must not block.
 	Publish func(*tarnv1.ReplicaReport)
+	// Survey of the replica's pool, shared by its replicas; optional.
+	Survey *Survey
 	// Hooks are optional.
 	Hooks Hooks
 	// KeepRecent replication snapshots stay whatever else holds; optional, 16.
@@ -84,9 +86,13 @@ type Worker struct {
 	log   *slog.Logger
 	wake  chan struct{}
 
+	// born is when the worker was made, for the monotonic clock.
+	born time.Time
+
 	mu       sync.Mutex
 	assigned *tarnv1.Assignment
 	view     view
+	ages     calendar
 
 	// The rest belongs to Run.
 	s         state
@@ -101,7 +107,7 @@ type Worker struct {
 	source    string // replica that the lag is measured against, with the epoch
 	resynced  uint64
 	errorsOf  map[string]string // user snapshots that could not be taken or removed
-	pruned    pruneMark
+	pruned    upkeep
 	strangers strangers
 	ruleErrs  []*tarnv1.RuleError
 	paths     []*tarnv1.ReportedExport
@@ -121,9 +127,9 @@ func NewWorker(cfg Config) (*Worker, error) {
 	}
 	w := &Worker{
 		cfg: cfg, hooks: cfg.Hooks.withDefaults(),
-		l:   layout{pool: cfg.Pool, base: cfg.Base, share: cfg.ShareID, replica: cfg.ReplicaID},
-		log: cfg.Logger.With("share", cfg.ShareID, "replica", cfg.ReplicaID),
-		s:   state{unlisted: cfg.Lacks.HoldList}, wake: make(chan struct{}, 1), failures: map[kind]*failure{}, errorsOf: map[string]string{}, stale: true,
+		l:    layout{pool: cfg.Pool, base: cfg.Base, share: cfg.ShareID, replica: cfg.ReplicaID},
+		log:  cfg.Logger.With("share", cfg.ShareID, "replica", cfg.ReplicaID),
+		born: time.Now(), s: state{unlisted: cfg.Lacks.HoldList}, wake: make(chan struct{}, 1), failures: map[kind]*failure{}, errorsOf: map[string]string{}, stale: true,
 	}
 	return w, nil
 }

@@ -125,7 +125,8 @@ func (s *agentService) Report(ctx context.Context, req *tarnv1.ReportRequest) (*
 		return nil, err
 	}
 	s.Count("report", "taken", 1)
-	return &tarnv1.ReportResponse{WantFull: s.Soft.Report(req, time.Now())}, nil
+	full := s.Soft.Report(req, time.Now())
+	return &tarnv1.ReportResponse{WantFull: full, Inquiries: s.Soft.Inquiries(req.GetHostId())}, nil
 }
 
 // leading refuses on followers. A hint is enough where nothing is promised.

@@ -74,6 +74,7 @@ func newRules() rules {
 	addRecordRules(r)
 	addAgentRules(r)
 	addOperatorRules(r)
+	addInquiryRules(r)
 	return r
 }
 

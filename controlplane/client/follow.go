@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/proto/tarn/v1/tarnv1connect"
@@ -145,8 +146,9 @@ func answeredByAny(req connect.AnyRequest) bool {
 
 // pollWait is how long the server may hold the answer back.
 func pollWait(msg any) time.Duration {
-	if poll, ok := msg.(*tarnv1.AssignmentsRequest); ok {
-		return poll.GetMaxWait().AsDuration()
+	// Besides long polls, these are questions that are passed on to hosts.
+	if held, ok := msg.(interface{ GetMaxWait() *durationpb.Duration }); ok {
+		return held.GetMaxWait().AsDuration()
 	}
 	return 0
 }

@@ -35,6 +35,7 @@ type State struct {
 	replicas map[string]*ReplicaSeen
 	quiesce  map[string]time.Time
 	attested map[string]string
+	asked    map[string]*asked // by id of the inquiry
 	changed  chan struct{}
 }
 
@@ -49,6 +50,12 @@ type HostSeen struct {
 	FenceClass          tarnv1.FenceClass
 	AssignmentsRevision uint64
 	Pools               map[string]*tarnv1.PoolReport
+	// Orphaned are divergent copies of replicas that are not on the host any more;
+	// OrphansTold that it has said what there are.
+	Orphaned    []*tarnv1.DivergentCopy
+	OrphansTold bool
+	// Purges tells how the destruction of divergent copies goes.
+	Purges []*tarnv1.PurgeReport
 
 	sequence uint64
 }
@@ -93,6 +100,7 @@ func (s *State) reset(since time.Time) {
 	s.replicas = make(map[string]*ReplicaSeen)
 	s.quiesce = make(map[string]time.Time)
 	s.attested = make(map[string]string)
+	s.giveUp()
 }
 
 // Lead forgets everything: this node became leader at now. Hosts that have not
@@ -112,6 +120,8 @@ func (s *State) Lead(now time.Time) {
 func (s *State) Report(req *tarnv1.ReportRequest, now time.Time) (wantFull bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// An answer is one, in whatever order reports arrive.
+	s.answered(req.GetHostId(), req.GetAnswers())
 	old := s.hosts[req.GetHostId()]
 	if old != nil && old.SessionID != req.GetSessionId() {
 		s.outdate(req.GetHostId())
@@ -131,7 +141,12 @@ func heard(old *HostSeen, req *tarnv1.ReportRequest, now time.Time) *HostSeen {
 	h := &HostSeen{
 		HostID: req.GetHostId(), SessionID: req.GetSessionId(), At: now, Full: req.GetFull(),
 		FenceClass: req.GetFenceClass(), AssignmentsRevision: req.GetAssignmentsRevision(), sequence: req.GetSequence(),
-		Pools: make(map[string]*tarnv1.PoolReport),
+		Pools: make(map[string]*tarnv1.PoolReport), Purges: req.GetPurges(),
+	}
+	if req.GetFull() {
+		h.Orphaned, h.OrphansTold = req.GetOrphanedCopies(), true
+	} else if old != nil {
+		h.Orphaned, h.OrphansTold = old.Orphaned, old.OrphansTold
 	}
 	if old != nil {
 		h.Full = h.Full || old.Full

@@ -61,17 +61,9 @@ type Specs struct {
 	MaxShareExtendSizeGiB             int64 // 0: no limit
 	RPO                               time.Duration
 	RateLimitBytesPerSecond           int64 // 0: unlimited
-	Keep                              []KeepRule
+	Keep                              KeepPolicy
 	Squash                            tarnv1.Squash // root when the type does not say
 	Encryption                        bool          // at rest and, as raw streams, between hosts
-}
-
-// KeepRule keeps snapshots of a span of time at a distance from each other.
-type KeepRule struct {
-	// For is the age up to which the rule applies.
-	For time.Duration
-	// Every is the distance between kept snapshots; 0 keeps all.
-	Every time.Duration
 }
 
 // SpecError is the error of ParseSpecs.
@@ -166,7 +158,7 @@ func (s *Specs) readers() map[string]func(string) error {
 		specMaxExtend:       sizeInto(&s.MaxShareExtendSizeGiB),
 		specRPO:             func(v string) (err error) { s.RPO, err = parseRPO(v); return err },
 		specRateLimit:       func(v string) (err error) { s.RateLimitBytesPerSecond, err = parseRate(v); return err },
-		specKeep:            func(v string) (err error) { s.Keep, err = parseKeep(v); return err },
+		specKeep:            func(v string) (err error) { s.Keep, err = ParseKeep(v); return err },
 		specEncryption:      boolInto(&s.Encryption),
 		specSquash:          func(v string) (err error) { s.Squash, err = parseSquash(v); return err },
 	}

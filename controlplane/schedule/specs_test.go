@@ -89,6 +89,14 @@ func TestValidateExtraSpecs(t *testing.T) {
 		{"tarn:rop", "10s", "tarn:encryption, tarn:keep, tarn:rate_limit, tarn:rpo and tarn:squash"},
 		{"tarn:encryption", "on", ""},
 		{"tarn:encryption", "aes", "boolean"},
+		{"tarn:keep", "24h:1h,30d:90m", "multiple"},
+		{"tarn:keep", "24h:1h,claim:autosnap_,claim:zrepl_", ""},
+		{"tarn:keep", "claim:autosnap_", "at least one"},
+		{"tarn:keep", "24h:1h,claim:ta", "tarn's own"},
+		{"tarn:keep", "24h:1h,claim:tarn-user-", "tarn's own"},
+		{"tarn:keep", "24h:1h,claim:", "2 to 64"},
+		{"tarn:keep", "24h:1h,claim:a/b", "letters, digits"},
+		{"tarn:keep", "1h:all,0s:all", "AGE:DISTANCE"},
 		{"vendor:thing", "x", ""},
 		{"ssd", "true", ""},
 		{"bad key", "x", "1 to 255 letters"},
@@ -119,7 +127,7 @@ func TestParseSpecs(t *testing.T) {
 	want := Specs{
 		ReplicationType: tarnv1.ReplicationType_REPLICATION_TYPE_DR, SnapshotSupport: true,
 		AvailabilityZones: []string{"a", "b"}, MinShareSizeGiB: 2, RPO: 10 * time.Second, RateLimitBytesPerSecond: 2048, Squash: tarnv1.Squash_SQUASH_ALL, Encryption: true,
-		Keep: []KeepRule{{For: time.Hour}, {For: 24 * time.Hour, Every: time.Hour}},
+		Keep: KeepPolicy{Rules: []KeepRule{{For: time.Hour}, {For: 24 * time.Hour, Every: time.Hour}}},
 	}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("%v %s", err, diff)

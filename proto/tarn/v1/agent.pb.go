@@ -238,8 +238,10 @@ type AssignmentsResponse struct {
 	// Agents ignore a revision lower than one they have seen.
 	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Equal to after_revision and no assignments when nothing changed.
-	Unchanged     bool          `protobuf:"varint,2,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
-	Assignments   []*Assignment `protobuf:"bytes,3,rep,name=assignments,proto3" json:"assignments,omitempty"`
+	Unchanged   bool          `protobuf:"varint,2,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	Assignments []*Assignment `protobuf:"bytes,3,rep,name=assignments,proto3" json:"assignments,omitempty"`
+	// Divergent copies on this host that an operator wants destroyed.
+	Purges        []*PurgeOrder `protobuf:"bytes,20,rep,name=purges,proto3" json:"purges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -295,6 +297,13 @@ func (x *AssignmentsResponse) GetAssignments() []*Assignment {
 	return nil
 }
 
+func (x *AssignmentsResponse) GetPurges() []*PurgeOrder {
+	if x != nil {
+		return x.Purges
+	}
+	return nil
+}
+
 // Assignment is all that a host has to know about one of its replicas.
 type Assignment struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -337,6 +346,8 @@ type Assignment struct {
 	// The replica has been available before: its agent never puts an empty dataset
 	// in place of a missing one.
 	Established bool `protobuf:"varint,24,opt,name=established,proto3" json:"established,omitempty"`
+	// How long replication snapshots stay; unset: the newest only.
+	Keep *KeepPolicy `protobuf:"bytes,40,opt,name=keep,proto3" json:"keep,omitempty"`
 	// The dataset is an encryption root of its own and its streams are raw; the key
 	// never leaves the hosts that have it.
 	Encrypted bool `protobuf:"varint,50,opt,name=encrypted,proto3" json:"encrypted,omitempty"`
@@ -543,6 +554,13 @@ func (x *Assignment) GetEstablished() bool {
 		return x.Established
 	}
 	return false
+}
+
+func (x *Assignment) GetKeep() *KeepPolicy {
+	if x != nil {
+		return x.Keep
+	}
+	return nil
 }
 
 func (x *Assignment) GetEncrypted() bool {
@@ -981,10 +999,16 @@ type ReportRequest struct {
 	// Assignments revision that this report has seen.
 	AssignmentsRevision uint64 `protobuf:"varint,4,opt,name=assignments_revision,json=assignmentsRevision,proto3" json:"assignments_revision,omitempty"`
 	// True: replicas lists everything on this host; what is missing is not there.
-	Full          bool             `protobuf:"varint,5,opt,name=full,proto3" json:"full,omitempty"`
-	Replicas      []*ReplicaReport `protobuf:"bytes,6,rep,name=replicas,proto3" json:"replicas,omitempty"`
-	Pools         []*PoolReport    `protobuf:"bytes,7,rep,name=pools,proto3" json:"pools,omitempty"`
-	FenceClass    FenceClass       `protobuf:"varint,8,opt,name=fence_class,json=fenceClass,proto3,enum=tarn.v1.FenceClass" json:"fence_class,omitempty"`
+	Full       bool             `protobuf:"varint,5,opt,name=full,proto3" json:"full,omitempty"`
+	Replicas   []*ReplicaReport `protobuf:"bytes,6,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	Pools      []*PoolReport    `protobuf:"bytes,7,rep,name=pools,proto3" json:"pools,omitempty"`
+	FenceClass FenceClass       `protobuf:"varint,8,opt,name=fence_class,json=fenceClass,proto3,enum=tarn.v1.FenceClass" json:"fence_class,omitempty"`
+	// Answers to inquiries of earlier responses.
+	Answers []*InquiryAnswer `protobuf:"bytes,20,rep,name=answers,proto3" json:"answers,omitempty"`
+	// With full: divergent copies here whose replica is not assigned to this host.
+	OrphanedCopies []*DivergentCopy `protobuf:"bytes,21,rep,name=orphaned_copies,json=orphanedCopies,proto3" json:"orphaned_copies,omitempty"`
+	// How the purges of AssignmentsResponse went, until they are gone from there.
+	Purges        []*PurgeReport `protobuf:"bytes,22,rep,name=purges,proto3" json:"purges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1075,10 +1099,34 @@ func (x *ReportRequest) GetFenceClass() FenceClass {
 	return FenceClass_FENCE_CLASS_UNSPECIFIED
 }
 
+func (x *ReportRequest) GetAnswers() []*InquiryAnswer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+func (x *ReportRequest) GetOrphanedCopies() []*DivergentCopy {
+	if x != nil {
+		return x.OrphanedCopies
+	}
+	return nil
+}
+
+func (x *ReportRequest) GetPurges() []*PurgeReport {
+	if x != nil {
+		return x.Purges
+	}
+	return nil
+}
+
 type ReportResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Ask for a full report at once (a new leader).
-	WantFull      bool `protobuf:"varint,1,opt,name=want_full,json=wantFull,proto3" json:"want_full,omitempty"`
+	WantFull bool `protobuf:"varint,1,opt,name=want_full,json=wantFull,proto3" json:"want_full,omitempty"`
+	// Questions to answer with the next report, which is due at once. All that are
+	// open are repeated in every response until their answer has arrived.
+	Inquiries     []*Inquiry `protobuf:"bytes,20,rep,name=inquiries,proto3" json:"inquiries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1120,6 +1168,364 @@ func (x *ReportResponse) GetWantFull() bool {
 	return false
 }
 
+func (x *ReportResponse) GetInquiries() []*Inquiry {
+	if x != nil {
+		return x.Inquiries
+	}
+	return nil
+}
+
+// Inquiry is a question of the leader to one host. Answering changes nothing on the
+// host; neither question nor answer is ever in the log.
+type Inquiry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Types that are valid to be assigned to Question:
+	//
+	//	*Inquiry_Retention
+	//	*Inquiry_Divergent
+	Question      isInquiry_Question `protobuf_oneof:"question"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Inquiry) Reset() {
+	*x = Inquiry{}
+	mi := &file_tarn_v1_agent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Inquiry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Inquiry) ProtoMessage() {}
+
+func (x *Inquiry) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_agent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Inquiry.ProtoReflect.Descriptor instead.
+func (*Inquiry) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Inquiry) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Inquiry) GetQuestion() isInquiry_Question {
+	if x != nil {
+		return x.Question
+	}
+	return nil
+}
+
+func (x *Inquiry) GetRetention() *RetentionQuestion {
+	if x != nil {
+		if x, ok := x.Question.(*Inquiry_Retention); ok {
+			return x.Retention
+		}
+	}
+	return nil
+}
+
+func (x *Inquiry) GetDivergent() *DivergentQuestion {
+	if x != nil {
+		if x, ok := x.Question.(*Inquiry_Divergent); ok {
+			return x.Divergent
+		}
+	}
+	return nil
+}
+
+type isInquiry_Question interface {
+	isInquiry_Question()
+}
+
+type Inquiry_Retention struct {
+	Retention *RetentionQuestion `protobuf:"bytes,10,opt,name=retention,proto3,oneof"`
+}
+
+type Inquiry_Divergent struct {
+	Divergent *DivergentQuestion `protobuf:"bytes,11,opt,name=divergent,proto3,oneof"`
+}
+
+func (*Inquiry_Retention) isInquiry_Question() {}
+
+func (*Inquiry_Divergent) isInquiry_Question() {}
+
+// InquiryAnswer answers the inquiry of the same id.
+type InquiryAnswer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Why there is no answer.
+	Error string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// Types that are valid to be assigned to Answer:
+	//
+	//	*InquiryAnswer_Retention
+	//	*InquiryAnswer_Divergent
+	Answer        isInquiryAnswer_Answer `protobuf_oneof:"answer"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InquiryAnswer) Reset() {
+	*x = InquiryAnswer{}
+	mi := &file_tarn_v1_agent_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InquiryAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InquiryAnswer) ProtoMessage() {}
+
+func (x *InquiryAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_agent_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InquiryAnswer.ProtoReflect.Descriptor instead.
+func (*InquiryAnswer) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *InquiryAnswer) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *InquiryAnswer) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *InquiryAnswer) GetAnswer() isInquiryAnswer_Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+func (x *InquiryAnswer) GetRetention() *RetentionPreview {
+	if x != nil {
+		if x, ok := x.Answer.(*InquiryAnswer_Retention); ok {
+			return x.Retention
+		}
+	}
+	return nil
+}
+
+func (x *InquiryAnswer) GetDivergent() *DivergentDetail {
+	if x != nil {
+		if x, ok := x.Answer.(*InquiryAnswer_Divergent); ok {
+			return x.Divergent
+		}
+	}
+	return nil
+}
+
+type isInquiryAnswer_Answer interface {
+	isInquiryAnswer_Answer()
+}
+
+type InquiryAnswer_Retention struct {
+	Retention *RetentionPreview `protobuf:"bytes,10,opt,name=retention,proto3,oneof"`
+}
+
+type InquiryAnswer_Divergent struct {
+	Divergent *DivergentDetail `protobuf:"bytes,11,opt,name=divergent,proto3,oneof"`
+}
+
+func (*InquiryAnswer_Retention) isInquiryAnswer_Answer() {}
+
+func (*InquiryAnswer_Divergent) isInquiryAnswer_Answer() {}
+
+// RetentionQuestion: what would retention do under this policy?
+type RetentionQuestion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ReplicaId     string                 `protobuf:"bytes,1,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	Keep          *KeepPolicy            `protobuf:"bytes,2,opt,name=keep,proto3" json:"keep,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetentionQuestion) Reset() {
+	*x = RetentionQuestion{}
+	mi := &file_tarn_v1_agent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetentionQuestion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetentionQuestion) ProtoMessage() {}
+
+func (x *RetentionQuestion) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_agent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetentionQuestion.ProtoReflect.Descriptor instead.
+func (*RetentionQuestion) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RetentionQuestion) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+func (x *RetentionQuestion) GetKeep() *KeepPolicy {
+	if x != nil {
+		return x.Keep
+	}
+	return nil
+}
+
+// DivergentQuestion: what is the divergent copy of this GUID?
+type DivergentQuestion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Guid          uint64                 `protobuf:"fixed64,1,opt,name=guid,proto3" json:"guid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DivergentQuestion) Reset() {
+	*x = DivergentQuestion{}
+	mi := &file_tarn_v1_agent_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DivergentQuestion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DivergentQuestion) ProtoMessage() {}
+
+func (x *DivergentQuestion) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_agent_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DivergentQuestion.ProtoReflect.Descriptor instead.
+func (*DivergentQuestion) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *DivergentQuestion) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
+type PurgeReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Guid  uint64                 `protobuf:"fixed64,1,opt,name=guid,proto3" json:"guid,omitempty"`
+	// Nothing of it is left.
+	Gone          bool   `protobuf:"varint,2,opt,name=gone,proto3" json:"gone,omitempty"`
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeReport) Reset() {
+	*x = PurgeReport{}
+	mi := &file_tarn_v1_agent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeReport) ProtoMessage() {}
+
+func (x *PurgeReport) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_agent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeReport.ProtoReflect.Descriptor instead.
+func (*PurgeReport) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PurgeReport) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
+func (x *PurgeReport) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
+}
+
+func (x *PurgeReport) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type PoolReport struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Name             string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1132,7 +1538,7 @@ type PoolReport struct {
 
 func (x *PoolReport) Reset() {
 	*x = PoolReport{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[14]
+	mi := &file_tarn_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1550,7 @@ func (x *PoolReport) String() string {
 func (*PoolReport) ProtoMessage() {}
 
 func (x *PoolReport) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[14]
+	mi := &file_tarn_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1563,7 @@ func (x *PoolReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolReport.ProtoReflect.Descriptor instead.
 func (*PoolReport) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PoolReport) GetName() string {
@@ -1237,7 +1643,7 @@ type ReplicaReport struct {
 
 func (x *ReplicaReport) Reset() {
 	*x = ReplicaReport{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[15]
+	mi := &file_tarn_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1655,7 @@ func (x *ReplicaReport) String() string {
 func (*ReplicaReport) ProtoMessage() {}
 
 func (x *ReplicaReport) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[15]
+	mi := &file_tarn_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1668,7 @@ func (x *ReplicaReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReport.ProtoReflect.Descriptor instead.
 func (*ReplicaReport) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReplicaReport) GetReplicaId() string {
@@ -1479,7 +1885,7 @@ type ReportedExport struct {
 
 func (x *ReportedExport) Reset() {
 	*x = ReportedExport{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[16]
+	mi := &file_tarn_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +1897,7 @@ func (x *ReportedExport) String() string {
 func (*ReportedExport) ProtoMessage() {}
 
 func (x *ReportedExport) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[16]
+	mi := &file_tarn_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +1910,7 @@ func (x *ReportedExport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportedExport.ProtoReflect.Descriptor instead.
 func (*ReportedExport) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReportedExport) GetPath() string {
@@ -1545,7 +1951,7 @@ type SnapshotReport struct {
 
 func (x *SnapshotReport) Reset() {
 	*x = SnapshotReport{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[17]
+	mi := &file_tarn_v1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1963,7 @@ func (x *SnapshotReport) String() string {
 func (*SnapshotReport) ProtoMessage() {}
 
 func (x *SnapshotReport) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[17]
+	mi := &file_tarn_v1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1976,7 @@ func (x *SnapshotReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotReport.ProtoReflect.Descriptor instead.
 func (*SnapshotReport) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SnapshotReport) GetSnapshotId() string {
@@ -1636,7 +2042,7 @@ type DemoteAck struct {
 
 func (x *DemoteAck) Reset() {
 	*x = DemoteAck{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[18]
+	mi := &file_tarn_v1_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1648,7 +2054,7 @@ func (x *DemoteAck) String() string {
 func (*DemoteAck) ProtoMessage() {}
 
 func (x *DemoteAck) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[18]
+	mi := &file_tarn_v1_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1661,7 +2067,7 @@ func (x *DemoteAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteAck.ProtoReflect.Descriptor instead.
 func (*DemoteAck) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DemoteAck) GetOpId() string {
@@ -1705,7 +2111,7 @@ type RenewLeaseRequest struct {
 
 func (x *RenewLeaseRequest) Reset() {
 	*x = RenewLeaseRequest{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[19]
+	mi := &file_tarn_v1_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +2123,7 @@ func (x *RenewLeaseRequest) String() string {
 func (*RenewLeaseRequest) ProtoMessage() {}
 
 func (x *RenewLeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[19]
+	mi := &file_tarn_v1_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +2136,7 @@ func (x *RenewLeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewLeaseRequest.ProtoReflect.Descriptor instead.
 func (*RenewLeaseRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RenewLeaseRequest) GetHostId() string {
@@ -1772,7 +2178,7 @@ type LeaseShare struct {
 
 func (x *LeaseShare) Reset() {
 	*x = LeaseShare{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[20]
+	mi := &file_tarn_v1_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1784,7 +2190,7 @@ func (x *LeaseShare) String() string {
 func (*LeaseShare) ProtoMessage() {}
 
 func (x *LeaseShare) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[20]
+	mi := &file_tarn_v1_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1797,7 +2203,7 @@ func (x *LeaseShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseShare.ProtoReflect.Descriptor instead.
 func (*LeaseShare) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LeaseShare) GetShareId() string {
@@ -1834,7 +2240,7 @@ type RenewLeaseResponse struct {
 
 func (x *RenewLeaseResponse) Reset() {
 	*x = RenewLeaseResponse{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[21]
+	mi := &file_tarn_v1_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1846,7 +2252,7 @@ func (x *RenewLeaseResponse) String() string {
 func (*RenewLeaseResponse) ProtoMessage() {}
 
 func (x *RenewLeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[21]
+	mi := &file_tarn_v1_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1859,7 +2265,7 @@ func (x *RenewLeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewLeaseResponse.ProtoReflect.Descriptor instead.
 func (*RenewLeaseResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{21}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RenewLeaseResponse) GetNonce() uint64 {
@@ -1904,11 +2310,12 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\x12AssignmentsRequest\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12%\n" +
 	"\x0eafter_revision\x18\x02 \x01(\x04R\rafterRevision\x124\n" +
-	"\bmax_wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\amaxWait\"\x86\x01\n" +
+	"\bmax_wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\amaxWait\"\xb3\x01\n" +
 	"\x13AssignmentsResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x1c\n" +
 	"\tunchanged\x18\x02 \x01(\bR\tunchanged\x125\n" +
-	"\vassignments\x18\x03 \x03(\v2\x13.tarn.v1.AssignmentR\vassignments\"\x8d\b\n" +
+	"\vassignments\x18\x03 \x03(\v2\x13.tarn.v1.AssignmentR\vassignments\x12+\n" +
+	"\x06purges\x18\x14 \x03(\v2\x13.tarn.v1.PurgeOrderR\x06purges\"\xb6\b\n" +
 	"\n" +
 	"Assignment\x12\x1d\n" +
 	"\n" +
@@ -1938,7 +2345,8 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\x0fprotected_guids\x18\x15 \x03(\x06R\x0eprotectedGuids\x12\x12\n" +
 	"\x04seal\x18\x16 \x01(\bR\x04seal\x12C\n" +
 	"\x10replication_type\x18\x17 \x01(\x0e2\x18.tarn.v1.ReplicationTypeR\x0freplicationType\x12 \n" +
-	"\vestablished\x18\x18 \x01(\bR\vestablished\x12\x1c\n" +
+	"\vestablished\x18\x18 \x01(\bR\vestablished\x12'\n" +
+	"\x04keep\x18( \x01(\v2\x13.tarn.v1.KeepPolicyR\x04keep\x12\x1c\n" +
 	"\tencrypted\x182 \x01(\bR\tencrypted\x12!\n" +
 	"\fmanaged_from\x18\x1c \x01(\tR\vmanagedFrom\"Z\n" +
 	"\x06Source\x12\x1d\n" +
@@ -1971,7 +2379,7 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\faccess_level\x18\x03 \x01(\x0e2\x14.tarn.v1.AccessLevelR\vaccessLevel\"3\n" +
 	"\x12ReplicationOptions\x12\x1d\n" +
 	"\n" +
-	"rate_limit\x18\x01 \x01(\x03R\trateLimit\"\xbf\x02\n" +
+	"rate_limit\x18\x01 \x01(\x03R\trateLimit\"\xe0\x03\n" +
 	"\rReportRequest\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x1d\n" +
 	"\n" +
@@ -1982,9 +2390,37 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\breplicas\x18\x06 \x03(\v2\x16.tarn.v1.ReplicaReportR\breplicas\x12)\n" +
 	"\x05pools\x18\a \x03(\v2\x13.tarn.v1.PoolReportR\x05pools\x124\n" +
 	"\vfence_class\x18\b \x01(\x0e2\x13.tarn.v1.FenceClassR\n" +
-	"fenceClass\"-\n" +
+	"fenceClass\x120\n" +
+	"\aanswers\x18\x14 \x03(\v2\x16.tarn.v1.InquiryAnswerR\aanswers\x12?\n" +
+	"\x0forphaned_copies\x18\x15 \x03(\v2\x16.tarn.v1.DivergentCopyR\x0eorphanedCopies\x12,\n" +
+	"\x06purges\x18\x16 \x03(\v2\x14.tarn.v1.PurgeReportR\x06purges\"]\n" +
 	"\x0eReportResponse\x12\x1b\n" +
-	"\twant_full\x18\x01 \x01(\bR\bwantFull\"\x92\x01\n" +
+	"\twant_full\x18\x01 \x01(\bR\bwantFull\x12.\n" +
+	"\tinquiries\x18\x14 \x03(\v2\x10.tarn.v1.InquiryR\tinquiries\"\x9d\x01\n" +
+	"\aInquiry\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12:\n" +
+	"\tretention\x18\n" +
+	" \x01(\v2\x1a.tarn.v1.RetentionQuestionH\x00R\tretention\x12:\n" +
+	"\tdivergent\x18\v \x01(\v2\x1a.tarn.v1.DivergentQuestionH\x00R\tdivergentB\n" +
+	"\n" +
+	"\bquestion\"\xb4\x01\n" +
+	"\rInquiryAnswer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x129\n" +
+	"\tretention\x18\n" +
+	" \x01(\v2\x19.tarn.v1.RetentionPreviewH\x00R\tretention\x128\n" +
+	"\tdivergent\x18\v \x01(\v2\x18.tarn.v1.DivergentDetailH\x00R\tdivergentB\b\n" +
+	"\x06answer\"[\n" +
+	"\x11RetentionQuestion\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x01 \x01(\tR\treplicaId\x12'\n" +
+	"\x04keep\x18\x02 \x01(\v2\x13.tarn.v1.KeepPolicyR\x04keep\"'\n" +
+	"\x11DivergentQuestion\x12\x12\n" +
+	"\x04guid\x18\x01 \x01(\x06R\x04guid\"K\n" +
+	"\vPurgeReport\x12\x12\n" +
+	"\x04guid\x18\x01 \x01(\x06R\x04guid\x12\x12\n" +
+	"\x04gone\x18\x02 \x01(\bR\x04gone\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\x92\x01\n" +
 	"\n" +
 	"PoolReport\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
@@ -2090,7 +2526,7 @@ func file_tarn_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_tarn_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tarn_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_tarn_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_tarn_v1_agent_proto_goTypes = []any{
 	(Squash)(0),                   // 0: tarn.v1.Squash
 	(*RegisterRequest)(nil),       // 1: tarn.v1.RegisterRequest
@@ -2107,83 +2543,103 @@ var file_tarn_v1_agent_proto_goTypes = []any{
 	(*ReplicationOptions)(nil),    // 12: tarn.v1.ReplicationOptions
 	(*ReportRequest)(nil),         // 13: tarn.v1.ReportRequest
 	(*ReportResponse)(nil),        // 14: tarn.v1.ReportResponse
-	(*PoolReport)(nil),            // 15: tarn.v1.PoolReport
-	(*ReplicaReport)(nil),         // 16: tarn.v1.ReplicaReport
-	(*ReportedExport)(nil),        // 17: tarn.v1.ReportedExport
-	(*SnapshotReport)(nil),        // 18: tarn.v1.SnapshotReport
-	(*DemoteAck)(nil),             // 19: tarn.v1.DemoteAck
-	(*RenewLeaseRequest)(nil),     // 20: tarn.v1.RenewLeaseRequest
-	(*LeaseShare)(nil),            // 21: tarn.v1.LeaseShare
-	(*RenewLeaseResponse)(nil),    // 22: tarn.v1.RenewLeaseResponse
-	(*Host)(nil),                  // 23: tarn.v1.Host
-	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
-	(Role)(0),                     // 25: tarn.v1.Role
-	(*LineageEntry)(nil),          // 26: tarn.v1.LineageEntry
-	(ReplicationType)(0),          // 27: tarn.v1.ReplicationType
-	(AccessLevel)(0),              // 28: tarn.v1.AccessLevel
-	(FenceClass)(0),               // 29: tarn.v1.FenceClass
-	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
-	(*TransferProgress)(nil),      // 31: tarn.v1.TransferProgress
-	(*RuleError)(nil),             // 32: tarn.v1.RuleError
-	(*ReplicaError)(nil),          // 33: tarn.v1.ReplicaError
-	(*DivergentCopy)(nil),         // 34: tarn.v1.DivergentCopy
-	(KeyState)(0),                 // 35: tarn.v1.KeyState
+	(*Inquiry)(nil),               // 15: tarn.v1.Inquiry
+	(*InquiryAnswer)(nil),         // 16: tarn.v1.InquiryAnswer
+	(*RetentionQuestion)(nil),     // 17: tarn.v1.RetentionQuestion
+	(*DivergentQuestion)(nil),     // 18: tarn.v1.DivergentQuestion
+	(*PurgeReport)(nil),           // 19: tarn.v1.PurgeReport
+	(*PoolReport)(nil),            // 20: tarn.v1.PoolReport
+	(*ReplicaReport)(nil),         // 21: tarn.v1.ReplicaReport
+	(*ReportedExport)(nil),        // 22: tarn.v1.ReportedExport
+	(*SnapshotReport)(nil),        // 23: tarn.v1.SnapshotReport
+	(*DemoteAck)(nil),             // 24: tarn.v1.DemoteAck
+	(*RenewLeaseRequest)(nil),     // 25: tarn.v1.RenewLeaseRequest
+	(*LeaseShare)(nil),            // 26: tarn.v1.LeaseShare
+	(*RenewLeaseResponse)(nil),    // 27: tarn.v1.RenewLeaseResponse
+	(*Host)(nil),                  // 28: tarn.v1.Host
+	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
+	(*PurgeOrder)(nil),            // 30: tarn.v1.PurgeOrder
+	(Role)(0),                     // 31: tarn.v1.Role
+	(*LineageEntry)(nil),          // 32: tarn.v1.LineageEntry
+	(ReplicationType)(0),          // 33: tarn.v1.ReplicationType
+	(*KeepPolicy)(nil),            // 34: tarn.v1.KeepPolicy
+	(AccessLevel)(0),              // 35: tarn.v1.AccessLevel
+	(FenceClass)(0),               // 36: tarn.v1.FenceClass
+	(*DivergentCopy)(nil),         // 37: tarn.v1.DivergentCopy
+	(*RetentionPreview)(nil),      // 38: tarn.v1.RetentionPreview
+	(*DivergentDetail)(nil),       // 39: tarn.v1.DivergentDetail
+	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
+	(*TransferProgress)(nil),      // 41: tarn.v1.TransferProgress
+	(*RuleError)(nil),             // 42: tarn.v1.RuleError
+	(*ReplicaError)(nil),          // 43: tarn.v1.ReplicaError
+	(KeyState)(0),                 // 44: tarn.v1.KeyState
 }
 var file_tarn_v1_agent_proto_depIdxs = []int32{
-	23, // 0: tarn.v1.RegisterRequest.host:type_name -> tarn.v1.Host
-	23, // 1: tarn.v1.RegisterResponse.host:type_name -> tarn.v1.Host
-	24, // 2: tarn.v1.AssignmentsRequest.max_wait:type_name -> google.protobuf.Duration
+	28, // 0: tarn.v1.RegisterRequest.host:type_name -> tarn.v1.Host
+	28, // 1: tarn.v1.RegisterResponse.host:type_name -> tarn.v1.Host
+	29, // 2: tarn.v1.AssignmentsRequest.max_wait:type_name -> google.protobuf.Duration
 	5,  // 3: tarn.v1.AssignmentsResponse.assignments:type_name -> tarn.v1.Assignment
-	25, // 4: tarn.v1.Assignment.role:type_name -> tarn.v1.Role
-	6,  // 5: tarn.v1.Assignment.source:type_name -> tarn.v1.Source
-	7,  // 6: tarn.v1.Assignment.peers:type_name -> tarn.v1.Peer
-	9,  // 7: tarn.v1.Assignment.snapshots:type_name -> tarn.v1.WantedSnapshot
-	9,  // 8: tarn.v1.Assignment.removed_snapshots:type_name -> tarn.v1.WantedSnapshot
-	10, // 9: tarn.v1.Assignment.exports:type_name -> tarn.v1.Exports
-	24, // 10: tarn.v1.Assignment.rpo:type_name -> google.protobuf.Duration
-	24, // 11: tarn.v1.Assignment.cadence:type_name -> google.protobuf.Duration
-	12, // 12: tarn.v1.Assignment.options:type_name -> tarn.v1.ReplicationOptions
-	26, // 13: tarn.v1.Assignment.lineage:type_name -> tarn.v1.LineageEntry
-	8,  // 14: tarn.v1.Assignment.clone_source:type_name -> tarn.v1.CloneSource
-	27, // 15: tarn.v1.Assignment.replication_type:type_name -> tarn.v1.ReplicationType
-	6,  // 16: tarn.v1.CloneSource.source:type_name -> tarn.v1.Source
-	11, // 17: tarn.v1.Exports.rules:type_name -> tarn.v1.ExportRule
-	0,  // 18: tarn.v1.Exports.squash:type_name -> tarn.v1.Squash
-	28, // 19: tarn.v1.ExportRule.access_level:type_name -> tarn.v1.AccessLevel
-	16, // 20: tarn.v1.ReportRequest.replicas:type_name -> tarn.v1.ReplicaReport
-	15, // 21: tarn.v1.ReportRequest.pools:type_name -> tarn.v1.PoolReport
-	29, // 22: tarn.v1.ReportRequest.fence_class:type_name -> tarn.v1.FenceClass
-	25, // 23: tarn.v1.ReplicaReport.observed_role:type_name -> tarn.v1.Role
-	30, // 24: tarn.v1.ReplicaReport.head_created_at:type_name -> google.protobuf.Timestamp
-	24, // 25: tarn.v1.ReplicaReport.lag:type_name -> google.protobuf.Duration
-	31, // 26: tarn.v1.ReplicaReport.transfer:type_name -> tarn.v1.TransferProgress
-	17, // 27: tarn.v1.ReplicaReport.exports:type_name -> tarn.v1.ReportedExport
-	32, // 28: tarn.v1.ReplicaReport.rule_errors:type_name -> tarn.v1.RuleError
-	18, // 29: tarn.v1.ReplicaReport.snapshots:type_name -> tarn.v1.SnapshotReport
-	33, // 30: tarn.v1.ReplicaReport.error:type_name -> tarn.v1.ReplicaError
-	19, // 31: tarn.v1.ReplicaReport.demote_ack:type_name -> tarn.v1.DemoteAck
-	19, // 32: tarn.v1.ReplicaReport.seal_ack:type_name -> tarn.v1.DemoteAck
-	34, // 33: tarn.v1.ReplicaReport.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	35, // 34: tarn.v1.ReplicaReport.key_state:type_name -> tarn.v1.KeyState
-	30, // 35: tarn.v1.SnapshotReport.taken_at:type_name -> google.protobuf.Timestamp
-	30, // 36: tarn.v1.DemoteAck.head_created_at:type_name -> google.protobuf.Timestamp
-	21, // 37: tarn.v1.RenewLeaseRequest.shares:type_name -> tarn.v1.LeaseShare
-	21, // 38: tarn.v1.RenewLeaseResponse.granted:type_name -> tarn.v1.LeaseShare
-	21, // 39: tarn.v1.RenewLeaseResponse.revoked:type_name -> tarn.v1.LeaseShare
-	24, // 40: tarn.v1.RenewLeaseResponse.duration:type_name -> google.protobuf.Duration
-	1,  // 41: tarn.v1.AgentService.Register:input_type -> tarn.v1.RegisterRequest
-	3,  // 42: tarn.v1.AgentService.Assignments:input_type -> tarn.v1.AssignmentsRequest
-	13, // 43: tarn.v1.AgentService.Report:input_type -> tarn.v1.ReportRequest
-	20, // 44: tarn.v1.AgentService.RenewLease:input_type -> tarn.v1.RenewLeaseRequest
-	2,  // 45: tarn.v1.AgentService.Register:output_type -> tarn.v1.RegisterResponse
-	4,  // 46: tarn.v1.AgentService.Assignments:output_type -> tarn.v1.AssignmentsResponse
-	14, // 47: tarn.v1.AgentService.Report:output_type -> tarn.v1.ReportResponse
-	22, // 48: tarn.v1.AgentService.RenewLease:output_type -> tarn.v1.RenewLeaseResponse
-	45, // [45:49] is the sub-list for method output_type
-	41, // [41:45] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	30, // 4: tarn.v1.AssignmentsResponse.purges:type_name -> tarn.v1.PurgeOrder
+	31, // 5: tarn.v1.Assignment.role:type_name -> tarn.v1.Role
+	6,  // 6: tarn.v1.Assignment.source:type_name -> tarn.v1.Source
+	7,  // 7: tarn.v1.Assignment.peers:type_name -> tarn.v1.Peer
+	9,  // 8: tarn.v1.Assignment.snapshots:type_name -> tarn.v1.WantedSnapshot
+	9,  // 9: tarn.v1.Assignment.removed_snapshots:type_name -> tarn.v1.WantedSnapshot
+	10, // 10: tarn.v1.Assignment.exports:type_name -> tarn.v1.Exports
+	29, // 11: tarn.v1.Assignment.rpo:type_name -> google.protobuf.Duration
+	29, // 12: tarn.v1.Assignment.cadence:type_name -> google.protobuf.Duration
+	12, // 13: tarn.v1.Assignment.options:type_name -> tarn.v1.ReplicationOptions
+	32, // 14: tarn.v1.Assignment.lineage:type_name -> tarn.v1.LineageEntry
+	8,  // 15: tarn.v1.Assignment.clone_source:type_name -> tarn.v1.CloneSource
+	33, // 16: tarn.v1.Assignment.replication_type:type_name -> tarn.v1.ReplicationType
+	34, // 17: tarn.v1.Assignment.keep:type_name -> tarn.v1.KeepPolicy
+	6,  // 18: tarn.v1.CloneSource.source:type_name -> tarn.v1.Source
+	11, // 19: tarn.v1.Exports.rules:type_name -> tarn.v1.ExportRule
+	0,  // 20: tarn.v1.Exports.squash:type_name -> tarn.v1.Squash
+	35, // 21: tarn.v1.ExportRule.access_level:type_name -> tarn.v1.AccessLevel
+	21, // 22: tarn.v1.ReportRequest.replicas:type_name -> tarn.v1.ReplicaReport
+	20, // 23: tarn.v1.ReportRequest.pools:type_name -> tarn.v1.PoolReport
+	36, // 24: tarn.v1.ReportRequest.fence_class:type_name -> tarn.v1.FenceClass
+	16, // 25: tarn.v1.ReportRequest.answers:type_name -> tarn.v1.InquiryAnswer
+	37, // 26: tarn.v1.ReportRequest.orphaned_copies:type_name -> tarn.v1.DivergentCopy
+	19, // 27: tarn.v1.ReportRequest.purges:type_name -> tarn.v1.PurgeReport
+	15, // 28: tarn.v1.ReportResponse.inquiries:type_name -> tarn.v1.Inquiry
+	17, // 29: tarn.v1.Inquiry.retention:type_name -> tarn.v1.RetentionQuestion
+	18, // 30: tarn.v1.Inquiry.divergent:type_name -> tarn.v1.DivergentQuestion
+	38, // 31: tarn.v1.InquiryAnswer.retention:type_name -> tarn.v1.RetentionPreview
+	39, // 32: tarn.v1.InquiryAnswer.divergent:type_name -> tarn.v1.DivergentDetail
+	34, // 33: tarn.v1.RetentionQuestion.keep:type_name -> tarn.v1.KeepPolicy
+	31, // 34: tarn.v1.ReplicaReport.observed_role:type_name -> tarn.v1.Role
+	40, // 35: tarn.v1.ReplicaReport.head_created_at:type_name -> google.protobuf.Timestamp
+	29, // 36: tarn.v1.ReplicaReport.lag:type_name -> google.protobuf.Duration
+	41, // 37: tarn.v1.ReplicaReport.transfer:type_name -> tarn.v1.TransferProgress
+	22, // 38: tarn.v1.ReplicaReport.exports:type_name -> tarn.v1.ReportedExport
+	42, // 39: tarn.v1.ReplicaReport.rule_errors:type_name -> tarn.v1.RuleError
+	23, // 40: tarn.v1.ReplicaReport.snapshots:type_name -> tarn.v1.SnapshotReport
+	43, // 41: tarn.v1.ReplicaReport.error:type_name -> tarn.v1.ReplicaError
+	24, // 42: tarn.v1.ReplicaReport.demote_ack:type_name -> tarn.v1.DemoteAck
+	24, // 43: tarn.v1.ReplicaReport.seal_ack:type_name -> tarn.v1.DemoteAck
+	37, // 44: tarn.v1.ReplicaReport.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	44, // 45: tarn.v1.ReplicaReport.key_state:type_name -> tarn.v1.KeyState
+	40, // 46: tarn.v1.SnapshotReport.taken_at:type_name -> google.protobuf.Timestamp
+	40, // 47: tarn.v1.DemoteAck.head_created_at:type_name -> google.protobuf.Timestamp
+	26, // 48: tarn.v1.RenewLeaseRequest.shares:type_name -> tarn.v1.LeaseShare
+	26, // 49: tarn.v1.RenewLeaseResponse.granted:type_name -> tarn.v1.LeaseShare
+	26, // 50: tarn.v1.RenewLeaseResponse.revoked:type_name -> tarn.v1.LeaseShare
+	29, // 51: tarn.v1.RenewLeaseResponse.duration:type_name -> google.protobuf.Duration
+	1,  // 52: tarn.v1.AgentService.Register:input_type -> tarn.v1.RegisterRequest
+	3,  // 53: tarn.v1.AgentService.Assignments:input_type -> tarn.v1.AssignmentsRequest
+	13, // 54: tarn.v1.AgentService.Report:input_type -> tarn.v1.ReportRequest
+	25, // 55: tarn.v1.AgentService.RenewLease:input_type -> tarn.v1.RenewLeaseRequest
+	2,  // 56: tarn.v1.AgentService.Register:output_type -> tarn.v1.RegisterResponse
+	4,  // 57: tarn.v1.AgentService.Assignments:output_type -> tarn.v1.AssignmentsResponse
+	14, // 58: tarn.v1.AgentService.Report:output_type -> tarn.v1.ReportResponse
+	27, // 59: tarn.v1.AgentService.RenewLease:output_type -> tarn.v1.RenewLeaseResponse
+	56, // [56:60] is the sub-list for method output_type
+	52, // [52:56] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_agent_proto_init() }
@@ -2192,13 +2648,21 @@ func file_tarn_v1_agent_proto_init() {
 		return
 	}
 	file_tarn_v1_types_proto_init()
+	file_tarn_v1_agent_proto_msgTypes[14].OneofWrappers = []any{
+		(*Inquiry_Retention)(nil),
+		(*Inquiry_Divergent)(nil),
+	}
+	file_tarn_v1_agent_proto_msgTypes[15].OneofWrappers = []any{
+		(*InquiryAnswer_Retention)(nil),
+		(*InquiryAnswer_Divergent)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_agent_proto_rawDesc), len(file_tarn_v1_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

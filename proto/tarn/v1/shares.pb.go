@@ -3116,6 +3116,461 @@ func (x *ListMessagesResponse) GetNextPageToken() string {
 	return ""
 }
 
+type GetShareRetentionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Policy to try instead of the share's own, as in tarn:keep.
+	Keep *string `protobuf:"bytes,2,opt,name=keep,proto3,oneof" json:"keep,omitempty"`
+	// How long to wait for the hosts: 1 to 20 s, 0 for 8 s.
+	MaxWait       *durationpb.Duration `protobuf:"bytes,3,opt,name=max_wait,json=maxWait,proto3" json:"max_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetShareRetentionRequest) Reset() {
+	*x = GetShareRetentionRequest{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetShareRetentionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetShareRetentionRequest) ProtoMessage() {}
+
+func (x *GetShareRetentionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetShareRetentionRequest.ProtoReflect.Descriptor instead.
+func (*GetShareRetentionRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *GetShareRetentionRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *GetShareRetentionRequest) GetKeep() string {
+	if x != nil && x.Keep != nil {
+		return *x.Keep
+	}
+	return ""
+}
+
+func (x *GetShareRetentionRequest) GetMaxWait() *durationpb.Duration {
+	if x != nil {
+		return x.MaxWait
+	}
+	return nil
+}
+
+type ShareRetention struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	ShareId string                 `protobuf:"bytes,1,opt,name=share_id,json=shareId,proto3" json:"share_id,omitempty"`
+	// The share's own policy, as in tarn:keep; "" when only the newest snapshots stay.
+	Keep string `protobuf:"bytes,2,opt,name=keep,proto3" json:"keep,omitempty"`
+	// One per replica.
+	Replicas      []*ReplicaRetention `protobuf:"bytes,3,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareRetention) Reset() {
+	*x = ShareRetention{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareRetention) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareRetention) ProtoMessage() {}
+
+func (x *ShareRetention) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareRetention.ProtoReflect.Descriptor instead.
+func (*ShareRetention) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ShareRetention) GetShareId() string {
+	if x != nil {
+		return x.ShareId
+	}
+	return ""
+}
+
+func (x *ShareRetention) GetKeep() string {
+	if x != nil {
+		return x.Keep
+	}
+	return ""
+}
+
+func (x *ShareRetention) GetReplicas() []*ReplicaRetention {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+type ReplicaRetention struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ReplicaId string                 `protobuf:"bytes,1,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	// host@backend#pool; for operators.
+	Host             string       `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	AvailabilityZone string       `protobuf:"bytes,3,opt,name=availability_zone,json=availabilityZone,proto3" json:"availability_zone,omitempty"`
+	ReplicaState     ReplicaState `protobuf:"varint,4,opt,name=replica_state,json=replicaState,proto3,enum=tarn.v1.ReplicaState" json:"replica_state,omitempty"`
+	// Unset when the host gave no answer; then error says why.
+	Preview       *RetentionPreview `protobuf:"bytes,5,opt,name=preview,proto3" json:"preview,omitempty"`
+	Error         string            `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplicaRetention) Reset() {
+	*x = ReplicaRetention{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicaRetention) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicaRetention) ProtoMessage() {}
+
+func (x *ReplicaRetention) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicaRetention.ProtoReflect.Descriptor instead.
+func (*ReplicaRetention) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ReplicaRetention) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+func (x *ReplicaRetention) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *ReplicaRetention) GetAvailabilityZone() string {
+	if x != nil {
+		return x.AvailabilityZone
+	}
+	return ""
+}
+
+func (x *ReplicaRetention) GetReplicaState() ReplicaState {
+	if x != nil {
+		return x.ReplicaState
+	}
+	return ReplicaState_REPLICA_STATE_UNSPECIFIED
+}
+
+func (x *ReplicaRetention) GetPreview() *RetentionPreview {
+	if x != nil {
+		return x.Preview
+	}
+	return nil
+}
+
+func (x *ReplicaRetention) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type ListDivergentCopiesRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ShareId   string                 `protobuf:"bytes,1,opt,name=share_id,json=shareId,proto3" json:"share_id,omitempty"`
+	ReplicaId string                 `protobuf:"bytes,2,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	// Operators only.
+	AllProjects   bool        `protobuf:"varint,3,opt,name=all_projects,json=allProjects,proto3" json:"all_projects,omitempty"`
+	Consistency   Consistency `protobuf:"varint,4,opt,name=consistency,proto3,enum=tarn.v1.Consistency" json:"consistency,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDivergentCopiesRequest) Reset() {
+	*x = ListDivergentCopiesRequest{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDivergentCopiesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDivergentCopiesRequest) ProtoMessage() {}
+
+func (x *ListDivergentCopiesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDivergentCopiesRequest.ProtoReflect.Descriptor instead.
+func (*ListDivergentCopiesRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *ListDivergentCopiesRequest) GetShareId() string {
+	if x != nil {
+		return x.ShareId
+	}
+	return ""
+}
+
+func (x *ListDivergentCopiesRequest) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+func (x *ListDivergentCopiesRequest) GetAllProjects() bool {
+	if x != nil {
+		return x.AllProjects
+	}
+	return false
+}
+
+func (x *ListDivergentCopiesRequest) GetConsistency() Consistency {
+	if x != nil {
+		return x.Consistency
+	}
+	return Consistency_CONSISTENCY_UNSPECIFIED
+}
+
+type ListDivergentCopiesResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	DivergentCopies []*DivergentCopy       `protobuf:"bytes,1,rep,name=divergent_copies,json=divergentCopies,proto3" json:"divergent_copies,omitempty"`
+	// Hosts that have not told yet what they have of replicas that are gone.
+	SilentHosts   []string `protobuf:"bytes,2,rep,name=silent_hosts,json=silentHosts,proto3" json:"silent_hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDivergentCopiesResponse) Reset() {
+	*x = ListDivergentCopiesResponse{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDivergentCopiesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDivergentCopiesResponse) ProtoMessage() {}
+
+func (x *ListDivergentCopiesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDivergentCopiesResponse.ProtoReflect.Descriptor instead.
+func (*ListDivergentCopiesResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *ListDivergentCopiesResponse) GetDivergentCopies() []*DivergentCopy {
+	if x != nil {
+		return x.DivergentCopies
+	}
+	return nil
+}
+
+func (x *ListDivergentCopiesResponse) GetSilentHosts() []string {
+	if x != nil {
+		return x.SilentHosts
+	}
+	return nil
+}
+
+type GetDivergentCopyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Guid  uint64                 `protobuf:"fixed64,1,opt,name=guid,proto3" json:"guid,omitempty"`
+	// Host to ask, where two have a copy of that GUID.
+	HostId string `protobuf:"bytes,2,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	// How long to wait for the host: 1 to 20 s, 0 for 8 s.
+	MaxWait       *durationpb.Duration `protobuf:"bytes,3,opt,name=max_wait,json=maxWait,proto3" json:"max_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDivergentCopyRequest) Reset() {
+	*x = GetDivergentCopyRequest{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDivergentCopyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDivergentCopyRequest) ProtoMessage() {}
+
+func (x *GetDivergentCopyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDivergentCopyRequest.ProtoReflect.Descriptor instead.
+func (*GetDivergentCopyRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *GetDivergentCopyRequest) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
+func (x *GetDivergentCopyRequest) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *GetDivergentCopyRequest) GetMaxWait() *durationpb.Duration {
+	if x != nil {
+		return x.MaxWait
+	}
+	return nil
+}
+
+type PurgeDivergentCopyRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Guid   uint64                 `protobuf:"fixed64,1,opt,name=guid,proto3" json:"guid,omitempty"`
+	HostId string                 `protobuf:"bytes,2,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	// Kept with the order.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeDivergentCopyRequest) Reset() {
+	*x = PurgeDivergentCopyRequest{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeDivergentCopyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeDivergentCopyRequest) ProtoMessage() {}
+
+func (x *PurgeDivergentCopyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeDivergentCopyRequest.ProtoReflect.Descriptor instead.
+func (*PurgeDivergentCopyRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *PurgeDivergentCopyRequest) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
+func (x *PurgeDivergentCopyRequest) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *PurgeDivergentCopyRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_tarn_v1_shares_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_shares_proto_rawDesc = "" +
@@ -3409,7 +3864,41 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\tdetail_id\x18\b \x01(\tR\bdetailId\"p\n" +
 	"\x14ListMessagesResponse\x120\n" +
 	"\bmessages\x18\x01 \x03(\v2\x14.tarn.v1.UserMessageR\bmessages\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*_\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x82\x01\n" +
+	"\x18GetShareRetentionRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
+	"\x04keep\x18\x02 \x01(\tH\x00R\x04keep\x88\x01\x01\x124\n" +
+	"\bmax_wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\amaxWaitB\a\n" +
+	"\x05_keep\"v\n" +
+	"\x0eShareRetention\x12\x19\n" +
+	"\bshare_id\x18\x01 \x01(\tR\ashareId\x12\x12\n" +
+	"\x04keep\x18\x02 \x01(\tR\x04keep\x125\n" +
+	"\breplicas\x18\x03 \x03(\v2\x19.tarn.v1.ReplicaRetentionR\breplicas\"\xf9\x01\n" +
+	"\x10ReplicaRetention\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12+\n" +
+	"\x11availability_zone\x18\x03 \x01(\tR\x10availabilityZone\x12:\n" +
+	"\rreplica_state\x18\x04 \x01(\x0e2\x15.tarn.v1.ReplicaStateR\freplicaState\x123\n" +
+	"\apreview\x18\x05 \x01(\v2\x19.tarn.v1.RetentionPreviewR\apreview\x12\x14\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\"\xb1\x01\n" +
+	"\x1aListDivergentCopiesRequest\x12\x19\n" +
+	"\bshare_id\x18\x01 \x01(\tR\ashareId\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x02 \x01(\tR\treplicaId\x12!\n" +
+	"\fall_projects\x18\x03 \x01(\bR\vallProjects\x126\n" +
+	"\vconsistency\x18\x04 \x01(\x0e2\x14.tarn.v1.ConsistencyR\vconsistency\"\x83\x01\n" +
+	"\x1bListDivergentCopiesResponse\x12A\n" +
+	"\x10divergent_copies\x18\x01 \x03(\v2\x16.tarn.v1.DivergentCopyR\x0fdivergentCopies\x12!\n" +
+	"\fsilent_hosts\x18\x02 \x03(\tR\vsilentHosts\"|\n" +
+	"\x17GetDivergentCopyRequest\x12\x12\n" +
+	"\x04guid\x18\x01 \x01(\x06R\x04guid\x12\x17\n" +
+	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x124\n" +
+	"\bmax_wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\amaxWait\"`\n" +
+	"\x19PurgeDivergentCopyRequest\x12\x12\n" +
+	"\x04guid\x18\x01 \x01(\x06R\x04guid\x12\x17\n" +
+	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason*_\n" +
 	"\vConsistency\x12\x1b\n" +
 	"\x17CONSISTENCY_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18CONSISTENCY_LINEARIZABLE\x10\x01\x12\x15\n" +
@@ -3423,7 +3912,7 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\rSetExtraSpecs\x12\x1d.tarn.v1.SetExtraSpecsRequest\x1a\x12.tarn.v1.ShareType\x12F\n" +
 	"\x0fUnsetExtraSpecs\x12\x1f.tarn.v1.UnsetExtraSpecsRequest\x1a\x12.tarn.v1.ShareType\x12E\n" +
 	"\x10AddProjectAccess\x12\x1d.tarn.v1.ProjectAccessRequest\x1a\x12.tarn.v1.ShareType\x12H\n" +
-	"\x13RemoveProjectAccess\x12\x1d.tarn.v1.ProjectAccessRequest\x1a\x12.tarn.v1.ShareType2\xcc\x06\n" +
+	"\x13RemoveProjectAccess\x12\x1d.tarn.v1.ProjectAccessRequest\x1a\x12.tarn.v1.ShareType2\x9d\a\n" +
 	"\fShareService\x12:\n" +
 	"\vCreateShare\x12\x1b.tarn.v1.CreateShareRequest\x1a\x0e.tarn.v1.Share\x12/\n" +
 	"\bGetShare\x12\x13.tarn.v1.GetRequest\x1a\x0e.tarn.v1.Share\x12E\n" +
@@ -3438,7 +3927,8 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\vManageShare\x12\x1b.tarn.v1.ManageShareRequest\x1a\x0e.tarn.v1.Share\x12>\n" +
 	"\rUnmanageShare\x12\x1d.tarn.v1.UnmanageShareRequest\x1a\x0e.tarn.v1.Share\x12?\n" +
 	"\x10ResetShareStatus\x12\x1b.tarn.v1.ResetStatusRequest\x1a\x0e.tarn.v1.Share\x12U\n" +
-	"\x18ListShareExportLocations\x12\x13.tarn.v1.GetRequest\x1a$.tarn.v1.ListExportLocationsResponse2\xa1\a\n" +
+	"\x18ListShareExportLocations\x12\x13.tarn.v1.GetRequest\x1a$.tarn.v1.ListExportLocationsResponse\x12O\n" +
+	"\x11GetShareRetention\x12!.tarn.v1.GetShareRetentionRequest\x1a\x17.tarn.v1.ShareRetention2\xa5\t\n" +
 	"\x0eReplicaService\x12@\n" +
 	"\rCreateReplica\x12\x1d.tarn.v1.CreateReplicaRequest\x1a\x10.tarn.v1.Replica\x123\n" +
 	"\n" +
@@ -3453,7 +3943,10 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\x0fUnmanageReplica\x12\x1f.tarn.v1.UnmanageReplicaRequest\x1a\x10.tarn.v1.Replica\x12C\n" +
 	"\x12SetReplicaMetadata\x12\x1b.tarn.v1.SetMetadataRequest\x1a\x10.tarn.v1.Replica\x12G\n" +
 	"\x14UnsetReplicaMetadata\x12\x1d.tarn.v1.UnsetMetadataRequest\x1a\x10.tarn.v1.Replica\x12W\n" +
-	"\x1aListReplicaExportLocations\x12\x13.tarn.v1.GetRequest\x1a$.tarn.v1.ListExportLocationsResponse2\xda\x04\n" +
+	"\x1aListReplicaExportLocations\x12\x13.tarn.v1.GetRequest\x1a$.tarn.v1.ListExportLocationsResponse\x12`\n" +
+	"\x13ListDivergentCopies\x12#.tarn.v1.ListDivergentCopiesRequest\x1a$.tarn.v1.ListDivergentCopiesResponse\x12N\n" +
+	"\x10GetDivergentCopy\x12 .tarn.v1.GetDivergentCopyRequest\x1a\x18.tarn.v1.DivergentDetail\x12P\n" +
+	"\x12PurgeDivergentCopy\x12\".tarn.v1.PurgeDivergentCopyRequest\x1a\x16.tarn.v1.DivergentCopy2\xda\x04\n" +
 	"\x0fSnapshotService\x12C\n" +
 	"\x0eCreateSnapshot\x12\x1e.tarn.v1.CreateSnapshotRequest\x1a\x11.tarn.v1.Snapshot\x125\n" +
 	"\vGetSnapshot\x12\x13.tarn.v1.GetRequest\x1a\x11.tarn.v1.Snapshot\x12N\n" +
@@ -3494,7 +3987,7 @@ func file_tarn_v1_shares_proto_rawDescGZIP() []byte {
 }
 
 var file_tarn_v1_shares_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tarn_v1_shares_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_tarn_v1_shares_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_tarn_v1_shares_proto_goTypes = []any{
 	(Consistency)(0),                      // 0: tarn.v1.Consistency
 	(*Empty)(nil),                         // 1: tarn.v1.Empty
@@ -3542,184 +4035,209 @@ var file_tarn_v1_shares_proto_goTypes = []any{
 	(*QuotaSet)(nil),                      // 43: tarn.v1.QuotaSet
 	(*ListMessagesRequest)(nil),           // 44: tarn.v1.ListMessagesRequest
 	(*ListMessagesResponse)(nil),          // 45: tarn.v1.ListMessagesResponse
-	nil,                                   // 46: tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
-	nil,                                   // 47: tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
-	nil,                                   // 48: tarn.v1.CreateShareRequest.MetadataEntry
-	nil,                                   // 49: tarn.v1.ManageShareRequest.MetadataEntry
-	nil,                                   // 50: tarn.v1.ListSharesRequest.MetadataEntry
-	nil,                                   // 51: tarn.v1.SetMetadataRequest.MetadataEntry
-	nil,                                   // 52: tarn.v1.CreateReplicaRequest.MetadataEntry
-	nil,                                   // 53: tarn.v1.CreateSnapshotRequest.MetadataEntry
-	nil,                                   // 54: tarn.v1.AllowAccessRequest.MetadataEntry
-	nil,                                   // 55: tarn.v1.QuotaSet.QuotasEntry
-	(*ShareType)(nil),                     // 56: tarn.v1.ShareType
-	(Status)(0),                           // 57: tarn.v1.Status
-	(*Share)(nil),                         // 58: tarn.v1.Share
-	(ReplicaState)(0),                     // 59: tarn.v1.ReplicaState
-	(*ExportLocation)(nil),                // 60: tarn.v1.ExportLocation
-	(*Replica)(nil),                       // 61: tarn.v1.Replica
-	(*Consent)(nil),                       // 62: tarn.v1.Consent
-	(*durationpb.Duration)(nil),           // 63: google.protobuf.Duration
-	(*Snapshot)(nil),                      // 64: tarn.v1.Snapshot
-	(*SnapshotInstance)(nil),              // 65: tarn.v1.SnapshotInstance
-	(AccessLevel)(0),                      // 66: tarn.v1.AccessLevel
-	(*AccessRule)(nil),                    // 67: tarn.v1.AccessRule
-	(*UserMessage)(nil),                   // 68: tarn.v1.UserMessage
-	(*QuotaUsage)(nil),                    // 69: tarn.v1.QuotaUsage
-	(*QuotaLimits)(nil),                   // 70: tarn.v1.QuotaLimits
+	(*GetShareRetentionRequest)(nil),      // 46: tarn.v1.GetShareRetentionRequest
+	(*ShareRetention)(nil),                // 47: tarn.v1.ShareRetention
+	(*ReplicaRetention)(nil),              // 48: tarn.v1.ReplicaRetention
+	(*ListDivergentCopiesRequest)(nil),    // 49: tarn.v1.ListDivergentCopiesRequest
+	(*ListDivergentCopiesResponse)(nil),   // 50: tarn.v1.ListDivergentCopiesResponse
+	(*GetDivergentCopyRequest)(nil),       // 51: tarn.v1.GetDivergentCopyRequest
+	(*PurgeDivergentCopyRequest)(nil),     // 52: tarn.v1.PurgeDivergentCopyRequest
+	nil,                                   // 53: tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
+	nil,                                   // 54: tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
+	nil,                                   // 55: tarn.v1.CreateShareRequest.MetadataEntry
+	nil,                                   // 56: tarn.v1.ManageShareRequest.MetadataEntry
+	nil,                                   // 57: tarn.v1.ListSharesRequest.MetadataEntry
+	nil,                                   // 58: tarn.v1.SetMetadataRequest.MetadataEntry
+	nil,                                   // 59: tarn.v1.CreateReplicaRequest.MetadataEntry
+	nil,                                   // 60: tarn.v1.CreateSnapshotRequest.MetadataEntry
+	nil,                                   // 61: tarn.v1.AllowAccessRequest.MetadataEntry
+	nil,                                   // 62: tarn.v1.QuotaSet.QuotasEntry
+	(*ShareType)(nil),                     // 63: tarn.v1.ShareType
+	(Status)(0),                           // 64: tarn.v1.Status
+	(*Share)(nil),                         // 65: tarn.v1.Share
+	(ReplicaState)(0),                     // 66: tarn.v1.ReplicaState
+	(*ExportLocation)(nil),                // 67: tarn.v1.ExportLocation
+	(*Replica)(nil),                       // 68: tarn.v1.Replica
+	(*Consent)(nil),                       // 69: tarn.v1.Consent
+	(*durationpb.Duration)(nil),           // 70: google.protobuf.Duration
+	(*Snapshot)(nil),                      // 71: tarn.v1.Snapshot
+	(*SnapshotInstance)(nil),              // 72: tarn.v1.SnapshotInstance
+	(AccessLevel)(0),                      // 73: tarn.v1.AccessLevel
+	(*AccessRule)(nil),                    // 74: tarn.v1.AccessRule
+	(*UserMessage)(nil),                   // 75: tarn.v1.UserMessage
+	(*RetentionPreview)(nil),              // 76: tarn.v1.RetentionPreview
+	(*DivergentCopy)(nil),                 // 77: tarn.v1.DivergentCopy
+	(*QuotaUsage)(nil),                    // 78: tarn.v1.QuotaUsage
+	(*QuotaLimits)(nil),                   // 79: tarn.v1.QuotaLimits
+	(*DivergentDetail)(nil),               // 80: tarn.v1.DivergentDetail
 }
 var file_tarn_v1_shares_proto_depIdxs = []int32{
-	0,  // 0: tarn.v1.GetRequest.consistency:type_name -> tarn.v1.Consistency
-	46, // 1: tarn.v1.CreateShareTypeRequest.extra_specs:type_name -> tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
-	0,  // 2: tarn.v1.ListShareTypesRequest.consistency:type_name -> tarn.v1.Consistency
-	56, // 3: tarn.v1.ListShareTypesResponse.share_types:type_name -> tarn.v1.ShareType
-	47, // 4: tarn.v1.SetExtraSpecsRequest.extra_specs:type_name -> tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
-	48, // 5: tarn.v1.CreateShareRequest.metadata:type_name -> tarn.v1.CreateShareRequest.MetadataEntry
-	49, // 6: tarn.v1.ManageShareRequest.metadata:type_name -> tarn.v1.ManageShareRequest.MetadataEntry
-	0,  // 7: tarn.v1.ListSharesRequest.consistency:type_name -> tarn.v1.Consistency
-	57, // 8: tarn.v1.ListSharesRequest.status:type_name -> tarn.v1.Status
-	50, // 9: tarn.v1.ListSharesRequest.metadata:type_name -> tarn.v1.ListSharesRequest.MetadataEntry
-	58, // 10: tarn.v1.ListSharesResponse.shares:type_name -> tarn.v1.Share
-	51, // 11: tarn.v1.SetMetadataRequest.metadata:type_name -> tarn.v1.SetMetadataRequest.MetadataEntry
-	57, // 12: tarn.v1.ResetStatusRequest.status:type_name -> tarn.v1.Status
-	59, // 13: tarn.v1.ResetReplicaStateRequest.replica_state:type_name -> tarn.v1.ReplicaState
-	60, // 14: tarn.v1.ListExportLocationsResponse.export_locations:type_name -> tarn.v1.ExportLocation
-	52, // 15: tarn.v1.CreateReplicaRequest.metadata:type_name -> tarn.v1.CreateReplicaRequest.MetadataEntry
-	0,  // 16: tarn.v1.ListReplicasRequest.consistency:type_name -> tarn.v1.Consistency
-	59, // 17: tarn.v1.ListReplicasRequest.replica_state:type_name -> tarn.v1.ReplicaState
-	57, // 18: tarn.v1.ListReplicasRequest.status:type_name -> tarn.v1.Status
-	61, // 19: tarn.v1.ListReplicasResponse.replicas:type_name -> tarn.v1.Replica
-	62, // 20: tarn.v1.PromoteReplicaRequest.consent:type_name -> tarn.v1.Consent
-	63, // 21: tarn.v1.PromoteReplicaRequest.quiesce_wait_time:type_name -> google.protobuf.Duration
-	61, // 22: tarn.v1.PromoteReplicaResponse.replica:type_name -> tarn.v1.Replica
-	53, // 23: tarn.v1.CreateSnapshotRequest.metadata:type_name -> tarn.v1.CreateSnapshotRequest.MetadataEntry
-	0,  // 24: tarn.v1.ListSnapshotsRequest.consistency:type_name -> tarn.v1.Consistency
-	57, // 25: tarn.v1.ListSnapshotsRequest.status:type_name -> tarn.v1.Status
-	64, // 26: tarn.v1.ListSnapshotsResponse.snapshots:type_name -> tarn.v1.Snapshot
-	0,  // 27: tarn.v1.ListSnapshotInstancesRequest.consistency:type_name -> tarn.v1.Consistency
-	65, // 28: tarn.v1.ListSnapshotInstancesResponse.snapshot_instances:type_name -> tarn.v1.SnapshotInstance
-	66, // 29: tarn.v1.AllowAccessRequest.access_level:type_name -> tarn.v1.AccessLevel
-	54, // 30: tarn.v1.AllowAccessRequest.metadata:type_name -> tarn.v1.AllowAccessRequest.MetadataEntry
-	0,  // 31: tarn.v1.ListAccessRulesRequest.consistency:type_name -> tarn.v1.Consistency
-	67, // 32: tarn.v1.ListAccessRulesResponse.access_rules:type_name -> tarn.v1.AccessRule
-	66, // 33: tarn.v1.UpdateAccessRuleRequest.access_level:type_name -> tarn.v1.AccessLevel
-	55, // 34: tarn.v1.QuotaSet.quotas:type_name -> tarn.v1.QuotaSet.QuotasEntry
-	0,  // 35: tarn.v1.ListMessagesRequest.consistency:type_name -> tarn.v1.Consistency
-	68, // 36: tarn.v1.ListMessagesResponse.messages:type_name -> tarn.v1.UserMessage
-	69, // 37: tarn.v1.QuotaSet.QuotasEntry.value:type_name -> tarn.v1.QuotaUsage
-	3,  // 38: tarn.v1.ShareTypeService.CreateShareType:input_type -> tarn.v1.CreateShareTypeRequest
-	2,  // 39: tarn.v1.ShareTypeService.GetShareType:input_type -> tarn.v1.GetRequest
-	4,  // 40: tarn.v1.ShareTypeService.ListShareTypes:input_type -> tarn.v1.ListShareTypesRequest
-	6,  // 41: tarn.v1.ShareTypeService.UpdateShareType:input_type -> tarn.v1.UpdateShareTypeRequest
-	2,  // 42: tarn.v1.ShareTypeService.DeleteShareType:input_type -> tarn.v1.GetRequest
-	7,  // 43: tarn.v1.ShareTypeService.SetExtraSpecs:input_type -> tarn.v1.SetExtraSpecsRequest
-	8,  // 44: tarn.v1.ShareTypeService.UnsetExtraSpecs:input_type -> tarn.v1.UnsetExtraSpecsRequest
-	9,  // 45: tarn.v1.ShareTypeService.AddProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
-	9,  // 46: tarn.v1.ShareTypeService.RemoveProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
-	10, // 47: tarn.v1.ShareService.CreateShare:input_type -> tarn.v1.CreateShareRequest
-	2,  // 48: tarn.v1.ShareService.GetShare:input_type -> tarn.v1.GetRequest
-	13, // 49: tarn.v1.ShareService.ListShares:input_type -> tarn.v1.ListSharesRequest
-	15, // 50: tarn.v1.ShareService.UpdateShare:input_type -> tarn.v1.UpdateShareRequest
-	16, // 51: tarn.v1.ShareService.DeleteShare:input_type -> tarn.v1.DeleteShareRequest
-	17, // 52: tarn.v1.ShareService.ExtendShare:input_type -> tarn.v1.ResizeShareRequest
-	17, // 53: tarn.v1.ShareService.ShrinkShare:input_type -> tarn.v1.ResizeShareRequest
-	18, // 54: tarn.v1.ShareService.SetShareMetadata:input_type -> tarn.v1.SetMetadataRequest
-	19, // 55: tarn.v1.ShareService.UnsetShareMetadata:input_type -> tarn.v1.UnsetMetadataRequest
-	11, // 56: tarn.v1.ShareService.ManageShare:input_type -> tarn.v1.ManageShareRequest
-	12, // 57: tarn.v1.ShareService.UnmanageShare:input_type -> tarn.v1.UnmanageShareRequest
-	20, // 58: tarn.v1.ShareService.ResetShareStatus:input_type -> tarn.v1.ResetStatusRequest
-	2,  // 59: tarn.v1.ShareService.ListShareExportLocations:input_type -> tarn.v1.GetRequest
-	23, // 60: tarn.v1.ReplicaService.CreateReplica:input_type -> tarn.v1.CreateReplicaRequest
-	2,  // 61: tarn.v1.ReplicaService.GetReplica:input_type -> tarn.v1.GetRequest
-	24, // 62: tarn.v1.ReplicaService.ListReplicas:input_type -> tarn.v1.ListReplicasRequest
-	26, // 63: tarn.v1.ReplicaService.PromoteReplica:input_type -> tarn.v1.PromoteReplicaRequest
-	28, // 64: tarn.v1.ReplicaService.CancelPromotion:input_type -> tarn.v1.CancelPromotionRequest
-	2,  // 65: tarn.v1.ReplicaService.ResyncReplica:input_type -> tarn.v1.GetRequest
-	20, // 66: tarn.v1.ReplicaService.ResetReplicaStatus:input_type -> tarn.v1.ResetStatusRequest
-	21, // 67: tarn.v1.ReplicaService.ResetReplicaState:input_type -> tarn.v1.ResetReplicaStateRequest
-	29, // 68: tarn.v1.ReplicaService.DeleteReplica:input_type -> tarn.v1.DeleteReplicaRequest
-	30, // 69: tarn.v1.ReplicaService.UnmanageReplica:input_type -> tarn.v1.UnmanageReplicaRequest
-	18, // 70: tarn.v1.ReplicaService.SetReplicaMetadata:input_type -> tarn.v1.SetMetadataRequest
-	19, // 71: tarn.v1.ReplicaService.UnsetReplicaMetadata:input_type -> tarn.v1.UnsetMetadataRequest
-	2,  // 72: tarn.v1.ReplicaService.ListReplicaExportLocations:input_type -> tarn.v1.GetRequest
-	31, // 73: tarn.v1.SnapshotService.CreateSnapshot:input_type -> tarn.v1.CreateSnapshotRequest
-	2,  // 74: tarn.v1.SnapshotService.GetSnapshot:input_type -> tarn.v1.GetRequest
-	32, // 75: tarn.v1.SnapshotService.ListSnapshots:input_type -> tarn.v1.ListSnapshotsRequest
-	34, // 76: tarn.v1.SnapshotService.UpdateSnapshot:input_type -> tarn.v1.UpdateSnapshotRequest
-	35, // 77: tarn.v1.SnapshotService.DeleteSnapshot:input_type -> tarn.v1.DeleteSnapshotRequest
-	20, // 78: tarn.v1.SnapshotService.ResetSnapshotStatus:input_type -> tarn.v1.ResetStatusRequest
-	2,  // 79: tarn.v1.SnapshotService.GetSnapshotInstance:input_type -> tarn.v1.GetRequest
-	36, // 80: tarn.v1.SnapshotService.ListSnapshotInstances:input_type -> tarn.v1.ListSnapshotInstancesRequest
-	38, // 81: tarn.v1.AccessRuleService.AllowAccess:input_type -> tarn.v1.AllowAccessRequest
-	2,  // 82: tarn.v1.AccessRuleService.GetAccessRule:input_type -> tarn.v1.GetRequest
-	39, // 83: tarn.v1.AccessRuleService.ListAccessRules:input_type -> tarn.v1.ListAccessRulesRequest
-	41, // 84: tarn.v1.AccessRuleService.UpdateAccessRule:input_type -> tarn.v1.UpdateAccessRuleRequest
-	2,  // 85: tarn.v1.AccessRuleService.DenyAccess:input_type -> tarn.v1.GetRequest
-	42, // 86: tarn.v1.QuotaService.GetQuota:input_type -> tarn.v1.GetQuotaRequest
-	70, // 87: tarn.v1.QuotaService.UpdateQuota:input_type -> tarn.v1.QuotaLimits
-	42, // 88: tarn.v1.QuotaService.ResetQuota:input_type -> tarn.v1.GetQuotaRequest
-	2,  // 89: tarn.v1.MessageService.GetMessage:input_type -> tarn.v1.GetRequest
-	44, // 90: tarn.v1.MessageService.ListMessages:input_type -> tarn.v1.ListMessagesRequest
-	2,  // 91: tarn.v1.MessageService.DeleteMessage:input_type -> tarn.v1.GetRequest
-	56, // 92: tarn.v1.ShareTypeService.CreateShareType:output_type -> tarn.v1.ShareType
-	56, // 93: tarn.v1.ShareTypeService.GetShareType:output_type -> tarn.v1.ShareType
-	5,  // 94: tarn.v1.ShareTypeService.ListShareTypes:output_type -> tarn.v1.ListShareTypesResponse
-	56, // 95: tarn.v1.ShareTypeService.UpdateShareType:output_type -> tarn.v1.ShareType
-	1,  // 96: tarn.v1.ShareTypeService.DeleteShareType:output_type -> tarn.v1.Empty
-	56, // 97: tarn.v1.ShareTypeService.SetExtraSpecs:output_type -> tarn.v1.ShareType
-	56, // 98: tarn.v1.ShareTypeService.UnsetExtraSpecs:output_type -> tarn.v1.ShareType
-	56, // 99: tarn.v1.ShareTypeService.AddProjectAccess:output_type -> tarn.v1.ShareType
-	56, // 100: tarn.v1.ShareTypeService.RemoveProjectAccess:output_type -> tarn.v1.ShareType
-	58, // 101: tarn.v1.ShareService.CreateShare:output_type -> tarn.v1.Share
-	58, // 102: tarn.v1.ShareService.GetShare:output_type -> tarn.v1.Share
-	14, // 103: tarn.v1.ShareService.ListShares:output_type -> tarn.v1.ListSharesResponse
-	58, // 104: tarn.v1.ShareService.UpdateShare:output_type -> tarn.v1.Share
-	1,  // 105: tarn.v1.ShareService.DeleteShare:output_type -> tarn.v1.Empty
-	58, // 106: tarn.v1.ShareService.ExtendShare:output_type -> tarn.v1.Share
-	58, // 107: tarn.v1.ShareService.ShrinkShare:output_type -> tarn.v1.Share
-	58, // 108: tarn.v1.ShareService.SetShareMetadata:output_type -> tarn.v1.Share
-	58, // 109: tarn.v1.ShareService.UnsetShareMetadata:output_type -> tarn.v1.Share
-	58, // 110: tarn.v1.ShareService.ManageShare:output_type -> tarn.v1.Share
-	58, // 111: tarn.v1.ShareService.UnmanageShare:output_type -> tarn.v1.Share
-	58, // 112: tarn.v1.ShareService.ResetShareStatus:output_type -> tarn.v1.Share
-	22, // 113: tarn.v1.ShareService.ListShareExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
-	61, // 114: tarn.v1.ReplicaService.CreateReplica:output_type -> tarn.v1.Replica
-	61, // 115: tarn.v1.ReplicaService.GetReplica:output_type -> tarn.v1.Replica
-	25, // 116: tarn.v1.ReplicaService.ListReplicas:output_type -> tarn.v1.ListReplicasResponse
-	27, // 117: tarn.v1.ReplicaService.PromoteReplica:output_type -> tarn.v1.PromoteReplicaResponse
-	61, // 118: tarn.v1.ReplicaService.CancelPromotion:output_type -> tarn.v1.Replica
-	61, // 119: tarn.v1.ReplicaService.ResyncReplica:output_type -> tarn.v1.Replica
-	61, // 120: tarn.v1.ReplicaService.ResetReplicaStatus:output_type -> tarn.v1.Replica
-	61, // 121: tarn.v1.ReplicaService.ResetReplicaState:output_type -> tarn.v1.Replica
-	1,  // 122: tarn.v1.ReplicaService.DeleteReplica:output_type -> tarn.v1.Empty
-	61, // 123: tarn.v1.ReplicaService.UnmanageReplica:output_type -> tarn.v1.Replica
-	61, // 124: tarn.v1.ReplicaService.SetReplicaMetadata:output_type -> tarn.v1.Replica
-	61, // 125: tarn.v1.ReplicaService.UnsetReplicaMetadata:output_type -> tarn.v1.Replica
-	22, // 126: tarn.v1.ReplicaService.ListReplicaExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
-	64, // 127: tarn.v1.SnapshotService.CreateSnapshot:output_type -> tarn.v1.Snapshot
-	64, // 128: tarn.v1.SnapshotService.GetSnapshot:output_type -> tarn.v1.Snapshot
-	33, // 129: tarn.v1.SnapshotService.ListSnapshots:output_type -> tarn.v1.ListSnapshotsResponse
-	64, // 130: tarn.v1.SnapshotService.UpdateSnapshot:output_type -> tarn.v1.Snapshot
-	1,  // 131: tarn.v1.SnapshotService.DeleteSnapshot:output_type -> tarn.v1.Empty
-	64, // 132: tarn.v1.SnapshotService.ResetSnapshotStatus:output_type -> tarn.v1.Snapshot
-	65, // 133: tarn.v1.SnapshotService.GetSnapshotInstance:output_type -> tarn.v1.SnapshotInstance
-	37, // 134: tarn.v1.SnapshotService.ListSnapshotInstances:output_type -> tarn.v1.ListSnapshotInstancesResponse
-	67, // 135: tarn.v1.AccessRuleService.AllowAccess:output_type -> tarn.v1.AccessRule
-	67, // 136: tarn.v1.AccessRuleService.GetAccessRule:output_type -> tarn.v1.AccessRule
-	40, // 137: tarn.v1.AccessRuleService.ListAccessRules:output_type -> tarn.v1.ListAccessRulesResponse
-	67, // 138: tarn.v1.AccessRuleService.UpdateAccessRule:output_type -> tarn.v1.AccessRule
-	1,  // 139: tarn.v1.AccessRuleService.DenyAccess:output_type -> tarn.v1.Empty
-	43, // 140: tarn.v1.QuotaService.GetQuota:output_type -> tarn.v1.QuotaSet
-	43, // 141: tarn.v1.QuotaService.UpdateQuota:output_type -> tarn.v1.QuotaSet
-	1,  // 142: tarn.v1.QuotaService.ResetQuota:output_type -> tarn.v1.Empty
-	68, // 143: tarn.v1.MessageService.GetMessage:output_type -> tarn.v1.UserMessage
-	45, // 144: tarn.v1.MessageService.ListMessages:output_type -> tarn.v1.ListMessagesResponse
-	1,  // 145: tarn.v1.MessageService.DeleteMessage:output_type -> tarn.v1.Empty
-	92, // [92:146] is the sub-list for method output_type
-	38, // [38:92] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	0,   // 0: tarn.v1.GetRequest.consistency:type_name -> tarn.v1.Consistency
+	53,  // 1: tarn.v1.CreateShareTypeRequest.extra_specs:type_name -> tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
+	0,   // 2: tarn.v1.ListShareTypesRequest.consistency:type_name -> tarn.v1.Consistency
+	63,  // 3: tarn.v1.ListShareTypesResponse.share_types:type_name -> tarn.v1.ShareType
+	54,  // 4: tarn.v1.SetExtraSpecsRequest.extra_specs:type_name -> tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
+	55,  // 5: tarn.v1.CreateShareRequest.metadata:type_name -> tarn.v1.CreateShareRequest.MetadataEntry
+	56,  // 6: tarn.v1.ManageShareRequest.metadata:type_name -> tarn.v1.ManageShareRequest.MetadataEntry
+	0,   // 7: tarn.v1.ListSharesRequest.consistency:type_name -> tarn.v1.Consistency
+	64,  // 8: tarn.v1.ListSharesRequest.status:type_name -> tarn.v1.Status
+	57,  // 9: tarn.v1.ListSharesRequest.metadata:type_name -> tarn.v1.ListSharesRequest.MetadataEntry
+	65,  // 10: tarn.v1.ListSharesResponse.shares:type_name -> tarn.v1.Share
+	58,  // 11: tarn.v1.SetMetadataRequest.metadata:type_name -> tarn.v1.SetMetadataRequest.MetadataEntry
+	64,  // 12: tarn.v1.ResetStatusRequest.status:type_name -> tarn.v1.Status
+	66,  // 13: tarn.v1.ResetReplicaStateRequest.replica_state:type_name -> tarn.v1.ReplicaState
+	67,  // 14: tarn.v1.ListExportLocationsResponse.export_locations:type_name -> tarn.v1.ExportLocation
+	59,  // 15: tarn.v1.CreateReplicaRequest.metadata:type_name -> tarn.v1.CreateReplicaRequest.MetadataEntry
+	0,   // 16: tarn.v1.ListReplicasRequest.consistency:type_name -> tarn.v1.Consistency
+	66,  // 17: tarn.v1.ListReplicasRequest.replica_state:type_name -> tarn.v1.ReplicaState
+	64,  // 18: tarn.v1.ListReplicasRequest.status:type_name -> tarn.v1.Status
+	68,  // 19: tarn.v1.ListReplicasResponse.replicas:type_name -> tarn.v1.Replica
+	69,  // 20: tarn.v1.PromoteReplicaRequest.consent:type_name -> tarn.v1.Consent
+	70,  // 21: tarn.v1.PromoteReplicaRequest.quiesce_wait_time:type_name -> google.protobuf.Duration
+	68,  // 22: tarn.v1.PromoteReplicaResponse.replica:type_name -> tarn.v1.Replica
+	60,  // 23: tarn.v1.CreateSnapshotRequest.metadata:type_name -> tarn.v1.CreateSnapshotRequest.MetadataEntry
+	0,   // 24: tarn.v1.ListSnapshotsRequest.consistency:type_name -> tarn.v1.Consistency
+	64,  // 25: tarn.v1.ListSnapshotsRequest.status:type_name -> tarn.v1.Status
+	71,  // 26: tarn.v1.ListSnapshotsResponse.snapshots:type_name -> tarn.v1.Snapshot
+	0,   // 27: tarn.v1.ListSnapshotInstancesRequest.consistency:type_name -> tarn.v1.Consistency
+	72,  // 28: tarn.v1.ListSnapshotInstancesResponse.snapshot_instances:type_name -> tarn.v1.SnapshotInstance
+	73,  // 29: tarn.v1.AllowAccessRequest.access_level:type_name -> tarn.v1.AccessLevel
+	61,  // 30: tarn.v1.AllowAccessRequest.metadata:type_name -> tarn.v1.AllowAccessRequest.MetadataEntry
+	0,   // 31: tarn.v1.ListAccessRulesRequest.consistency:type_name -> tarn.v1.Consistency
+	74,  // 32: tarn.v1.ListAccessRulesResponse.access_rules:type_name -> tarn.v1.AccessRule
+	73,  // 33: tarn.v1.UpdateAccessRuleRequest.access_level:type_name -> tarn.v1.AccessLevel
+	62,  // 34: tarn.v1.QuotaSet.quotas:type_name -> tarn.v1.QuotaSet.QuotasEntry
+	0,   // 35: tarn.v1.ListMessagesRequest.consistency:type_name -> tarn.v1.Consistency
+	75,  // 36: tarn.v1.ListMessagesResponse.messages:type_name -> tarn.v1.UserMessage
+	70,  // 37: tarn.v1.GetShareRetentionRequest.max_wait:type_name -> google.protobuf.Duration
+	48,  // 38: tarn.v1.ShareRetention.replicas:type_name -> tarn.v1.ReplicaRetention
+	66,  // 39: tarn.v1.ReplicaRetention.replica_state:type_name -> tarn.v1.ReplicaState
+	76,  // 40: tarn.v1.ReplicaRetention.preview:type_name -> tarn.v1.RetentionPreview
+	0,   // 41: tarn.v1.ListDivergentCopiesRequest.consistency:type_name -> tarn.v1.Consistency
+	77,  // 42: tarn.v1.ListDivergentCopiesResponse.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	70,  // 43: tarn.v1.GetDivergentCopyRequest.max_wait:type_name -> google.protobuf.Duration
+	78,  // 44: tarn.v1.QuotaSet.QuotasEntry.value:type_name -> tarn.v1.QuotaUsage
+	3,   // 45: tarn.v1.ShareTypeService.CreateShareType:input_type -> tarn.v1.CreateShareTypeRequest
+	2,   // 46: tarn.v1.ShareTypeService.GetShareType:input_type -> tarn.v1.GetRequest
+	4,   // 47: tarn.v1.ShareTypeService.ListShareTypes:input_type -> tarn.v1.ListShareTypesRequest
+	6,   // 48: tarn.v1.ShareTypeService.UpdateShareType:input_type -> tarn.v1.UpdateShareTypeRequest
+	2,   // 49: tarn.v1.ShareTypeService.DeleteShareType:input_type -> tarn.v1.GetRequest
+	7,   // 50: tarn.v1.ShareTypeService.SetExtraSpecs:input_type -> tarn.v1.SetExtraSpecsRequest
+	8,   // 51: tarn.v1.ShareTypeService.UnsetExtraSpecs:input_type -> tarn.v1.UnsetExtraSpecsRequest
+	9,   // 52: tarn.v1.ShareTypeService.AddProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
+	9,   // 53: tarn.v1.ShareTypeService.RemoveProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
+	10,  // 54: tarn.v1.ShareService.CreateShare:input_type -> tarn.v1.CreateShareRequest
+	2,   // 55: tarn.v1.ShareService.GetShare:input_type -> tarn.v1.GetRequest
+	13,  // 56: tarn.v1.ShareService.ListShares:input_type -> tarn.v1.ListSharesRequest
+	15,  // 57: tarn.v1.ShareService.UpdateShare:input_type -> tarn.v1.UpdateShareRequest
+	16,  // 58: tarn.v1.ShareService.DeleteShare:input_type -> tarn.v1.DeleteShareRequest
+	17,  // 59: tarn.v1.ShareService.ExtendShare:input_type -> tarn.v1.ResizeShareRequest
+	17,  // 60: tarn.v1.ShareService.ShrinkShare:input_type -> tarn.v1.ResizeShareRequest
+	18,  // 61: tarn.v1.ShareService.SetShareMetadata:input_type -> tarn.v1.SetMetadataRequest
+	19,  // 62: tarn.v1.ShareService.UnsetShareMetadata:input_type -> tarn.v1.UnsetMetadataRequest
+	11,  // 63: tarn.v1.ShareService.ManageShare:input_type -> tarn.v1.ManageShareRequest
+	12,  // 64: tarn.v1.ShareService.UnmanageShare:input_type -> tarn.v1.UnmanageShareRequest
+	20,  // 65: tarn.v1.ShareService.ResetShareStatus:input_type -> tarn.v1.ResetStatusRequest
+	2,   // 66: tarn.v1.ShareService.ListShareExportLocations:input_type -> tarn.v1.GetRequest
+	46,  // 67: tarn.v1.ShareService.GetShareRetention:input_type -> tarn.v1.GetShareRetentionRequest
+	23,  // 68: tarn.v1.ReplicaService.CreateReplica:input_type -> tarn.v1.CreateReplicaRequest
+	2,   // 69: tarn.v1.ReplicaService.GetReplica:input_type -> tarn.v1.GetRequest
+	24,  // 70: tarn.v1.ReplicaService.ListReplicas:input_type -> tarn.v1.ListReplicasRequest
+	26,  // 71: tarn.v1.ReplicaService.PromoteReplica:input_type -> tarn.v1.PromoteReplicaRequest
+	28,  // 72: tarn.v1.ReplicaService.CancelPromotion:input_type -> tarn.v1.CancelPromotionRequest
+	2,   // 73: tarn.v1.ReplicaService.ResyncReplica:input_type -> tarn.v1.GetRequest
+	20,  // 74: tarn.v1.ReplicaService.ResetReplicaStatus:input_type -> tarn.v1.ResetStatusRequest
+	21,  // 75: tarn.v1.ReplicaService.ResetReplicaState:input_type -> tarn.v1.ResetReplicaStateRequest
+	29,  // 76: tarn.v1.ReplicaService.DeleteReplica:input_type -> tarn.v1.DeleteReplicaRequest
+	30,  // 77: tarn.v1.ReplicaService.UnmanageReplica:input_type -> tarn.v1.UnmanageReplicaRequest
+	18,  // 78: tarn.v1.ReplicaService.SetReplicaMetadata:input_type -> tarn.v1.SetMetadataRequest
+	19,  // 79: tarn.v1.ReplicaService.UnsetReplicaMetadata:input_type -> tarn.v1.UnsetMetadataRequest
+	2,   // 80: tarn.v1.ReplicaService.ListReplicaExportLocations:input_type -> tarn.v1.GetRequest
+	49,  // 81: tarn.v1.ReplicaService.ListDivergentCopies:input_type -> tarn.v1.ListDivergentCopiesRequest
+	51,  // 82: tarn.v1.ReplicaService.GetDivergentCopy:input_type -> tarn.v1.GetDivergentCopyRequest
+	52,  // 83: tarn.v1.ReplicaService.PurgeDivergentCopy:input_type -> tarn.v1.PurgeDivergentCopyRequest
+	31,  // 84: tarn.v1.SnapshotService.CreateSnapshot:input_type -> tarn.v1.CreateSnapshotRequest
+	2,   // 85: tarn.v1.SnapshotService.GetSnapshot:input_type -> tarn.v1.GetRequest
+	32,  // 86: tarn.v1.SnapshotService.ListSnapshots:input_type -> tarn.v1.ListSnapshotsRequest
+	34,  // 87: tarn.v1.SnapshotService.UpdateSnapshot:input_type -> tarn.v1.UpdateSnapshotRequest
+	35,  // 88: tarn.v1.SnapshotService.DeleteSnapshot:input_type -> tarn.v1.DeleteSnapshotRequest
+	20,  // 89: tarn.v1.SnapshotService.ResetSnapshotStatus:input_type -> tarn.v1.ResetStatusRequest
+	2,   // 90: tarn.v1.SnapshotService.GetSnapshotInstance:input_type -> tarn.v1.GetRequest
+	36,  // 91: tarn.v1.SnapshotService.ListSnapshotInstances:input_type -> tarn.v1.ListSnapshotInstancesRequest
+	38,  // 92: tarn.v1.AccessRuleService.AllowAccess:input_type -> tarn.v1.AllowAccessRequest
+	2,   // 93: tarn.v1.AccessRuleService.GetAccessRule:input_type -> tarn.v1.GetRequest
+	39,  // 94: tarn.v1.AccessRuleService.ListAccessRules:input_type -> tarn.v1.ListAccessRulesRequest
+	41,  // 95: tarn.v1.AccessRuleService.UpdateAccessRule:input_type -> tarn.v1.UpdateAccessRuleRequest
+	2,   // 96: tarn.v1.AccessRuleService.DenyAccess:input_type -> tarn.v1.GetRequest
+	42,  // 97: tarn.v1.QuotaService.GetQuota:input_type -> tarn.v1.GetQuotaRequest
+	79,  // 98: tarn.v1.QuotaService.UpdateQuota:input_type -> tarn.v1.QuotaLimits
+	42,  // 99: tarn.v1.QuotaService.ResetQuota:input_type -> tarn.v1.GetQuotaRequest
+	2,   // 100: tarn.v1.MessageService.GetMessage:input_type -> tarn.v1.GetRequest
+	44,  // 101: tarn.v1.MessageService.ListMessages:input_type -> tarn.v1.ListMessagesRequest
+	2,   // 102: tarn.v1.MessageService.DeleteMessage:input_type -> tarn.v1.GetRequest
+	63,  // 103: tarn.v1.ShareTypeService.CreateShareType:output_type -> tarn.v1.ShareType
+	63,  // 104: tarn.v1.ShareTypeService.GetShareType:output_type -> tarn.v1.ShareType
+	5,   // 105: tarn.v1.ShareTypeService.ListShareTypes:output_type -> tarn.v1.ListShareTypesResponse
+	63,  // 106: tarn.v1.ShareTypeService.UpdateShareType:output_type -> tarn.v1.ShareType
+	1,   // 107: tarn.v1.ShareTypeService.DeleteShareType:output_type -> tarn.v1.Empty
+	63,  // 108: tarn.v1.ShareTypeService.SetExtraSpecs:output_type -> tarn.v1.ShareType
+	63,  // 109: tarn.v1.ShareTypeService.UnsetExtraSpecs:output_type -> tarn.v1.ShareType
+	63,  // 110: tarn.v1.ShareTypeService.AddProjectAccess:output_type -> tarn.v1.ShareType
+	63,  // 111: tarn.v1.ShareTypeService.RemoveProjectAccess:output_type -> tarn.v1.ShareType
+	65,  // 112: tarn.v1.ShareService.CreateShare:output_type -> tarn.v1.Share
+	65,  // 113: tarn.v1.ShareService.GetShare:output_type -> tarn.v1.Share
+	14,  // 114: tarn.v1.ShareService.ListShares:output_type -> tarn.v1.ListSharesResponse
+	65,  // 115: tarn.v1.ShareService.UpdateShare:output_type -> tarn.v1.Share
+	1,   // 116: tarn.v1.ShareService.DeleteShare:output_type -> tarn.v1.Empty
+	65,  // 117: tarn.v1.ShareService.ExtendShare:output_type -> tarn.v1.Share
+	65,  // 118: tarn.v1.ShareService.ShrinkShare:output_type -> tarn.v1.Share
+	65,  // 119: tarn.v1.ShareService.SetShareMetadata:output_type -> tarn.v1.Share
+	65,  // 120: tarn.v1.ShareService.UnsetShareMetadata:output_type -> tarn.v1.Share
+	65,  // 121: tarn.v1.ShareService.ManageShare:output_type -> tarn.v1.Share
+	65,  // 122: tarn.v1.ShareService.UnmanageShare:output_type -> tarn.v1.Share
+	65,  // 123: tarn.v1.ShareService.ResetShareStatus:output_type -> tarn.v1.Share
+	22,  // 124: tarn.v1.ShareService.ListShareExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
+	47,  // 125: tarn.v1.ShareService.GetShareRetention:output_type -> tarn.v1.ShareRetention
+	68,  // 126: tarn.v1.ReplicaService.CreateReplica:output_type -> tarn.v1.Replica
+	68,  // 127: tarn.v1.ReplicaService.GetReplica:output_type -> tarn.v1.Replica
+	25,  // 128: tarn.v1.ReplicaService.ListReplicas:output_type -> tarn.v1.ListReplicasResponse
+	27,  // 129: tarn.v1.ReplicaService.PromoteReplica:output_type -> tarn.v1.PromoteReplicaResponse
+	68,  // 130: tarn.v1.ReplicaService.CancelPromotion:output_type -> tarn.v1.Replica
+	68,  // 131: tarn.v1.ReplicaService.ResyncReplica:output_type -> tarn.v1.Replica
+	68,  // 132: tarn.v1.ReplicaService.ResetReplicaStatus:output_type -> tarn.v1.Replica
+	68,  // 133: tarn.v1.ReplicaService.ResetReplicaState:output_type -> tarn.v1.Replica
+	1,   // 134: tarn.v1.ReplicaService.DeleteReplica:output_type -> tarn.v1.Empty
+	68,  // 135: tarn.v1.ReplicaService.UnmanageReplica:output_type -> tarn.v1.Replica
+	68,  // 136: tarn.v1.ReplicaService.SetReplicaMetadata:output_type -> tarn.v1.Replica
+	68,  // 137: tarn.v1.ReplicaService.UnsetReplicaMetadata:output_type -> tarn.v1.Replica
+	22,  // 138: tarn.v1.ReplicaService.ListReplicaExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
+	50,  // 139: tarn.v1.ReplicaService.ListDivergentCopies:output_type -> tarn.v1.ListDivergentCopiesResponse
+	80,  // 140: tarn.v1.ReplicaService.GetDivergentCopy:output_type -> tarn.v1.DivergentDetail
+	77,  // 141: tarn.v1.ReplicaService.PurgeDivergentCopy:output_type -> tarn.v1.DivergentCopy
+	71,  // 142: tarn.v1.SnapshotService.CreateSnapshot:output_type -> tarn.v1.Snapshot
+	71,  // 143: tarn.v1.SnapshotService.GetSnapshot:output_type -> tarn.v1.Snapshot
+	33,  // 144: tarn.v1.SnapshotService.ListSnapshots:output_type -> tarn.v1.ListSnapshotsResponse
+	71,  // 145: tarn.v1.SnapshotService.UpdateSnapshot:output_type -> tarn.v1.Snapshot
+	1,   // 146: tarn.v1.SnapshotService.DeleteSnapshot:output_type -> tarn.v1.Empty
+	71,  // 147: tarn.v1.SnapshotService.ResetSnapshotStatus:output_type -> tarn.v1.Snapshot
+	72,  // 148: tarn.v1.SnapshotService.GetSnapshotInstance:output_type -> tarn.v1.SnapshotInstance
+	37,  // 149: tarn.v1.SnapshotService.ListSnapshotInstances:output_type -> tarn.v1.ListSnapshotInstancesResponse
+	74,  // 150: tarn.v1.AccessRuleService.AllowAccess:output_type -> tarn.v1.AccessRule
+	74,  // 151: tarn.v1.AccessRuleService.GetAccessRule:output_type -> tarn.v1.AccessRule
+	40,  // 152: tarn.v1.AccessRuleService.ListAccessRules:output_type -> tarn.v1.ListAccessRulesResponse
+	74,  // 153: tarn.v1.AccessRuleService.UpdateAccessRule:output_type -> tarn.v1.AccessRule
+	1,   // 154: tarn.v1.AccessRuleService.DenyAccess:output_type -> tarn.v1.Empty
+	43,  // 155: tarn.v1.QuotaService.GetQuota:output_type -> tarn.v1.QuotaSet
+	43,  // 156: tarn.v1.QuotaService.UpdateQuota:output_type -> tarn.v1.QuotaSet
+	1,   // 157: tarn.v1.QuotaService.ResetQuota:output_type -> tarn.v1.Empty
+	75,  // 158: tarn.v1.MessageService.GetMessage:output_type -> tarn.v1.UserMessage
+	45,  // 159: tarn.v1.MessageService.ListMessages:output_type -> tarn.v1.ListMessagesResponse
+	1,   // 160: tarn.v1.MessageService.DeleteMessage:output_type -> tarn.v1.Empty
+	103, // [103:161] is the sub-list for method output_type
+	45,  // [45:103] is the sub-list for method input_type
+	45,  // [45:45] is the sub-list for extension type_name
+	45,  // [45:45] is the sub-list for extension extendee
+	0,   // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_shares_proto_init() }
@@ -3732,13 +4250,14 @@ func file_tarn_v1_shares_proto_init() {
 	file_tarn_v1_shares_proto_msgTypes[5].OneofWrappers = []any{}
 	file_tarn_v1_shares_proto_msgTypes[14].OneofWrappers = []any{}
 	file_tarn_v1_shares_proto_msgTypes[33].OneofWrappers = []any{}
+	file_tarn_v1_shares_proto_msgTypes[45].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_shares_proto_rawDesc), len(file_tarn_v1_shares_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   55,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

@@ -563,6 +563,94 @@ func (ReplicaErrorCode) EnumDescriptor() ([]byte, []int) {
 	return file_tarn_v1_types_proto_rawDescGZIP(), []int{7}
 }
 
+// RetentionReason is why retention leaves a snapshot alone.
+type RetentionReason int32
+
+const (
+	RetentionReason_RETENTION_REASON_UNSPECIFIED RetentionReason = 0
+	// It is the newest: what replication goes on from.
+	RetentionReason_RETENTION_REASON_NEWEST RetentionReason = 1
+	// One of the newest few, which stay until the control plane knows them.
+	RetentionReason_RETENTION_REASON_RECENT RetentionReason = 2
+	// A rule of the policy; detail is the rule.
+	RetentionReason_RETENTION_REASON_POLICY RetentionReason = 3
+	// The share's history starts an epoch from it.
+	RetentionReason_RETENTION_REASON_LINEAGE RetentionReason = 4
+	// Another replica goes on from it.
+	RetentionReason_RETENTION_REASON_BASE RetentionReason = 5
+	// Somebody holds it; detail is the tag.
+	RetentionReason_RETENTION_REASON_HELD RetentionReason = 6
+	// A dataset is a clone of it; detail is the dataset.
+	RetentionReason_RETENTION_REASON_CLONED RetentionReason = 7
+	// A user of the share asked for it: only deleting it removes it.
+	RetentionReason_RETENTION_REASON_USER RetentionReason = 8
+	// It is not tarn's, and the policy does not claim it.
+	RetentionReason_RETENTION_REASON_FOREIGN RetentionReason = 9
+	// It holds data outside the share's history.
+	RetentionReason_RETENTION_REASON_DIVERGENT RetentionReason = 10
+	// It should go, but the storage refused; detail is what it said.
+	RetentionReason_RETENTION_REASON_STUCK RetentionReason = 11
+)
+
+// Enum value maps for RetentionReason.
+var (
+	RetentionReason_name = map[int32]string{
+		0:  "RETENTION_REASON_UNSPECIFIED",
+		1:  "RETENTION_REASON_NEWEST",
+		2:  "RETENTION_REASON_RECENT",
+		3:  "RETENTION_REASON_POLICY",
+		4:  "RETENTION_REASON_LINEAGE",
+		5:  "RETENTION_REASON_BASE",
+		6:  "RETENTION_REASON_HELD",
+		7:  "RETENTION_REASON_CLONED",
+		8:  "RETENTION_REASON_USER",
+		9:  "RETENTION_REASON_FOREIGN",
+		10: "RETENTION_REASON_DIVERGENT",
+		11: "RETENTION_REASON_STUCK",
+	}
+	RetentionReason_value = map[string]int32{
+		"RETENTION_REASON_UNSPECIFIED": 0,
+		"RETENTION_REASON_NEWEST":      1,
+		"RETENTION_REASON_RECENT":      2,
+		"RETENTION_REASON_POLICY":      3,
+		"RETENTION_REASON_LINEAGE":     4,
+		"RETENTION_REASON_BASE":        5,
+		"RETENTION_REASON_HELD":        6,
+		"RETENTION_REASON_CLONED":      7,
+		"RETENTION_REASON_USER":        8,
+		"RETENTION_REASON_FOREIGN":     9,
+		"RETENTION_REASON_DIVERGENT":   10,
+		"RETENTION_REASON_STUCK":       11,
+	}
+)
+
+func (x RetentionReason) Enum() *RetentionReason {
+	p := new(RetentionReason)
+	*p = x
+	return p
+}
+
+func (x RetentionReason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RetentionReason) Descriptor() protoreflect.EnumDescriptor {
+	return file_tarn_v1_types_proto_enumTypes[8].Descriptor()
+}
+
+func (RetentionReason) Type() protoreflect.EnumType {
+	return &file_tarn_v1_types_proto_enumTypes[8]
+}
+
+func (x RetentionReason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RetentionReason.Descriptor instead.
+func (RetentionReason) EnumDescriptor() ([]byte, []int) {
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{8}
+}
+
 type AccessLevel int32
 
 const (
@@ -596,11 +684,11 @@ func (x AccessLevel) String() string {
 }
 
 func (AccessLevel) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[8].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[9].Descriptor()
 }
 
 func (AccessLevel) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[8]
+	return &file_tarn_v1_types_proto_enumTypes[9]
 }
 
 func (x AccessLevel) Number() protoreflect.EnumNumber {
@@ -609,7 +697,7 @@ func (x AccessLevel) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AccessLevel.Descriptor instead.
 func (AccessLevel) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{8}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{9}
 }
 
 type AccessRuleState int32
@@ -663,11 +751,11 @@ func (x AccessRuleState) String() string {
 }
 
 func (AccessRuleState) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[9].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[10].Descriptor()
 }
 
 func (AccessRuleState) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[9]
+	return &file_tarn_v1_types_proto_enumTypes[10]
 }
 
 func (x AccessRuleState) Number() protoreflect.EnumNumber {
@@ -676,7 +764,7 @@ func (x AccessRuleState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AccessRuleState.Descriptor instead.
 func (AccessRuleState) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{9}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{10}
 }
 
 type AccessRulesStatus int32
@@ -715,11 +803,11 @@ func (x AccessRulesStatus) String() string {
 }
 
 func (AccessRulesStatus) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[10].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[11].Descriptor()
 }
 
 func (AccessRulesStatus) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[10]
+	return &file_tarn_v1_types_proto_enumTypes[11]
 }
 
 func (x AccessRulesStatus) Number() protoreflect.EnumNumber {
@@ -728,7 +816,7 @@ func (x AccessRulesStatus) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AccessRulesStatus.Descriptor instead.
 func (AccessRulesStatus) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{10}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{11}
 }
 
 // Role is what a replica's agent is to do with its dataset.
@@ -779,11 +867,11 @@ func (x Role) String() string {
 }
 
 func (Role) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[11].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[12].Descriptor()
 }
 
 func (Role) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[11]
+	return &file_tarn_v1_types_proto_enumTypes[12]
 }
 
 func (x Role) Number() protoreflect.EnumNumber {
@@ -792,7 +880,7 @@ func (x Role) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Role.Descriptor instead.
 func (Role) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{11}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{12}
 }
 
 type HostState int32
@@ -829,11 +917,11 @@ func (x HostState) String() string {
 }
 
 func (HostState) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[12].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[13].Descriptor()
 }
 
 func (HostState) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[12]
+	return &file_tarn_v1_types_proto_enumTypes[13]
 }
 
 func (x HostState) Number() protoreflect.EnumNumber {
@@ -842,7 +930,7 @@ func (x HostState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HostState.Descriptor instead.
 func (HostState) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{12}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{13}
 }
 
 type HostAdminState int32
@@ -883,11 +971,11 @@ func (x HostAdminState) String() string {
 }
 
 func (HostAdminState) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[13].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[14].Descriptor()
 }
 
 func (HostAdminState) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[13]
+	return &file_tarn_v1_types_proto_enumTypes[14]
 }
 
 func (x HostAdminState) Number() protoreflect.EnumNumber {
@@ -896,7 +984,7 @@ func (x HostAdminState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HostAdminState.Descriptor instead.
 func (HostAdminState) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{13}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{14}
 }
 
 // FenceClass says what enforces the end of a lease when the agent cannot.
@@ -943,11 +1031,11 @@ func (x FenceClass) String() string {
 }
 
 func (FenceClass) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[14].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[15].Descriptor()
 }
 
 func (FenceClass) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[14]
+	return &file_tarn_v1_types_proto_enumTypes[15]
 }
 
 func (x FenceClass) Number() protoreflect.EnumNumber {
@@ -956,7 +1044,7 @@ func (x FenceClass) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use FenceClass.Descriptor instead.
 func (FenceClass) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{14}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{15}
 }
 
 // ShareType is a named set of extra specs that the scheduler and the share follow.
@@ -2462,20 +2550,374 @@ func (x *ReplicaError) GetRetrying() bool {
 	return false
 }
 
+// KeepPolicy says which replication snapshots stay for their age alone (extra spec
+// tarn:keep; docs/share-types.md has the meaning). Without rules only the newest do.
+type KeepPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From the youngest ages to the oldest.
+	Rules []*KeepRule `protobuf:"bytes,1,rep,name=rules,proto3" json:"rules,omitempty"`
+	// Prefixes of names, besides tarn's own, that the policy takes responsibility for.
+	Claims        []string `protobuf:"bytes,2,rep,name=claims,proto3" json:"claims,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeepPolicy) Reset() {
+	*x = KeepPolicy{}
+	mi := &file_tarn_v1_types_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeepPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeepPolicy) ProtoMessage() {}
+
+func (x *KeepPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_types_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeepPolicy.ProtoReflect.Descriptor instead.
+func (*KeepPolicy) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *KeepPolicy) GetRules() []*KeepRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *KeepPolicy) GetClaims() []string {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
+// KeepRule keeps the first snapshot of every stretch of time.
+type KeepRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ages up to which the rule applies; younger ones belong to the rules before it.
+	UpTo *durationpb.Duration `protobuf:"bytes,1,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
+	// Length of a stretch, counted from 1970-01-01 UTC; unset or 0 keeps all.
+	Every         *durationpb.Duration `protobuf:"bytes,2,opt,name=every,proto3" json:"every,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeepRule) Reset() {
+	*x = KeepRule{}
+	mi := &file_tarn_v1_types_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeepRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeepRule) ProtoMessage() {}
+
+func (x *KeepRule) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_types_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeepRule.ProtoReflect.Descriptor instead.
+func (*KeepRule) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *KeepRule) GetUpTo() *durationpb.Duration {
+	if x != nil {
+		return x.UpTo
+	}
+	return nil
+}
+
+func (x *KeepRule) GetEvery() *durationpb.Duration {
+	if x != nil {
+		return x.Every
+	}
+	return nil
+}
+
+// RetentionCause is one reason, with what a reader would ask next.
+type RetentionCause struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        RetentionReason        `protobuf:"varint,1,opt,name=reason,proto3,enum=tarn.v1.RetentionReason" json:"reason,omitempty"`
+	Detail        string                 `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetentionCause) Reset() {
+	*x = RetentionCause{}
+	mi := &file_tarn_v1_types_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetentionCause) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetentionCause) ProtoMessage() {}
+
+func (x *RetentionCause) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_types_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetentionCause.ProtoReflect.Descriptor instead.
+func (*RetentionCause) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RetentionCause) GetReason() RetentionReason {
+	if x != nil {
+		return x.Reason
+	}
+	return RetentionReason_RETENTION_REASON_UNSPECIFIED
+}
+
+func (x *RetentionCause) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// RetentionVerdict is what retention does with one snapshot.
+type RetentionVerdict struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Guid      uint64                 `protobuf:"fixed64,2,opt,name=guid,proto3" json:"guid,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	Goes      bool                   `protobuf:"varint,4,opt,name=goes,proto3" json:"goes,omitempty"`
+	// All that keep it; none when it goes.
+	Causes        []*RetentionCause `protobuf:"bytes,5,rep,name=causes,proto3" json:"causes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetentionVerdict) Reset() {
+	*x = RetentionVerdict{}
+	mi := &file_tarn_v1_types_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetentionVerdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetentionVerdict) ProtoMessage() {}
+
+func (x *RetentionVerdict) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_types_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetentionVerdict.ProtoReflect.Descriptor instead.
+func (*RetentionVerdict) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RetentionVerdict) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RetentionVerdict) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
+func (x *RetentionVerdict) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *RetentionVerdict) GetGoes() bool {
+	if x != nil {
+		return x.Goes
+	}
+	return false
+}
+
+func (x *RetentionVerdict) GetCauses() []*RetentionCause {
+	if x != nil {
+		return x.Causes
+	}
+	return nil
+}
+
+// RetentionPreview is what retention would do with one replica's snapshots, by its host.
+type RetentionPreview struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The policy that was tried, as tarn:keep has it; "" for none.
+	Keep string `protobuf:"bytes,1,opt,name=keep,proto3" json:"keep,omitempty"`
+	// The time to which ages were counted.
+	AsOf *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
+	// Oldest first; the oldest are left out when there are too many for one answer.
+	Snapshots []*RetentionVerdict `protobuf:"bytes,3,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	Total     int32               `protobuf:"varint,4,opt,name=total,proto3" json:"total,omitempty"`
+	Going     int32               `protobuf:"varint,5,opt,name=going,proto3" json:"going,omitempty"`
+	// What would become free; -1 where the storage cannot tell beforehand.
+	FreedBytes int64 `protobuf:"varint,6,opt,name=freed_bytes,json=freedBytes,proto3" json:"freed_bytes,omitempty"`
+	// When retention last ran on this replica; unset: not since its agent started.
+	LastRunAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=last_run_at,json=lastRunAt,proto3" json:"last_run_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetentionPreview) Reset() {
+	*x = RetentionPreview{}
+	mi := &file_tarn_v1_types_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetentionPreview) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetentionPreview) ProtoMessage() {}
+
+func (x *RetentionPreview) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_types_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetentionPreview.ProtoReflect.Descriptor instead.
+func (*RetentionPreview) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RetentionPreview) GetKeep() string {
+	if x != nil {
+		return x.Keep
+	}
+	return ""
+}
+
+func (x *RetentionPreview) GetAsOf() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
+func (x *RetentionPreview) GetSnapshots() []*RetentionVerdict {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+func (x *RetentionPreview) GetTotal() int32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *RetentionPreview) GetGoing() int32 {
+	if x != nil {
+		return x.Going
+	}
+	return 0
+}
+
+func (x *RetentionPreview) GetFreedBytes() int64 {
+	if x != nil {
+		return x.FreedBytes
+	}
+	return 0
+}
+
+func (x *RetentionPreview) GetLastRunAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastRunAt
+	}
+	return nil
+}
+
 // DivergentCopy is data kept aside when history forked. Only an explicit purge removes it.
 type DivergentCopy struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Dataset       string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	UsedBytes     int64                  `protobuf:"varint,3,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
-	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Dataset   string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	Epoch     uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	UsedBytes int64                  `protobuf:"varint,3,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// Of the dataset: what a copy is known by, whatever its name.
+	Guid uint64 `protobuf:"fixed64,5,opt,name=guid,proto3" json:"guid,omitempty"`
+	// Snapshot where the histories part; 0 when they have none in common.
+	BaseGuid  uint64 `protobuf:"fixed64,6,opt,name=base_guid,json=baseGuid,proto3" json:"base_guid,omitempty"`
+	ShareId   string `protobuf:"bytes,7,opt,name=share_id,json=shareId,proto3" json:"share_id,omitempty"`
+	ReplicaId string `protobuf:"bytes,8,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	// Output only.
+	HostId string `protobuf:"bytes,40,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	// host@backend#pool
+	Host string `protobuf:"bytes,41,opt,name=host,proto3" json:"host,omitempty"`
+	// Its replica is not on that host any more.
+	Orphaned bool `protobuf:"varint,42,opt,name=orphaned,proto3" json:"orphaned,omitempty"`
+	// Somebody asked for it to be removed, and its host has not done it yet.
+	Purge         *PurgeOrder `protobuf:"bytes,43,opt,name=purge,proto3" json:"purge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DivergentCopy) Reset() {
 	*x = DivergentCopy{}
-	mi := &file_tarn_v1_types_proto_msgTypes[11]
+	mi := &file_tarn_v1_types_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2487,7 +2929,7 @@ func (x *DivergentCopy) String() string {
 func (*DivergentCopy) ProtoMessage() {}
 
 func (x *DivergentCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[11]
+	mi := &file_tarn_v1_types_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2500,7 +2942,7 @@ func (x *DivergentCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DivergentCopy.ProtoReflect.Descriptor instead.
 func (*DivergentCopy) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{11}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DivergentCopy) GetDataset() string {
@@ -2531,6 +2973,333 @@ func (x *DivergentCopy) GetCreatedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *DivergentCopy) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
+func (x *DivergentCopy) GetBaseGuid() uint64 {
+	if x != nil {
+		return x.BaseGuid
+	}
+	return 0
+}
+
+func (x *DivergentCopy) GetShareId() string {
+	if x != nil {
+		return x.ShareId
+	}
+	return ""
+}
+
+func (x *DivergentCopy) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+func (x *DivergentCopy) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *DivergentCopy) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *DivergentCopy) GetOrphaned() bool {
+	if x != nil {
+		return x.Orphaned
+	}
+	return false
+}
+
+func (x *DivergentCopy) GetPurge() *PurgeOrder {
+	if x != nil {
+		return x.Purge
+	}
+	return nil
+}
+
+// PurgeOrder is an operator's decision that a divergent copy may be destroyed. It
+// stands until the copy's host has confirmed that it is gone.
+type PurgeOrder struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	HostId    string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	Guid      uint64                 `protobuf:"fixed64,2,opt,name=guid,proto3" json:"guid,omitempty"`
+	Dataset   string                 `protobuf:"bytes,3,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	ShareId   string                 `protobuf:"bytes,4,opt,name=share_id,json=shareId,proto3" json:"share_id,omitempty"`
+	ReplicaId string                 `protobuf:"bytes,5,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	// Certificate URI.
+	RequestedBy string                 `protobuf:"bytes,6,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
+	RequestedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=requested_at,json=requestedAt,proto3" json:"requested_at,omitempty"`
+	Reason      string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Output only: what stands in the way, in the host's words.
+	Error         string `protobuf:"bytes,40,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeOrder) Reset() {
+	*x = PurgeOrder{}
+	mi := &file_tarn_v1_types_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeOrder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeOrder) ProtoMessage() {}
+
+func (x *PurgeOrder) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_types_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeOrder.ProtoReflect.Descriptor instead.
+func (*PurgeOrder) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *PurgeOrder) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *PurgeOrder) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
+func (x *PurgeOrder) GetDataset() string {
+	if x != nil {
+		return x.Dataset
+	}
+	return ""
+}
+
+func (x *PurgeOrder) GetShareId() string {
+	if x != nil {
+		return x.ShareId
+	}
+	return ""
+}
+
+func (x *PurgeOrder) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+func (x *PurgeOrder) GetRequestedBy() string {
+	if x != nil {
+		return x.RequestedBy
+	}
+	return ""
+}
+
+func (x *PurgeOrder) GetRequestedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RequestedAt
+	}
+	return nil
+}
+
+func (x *PurgeOrder) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PurgeOrder) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// DivergentDetail is all that a host knows of a divergent copy.
+type DivergentDetail struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Copy  *DivergentCopy         `protobuf:"bytes,1,opt,name=copy,proto3" json:"copy,omitempty"`
+	// Snapshot that the copy is a clone of, and keeps from being removed.
+	Origin string `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"`
+	// Oldest first; the oldest are left out when there are too many for one answer.
+	Snapshots []*DivergentSnapshot `protobuf:"bytes,3,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	Total     int32                `protobuf:"varint,4,opt,name=total,proto3" json:"total,omitempty"`
+	// How to look at the data on the host, one step each.
+	Reading       []string `protobuf:"bytes,5,rep,name=reading,proto3" json:"reading,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DivergentDetail) Reset() {
+	*x = DivergentDetail{}
+	mi := &file_tarn_v1_types_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DivergentDetail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DivergentDetail) ProtoMessage() {}
+
+func (x *DivergentDetail) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_types_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DivergentDetail.ProtoReflect.Descriptor instead.
+func (*DivergentDetail) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *DivergentDetail) GetCopy() *DivergentCopy {
+	if x != nil {
+		return x.Copy
+	}
+	return nil
+}
+
+func (x *DivergentDetail) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *DivergentDetail) GetSnapshots() []*DivergentSnapshot {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+func (x *DivergentDetail) GetTotal() int32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *DivergentDetail) GetReading() []string {
+	if x != nil {
+		return x.Reading
+	}
+	return nil
+}
+
+// DivergentSnapshot is one snapshot of a divergent copy.
+type DivergentSnapshot struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Guid      uint64                 `protobuf:"fixed64,2,opt,name=guid,proto3" json:"guid,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// Tags of holds on it.
+	Holds []string `protobuf:"bytes,4,rep,name=holds,proto3" json:"holds,omitempty"`
+	// Datasets that are clones of it.
+	Clones        []string `protobuf:"bytes,5,rep,name=clones,proto3" json:"clones,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DivergentSnapshot) Reset() {
+	*x = DivergentSnapshot{}
+	mi := &file_tarn_v1_types_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DivergentSnapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DivergentSnapshot) ProtoMessage() {}
+
+func (x *DivergentSnapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_types_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DivergentSnapshot.ProtoReflect.Descriptor instead.
+func (*DivergentSnapshot) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *DivergentSnapshot) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DivergentSnapshot) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
+func (x *DivergentSnapshot) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *DivergentSnapshot) GetHolds() []string {
+	if x != nil {
+		return x.Holds
+	}
+	return nil
+}
+
+func (x *DivergentSnapshot) GetClones() []string {
+	if x != nil {
+		return x.Clones
+	}
+	return nil
+}
+
 type ExportLocation struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2551,7 +3320,7 @@ type ExportLocation struct {
 
 func (x *ExportLocation) Reset() {
 	*x = ExportLocation{}
-	mi := &file_tarn_v1_types_proto_msgTypes[12]
+	mi := &file_tarn_v1_types_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2563,7 +3332,7 @@ func (x *ExportLocation) String() string {
 func (*ExportLocation) ProtoMessage() {}
 
 func (x *ExportLocation) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[12]
+	mi := &file_tarn_v1_types_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2576,7 +3345,7 @@ func (x *ExportLocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportLocation.ProtoReflect.Descriptor instead.
 func (*ExportLocation) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{12}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExportLocation) GetId() string {
@@ -2679,7 +3448,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_tarn_v1_types_proto_msgTypes[13]
+	mi := &file_tarn_v1_types_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2691,7 +3460,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[13]
+	mi := &file_tarn_v1_types_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2704,7 +3473,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{13}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Snapshot) GetId() string {
@@ -2839,7 +3608,7 @@ type SnapshotInstance struct {
 
 func (x *SnapshotInstance) Reset() {
 	*x = SnapshotInstance{}
-	mi := &file_tarn_v1_types_proto_msgTypes[14]
+	mi := &file_tarn_v1_types_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2851,7 +3620,7 @@ func (x *SnapshotInstance) String() string {
 func (*SnapshotInstance) ProtoMessage() {}
 
 func (x *SnapshotInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[14]
+	mi := &file_tarn_v1_types_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2864,7 +3633,7 @@ func (x *SnapshotInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotInstance.ProtoReflect.Descriptor instead.
 func (*SnapshotInstance) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{14}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SnapshotInstance) GetId() string {
@@ -2959,7 +3728,7 @@ type AccessRule struct {
 
 func (x *AccessRule) Reset() {
 	*x = AccessRule{}
-	mi := &file_tarn_v1_types_proto_msgTypes[15]
+	mi := &file_tarn_v1_types_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2971,7 +3740,7 @@ func (x *AccessRule) String() string {
 func (*AccessRule) ProtoMessage() {}
 
 func (x *AccessRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[15]
+	mi := &file_tarn_v1_types_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2984,7 +3753,7 @@ func (x *AccessRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRule.ProtoReflect.Descriptor instead.
 func (*AccessRule) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{15}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AccessRule) GetId() string {
@@ -3088,7 +3857,7 @@ type RuleError struct {
 
 func (x *RuleError) Reset() {
 	*x = RuleError{}
-	mi := &file_tarn_v1_types_proto_msgTypes[16]
+	mi := &file_tarn_v1_types_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3100,7 +3869,7 @@ func (x *RuleError) String() string {
 func (*RuleError) ProtoMessage() {}
 
 func (x *RuleError) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[16]
+	mi := &file_tarn_v1_types_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3113,7 +3882,7 @@ func (x *RuleError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleError.ProtoReflect.Descriptor instead.
 func (*RuleError) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{16}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RuleError) GetAccessRuleId() string {
@@ -3154,6 +3923,8 @@ type Host struct {
 	SessionId string `protobuf:"bytes,15,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	// Soft facts of the storage: zfs version and capability flags.
 	Capabilities map[string]string `protobuf:"bytes,16,rep,name=capabilities,proto3" json:"capabilities,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Divergent copies that the host is to destroy; from operators only.
+	Purges []*PurgeOrder `protobuf:"bytes,30,rep,name=purges,proto3" json:"purges,omitempty"`
 	// Output only.
 	LastReportAt *timestamppb.Timestamp `protobuf:"bytes,40,opt,name=last_report_at,json=lastReportAt,proto3" json:"last_report_at,omitempty"`
 	ReplicaCount int32                  `protobuf:"varint,41,opt,name=replica_count,json=replicaCount,proto3" json:"replica_count,omitempty"`
@@ -3165,7 +3936,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_tarn_v1_types_proto_msgTypes[17]
+	mi := &file_tarn_v1_types_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3177,7 +3948,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[17]
+	mi := &file_tarn_v1_types_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3190,7 +3961,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{17}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Host) GetId() string {
@@ -3305,6 +4076,13 @@ func (x *Host) GetCapabilities() map[string]string {
 	return nil
 }
 
+func (x *Host) GetPurges() []*PurgeOrder {
+	if x != nil {
+		return x.Purges
+	}
+	return nil
+}
+
 func (x *Host) GetLastReportAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.LastReportAt
@@ -3358,7 +4136,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_tarn_v1_types_proto_msgTypes[18]
+	mi := &file_tarn_v1_types_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3370,7 +4148,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[18]
+	mi := &file_tarn_v1_types_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3383,7 +4161,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{18}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Pool) GetName() string {
@@ -3502,7 +4280,7 @@ type AvailabilityZone struct {
 
 func (x *AvailabilityZone) Reset() {
 	*x = AvailabilityZone{}
-	mi := &file_tarn_v1_types_proto_msgTypes[19]
+	mi := &file_tarn_v1_types_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3514,7 +4292,7 @@ func (x *AvailabilityZone) String() string {
 func (*AvailabilityZone) ProtoMessage() {}
 
 func (x *AvailabilityZone) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[19]
+	mi := &file_tarn_v1_types_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3527,7 +4305,7 @@ func (x *AvailabilityZone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AvailabilityZone.ProtoReflect.Descriptor instead.
 func (*AvailabilityZone) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{19}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AvailabilityZone) GetName() string {
@@ -3568,7 +4346,7 @@ type QuotaLimits struct {
 
 func (x *QuotaLimits) Reset() {
 	*x = QuotaLimits{}
-	mi := &file_tarn_v1_types_proto_msgTypes[20]
+	mi := &file_tarn_v1_types_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3580,7 +4358,7 @@ func (x *QuotaLimits) String() string {
 func (*QuotaLimits) ProtoMessage() {}
 
 func (x *QuotaLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[20]
+	mi := &file_tarn_v1_types_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3593,7 +4371,7 @@ func (x *QuotaLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaLimits.ProtoReflect.Descriptor instead.
 func (*QuotaLimits) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *QuotaLimits) GetProjectId() string {
@@ -3641,7 +4419,7 @@ type QuotaUsage struct {
 
 func (x *QuotaUsage) Reset() {
 	*x = QuotaUsage{}
-	mi := &file_tarn_v1_types_proto_msgTypes[21]
+	mi := &file_tarn_v1_types_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3653,7 +4431,7 @@ func (x *QuotaUsage) String() string {
 func (*QuotaUsage) ProtoMessage() {}
 
 func (x *QuotaUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[21]
+	mi := &file_tarn_v1_types_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3666,7 +4444,7 @@ func (x *QuotaUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaUsage.ProtoReflect.Descriptor instead.
 func (*QuotaUsage) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{21}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *QuotaUsage) GetLimit() int64 {
@@ -3705,7 +4483,7 @@ type UserMessage struct {
 
 func (x *UserMessage) Reset() {
 	*x = UserMessage{}
-	mi := &file_tarn_v1_types_proto_msgTypes[22]
+	mi := &file_tarn_v1_types_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3717,7 +4495,7 @@ func (x *UserMessage) String() string {
 func (*UserMessage) ProtoMessage() {}
 
 func (x *UserMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[22]
+	mi := &file_tarn_v1_types_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3730,7 +4508,7 @@ func (x *UserMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserMessage.ProtoReflect.Descriptor instead.
 func (*UserMessage) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{22}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *UserMessage) GetId() string {
@@ -3821,7 +4599,7 @@ type FieldViolation struct {
 
 func (x *FieldViolation) Reset() {
 	*x = FieldViolation{}
-	mi := &file_tarn_v1_types_proto_msgTypes[23]
+	mi := &file_tarn_v1_types_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3833,7 +4611,7 @@ func (x *FieldViolation) String() string {
 func (*FieldViolation) ProtoMessage() {}
 
 func (x *FieldViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[23]
+	mi := &file_tarn_v1_types_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3846,7 +4624,7 @@ func (x *FieldViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldViolation.ProtoReflect.Descriptor instead.
 func (*FieldViolation) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{23}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *FieldViolation) GetField() string {
@@ -3875,7 +4653,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_tarn_v1_types_proto_msgTypes[24]
+	mi := &file_tarn_v1_types_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3887,7 +4665,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[24]
+	mi := &file_tarn_v1_types_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3900,7 +4678,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{24}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NotLeader) GetLeaderId() string {
@@ -3934,7 +4712,7 @@ type PlacementFailure struct {
 
 func (x *PlacementFailure) Reset() {
 	*x = PlacementFailure{}
-	mi := &file_tarn_v1_types_proto_msgTypes[25]
+	mi := &file_tarn_v1_types_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3946,7 +4724,7 @@ func (x *PlacementFailure) String() string {
 func (*PlacementFailure) ProtoMessage() {}
 
 func (x *PlacementFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[25]
+	mi := &file_tarn_v1_types_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3959,7 +4737,7 @@ func (x *PlacementFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementFailure.ProtoReflect.Descriptor instead.
 func (*PlacementFailure) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{25}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PlacementFailure) GetRefusals() []*PoolRefusal {
@@ -3982,7 +4760,7 @@ type PoolRefusal struct {
 
 func (x *PoolRefusal) Reset() {
 	*x = PoolRefusal{}
-	mi := &file_tarn_v1_types_proto_msgTypes[26]
+	mi := &file_tarn_v1_types_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3994,7 +4772,7 @@ func (x *PoolRefusal) String() string {
 func (*PoolRefusal) ProtoMessage() {}
 
 func (x *PoolRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[26]
+	mi := &file_tarn_v1_types_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4007,7 +4785,7 @@ func (x *PoolRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolRefusal.ProtoReflect.Descriptor instead.
 func (*PoolRefusal) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{26}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PoolRefusal) GetPool() string {
@@ -4044,7 +4822,7 @@ type QuotaExceeded struct {
 
 func (x *QuotaExceeded) Reset() {
 	*x = QuotaExceeded{}
-	mi := &file_tarn_v1_types_proto_msgTypes[27]
+	mi := &file_tarn_v1_types_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4056,7 +4834,7 @@ func (x *QuotaExceeded) String() string {
 func (*QuotaExceeded) ProtoMessage() {}
 
 func (x *QuotaExceeded) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[27]
+	mi := &file_tarn_v1_types_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4069,7 +4847,7 @@ func (x *QuotaExceeded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaExceeded.ProtoReflect.Descriptor instead.
 func (*QuotaExceeded) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{27}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *QuotaExceeded) GetKey() string {
@@ -4289,14 +5067,74 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\x0e2\x19.tarn.v1.ReplicaErrorCodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x120\n" +
 	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1a\n" +
-	"\bretrying\x18\x04 \x01(\bR\bretrying\"\x99\x01\n" +
+	"\bretrying\x18\x04 \x01(\bR\bretrying\"M\n" +
+	"\n" +
+	"KeepPolicy\x12'\n" +
+	"\x05rules\x18\x01 \x03(\v2\x11.tarn.v1.KeepRuleR\x05rules\x12\x16\n" +
+	"\x06claims\x18\x02 \x03(\tR\x06claims\"k\n" +
+	"\bKeepRule\x12.\n" +
+	"\x05up_to\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x04upTo\x12/\n" +
+	"\x05every\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05every\"Z\n" +
+	"\x0eRetentionCause\x120\n" +
+	"\x06reason\x18\x01 \x01(\x0e2\x18.tarn.v1.RetentionReasonR\x06reason\x12\x16\n" +
+	"\x06detail\x18\x02 \x01(\tR\x06detail\"\xba\x01\n" +
+	"\x10RetentionVerdict\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04guid\x18\x02 \x01(\x06R\x04guid\x129\n" +
+	"\n" +
+	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x12\n" +
+	"\x04goes\x18\x04 \x01(\bR\x04goes\x12/\n" +
+	"\x06causes\x18\x05 \x03(\v2\x17.tarn.v1.RetentionCauseR\x06causes\"\x99\x02\n" +
+	"\x10RetentionPreview\x12\x12\n" +
+	"\x04keep\x18\x01 \x01(\tR\x04keep\x12/\n" +
+	"\x05as_of\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x127\n" +
+	"\tsnapshots\x18\x03 \x03(\v2\x19.tarn.v1.RetentionVerdictR\tsnapshots\x12\x14\n" +
+	"\x05total\x18\x04 \x01(\x05R\x05total\x12\x14\n" +
+	"\x05going\x18\x05 \x01(\x05R\x05going\x12\x1f\n" +
+	"\vfreed_bytes\x18\x06 \x01(\x03R\n" +
+	"freedBytes\x12:\n" +
+	"\vlast_run_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tlastRunAt\"\xf8\x02\n" +
 	"\rDivergentCopy\x12\x18\n" +
 	"\adataset\x18\x01 \x01(\tR\adataset\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1d\n" +
 	"\n" +
 	"used_bytes\x18\x03 \x01(\x03R\tusedBytes\x129\n" +
 	"\n" +
-	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"\x8f\x03\n" +
+	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x12\n" +
+	"\x04guid\x18\x05 \x01(\x06R\x04guid\x12\x1b\n" +
+	"\tbase_guid\x18\x06 \x01(\x06R\bbaseGuid\x12\x19\n" +
+	"\bshare_id\x18\a \x01(\tR\ashareId\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\b \x01(\tR\treplicaId\x12\x17\n" +
+	"\ahost_id\x18( \x01(\tR\x06hostId\x12\x12\n" +
+	"\x04host\x18) \x01(\tR\x04host\x12\x1a\n" +
+	"\borphaned\x18* \x01(\bR\borphaned\x12)\n" +
+	"\x05purge\x18+ \x01(\v2\x13.tarn.v1.PurgeOrderR\x05purge\"\x9d\x02\n" +
+	"\n" +
+	"PurgeOrder\x12\x17\n" +
+	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x12\n" +
+	"\x04guid\x18\x02 \x01(\x06R\x04guid\x12\x18\n" +
+	"\adataset\x18\x03 \x01(\tR\adataset\x12\x19\n" +
+	"\bshare_id\x18\x04 \x01(\tR\ashareId\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x05 \x01(\tR\treplicaId\x12!\n" +
+	"\frequested_by\x18\x06 \x01(\tR\vrequestedBy\x12=\n" +
+	"\frequested_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\vrequestedAt\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x12\x14\n" +
+	"\x05error\x18( \x01(\tR\x05error\"\xbf\x01\n" +
+	"\x0fDivergentDetail\x12*\n" +
+	"\x04copy\x18\x01 \x01(\v2\x16.tarn.v1.DivergentCopyR\x04copy\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\tR\x06origin\x128\n" +
+	"\tsnapshots\x18\x03 \x03(\v2\x1a.tarn.v1.DivergentSnapshotR\tsnapshots\x12\x14\n" +
+	"\x05total\x18\x04 \x01(\x05R\x05total\x12\x18\n" +
+	"\areading\x18\x05 \x03(\tR\areading\"\xa4\x01\n" +
+	"\x11DivergentSnapshot\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04guid\x18\x02 \x01(\x06R\x04guid\x129\n" +
+	"\n" +
+	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x14\n" +
+	"\x05holds\x18\x04 \x03(\tR\x05holds\x12\x16\n" +
+	"\x06clones\x18\x05 \x03(\tR\x06clones\"\x8f\x03\n" +
 	"\x0eExportLocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bshare_id\x18\x02 \x01(\tR\ashareId\x12\x1d\n" +
@@ -4376,7 +5214,7 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"K\n" +
 	"\tRuleError\x12$\n" +
 	"\x0eaccess_rule_id\x18\x01 \x01(\tR\faccessRuleId\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xd2\x06\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xff\x06\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12+\n" +
@@ -4399,7 +5237,8 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\brevision\x18\x0e \x01(\x04R\brevision\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x0f \x01(\tR\tsessionId\x12C\n" +
-	"\fcapabilities\x18\x10 \x03(\v2\x1f.tarn.v1.Host.CapabilitiesEntryR\fcapabilities\x12@\n" +
+	"\fcapabilities\x18\x10 \x03(\v2\x1f.tarn.v1.Host.CapabilitiesEntryR\fcapabilities\x12+\n" +
+	"\x06purges\x18\x1e \x03(\v2\x13.tarn.v1.PurgeOrderR\x06purges\x12@\n" +
 	"\x0elast_report_at\x18( \x01(\v2\x1a.google.protobuf.TimestampR\flastReportAt\x12#\n" +
 	"\rreplica_count\x18) \x01(\x05R\freplicaCount\x12%\n" +
 	"\x0edrain_blockers\x18* \x03(\tR\rdrainBlockers\x1a?\n" +
@@ -4554,7 +5393,21 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x1eREPLICA_ERROR_CODE_UNSUPPORTED\x10\x0e\x12&\n" +
 	"\"REPLICA_ERROR_CODE_KEY_UNAVAILABLE\x10\x10\x12#\n" +
 	"\x1fREPLICA_ERROR_CODE_DATA_DAMAGED\x10\x11\x12%\n" +
-	"!REPLICA_ERROR_CODE_NOT_MANAGEABLE\x10\x0f*U\n" +
+	"!REPLICA_ERROR_CODE_NOT_MANAGEABLE\x10\x0f*\xf0\x02\n" +
+	"\x0fRetentionReason\x12 \n" +
+	"\x1cRETENTION_REASON_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17RETENTION_REASON_NEWEST\x10\x01\x12\x1b\n" +
+	"\x17RETENTION_REASON_RECENT\x10\x02\x12\x1b\n" +
+	"\x17RETENTION_REASON_POLICY\x10\x03\x12\x1c\n" +
+	"\x18RETENTION_REASON_LINEAGE\x10\x04\x12\x19\n" +
+	"\x15RETENTION_REASON_BASE\x10\x05\x12\x19\n" +
+	"\x15RETENTION_REASON_HELD\x10\x06\x12\x1b\n" +
+	"\x17RETENTION_REASON_CLONED\x10\a\x12\x19\n" +
+	"\x15RETENTION_REASON_USER\x10\b\x12\x1c\n" +
+	"\x18RETENTION_REASON_FOREIGN\x10\t\x12\x1e\n" +
+	"\x1aRETENTION_REASON_DIVERGENT\x10\n" +
+	"\x12\x1a\n" +
+	"\x16RETENTION_REASON_STUCK\x10\v*U\n" +
 	"\vAccessLevel\x12\x1c\n" +
 	"\x18ACCESS_LEVEL_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fACCESS_LEVEL_RW\x10\x01\x12\x13\n" +
@@ -4610,8 +5463,8 @@ func file_tarn_v1_types_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_types_proto_rawDescData
 }
 
-var file_tarn_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 15)
-var file_tarn_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_tarn_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 16)
+var file_tarn_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_tarn_v1_types_proto_goTypes = []any{
 	(Status)(0),                   // 0: tarn.v1.Status
 	(ReplicaState)(0),             // 1: tarn.v1.ReplicaState
@@ -4621,141 +5474,165 @@ var file_tarn_v1_types_proto_goTypes = []any{
 	(FencingProof)(0),             // 5: tarn.v1.FencingProof
 	(KeyState)(0),                 // 6: tarn.v1.KeyState
 	(ReplicaErrorCode)(0),         // 7: tarn.v1.ReplicaErrorCode
-	(AccessLevel)(0),              // 8: tarn.v1.AccessLevel
-	(AccessRuleState)(0),          // 9: tarn.v1.AccessRuleState
-	(AccessRulesStatus)(0),        // 10: tarn.v1.AccessRulesStatus
-	(Role)(0),                     // 11: tarn.v1.Role
-	(HostState)(0),                // 12: tarn.v1.HostState
-	(HostAdminState)(0),           // 13: tarn.v1.HostAdminState
-	(FenceClass)(0),               // 14: tarn.v1.FenceClass
-	(*ShareType)(nil),             // 15: tarn.v1.ShareType
-	(*Share)(nil),                 // 16: tarn.v1.Share
-	(*Fencing)(nil),               // 17: tarn.v1.Fencing
-	(*LineageEntry)(nil),          // 18: tarn.v1.LineageEntry
-	(*Consent)(nil),               // 19: tarn.v1.Consent
-	(*LossReport)(nil),            // 20: tarn.v1.LossReport
-	(*LostSnapshot)(nil),          // 21: tarn.v1.LostSnapshot
-	(*Replica)(nil),               // 22: tarn.v1.Replica
-	(*ReplicaObservation)(nil),    // 23: tarn.v1.ReplicaObservation
-	(*TransferProgress)(nil),      // 24: tarn.v1.TransferProgress
-	(*ReplicaError)(nil),          // 25: tarn.v1.ReplicaError
-	(*DivergentCopy)(nil),         // 26: tarn.v1.DivergentCopy
-	(*ExportLocation)(nil),        // 27: tarn.v1.ExportLocation
-	(*Snapshot)(nil),              // 28: tarn.v1.Snapshot
-	(*SnapshotInstance)(nil),      // 29: tarn.v1.SnapshotInstance
-	(*AccessRule)(nil),            // 30: tarn.v1.AccessRule
-	(*RuleError)(nil),             // 31: tarn.v1.RuleError
-	(*Host)(nil),                  // 32: tarn.v1.Host
-	(*Pool)(nil),                  // 33: tarn.v1.Pool
-	(*AvailabilityZone)(nil),      // 34: tarn.v1.AvailabilityZone
-	(*QuotaLimits)(nil),           // 35: tarn.v1.QuotaLimits
-	(*QuotaUsage)(nil),            // 36: tarn.v1.QuotaUsage
-	(*UserMessage)(nil),           // 37: tarn.v1.UserMessage
-	(*FieldViolation)(nil),        // 38: tarn.v1.FieldViolation
-	(*NotLeader)(nil),             // 39: tarn.v1.NotLeader
-	(*PlacementFailure)(nil),      // 40: tarn.v1.PlacementFailure
-	(*PoolRefusal)(nil),           // 41: tarn.v1.PoolRefusal
-	(*QuotaExceeded)(nil),         // 42: tarn.v1.QuotaExceeded
-	nil,                           // 43: tarn.v1.ShareType.ExtraSpecsEntry
-	nil,                           // 44: tarn.v1.Share.MetadataEntry
-	nil,                           // 45: tarn.v1.Share.ExtraSpecsEntry
-	nil,                           // 46: tarn.v1.Replica.MetadataEntry
-	nil,                           // 47: tarn.v1.Snapshot.MetadataEntry
-	nil,                           // 48: tarn.v1.AccessRule.MetadataEntry
-	nil,                           // 49: tarn.v1.Host.CapabilitiesEntry
-	nil,                           // 50: tarn.v1.Pool.CapabilitiesEntry
-	nil,                           // 51: tarn.v1.QuotaLimits.LimitsEntry
-	(*timestamppb.Timestamp)(nil), // 52: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 53: google.protobuf.Duration
+	(RetentionReason)(0),          // 8: tarn.v1.RetentionReason
+	(AccessLevel)(0),              // 9: tarn.v1.AccessLevel
+	(AccessRuleState)(0),          // 10: tarn.v1.AccessRuleState
+	(AccessRulesStatus)(0),        // 11: tarn.v1.AccessRulesStatus
+	(Role)(0),                     // 12: tarn.v1.Role
+	(HostState)(0),                // 13: tarn.v1.HostState
+	(HostAdminState)(0),           // 14: tarn.v1.HostAdminState
+	(FenceClass)(0),               // 15: tarn.v1.FenceClass
+	(*ShareType)(nil),             // 16: tarn.v1.ShareType
+	(*Share)(nil),                 // 17: tarn.v1.Share
+	(*Fencing)(nil),               // 18: tarn.v1.Fencing
+	(*LineageEntry)(nil),          // 19: tarn.v1.LineageEntry
+	(*Consent)(nil),               // 20: tarn.v1.Consent
+	(*LossReport)(nil),            // 21: tarn.v1.LossReport
+	(*LostSnapshot)(nil),          // 22: tarn.v1.LostSnapshot
+	(*Replica)(nil),               // 23: tarn.v1.Replica
+	(*ReplicaObservation)(nil),    // 24: tarn.v1.ReplicaObservation
+	(*TransferProgress)(nil),      // 25: tarn.v1.TransferProgress
+	(*ReplicaError)(nil),          // 26: tarn.v1.ReplicaError
+	(*KeepPolicy)(nil),            // 27: tarn.v1.KeepPolicy
+	(*KeepRule)(nil),              // 28: tarn.v1.KeepRule
+	(*RetentionCause)(nil),        // 29: tarn.v1.RetentionCause
+	(*RetentionVerdict)(nil),      // 30: tarn.v1.RetentionVerdict
+	(*RetentionPreview)(nil),      // 31: tarn.v1.RetentionPreview
+	(*DivergentCopy)(nil),         // 32: tarn.v1.DivergentCopy
+	(*PurgeOrder)(nil),            // 33: tarn.v1.PurgeOrder
+	(*DivergentDetail)(nil),       // 34: tarn.v1.DivergentDetail
+	(*DivergentSnapshot)(nil),     // 35: tarn.v1.DivergentSnapshot
+	(*ExportLocation)(nil),        // 36: tarn.v1.ExportLocation
+	(*Snapshot)(nil),              // 37: tarn.v1.Snapshot
+	(*SnapshotInstance)(nil),      // 38: tarn.v1.SnapshotInstance
+	(*AccessRule)(nil),            // 39: tarn.v1.AccessRule
+	(*RuleError)(nil),             // 40: tarn.v1.RuleError
+	(*Host)(nil),                  // 41: tarn.v1.Host
+	(*Pool)(nil),                  // 42: tarn.v1.Pool
+	(*AvailabilityZone)(nil),      // 43: tarn.v1.AvailabilityZone
+	(*QuotaLimits)(nil),           // 44: tarn.v1.QuotaLimits
+	(*QuotaUsage)(nil),            // 45: tarn.v1.QuotaUsage
+	(*UserMessage)(nil),           // 46: tarn.v1.UserMessage
+	(*FieldViolation)(nil),        // 47: tarn.v1.FieldViolation
+	(*NotLeader)(nil),             // 48: tarn.v1.NotLeader
+	(*PlacementFailure)(nil),      // 49: tarn.v1.PlacementFailure
+	(*PoolRefusal)(nil),           // 50: tarn.v1.PoolRefusal
+	(*QuotaExceeded)(nil),         // 51: tarn.v1.QuotaExceeded
+	nil,                           // 52: tarn.v1.ShareType.ExtraSpecsEntry
+	nil,                           // 53: tarn.v1.Share.MetadataEntry
+	nil,                           // 54: tarn.v1.Share.ExtraSpecsEntry
+	nil,                           // 55: tarn.v1.Replica.MetadataEntry
+	nil,                           // 56: tarn.v1.Snapshot.MetadataEntry
+	nil,                           // 57: tarn.v1.AccessRule.MetadataEntry
+	nil,                           // 58: tarn.v1.Host.CapabilitiesEntry
+	nil,                           // 59: tarn.v1.Pool.CapabilitiesEntry
+	nil,                           // 60: tarn.v1.QuotaLimits.LimitsEntry
+	(*timestamppb.Timestamp)(nil), // 61: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 62: google.protobuf.Duration
 }
 var file_tarn_v1_types_proto_depIdxs = []int32{
-	43, // 0: tarn.v1.ShareType.extra_specs:type_name -> tarn.v1.ShareType.ExtraSpecsEntry
-	52, // 1: tarn.v1.ShareType.created_at:type_name -> google.protobuf.Timestamp
-	52, // 2: tarn.v1.ShareType.updated_at:type_name -> google.protobuf.Timestamp
+	52, // 0: tarn.v1.ShareType.extra_specs:type_name -> tarn.v1.ShareType.ExtraSpecsEntry
+	61, // 1: tarn.v1.ShareType.created_at:type_name -> google.protobuf.Timestamp
+	61, // 2: tarn.v1.ShareType.updated_at:type_name -> google.protobuf.Timestamp
 	2,  // 3: tarn.v1.Share.replication_type:type_name -> tarn.v1.ReplicationType
-	44, // 4: tarn.v1.Share.metadata:type_name -> tarn.v1.Share.MetadataEntry
-	53, // 5: tarn.v1.Share.rpo:type_name -> google.protobuf.Duration
-	52, // 6: tarn.v1.Share.created_at:type_name -> google.protobuf.Timestamp
-	52, // 7: tarn.v1.Share.updated_at:type_name -> google.protobuf.Timestamp
-	17, // 8: tarn.v1.Share.fencing:type_name -> tarn.v1.Fencing
+	53, // 4: tarn.v1.Share.metadata:type_name -> tarn.v1.Share.MetadataEntry
+	62, // 5: tarn.v1.Share.rpo:type_name -> google.protobuf.Duration
+	61, // 6: tarn.v1.Share.created_at:type_name -> google.protobuf.Timestamp
+	61, // 7: tarn.v1.Share.updated_at:type_name -> google.protobuf.Timestamp
+	18, // 8: tarn.v1.Share.fencing:type_name -> tarn.v1.Fencing
 	0,  // 9: tarn.v1.Share.resize_status:type_name -> tarn.v1.Status
-	45, // 10: tarn.v1.Share.extra_specs:type_name -> tarn.v1.Share.ExtraSpecsEntry
+	54, // 10: tarn.v1.Share.extra_specs:type_name -> tarn.v1.Share.ExtraSpecsEntry
 	0,  // 11: tarn.v1.Share.status:type_name -> tarn.v1.Status
-	10, // 12: tarn.v1.Share.access_rules_status:type_name -> tarn.v1.AccessRulesStatus
-	27, // 13: tarn.v1.Share.export_locations:type_name -> tarn.v1.ExportLocation
+	11, // 12: tarn.v1.Share.access_rules_status:type_name -> tarn.v1.AccessRulesStatus
+	36, // 13: tarn.v1.Share.export_locations:type_name -> tarn.v1.ExportLocation
 	3,  // 14: tarn.v1.Fencing.phase:type_name -> tarn.v1.FencingPhase
 	4,  // 15: tarn.v1.Fencing.mode:type_name -> tarn.v1.PromotionMode
 	5,  // 16: tarn.v1.Fencing.proof:type_name -> tarn.v1.FencingProof
-	19, // 17: tarn.v1.Fencing.consent:type_name -> tarn.v1.Consent
-	20, // 18: tarn.v1.Fencing.loss:type_name -> tarn.v1.LossReport
-	52, // 19: tarn.v1.Fencing.started_at:type_name -> google.protobuf.Timestamp
-	18, // 20: tarn.v1.Fencing.lineage:type_name -> tarn.v1.LineageEntry
-	52, // 21: tarn.v1.LineageEntry.at:type_name -> google.protobuf.Timestamp
-	53, // 22: tarn.v1.Consent.max_loss:type_name -> google.protobuf.Duration
-	52, // 23: tarn.v1.LossReport.kept_created_at:type_name -> google.protobuf.Timestamp
-	53, // 24: tarn.v1.LossReport.kept_age:type_name -> google.protobuf.Duration
-	21, // 25: tarn.v1.LossReport.lost_snapshots:type_name -> tarn.v1.LostSnapshot
-	52, // 26: tarn.v1.LossReport.last_contact:type_name -> google.protobuf.Timestamp
+	20, // 17: tarn.v1.Fencing.consent:type_name -> tarn.v1.Consent
+	21, // 18: tarn.v1.Fencing.loss:type_name -> tarn.v1.LossReport
+	61, // 19: tarn.v1.Fencing.started_at:type_name -> google.protobuf.Timestamp
+	19, // 20: tarn.v1.Fencing.lineage:type_name -> tarn.v1.LineageEntry
+	61, // 21: tarn.v1.LineageEntry.at:type_name -> google.protobuf.Timestamp
+	62, // 22: tarn.v1.Consent.max_loss:type_name -> google.protobuf.Duration
+	61, // 23: tarn.v1.LossReport.kept_created_at:type_name -> google.protobuf.Timestamp
+	62, // 24: tarn.v1.LossReport.kept_age:type_name -> google.protobuf.Duration
+	22, // 25: tarn.v1.LossReport.lost_snapshots:type_name -> tarn.v1.LostSnapshot
+	61, // 26: tarn.v1.LossReport.last_contact:type_name -> google.protobuf.Timestamp
 	0,  // 27: tarn.v1.Replica.status:type_name -> tarn.v1.Status
 	1,  // 28: tarn.v1.Replica.replica_state:type_name -> tarn.v1.ReplicaState
-	52, // 29: tarn.v1.Replica.created_at:type_name -> google.protobuf.Timestamp
-	52, // 30: tarn.v1.Replica.updated_at:type_name -> google.protobuf.Timestamp
-	52, // 31: tarn.v1.Replica.launched_at:type_name -> google.protobuf.Timestamp
-	46, // 32: tarn.v1.Replica.metadata:type_name -> tarn.v1.Replica.MetadataEntry
-	27, // 33: tarn.v1.Replica.export_locations:type_name -> tarn.v1.ExportLocation
-	31, // 34: tarn.v1.Replica.rule_errors:type_name -> tarn.v1.RuleError
-	52, // 35: tarn.v1.Replica.head_created_at:type_name -> google.protobuf.Timestamp
-	25, // 36: tarn.v1.Replica.error:type_name -> tarn.v1.ReplicaError
-	26, // 37: tarn.v1.Replica.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	23, // 38: tarn.v1.Replica.observed:type_name -> tarn.v1.ReplicaObservation
-	52, // 39: tarn.v1.ReplicaObservation.reported_at:type_name -> google.protobuf.Timestamp
-	53, // 40: tarn.v1.ReplicaObservation.lag:type_name -> google.protobuf.Duration
-	24, // 41: tarn.v1.ReplicaObservation.transfer:type_name -> tarn.v1.TransferProgress
-	11, // 42: tarn.v1.ReplicaObservation.observed_role:type_name -> tarn.v1.Role
-	52, // 43: tarn.v1.ReplicaObservation.head_created_at:type_name -> google.protobuf.Timestamp
-	25, // 44: tarn.v1.ReplicaObservation.error:type_name -> tarn.v1.ReplicaError
+	61, // 29: tarn.v1.Replica.created_at:type_name -> google.protobuf.Timestamp
+	61, // 30: tarn.v1.Replica.updated_at:type_name -> google.protobuf.Timestamp
+	61, // 31: tarn.v1.Replica.launched_at:type_name -> google.protobuf.Timestamp
+	55, // 32: tarn.v1.Replica.metadata:type_name -> tarn.v1.Replica.MetadataEntry
+	36, // 33: tarn.v1.Replica.export_locations:type_name -> tarn.v1.ExportLocation
+	40, // 34: tarn.v1.Replica.rule_errors:type_name -> tarn.v1.RuleError
+	61, // 35: tarn.v1.Replica.head_created_at:type_name -> google.protobuf.Timestamp
+	26, // 36: tarn.v1.Replica.error:type_name -> tarn.v1.ReplicaError
+	32, // 37: tarn.v1.Replica.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	24, // 38: tarn.v1.Replica.observed:type_name -> tarn.v1.ReplicaObservation
+	61, // 39: tarn.v1.ReplicaObservation.reported_at:type_name -> google.protobuf.Timestamp
+	62, // 40: tarn.v1.ReplicaObservation.lag:type_name -> google.protobuf.Duration
+	25, // 41: tarn.v1.ReplicaObservation.transfer:type_name -> tarn.v1.TransferProgress
+	12, // 42: tarn.v1.ReplicaObservation.observed_role:type_name -> tarn.v1.Role
+	61, // 43: tarn.v1.ReplicaObservation.head_created_at:type_name -> google.protobuf.Timestamp
+	26, // 44: tarn.v1.ReplicaObservation.error:type_name -> tarn.v1.ReplicaError
 	6,  // 45: tarn.v1.ReplicaObservation.key_state:type_name -> tarn.v1.KeyState
-	53, // 46: tarn.v1.TransferProgress.eta:type_name -> google.protobuf.Duration
-	53, // 47: tarn.v1.TransferProgress.elapsed:type_name -> google.protobuf.Duration
+	62, // 46: tarn.v1.TransferProgress.eta:type_name -> google.protobuf.Duration
+	62, // 47: tarn.v1.TransferProgress.elapsed:type_name -> google.protobuf.Duration
 	7,  // 48: tarn.v1.ReplicaError.code:type_name -> tarn.v1.ReplicaErrorCode
-	52, // 49: tarn.v1.ReplicaError.since:type_name -> google.protobuf.Timestamp
-	52, // 50: tarn.v1.DivergentCopy.created_at:type_name -> google.protobuf.Timestamp
-	52, // 51: tarn.v1.ExportLocation.created_at:type_name -> google.protobuf.Timestamp
-	52, // 52: tarn.v1.ExportLocation.updated_at:type_name -> google.protobuf.Timestamp
-	1,  // 53: tarn.v1.ExportLocation.replica_state:type_name -> tarn.v1.ReplicaState
-	47, // 54: tarn.v1.Snapshot.metadata:type_name -> tarn.v1.Snapshot.MetadataEntry
-	52, // 55: tarn.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	52, // 56: tarn.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
-	52, // 57: tarn.v1.Snapshot.taken_at:type_name -> google.protobuf.Timestamp
-	0,  // 58: tarn.v1.Snapshot.status:type_name -> tarn.v1.Status
-	0,  // 59: tarn.v1.SnapshotInstance.status:type_name -> tarn.v1.Status
-	52, // 60: tarn.v1.SnapshotInstance.created_at:type_name -> google.protobuf.Timestamp
-	52, // 61: tarn.v1.SnapshotInstance.updated_at:type_name -> google.protobuf.Timestamp
-	8,  // 62: tarn.v1.AccessRule.access_level:type_name -> tarn.v1.AccessLevel
-	48, // 63: tarn.v1.AccessRule.metadata:type_name -> tarn.v1.AccessRule.MetadataEntry
-	52, // 64: tarn.v1.AccessRule.created_at:type_name -> google.protobuf.Timestamp
-	52, // 65: tarn.v1.AccessRule.updated_at:type_name -> google.protobuf.Timestamp
-	9,  // 66: tarn.v1.AccessRule.state:type_name -> tarn.v1.AccessRuleState
-	33, // 67: tarn.v1.Host.pools:type_name -> tarn.v1.Pool
-	14, // 68: tarn.v1.Host.fence_class:type_name -> tarn.v1.FenceClass
-	12, // 69: tarn.v1.Host.state:type_name -> tarn.v1.HostState
-	13, // 70: tarn.v1.Host.admin_state:type_name -> tarn.v1.HostAdminState
-	52, // 71: tarn.v1.Host.created_at:type_name -> google.protobuf.Timestamp
-	52, // 72: tarn.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
-	49, // 73: tarn.v1.Host.capabilities:type_name -> tarn.v1.Host.CapabilitiesEntry
-	52, // 74: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
-	2,  // 75: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
-	50, // 76: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
-	52, // 77: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
-	51, // 78: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
-	52, // 79: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
-	52, // 80: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
-	41, // 81: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
-	82, // [82:82] is the sub-list for method output_type
-	82, // [82:82] is the sub-list for method input_type
-	82, // [82:82] is the sub-list for extension type_name
-	82, // [82:82] is the sub-list for extension extendee
-	0,  // [0:82] is the sub-list for field type_name
+	61, // 49: tarn.v1.ReplicaError.since:type_name -> google.protobuf.Timestamp
+	28, // 50: tarn.v1.KeepPolicy.rules:type_name -> tarn.v1.KeepRule
+	62, // 51: tarn.v1.KeepRule.up_to:type_name -> google.protobuf.Duration
+	62, // 52: tarn.v1.KeepRule.every:type_name -> google.protobuf.Duration
+	8,  // 53: tarn.v1.RetentionCause.reason:type_name -> tarn.v1.RetentionReason
+	61, // 54: tarn.v1.RetentionVerdict.created_at:type_name -> google.protobuf.Timestamp
+	29, // 55: tarn.v1.RetentionVerdict.causes:type_name -> tarn.v1.RetentionCause
+	61, // 56: tarn.v1.RetentionPreview.as_of:type_name -> google.protobuf.Timestamp
+	30, // 57: tarn.v1.RetentionPreview.snapshots:type_name -> tarn.v1.RetentionVerdict
+	61, // 58: tarn.v1.RetentionPreview.last_run_at:type_name -> google.protobuf.Timestamp
+	61, // 59: tarn.v1.DivergentCopy.created_at:type_name -> google.protobuf.Timestamp
+	33, // 60: tarn.v1.DivergentCopy.purge:type_name -> tarn.v1.PurgeOrder
+	61, // 61: tarn.v1.PurgeOrder.requested_at:type_name -> google.protobuf.Timestamp
+	32, // 62: tarn.v1.DivergentDetail.copy:type_name -> tarn.v1.DivergentCopy
+	35, // 63: tarn.v1.DivergentDetail.snapshots:type_name -> tarn.v1.DivergentSnapshot
+	61, // 64: tarn.v1.DivergentSnapshot.created_at:type_name -> google.protobuf.Timestamp
+	61, // 65: tarn.v1.ExportLocation.created_at:type_name -> google.protobuf.Timestamp
+	61, // 66: tarn.v1.ExportLocation.updated_at:type_name -> google.protobuf.Timestamp
+	1,  // 67: tarn.v1.ExportLocation.replica_state:type_name -> tarn.v1.ReplicaState
+	56, // 68: tarn.v1.Snapshot.metadata:type_name -> tarn.v1.Snapshot.MetadataEntry
+	61, // 69: tarn.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	61, // 70: tarn.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
+	61, // 71: tarn.v1.Snapshot.taken_at:type_name -> google.protobuf.Timestamp
+	0,  // 72: tarn.v1.Snapshot.status:type_name -> tarn.v1.Status
+	0,  // 73: tarn.v1.SnapshotInstance.status:type_name -> tarn.v1.Status
+	61, // 74: tarn.v1.SnapshotInstance.created_at:type_name -> google.protobuf.Timestamp
+	61, // 75: tarn.v1.SnapshotInstance.updated_at:type_name -> google.protobuf.Timestamp
+	9,  // 76: tarn.v1.AccessRule.access_level:type_name -> tarn.v1.AccessLevel
+	57, // 77: tarn.v1.AccessRule.metadata:type_name -> tarn.v1.AccessRule.MetadataEntry
+	61, // 78: tarn.v1.AccessRule.created_at:type_name -> google.protobuf.Timestamp
+	61, // 79: tarn.v1.AccessRule.updated_at:type_name -> google.protobuf.Timestamp
+	10, // 80: tarn.v1.AccessRule.state:type_name -> tarn.v1.AccessRuleState
+	42, // 81: tarn.v1.Host.pools:type_name -> tarn.v1.Pool
+	15, // 82: tarn.v1.Host.fence_class:type_name -> tarn.v1.FenceClass
+	13, // 83: tarn.v1.Host.state:type_name -> tarn.v1.HostState
+	14, // 84: tarn.v1.Host.admin_state:type_name -> tarn.v1.HostAdminState
+	61, // 85: tarn.v1.Host.created_at:type_name -> google.protobuf.Timestamp
+	61, // 86: tarn.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
+	58, // 87: tarn.v1.Host.capabilities:type_name -> tarn.v1.Host.CapabilitiesEntry
+	33, // 88: tarn.v1.Host.purges:type_name -> tarn.v1.PurgeOrder
+	61, // 89: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
+	2,  // 90: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
+	59, // 91: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
+	61, // 92: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
+	60, // 93: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
+	61, // 94: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
+	61, // 95: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
+	50, // 96: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
+	97, // [97:97] is the sub-list for method output_type
+	97, // [97:97] is the sub-list for method input_type
+	97, // [97:97] is the sub-list for extension type_name
+	97, // [97:97] is the sub-list for extension extendee
+	0,  // [0:97] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_types_proto_init() }
@@ -4768,8 +5645,8 @@ func file_tarn_v1_types_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_types_proto_rawDesc), len(file_tarn_v1_types_proto_rawDesc)),
-			NumEnums:      15,
-			NumMessages:   37,
+			NumEnums:      16,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -79,6 +79,7 @@ type Command struct {
 	//	*Command_Activate
 	//	*Command_CheckHash
 	//	*Command_InitCluster
+	//	*Command_PurgeDivergentCopy
 	Verb          isCommand_Verb `protobuf_oneof:"verb"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -514,6 +515,15 @@ func (x *Command) GetInitCluster() *InitCluster {
 	return nil
 }
 
+func (x *Command) GetPurgeDivergentCopy() *PurgeDivergentCopy {
+	if x != nil {
+		if x, ok := x.Verb.(*Command_PurgeDivergentCopy); ok {
+			return x.PurgeDivergentCopy
+		}
+	}
+	return nil
+}
+
 type isCommand_Verb interface {
 	isCommand_Verb()
 }
@@ -676,6 +686,10 @@ type Command_InitCluster struct {
 	InitCluster *InitCluster `protobuf:"bytes,61,opt,name=init_cluster,json=initCluster,proto3,oneof"`
 }
 
+type Command_PurgeDivergentCopy struct {
+	PurgeDivergentCopy *PurgeDivergentCopy `protobuf:"bytes,70,opt,name=purge_divergent_copy,json=purgeDivergentCopy,proto3,oneof"`
+}
+
 func (*Command_PutShareType) isCommand_Verb() {}
 
 func (*Command_DeleteShareType) isCommand_Verb() {}
@@ -753,6 +767,8 @@ func (*Command_Activate) isCommand_Verb() {}
 func (*Command_CheckHash) isCommand_Verb() {}
 
 func (*Command_InitCluster) isCommand_Verb() {}
+
+func (*Command_PurgeDivergentCopy) isCommand_Verb() {}
 
 type PutShareType struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -2413,6 +2429,52 @@ func (x *RemoveHost) GetId() string {
 	return ""
 }
 
+// PurgeDivergentCopy lets a host destroy a divergent copy; the entry is the record of
+// who asked for it, when and why.
+type PurgeDivergentCopy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Order         *v1.PurgeOrder         `protobuf:"bytes,1,opt,name=order,proto3" json:"order,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeDivergentCopy) Reset() {
+	*x = PurgeDivergentCopy{}
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeDivergentCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeDivergentCopy) ProtoMessage() {}
+
+func (x *PurgeDivergentCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeDivergentCopy.ProtoReflect.Descriptor instead.
+func (*PurgeDivergentCopy) Descriptor() ([]byte, []int) {
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *PurgeDivergentCopy) GetOrder() *v1.PurgeOrder {
+	if x != nil {
+		return x.Order
+	}
+	return nil
+}
+
 type JoinToken struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// SHA-256 of the secret, hex: the key.
@@ -2429,7 +2491,7 @@ type JoinToken struct {
 
 func (x *JoinToken) Reset() {
 	*x = JoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2441,7 +2503,7 @@ func (x *JoinToken) String() string {
 func (*JoinToken) ProtoMessage() {}
 
 func (x *JoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2454,7 +2516,7 @@ func (x *JoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinToken.ProtoReflect.Descriptor instead.
 func (*JoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{31}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *JoinToken) GetHash() string {
@@ -2508,7 +2570,7 @@ type PutJoinToken struct {
 
 func (x *PutJoinToken) Reset() {
 	*x = PutJoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2520,7 +2582,7 @@ func (x *PutJoinToken) String() string {
 func (*PutJoinToken) ProtoMessage() {}
 
 func (x *PutJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2533,7 +2595,7 @@ func (x *PutJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutJoinToken.ProtoReflect.Descriptor instead.
 func (*PutJoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{32}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PutJoinToken) GetToken() *JoinToken {
@@ -2553,7 +2615,7 @@ type UseJoinToken struct {
 
 func (x *UseJoinToken) Reset() {
 	*x = UseJoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2565,7 +2627,7 @@ func (x *UseJoinToken) String() string {
 func (*UseJoinToken) ProtoMessage() {}
 
 func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2578,7 +2640,7 @@ func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseJoinToken.ProtoReflect.Descriptor instead.
 func (*UseJoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{33}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *UseJoinToken) GetHash() string {
@@ -2604,13 +2666,14 @@ type Transitions struct {
 	Hosts         []*HostTransition      `protobuf:"bytes,3,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	Shares        []*ShareTransition     `protobuf:"bytes,4,rep,name=shares,proto3" json:"shares,omitempty"`
 	Messages      []*v1.UserMessage      `protobuf:"bytes,5,rep,name=messages,proto3" json:"messages,omitempty"`
+	Purges        []*PurgeTransition     `protobuf:"bytes,20,rep,name=purges,proto3" json:"purges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Transitions) Reset() {
 	*x = Transitions{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2622,7 +2685,7 @@ func (x *Transitions) String() string {
 func (*Transitions) ProtoMessage() {}
 
 func (x *Transitions) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2635,7 +2698,7 @@ func (x *Transitions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transitions.ProtoReflect.Descriptor instead.
 func (*Transitions) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{34}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Transitions) GetReplicas() []*ReplicaTransition {
@@ -2673,6 +2736,13 @@ func (x *Transitions) GetMessages() []*v1.UserMessage {
 	return nil
 }
 
+func (x *Transitions) GetPurges() []*PurgeTransition {
+	if x != nil {
+		return x.Purges
+	}
+	return nil
+}
+
 // ReplicaTransition changes what is set, if the replica is still at expected_revision (0: any).
 type ReplicaTransition struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
@@ -2701,7 +2771,7 @@ type ReplicaTransition struct {
 
 func (x *ReplicaTransition) Reset() {
 	*x = ReplicaTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2713,7 +2783,7 @@ func (x *ReplicaTransition) String() string {
 func (*ReplicaTransition) ProtoMessage() {}
 
 func (x *ReplicaTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2726,7 +2796,7 @@ func (x *ReplicaTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaTransition.ProtoReflect.Descriptor instead.
 func (*ReplicaTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{35}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReplicaTransition) GetId() string {
@@ -2865,7 +2935,7 @@ type SnapshotTransition struct {
 
 func (x *SnapshotTransition) Reset() {
 	*x = SnapshotTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2877,7 +2947,7 @@ func (x *SnapshotTransition) String() string {
 func (*SnapshotTransition) ProtoMessage() {}
 
 func (x *SnapshotTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2890,7 +2960,7 @@ func (x *SnapshotTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTransition.ProtoReflect.Descriptor instead.
 func (*SnapshotTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{36}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SnapshotTransition) GetSnapshotId() string {
@@ -2954,7 +3024,7 @@ type HostTransition struct {
 
 func (x *HostTransition) Reset() {
 	*x = HostTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2966,7 +3036,7 @@ func (x *HostTransition) String() string {
 func (*HostTransition) ProtoMessage() {}
 
 func (x *HostTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2979,7 +3049,7 @@ func (x *HostTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostTransition.ProtoReflect.Descriptor instead.
 func (*HostTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{37}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *HostTransition) GetId() string {
@@ -3003,6 +3073,59 @@ func (x *HostTransition) GetExpectedState() v1.HostState {
 	return v1.HostState(0)
 }
 
+// PurgeTransition ends a purge order: the host has confirmed that the copy is gone.
+type PurgeTransition struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	HostId        string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	Guid          uint64                 `protobuf:"fixed64,2,opt,name=guid,proto3" json:"guid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeTransition) Reset() {
+	*x = PurgeTransition{}
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeTransition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeTransition) ProtoMessage() {}
+
+func (x *PurgeTransition) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeTransition.ProtoReflect.Descriptor instead.
+func (*PurgeTransition) Descriptor() ([]byte, []int) {
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *PurgeTransition) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *PurgeTransition) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
 // ShareTransition ends a resize.
 type ShareTransition struct {
 	state                  protoimpl.MessageState `protogen:"open.v1"`
@@ -3017,7 +3140,7 @@ type ShareTransition struct {
 
 func (x *ShareTransition) Reset() {
 	*x = ShareTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3029,7 +3152,7 @@ func (x *ShareTransition) String() string {
 func (*ShareTransition) ProtoMessage() {}
 
 func (x *ShareTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3042,7 +3165,7 @@ func (x *ShareTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareTransition.ProtoReflect.Descriptor instead.
 func (*ShareTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{38}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ShareTransition) GetId() string {
@@ -3087,7 +3210,7 @@ type CommitDemotion struct {
 
 func (x *CommitDemotion) Reset() {
 	*x = CommitDemotion{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3099,7 +3222,7 @@ func (x *CommitDemotion) String() string {
 func (*CommitDemotion) ProtoMessage() {}
 
 func (x *CommitDemotion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3112,7 +3235,7 @@ func (x *CommitDemotion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitDemotion.ProtoReflect.Descriptor instead.
 func (*CommitDemotion) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{39}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CommitDemotion) GetShareId() string {
@@ -3164,7 +3287,7 @@ type CommitSeal struct {
 
 func (x *CommitSeal) Reset() {
 	*x = CommitSeal{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3176,7 +3299,7 @@ func (x *CommitSeal) String() string {
 func (*CommitSeal) ProtoMessage() {}
 
 func (x *CommitSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3189,7 +3312,7 @@ func (x *CommitSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitSeal.ProtoReflect.Descriptor instead.
 func (*CommitSeal) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{40}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CommitSeal) GetShareId() string {
@@ -3242,7 +3365,7 @@ type CommitProof struct {
 
 func (x *CommitProof) Reset() {
 	*x = CommitProof{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3254,7 +3377,7 @@ func (x *CommitProof) String() string {
 func (*CommitProof) ProtoMessage() {}
 
 func (x *CommitProof) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3267,7 +3390,7 @@ func (x *CommitProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitProof.ProtoReflect.Descriptor instead.
 func (*CommitProof) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{41}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CommitProof) GetShareId() string {
@@ -3327,7 +3450,7 @@ type Activate struct {
 
 func (x *Activate) Reset() {
 	*x = Activate{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3339,7 +3462,7 @@ func (x *Activate) String() string {
 func (*Activate) ProtoMessage() {}
 
 func (x *Activate) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3352,7 +3475,7 @@ func (x *Activate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activate.ProtoReflect.Descriptor instead.
 func (*Activate) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{42}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Activate) GetShareId() string {
@@ -3393,7 +3516,7 @@ type CheckHash struct {
 
 func (x *CheckHash) Reset() {
 	*x = CheckHash{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3405,7 +3528,7 @@ func (x *CheckHash) String() string {
 func (*CheckHash) ProtoMessage() {}
 
 func (x *CheckHash) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3418,7 +3541,7 @@ func (x *CheckHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckHash.ProtoReflect.Descriptor instead.
 func (*CheckHash) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{43}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CheckHash) GetIndex() uint64 {
@@ -3444,7 +3567,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3456,7 +3579,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3469,7 +3592,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{44}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -3494,7 +3617,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3506,7 +3629,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3519,7 +3642,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{45}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -3585,7 +3708,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3597,7 +3720,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3610,7 +3733,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{46}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -3778,7 +3901,7 @@ var File_tarn_raft_v1_command_proto protoreflect.FileDescriptor
 
 const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\x84\x17\n" +
+	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\xda\x17\n" +
 	"\aCommand\x12;\n" +
 	"\vproposed_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"proposedAt\x12\x14\n" +
@@ -3833,7 +3956,8 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\bactivate\x186 \x01(\v2\x16.tarn.raft.v1.ActivateH\x00R\bactivate\x128\n" +
 	"\n" +
 	"check_hash\x18< \x01(\v2\x17.tarn.raft.v1.CheckHashH\x00R\tcheckHash\x12>\n" +
-	"\finit_cluster\x18= \x01(\v2\x19.tarn.raft.v1.InitClusterH\x00R\vinitClusterB\x06\n" +
+	"\finit_cluster\x18= \x01(\v2\x19.tarn.raft.v1.InitClusterH\x00R\vinitCluster\x12T\n" +
+	"\x14purge_divergent_copy\x18F \x01(\v2 .tarn.raft.v1.PurgeDivergentCopyH\x00R\x12purgeDivergentCopyB\x06\n" +
 	"\x04verb\"n\n" +
 	"\fPutShareType\x121\n" +
 	"\n" +
@@ -3961,7 +4085,9 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x1c\n" +
 	"\n" +
 	"RemoveHost\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xc9\x01\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"?\n" +
+	"\x12PurgeDivergentCopy\x12)\n" +
+	"\x05order\x18\x01 \x01(\v2\x13.tarn.v1.PurgeOrderR\x05order\"\xc9\x01\n" +
 	"\tJoinToken\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x129\n" +
@@ -3975,13 +4101,14 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x05token\x18\x01 \x01(\v2\x17.tarn.raft.v1.JoinTokenR\x05token\";\n" +
 	"\fUseJoinToken\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x12\x17\n" +
-	"\anode_id\x18\x02 \x01(\tR\x06nodeId\"\xa7\x02\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\"\xde\x02\n" +
 	"\vTransitions\x12;\n" +
 	"\breplicas\x18\x01 \x03(\v2\x1f.tarn.raft.v1.ReplicaTransitionR\breplicas\x12>\n" +
 	"\tsnapshots\x18\x02 \x03(\v2 .tarn.raft.v1.SnapshotTransitionR\tsnapshots\x122\n" +
 	"\x05hosts\x18\x03 \x03(\v2\x1c.tarn.raft.v1.HostTransitionR\x05hosts\x125\n" +
 	"\x06shares\x18\x04 \x03(\v2\x1d.tarn.raft.v1.ShareTransitionR\x06shares\x120\n" +
-	"\bmessages\x18\x05 \x03(\v2\x14.tarn.v1.UserMessageR\bmessages\"\xf0\x06\n" +
+	"\bmessages\x18\x05 \x03(\v2\x14.tarn.v1.UserMessageR\bmessages\x125\n" +
+	"\x06purges\x18\x14 \x03(\v2\x1d.tarn.raft.v1.PurgeTransitionR\x06purges\"\xf0\x06\n" +
 	"\x11ReplicaTransition\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
 	"\x11expected_revision\x18\x02 \x01(\x04R\x10expectedRevision\x12'\n" +
@@ -4020,7 +4147,10 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x0eHostTransition\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12(\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x12.tarn.v1.HostStateR\x05state\x129\n" +
-	"\x0eexpected_state\x18\x03 \x01(\x0e2\x12.tarn.v1.HostStateR\rexpectedState\"\xb3\x01\n" +
+	"\x0eexpected_state\x18\x03 \x01(\x0e2\x12.tarn.v1.HostStateR\rexpectedState\">\n" +
+	"\x0fPurgeTransition\x12\x17\n" +
+	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x12\n" +
+	"\x04guid\x18\x02 \x01(\x06R\x04guid\"\xb3\x01\n" +
 	"\x0fShareTransition\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x129\n" +
 	"\x19expected_pending_size_gib\x18\x02 \x01(\x03R\x16expectedPendingSizeGib\x124\n" +
@@ -4096,7 +4226,7 @@ func file_tarn_raft_v1_command_proto_rawDescGZIP() []byte {
 	return file_tarn_raft_v1_command_proto_rawDescData
 }
 
-var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*Command)(nil),               // 0: tarn.raft.v1.Command
 	(*PutShareType)(nil),          // 1: tarn.raft.v1.PutShareType
@@ -4129,52 +4259,55 @@ var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*RegisterHost)(nil),          // 28: tarn.raft.v1.RegisterHost
 	(*SetHostAdminState)(nil),     // 29: tarn.raft.v1.SetHostAdminState
 	(*RemoveHost)(nil),            // 30: tarn.raft.v1.RemoveHost
-	(*JoinToken)(nil),             // 31: tarn.raft.v1.JoinToken
-	(*PutJoinToken)(nil),          // 32: tarn.raft.v1.PutJoinToken
-	(*UseJoinToken)(nil),          // 33: tarn.raft.v1.UseJoinToken
-	(*Transitions)(nil),           // 34: tarn.raft.v1.Transitions
-	(*ReplicaTransition)(nil),     // 35: tarn.raft.v1.ReplicaTransition
-	(*SnapshotTransition)(nil),    // 36: tarn.raft.v1.SnapshotTransition
-	(*HostTransition)(nil),        // 37: tarn.raft.v1.HostTransition
-	(*ShareTransition)(nil),       // 38: tarn.raft.v1.ShareTransition
-	(*CommitDemotion)(nil),        // 39: tarn.raft.v1.CommitDemotion
-	(*CommitSeal)(nil),            // 40: tarn.raft.v1.CommitSeal
-	(*CommitProof)(nil),           // 41: tarn.raft.v1.CommitProof
-	(*Activate)(nil),              // 42: tarn.raft.v1.Activate
-	(*CheckHash)(nil),             // 43: tarn.raft.v1.CheckHash
-	(*InitCluster)(nil),           // 44: tarn.raft.v1.InitCluster
-	(*SnapshotHeader)(nil),        // 45: tarn.raft.v1.SnapshotHeader
-	(*SnapshotRecord)(nil),        // 46: tarn.raft.v1.SnapshotRecord
-	nil,                           // 47: tarn.raft.v1.UpdateShare.SetMetadataEntry
-	nil,                           // 48: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	nil,                           // 49: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	nil,                           // 50: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	(*timestamppb.Timestamp)(nil), // 51: google.protobuf.Timestamp
-	(*v1.ShareType)(nil),          // 52: tarn.v1.ShareType
-	(*v1.Share)(nil),              // 53: tarn.v1.Share
-	(*v1.Replica)(nil),            // 54: tarn.v1.Replica
-	(v1.Status)(0),                // 55: tarn.v1.Status
-	(v1.PromotionMode)(0),         // 56: tarn.v1.PromotionMode
-	(*v1.Consent)(nil),            // 57: tarn.v1.Consent
-	(v1.ReplicaState)(0),          // 58: tarn.v1.ReplicaState
-	(*v1.Snapshot)(nil),           // 59: tarn.v1.Snapshot
-	(*v1.AccessRule)(nil),         // 60: tarn.v1.AccessRule
-	(v1.AccessLevel)(0),           // 61: tarn.v1.AccessLevel
-	(*v1.QuotaLimits)(nil),        // 62: tarn.v1.QuotaLimits
-	(*v1.Host)(nil),               // 63: tarn.v1.Host
-	(v1.HostAdminState)(0),        // 64: tarn.v1.HostAdminState
-	(*v1.UserMessage)(nil),        // 65: tarn.v1.UserMessage
-	(*v1.ExportLocation)(nil),     // 66: tarn.v1.ExportLocation
-	(*v1.RuleError)(nil),          // 67: tarn.v1.RuleError
-	(*v1.ReplicaError)(nil),       // 68: tarn.v1.ReplicaError
-	(*v1.DivergentCopy)(nil),      // 69: tarn.v1.DivergentCopy
-	(v1.HostState)(0),             // 70: tarn.v1.HostState
-	(v1.FencingProof)(0),          // 71: tarn.v1.FencingProof
-	(*v1.LossReport)(nil),         // 72: tarn.v1.LossReport
-	(*v1.SnapshotInstance)(nil),   // 73: tarn.v1.SnapshotInstance
+	(*PurgeDivergentCopy)(nil),    // 31: tarn.raft.v1.PurgeDivergentCopy
+	(*JoinToken)(nil),             // 32: tarn.raft.v1.JoinToken
+	(*PutJoinToken)(nil),          // 33: tarn.raft.v1.PutJoinToken
+	(*UseJoinToken)(nil),          // 34: tarn.raft.v1.UseJoinToken
+	(*Transitions)(nil),           // 35: tarn.raft.v1.Transitions
+	(*ReplicaTransition)(nil),     // 36: tarn.raft.v1.ReplicaTransition
+	(*SnapshotTransition)(nil),    // 37: tarn.raft.v1.SnapshotTransition
+	(*HostTransition)(nil),        // 38: tarn.raft.v1.HostTransition
+	(*PurgeTransition)(nil),       // 39: tarn.raft.v1.PurgeTransition
+	(*ShareTransition)(nil),       // 40: tarn.raft.v1.ShareTransition
+	(*CommitDemotion)(nil),        // 41: tarn.raft.v1.CommitDemotion
+	(*CommitSeal)(nil),            // 42: tarn.raft.v1.CommitSeal
+	(*CommitProof)(nil),           // 43: tarn.raft.v1.CommitProof
+	(*Activate)(nil),              // 44: tarn.raft.v1.Activate
+	(*CheckHash)(nil),             // 45: tarn.raft.v1.CheckHash
+	(*InitCluster)(nil),           // 46: tarn.raft.v1.InitCluster
+	(*SnapshotHeader)(nil),        // 47: tarn.raft.v1.SnapshotHeader
+	(*SnapshotRecord)(nil),        // 48: tarn.raft.v1.SnapshotRecord
+	nil,                           // 49: tarn.raft.v1.UpdateShare.SetMetadataEntry
+	nil,                           // 50: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	nil,                           // 51: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	nil,                           // 52: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	(*timestamppb.Timestamp)(nil), // 53: google.protobuf.Timestamp
+	(*v1.ShareType)(nil),          // 54: tarn.v1.ShareType
+	(*v1.Share)(nil),              // 55: tarn.v1.Share
+	(*v1.Replica)(nil),            // 56: tarn.v1.Replica
+	(v1.Status)(0),                // 57: tarn.v1.Status
+	(v1.PromotionMode)(0),         // 58: tarn.v1.PromotionMode
+	(*v1.Consent)(nil),            // 59: tarn.v1.Consent
+	(v1.ReplicaState)(0),          // 60: tarn.v1.ReplicaState
+	(*v1.Snapshot)(nil),           // 61: tarn.v1.Snapshot
+	(*v1.AccessRule)(nil),         // 62: tarn.v1.AccessRule
+	(v1.AccessLevel)(0),           // 63: tarn.v1.AccessLevel
+	(*v1.QuotaLimits)(nil),        // 64: tarn.v1.QuotaLimits
+	(*v1.Host)(nil),               // 65: tarn.v1.Host
+	(v1.HostAdminState)(0),        // 66: tarn.v1.HostAdminState
+	(*v1.PurgeOrder)(nil),         // 67: tarn.v1.PurgeOrder
+	(*v1.UserMessage)(nil),        // 68: tarn.v1.UserMessage
+	(*v1.ExportLocation)(nil),     // 69: tarn.v1.ExportLocation
+	(*v1.RuleError)(nil),          // 70: tarn.v1.RuleError
+	(*v1.ReplicaError)(nil),       // 71: tarn.v1.ReplicaError
+	(*v1.DivergentCopy)(nil),      // 72: tarn.v1.DivergentCopy
+	(v1.HostState)(0),             // 73: tarn.v1.HostState
+	(v1.FencingProof)(0),          // 74: tarn.v1.FencingProof
+	(*v1.LossReport)(nil),         // 75: tarn.v1.LossReport
+	(*v1.SnapshotInstance)(nil),   // 76: tarn.v1.SnapshotInstance
 }
 var file_tarn_raft_v1_command_proto_depIdxs = []int32{
-	51, // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
+	53, // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
 	1,  // 1: tarn.raft.v1.Command.put_share_type:type_name -> tarn.raft.v1.PutShareType
 	2,  // 2: tarn.raft.v1.Command.delete_share_type:type_name -> tarn.raft.v1.DeleteShareType
 	3,  // 3: tarn.raft.v1.Command.create_share:type_name -> tarn.raft.v1.CreateShare
@@ -4203,76 +4336,79 @@ var file_tarn_raft_v1_command_proto_depIdxs = []int32{
 	28, // 26: tarn.raft.v1.Command.register_host:type_name -> tarn.raft.v1.RegisterHost
 	29, // 27: tarn.raft.v1.Command.set_host_admin_state:type_name -> tarn.raft.v1.SetHostAdminState
 	30, // 28: tarn.raft.v1.Command.remove_host:type_name -> tarn.raft.v1.RemoveHost
-	32, // 29: tarn.raft.v1.Command.put_join_token:type_name -> tarn.raft.v1.PutJoinToken
-	33, // 30: tarn.raft.v1.Command.use_join_token:type_name -> tarn.raft.v1.UseJoinToken
+	33, // 29: tarn.raft.v1.Command.put_join_token:type_name -> tarn.raft.v1.PutJoinToken
+	34, // 30: tarn.raft.v1.Command.use_join_token:type_name -> tarn.raft.v1.UseJoinToken
 	12, // 31: tarn.raft.v1.Command.unmanage_replica:type_name -> tarn.raft.v1.UnmanageReplica
 	7,  // 32: tarn.raft.v1.Command.unmanage_share:type_name -> tarn.raft.v1.UnmanageShare
-	34, // 33: tarn.raft.v1.Command.transitions:type_name -> tarn.raft.v1.Transitions
-	39, // 34: tarn.raft.v1.Command.commit_demotion:type_name -> tarn.raft.v1.CommitDemotion
-	40, // 35: tarn.raft.v1.Command.commit_seal:type_name -> tarn.raft.v1.CommitSeal
-	41, // 36: tarn.raft.v1.Command.commit_proof:type_name -> tarn.raft.v1.CommitProof
-	42, // 37: tarn.raft.v1.Command.activate:type_name -> tarn.raft.v1.Activate
-	43, // 38: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
-	44, // 39: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
-	52, // 40: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
-	53, // 41: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
-	54, // 42: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
-	47, // 43: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
-	55, // 44: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
-	54, // 45: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
-	48, // 46: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	49, // 47: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	56, // 48: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
-	57, // 49: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
-	55, // 50: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
-	58, // 51: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
-	59, // 52: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
-	50, // 53: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	55, // 54: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
-	60, // 55: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
-	61, // 56: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
-	62, // 57: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
-	63, // 58: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
-	64, // 59: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
-	51, // 60: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
-	31, // 61: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
-	35, // 62: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
-	36, // 63: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
-	37, // 64: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
-	38, // 65: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
-	65, // 66: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
-	55, // 67: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
-	58, // 68: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
-	66, // 69: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
-	67, // 70: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
-	51, // 71: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
-	68, // 72: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
-	69, // 73: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	55, // 74: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
-	51, // 75: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
-	70, // 76: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
-	70, // 77: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
-	55, // 78: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
-	51, // 79: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
-	51, // 80: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
-	71, // 81: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
-	72, // 82: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
-	51, // 83: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
-	52, // 84: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
-	53, // 85: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
-	54, // 86: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
-	59, // 87: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
-	73, // 88: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
-	60, // 89: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
-	62, // 90: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
-	65, // 91: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
-	63, // 92: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
-	31, // 93: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
-	94, // [94:94] is the sub-list for method output_type
-	94, // [94:94] is the sub-list for method input_type
-	94, // [94:94] is the sub-list for extension type_name
-	94, // [94:94] is the sub-list for extension extendee
-	0,  // [0:94] is the sub-list for field type_name
+	35, // 33: tarn.raft.v1.Command.transitions:type_name -> tarn.raft.v1.Transitions
+	41, // 34: tarn.raft.v1.Command.commit_demotion:type_name -> tarn.raft.v1.CommitDemotion
+	42, // 35: tarn.raft.v1.Command.commit_seal:type_name -> tarn.raft.v1.CommitSeal
+	43, // 36: tarn.raft.v1.Command.commit_proof:type_name -> tarn.raft.v1.CommitProof
+	44, // 37: tarn.raft.v1.Command.activate:type_name -> tarn.raft.v1.Activate
+	45, // 38: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
+	46, // 39: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
+	31, // 40: tarn.raft.v1.Command.purge_divergent_copy:type_name -> tarn.raft.v1.PurgeDivergentCopy
+	54, // 41: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
+	55, // 42: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
+	56, // 43: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
+	49, // 44: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
+	57, // 45: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
+	56, // 46: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
+	50, // 47: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	51, // 48: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	58, // 49: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
+	59, // 50: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
+	57, // 51: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
+	60, // 52: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
+	61, // 53: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
+	52, // 54: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	57, // 55: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
+	62, // 56: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
+	63, // 57: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
+	64, // 58: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
+	65, // 59: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
+	66, // 60: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
+	67, // 61: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
+	53, // 62: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
+	32, // 63: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
+	36, // 64: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
+	37, // 65: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
+	38, // 66: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
+	40, // 67: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
+	68, // 68: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
+	39, // 69: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
+	57, // 70: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
+	60, // 71: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
+	69, // 72: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
+	70, // 73: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
+	53, // 74: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
+	71, // 75: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
+	72, // 76: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	57, // 77: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
+	53, // 78: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
+	73, // 79: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
+	73, // 80: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
+	57, // 81: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
+	53, // 82: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
+	53, // 83: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
+	74, // 84: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
+	75, // 85: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
+	53, // 86: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
+	54, // 87: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
+	55, // 88: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
+	56, // 89: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
+	61, // 90: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
+	76, // 91: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
+	62, // 92: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
+	64, // 93: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
+	68, // 94: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
+	65, // 95: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
+	32, // 96: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
+	97, // [97:97] is the sub-list for method output_type
+	97, // [97:97] is the sub-list for method input_type
+	97, // [97:97] is the sub-list for extension type_name
+	97, // [97:97] is the sub-list for extension extendee
+	0,  // [0:97] is the sub-list for field type_name
 }
 
 func init() { file_tarn_raft_v1_command_proto_init() }
@@ -4320,11 +4456,12 @@ func file_tarn_raft_v1_command_proto_init() {
 		(*Command_Activate)(nil),
 		(*Command_CheckHash)(nil),
 		(*Command_InitCluster)(nil),
+		(*Command_PurgeDivergentCopy)(nil),
 	}
 	file_tarn_raft_v1_command_proto_msgTypes[4].OneofWrappers = []any{}
 	file_tarn_raft_v1_command_proto_msgTypes[19].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[35].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[46].OneofWrappers = []any{
+	file_tarn_raft_v1_command_proto_msgTypes[36].OneofWrappers = []any{}
+	file_tarn_raft_v1_command_proto_msgTypes[48].OneofWrappers = []any{
 		(*SnapshotRecord_ShareType)(nil),
 		(*SnapshotRecord_Share)(nil),
 		(*SnapshotRecord_Replica)(nil),
@@ -4342,7 +4479,7 @@ func file_tarn_raft_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_raft_v1_command_proto_rawDesc), len(file_tarn_raft_v1_command_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   51,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -109,6 +109,9 @@ const (
 	// ShareServiceListShareExportLocationsProcedure is the fully-qualified name of the ShareService's
 	// ListShareExportLocations RPC.
 	ShareServiceListShareExportLocationsProcedure = "/tarn.v1.ShareService/ListShareExportLocations"
+	// ShareServiceGetShareRetentionProcedure is the fully-qualified name of the ShareService's
+	// GetShareRetention RPC.
+	ShareServiceGetShareRetentionProcedure = "/tarn.v1.ShareService/GetShareRetention"
 	// ReplicaServiceCreateReplicaProcedure is the fully-qualified name of the ReplicaService's
 	// CreateReplica RPC.
 	ReplicaServiceCreateReplicaProcedure = "/tarn.v1.ReplicaService/CreateReplica"
@@ -148,6 +151,15 @@ const (
 	// ReplicaServiceListReplicaExportLocationsProcedure is the fully-qualified name of the
 	// ReplicaService's ListReplicaExportLocations RPC.
 	ReplicaServiceListReplicaExportLocationsProcedure = "/tarn.v1.ReplicaService/ListReplicaExportLocations"
+	// ReplicaServiceListDivergentCopiesProcedure is the fully-qualified name of the ReplicaService's
+	// ListDivergentCopies RPC.
+	ReplicaServiceListDivergentCopiesProcedure = "/tarn.v1.ReplicaService/ListDivergentCopies"
+	// ReplicaServiceGetDivergentCopyProcedure is the fully-qualified name of the ReplicaService's
+	// GetDivergentCopy RPC.
+	ReplicaServiceGetDivergentCopyProcedure = "/tarn.v1.ReplicaService/GetDivergentCopy"
+	// ReplicaServicePurgeDivergentCopyProcedure is the fully-qualified name of the ReplicaService's
+	// PurgeDivergentCopy RPC.
+	ReplicaServicePurgeDivergentCopyProcedure = "/tarn.v1.ReplicaService/PurgeDivergentCopy"
 	// SnapshotServiceCreateSnapshotProcedure is the fully-qualified name of the SnapshotService's
 	// CreateSnapshot RPC.
 	SnapshotServiceCreateSnapshotProcedure = "/tarn.v1.SnapshotService/CreateSnapshot"
@@ -550,6 +562,9 @@ type ShareServiceClient interface {
 	ResetShareStatus(context.Context, *v1.ResetStatusRequest) (*v1.Share, error)
 	// Locations of active replicas; those of secondaries are on the replica.
 	ListShareExportLocations(context.Context, *v1.GetRequest) (*v1.ListExportLocationsResponse, error)
+	// Asks the hosts of all replicas which replication snapshots their retention keeps
+	// and why, under the share's policy or another one. Nothing is changed.
+	GetShareRetention(context.Context, *v1.GetShareRetentionRequest) (*v1.ShareRetention, error)
 }
 
 // NewShareServiceClient constructs a client for the tarn.v1.ShareService service. By default, it
@@ -641,6 +656,12 @@ func NewShareServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(shareServiceMethods.ByName("ListShareExportLocations")),
 			connect.WithClientOptions(opts...),
 		),
+		getShareRetention: connect.NewClient[v1.GetShareRetentionRequest, v1.ShareRetention](
+			httpClient,
+			baseURL+ShareServiceGetShareRetentionProcedure,
+			connect.WithSchema(shareServiceMethods.ByName("GetShareRetention")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -659,6 +680,7 @@ type shareServiceClient struct {
 	unmanageShare            *connect.Client[v1.UnmanageShareRequest, v1.Share]
 	resetShareStatus         *connect.Client[v1.ResetStatusRequest, v1.Share]
 	listShareExportLocations *connect.Client[v1.GetRequest, v1.ListExportLocationsResponse]
+	getShareRetention        *connect.Client[v1.GetShareRetentionRequest, v1.ShareRetention]
 }
 
 // CreateShare calls tarn.v1.ShareService.CreateShare.
@@ -778,6 +800,15 @@ func (c *shareServiceClient) ListShareExportLocations(ctx context.Context, req *
 	return nil, err
 }
 
+// GetShareRetention calls tarn.v1.ShareService.GetShareRetention.
+func (c *shareServiceClient) GetShareRetention(ctx context.Context, req *v1.GetShareRetentionRequest) (*v1.ShareRetention, error) {
+	response, err := c.getShareRetention.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ShareServiceHandler is an implementation of the tarn.v1.ShareService service.
 type ShareServiceHandler interface {
 	// Places the first replica at once; FAILED_PRECONDITION with PlacementFailure when no pool fits.
@@ -803,6 +834,9 @@ type ShareServiceHandler interface {
 	ResetShareStatus(context.Context, *v1.ResetStatusRequest) (*v1.Share, error)
 	// Locations of active replicas; those of secondaries are on the replica.
 	ListShareExportLocations(context.Context, *v1.GetRequest) (*v1.ListExportLocationsResponse, error)
+	// Asks the hosts of all replicas which replication snapshots their retention keeps
+	// and why, under the share's policy or another one. Nothing is changed.
+	GetShareRetention(context.Context, *v1.GetShareRetentionRequest) (*v1.ShareRetention, error)
 }
 
 // NewShareServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -890,6 +924,12 @@ func NewShareServiceHandler(svc ShareServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(shareServiceMethods.ByName("ListShareExportLocations")),
 		connect.WithHandlerOptions(opts...),
 	)
+	shareServiceGetShareRetentionHandler := connect.NewUnaryHandlerSimple(
+		ShareServiceGetShareRetentionProcedure,
+		svc.GetShareRetention,
+		connect.WithSchema(shareServiceMethods.ByName("GetShareRetention")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/tarn.v1.ShareService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ShareServiceCreateShareProcedure:
@@ -918,6 +958,8 @@ func NewShareServiceHandler(svc ShareServiceHandler, opts ...connect.HandlerOpti
 			shareServiceResetShareStatusHandler.ServeHTTP(w, r)
 		case ShareServiceListShareExportLocationsProcedure:
 			shareServiceListShareExportLocationsHandler.ServeHTTP(w, r)
+		case ShareServiceGetShareRetentionProcedure:
+			shareServiceGetShareRetentionHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -979,6 +1021,10 @@ func (UnimplementedShareServiceHandler) ListShareExportLocations(context.Context
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ShareService.ListShareExportLocations is not implemented"))
 }
 
+func (UnimplementedShareServiceHandler) GetShareRetention(context.Context, *v1.GetShareRetentionRequest) (*v1.ShareRetention, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ShareService.GetShareRetention is not implemented"))
+}
+
 // ReplicaServiceClient is a client for the tarn.v1.ReplicaService service.
 type ReplicaServiceClient interface {
 	CreateReplica(context.Context, *v1.CreateReplicaRequest) (*v1.Replica, error)
@@ -1001,6 +1047,13 @@ type ReplicaServiceClient interface {
 	SetReplicaMetadata(context.Context, *v1.SetMetadataRequest) (*v1.Replica, error)
 	UnsetReplicaMetadata(context.Context, *v1.UnsetMetadataRequest) (*v1.Replica, error)
 	ListReplicaExportLocations(context.Context, *v1.GetRequest) (*v1.ListExportLocationsResponse, error)
+	// Data that were put aside when histories parted. For operators with all_projects
+	// also those of replicas that are gone, as their hosts tell.
+	ListDivergentCopies(context.Context, *v1.ListDivergentCopiesRequest) (*v1.ListDivergentCopiesResponse, error)
+	// Asks the copy's host for everything about it.
+	GetDivergentCopy(context.Context, *v1.GetDivergentCopyRequest) (*v1.DivergentDetail, error)
+	// Operators only. Destroys the copy: the decision is kept until its host has confirmed.
+	PurgeDivergentCopy(context.Context, *v1.PurgeDivergentCopyRequest) (*v1.DivergentCopy, error)
 }
 
 // NewReplicaServiceClient constructs a client for the tarn.v1.ReplicaService service. By default,
@@ -1092,6 +1145,24 @@ func NewReplicaServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(replicaServiceMethods.ByName("ListReplicaExportLocations")),
 			connect.WithClientOptions(opts...),
 		),
+		listDivergentCopies: connect.NewClient[v1.ListDivergentCopiesRequest, v1.ListDivergentCopiesResponse](
+			httpClient,
+			baseURL+ReplicaServiceListDivergentCopiesProcedure,
+			connect.WithSchema(replicaServiceMethods.ByName("ListDivergentCopies")),
+			connect.WithClientOptions(opts...),
+		),
+		getDivergentCopy: connect.NewClient[v1.GetDivergentCopyRequest, v1.DivergentDetail](
+			httpClient,
+			baseURL+ReplicaServiceGetDivergentCopyProcedure,
+			connect.WithSchema(replicaServiceMethods.ByName("GetDivergentCopy")),
+			connect.WithClientOptions(opts...),
+		),
+		purgeDivergentCopy: connect.NewClient[v1.PurgeDivergentCopyRequest, v1.DivergentCopy](
+			httpClient,
+			baseURL+ReplicaServicePurgeDivergentCopyProcedure,
+			connect.WithSchema(replicaServiceMethods.ByName("PurgeDivergentCopy")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -1110,6 +1181,9 @@ type replicaServiceClient struct {
 	setReplicaMetadata         *connect.Client[v1.SetMetadataRequest, v1.Replica]
 	unsetReplicaMetadata       *connect.Client[v1.UnsetMetadataRequest, v1.Replica]
 	listReplicaExportLocations *connect.Client[v1.GetRequest, v1.ListExportLocationsResponse]
+	listDivergentCopies        *connect.Client[v1.ListDivergentCopiesRequest, v1.ListDivergentCopiesResponse]
+	getDivergentCopy           *connect.Client[v1.GetDivergentCopyRequest, v1.DivergentDetail]
+	purgeDivergentCopy         *connect.Client[v1.PurgeDivergentCopyRequest, v1.DivergentCopy]
 }
 
 // CreateReplica calls tarn.v1.ReplicaService.CreateReplica.
@@ -1229,6 +1303,33 @@ func (c *replicaServiceClient) ListReplicaExportLocations(ctx context.Context, r
 	return nil, err
 }
 
+// ListDivergentCopies calls tarn.v1.ReplicaService.ListDivergentCopies.
+func (c *replicaServiceClient) ListDivergentCopies(ctx context.Context, req *v1.ListDivergentCopiesRequest) (*v1.ListDivergentCopiesResponse, error) {
+	response, err := c.listDivergentCopies.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetDivergentCopy calls tarn.v1.ReplicaService.GetDivergentCopy.
+func (c *replicaServiceClient) GetDivergentCopy(ctx context.Context, req *v1.GetDivergentCopyRequest) (*v1.DivergentDetail, error) {
+	response, err := c.getDivergentCopy.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// PurgeDivergentCopy calls tarn.v1.ReplicaService.PurgeDivergentCopy.
+func (c *replicaServiceClient) PurgeDivergentCopy(ctx context.Context, req *v1.PurgeDivergentCopyRequest) (*v1.DivergentCopy, error) {
+	response, err := c.purgeDivergentCopy.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ReplicaServiceHandler is an implementation of the tarn.v1.ReplicaService service.
 type ReplicaServiceHandler interface {
 	CreateReplica(context.Context, *v1.CreateReplicaRequest) (*v1.Replica, error)
@@ -1251,6 +1352,13 @@ type ReplicaServiceHandler interface {
 	SetReplicaMetadata(context.Context, *v1.SetMetadataRequest) (*v1.Replica, error)
 	UnsetReplicaMetadata(context.Context, *v1.UnsetMetadataRequest) (*v1.Replica, error)
 	ListReplicaExportLocations(context.Context, *v1.GetRequest) (*v1.ListExportLocationsResponse, error)
+	// Data that were put aside when histories parted. For operators with all_projects
+	// also those of replicas that are gone, as their hosts tell.
+	ListDivergentCopies(context.Context, *v1.ListDivergentCopiesRequest) (*v1.ListDivergentCopiesResponse, error)
+	// Asks the copy's host for everything about it.
+	GetDivergentCopy(context.Context, *v1.GetDivergentCopyRequest) (*v1.DivergentDetail, error)
+	// Operators only. Destroys the copy: the decision is kept until its host has confirmed.
+	PurgeDivergentCopy(context.Context, *v1.PurgeDivergentCopyRequest) (*v1.DivergentCopy, error)
 }
 
 // NewReplicaServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -1338,6 +1446,24 @@ func NewReplicaServiceHandler(svc ReplicaServiceHandler, opts ...connect.Handler
 		connect.WithSchema(replicaServiceMethods.ByName("ListReplicaExportLocations")),
 		connect.WithHandlerOptions(opts...),
 	)
+	replicaServiceListDivergentCopiesHandler := connect.NewUnaryHandlerSimple(
+		ReplicaServiceListDivergentCopiesProcedure,
+		svc.ListDivergentCopies,
+		connect.WithSchema(replicaServiceMethods.ByName("ListDivergentCopies")),
+		connect.WithHandlerOptions(opts...),
+	)
+	replicaServiceGetDivergentCopyHandler := connect.NewUnaryHandlerSimple(
+		ReplicaServiceGetDivergentCopyProcedure,
+		svc.GetDivergentCopy,
+		connect.WithSchema(replicaServiceMethods.ByName("GetDivergentCopy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	replicaServicePurgeDivergentCopyHandler := connect.NewUnaryHandlerSimple(
+		ReplicaServicePurgeDivergentCopyProcedure,
+		svc.PurgeDivergentCopy,
+		connect.WithSchema(replicaServiceMethods.ByName("PurgeDivergentCopy")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/tarn.v1.ReplicaService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ReplicaServiceCreateReplicaProcedure:
@@ -1366,6 +1492,12 @@ func NewReplicaServiceHandler(svc ReplicaServiceHandler, opts ...connect.Handler
 			replicaServiceUnsetReplicaMetadataHandler.ServeHTTP(w, r)
 		case ReplicaServiceListReplicaExportLocationsProcedure:
 			replicaServiceListReplicaExportLocationsHandler.ServeHTTP(w, r)
+		case ReplicaServiceListDivergentCopiesProcedure:
+			replicaServiceListDivergentCopiesHandler.ServeHTTP(w, r)
+		case ReplicaServiceGetDivergentCopyProcedure:
+			replicaServiceGetDivergentCopyHandler.ServeHTTP(w, r)
+		case ReplicaServicePurgeDivergentCopyProcedure:
+			replicaServicePurgeDivergentCopyHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -1425,6 +1557,18 @@ func (UnimplementedReplicaServiceHandler) UnsetReplicaMetadata(context.Context, 
 
 func (UnimplementedReplicaServiceHandler) ListReplicaExportLocations(context.Context, *v1.GetRequest) (*v1.ListExportLocationsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ReplicaService.ListReplicaExportLocations is not implemented"))
+}
+
+func (UnimplementedReplicaServiceHandler) ListDivergentCopies(context.Context, *v1.ListDivergentCopiesRequest) (*v1.ListDivergentCopiesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ReplicaService.ListDivergentCopies is not implemented"))
+}
+
+func (UnimplementedReplicaServiceHandler) GetDivergentCopy(context.Context, *v1.GetDivergentCopyRequest) (*v1.DivergentDetail, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ReplicaService.GetDivergentCopy is not implemented"))
+}
+
+func (UnimplementedReplicaServiceHandler) PurgeDivergentCopy(context.Context, *v1.PurgeDivergentCopyRequest) (*v1.DivergentCopy, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ReplicaService.PurgeDivergentCopy is not implemented"))
 }
 
 // SnapshotServiceClient is a client for the tarn.v1.SnapshotService service.

@@ -1,0 +1,88 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"tarn/zfs"
+)
+
+// SurveyEngine is the storage as a survey needs it.
+type SurveyEngine interface {
+	Datasets(ctx context.Context, root string) ([]zfs.Dataset, error)
+	VersionsBelow(ctx context.Context, root string) (map[string][]zfs.Version, error)
+}
+
+// Survey lists everything below a pool's root once for all replicas of the pool, so
+// that a look around costs two listings and not several per replica. Safe for
+// concurrent use; whoever asks while a listing runs waits for it.
+type Survey struct {
+	engine SurveyEngine
+	root   string
+
+	mu    sync.Mutex
+	begun time.Time // of the listing in last
+	last  surveyed
+}
+
+// surveyed is what one listing found. It is not changed any more.
+type surveyed struct {
+	versions map[string][]zfs.Version
+	// clones are the datasets that stand on a snapshot, by its full name.
+	clones map[string][]string
+}
+
+// NewSurvey prepares the survey of root, the dataset above all replicas of a pool.
+func NewSurvey(engine SurveyEngine, root string) *Survey {
+	return &Survey{engine: engine, root: root}
+}
+
+// since gives a listing that was begun at or after the given moment.
+func (s *Survey) since(ctx context.Context, notBefore time.Time) (surveyed, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.begun.IsZero() && !s.begun.Before(notBefore) {
+		return s.last, nil
+	}
+	begun := time.Now()
+	all, err := s.engine.VersionsBelow(ctx, s.root)
+	if err != nil {
+		return surveyed{}, fmt.Errorf("list snapshots of pool: %w", err)
+	}
+	clones, err := clonesBelow(ctx, s.engine, s.root)
+	if err != nil {
+		return surveyed{}, err
+	}
+	s.begun, s.last = begun, surveyed{versions: all, clones: clones}
+	return s.last, nil
+}
+
+// clonesBelow finds which datasets are clones of which snapshots.
+func clonesBelow(ctx context.Context, engine SurveyEngine, root string) (map[string][]string, error) {
+	list, err := engine.Datasets(ctx, root)
+	if err != nil && !errors.Is(err, zfs.ErrNotExist) {
+		return nil, fmt.Errorf("list clones: %w", err)
+	}
+	clones := map[string][]string{}
+	for _, d := range list {
+		if d.Origin != "" {
+			clones[d.Origin] = append(clones[d.Origin], d.Name)
+		}
+	}
+	return clones, nil
+}
+
+// clonesOf are the clones of one dataset's snapshots, by the name of the snapshot.
+func clonesOf(clones map[string][]string, dataset string) map[string][]string {
+	mine := map[string][]string{}
+	for snapshot, list := range clones {
+		if name, ok := strings.CutPrefix(snapshot, dataset+"@"); ok {
+			mine[name] = list
+		}
+	}
+	return mine
+}
