@@ -65,7 +65,7 @@ func allowed(m protoreflect.MethodDescriptor) []string {
 	case strings.HasPrefix(name, "Get"), strings.HasPrefix(name, "List"):
 		return people
 	case service == "ShareTypeService", strings.HasPrefix(name, "Reset"), strings.HasPrefix(name, "Resync"), name == "UpdateQuota",
-		strings.HasPrefix(name, "Manage"), strings.HasPrefix(name, "Unmanage"), strings.HasPrefix(name, "Purge"):
+		strings.HasPrefix(name, "Purge"), strings.HasPrefix(name, "Manage"), strings.HasPrefix(name, "Unmanage"):
 		return []string{"operator"}
 	}
 	return []string{"member", "operator"}

@@ -95,8 +95,8 @@ func (f *facts) assignment(r *tarnv1.Replica) *tarnv1.Assignment {
 		ReplicationType:  f.share.GetReplicationType(),
 		Established:      r.GetLaunchedAt() != nil,
 		Encrypted:        schedule.Encrypted(f.share.GetExtraSpecs()),
-		ManagedFrom:      r.GetManagedFrom(),
 		Keep:             schedule.Keep(f.share.GetExtraSpecs()),
+		ManagedFrom:      r.GetManagedFrom(),
 	}
 	if a.Role == tarnv1.Role_ROLE_DELETING || a.Role == tarnv1.Role_ROLE_RELEASING {
 		return a

@@ -19,9 +19,9 @@ type shareCmd struct {
 	Set            shareSet            `cmd:"" help:"Change name, description, visibility or metadata."`
 	Unset          shareUnset          `cmd:"" help:"Remove metadata."`
 	Delete         shareDelete         `cmd:"" help:"Delete shares."`
+	Retention      shareRetention      `cmd:"" help:"Which replication snapshots stay on each replica, and why."`
 	Manage         shareManage         `cmd:"" help:"Take over a dataset that is there, with its snapshots; operators only."`
 	Unmanage       shareUnmanage       `cmd:"" help:"Give a share's dataset back; operators only."`
-	Retention      shareRetention      `cmd:"" help:"Which replication snapshots stay on each replica, and why."`
 	ResetState     shareResetState     `cmd:"" help:"Set the status by hand; operators only."`
 	ExportLocation shareExportLocation `cmd:"" help:"Where clients mount a share."`
 }
