@@ -69,11 +69,7 @@ func until(t *testing.T, patience time.Duration, ask func() error) {
 // that a client comes from there. libnfs cannot choose its own.
 func from(t *testing.T, source string, server netip.AddrPort) netip.AddrPort {
 	t.Helper()
-	network := "127.0.0.1:0"
-	if server.Addr().Is6() {
-		network = "[::1]:0"
-	}
-	ln, err := net.Listen("tcp", network)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,8 @@
 // exporter puts the whole rule set of one mountpoint in force, tells per rule
 // what it could not apply, and can take a mountpoint away so that no client
 // reaches it any more. Kernel speaks to the kernel's NFS server, Ganesha to an
-// NFS-Ganesha that it may run itself; Directory only keeps the durable table,
+// NFS-Ganesha that it may run itself, Embedded is a server by itself; Directory
+// only keeps the durable table,
 // for clients that are users of this machine.
 //
 // It may import the protocol messages. It promises that what it reports was read

@@ -1,0 +1,166 @@
+package export
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"tarn/agent/export/nfs3"
+	tarnv1 "tarn/proto/tarn/v1"
+)
+
+// EmbeddedConfig of an Embedded. Table, Key, Host and Listen are required.
+type EmbeddedConfig struct {
+	// Table is the file of the durable table, mode 0600; its directory exists.
+	Table string
+	// Key is the file that holds what file handles are sealed with. It is made if
+	// it does not exist.
+	Key string
+	// Host is the name or address under which clients know this machine.
+	Host string
+	// Listen is host:port of NFS version 3 and its MOUNT protocol, TCP.
+	Listen string
+	// Serving tells whether a mountpoint may be served at this moment, for writing
+	// if readOnly is false. It is asked before and after each request, so that an
+	// agent that was stopped and goes on answers nothing that it has no lease for.
+	// Nil always may.
+	Serving func(mountpoint string, readOnly bool) bool
+	// AnyPort admits clients from ports of 1024 and above, where any program of
+	// theirs may claim to be any user.
+	AnyPort bool
+	Logger  *slog.Logger
+}
+
+// Embedded serves mountpoints by itself, over NFS version 3. Safe for concurrent use.
+type Embedded struct {
+	config EmbeddedConfig
+	server *nfs3.Server
+	ln     net.Listener
+
+	mu    sync.Mutex
+	table *table
+}
+
+// NewEmbedded opens the port and reads the table, if there is one. Nothing is
+// served before it is applied again: a restart has no right to serve yet. End it
+// with Run, or with Close if Run is never called.
+func NewEmbedded(config EmbeddedConfig) (*Embedded, error) {
+	if config.Table == "" || config.Key == "" || config.Host == "" || config.Listen == "" {
+		return nil, errors.New("embedded exporter needs a table file, a key file, a host and an address")
+	}
+	table, err := openTable(config.Table)
+	if err != nil {
+		return nil, err
+	}
+	key, err := handleKey(config.Key)
+	if err != nil {
+		return nil, err
+	}
+	server, err := nfs3.New(nfs3.Config{Key: key, Serving: config.Serving, AnyPort: config.AnyPort, Logger: config.Logger})
+	if err != nil {
+		return nil, err
+	}
+	ln, err := net.Listen("tcp", config.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen for NFS clients: %w", err)
+	}
+	return &Embedded{config: config, server: server, ln: ln, table: table}, nil
+}
+
+const handleKeyBytes = 32
+
+// handleKey reads the key, or makes it. Another key makes all handles stale.
+func handleKey(file string) ([]byte, error) {
+	key, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		key = make([]byte, handleKeyBytes)
+		_, _ = rand.Read(key) // never fails
+		err = replaceFile(file, key)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("key of file handles: %w", err)
+	}
+	if len(key) != handleKeyBytes {
+		return nil, fmt.Errorf("key of file handles: %s has %d bytes, want %d: remove it, clients then mount again", file, len(key), handleKeyBytes)
+	}
+	return key, nil
+}
+
+// Addr is where clients are served.
+func (e *Embedded) Addr() net.Addr { return e.ln.Addr() }
+
+// Run serves until ctx ends.
+func (e *Embedded) Run(ctx context.Context) error { return e.server.Serve(ctx, e.ln) }
+
+// Close frees the port of an Embedded that will not Run.
+func (e *Embedded) Close() error { return e.ln.Close() }
+
+// Apply puts the whole rule set of a mountpoint in force, for the next request of
+// every client, and returns where clients find it.
+func (e *Embedded) Apply(ctx context.Context, mountpoint string, want *tarnv1.Exports, readOnly bool) ([]*tarnv1.ReportedExport, []*tarnv1.RuleError, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	export, refused, err := plan(mountpoint, want, readOnly, anyPrefix)
+	if err != nil {
+		return nil, nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.apply(export); err != nil {
+		return nil, nil, fmt.Errorf("export %s: %w", mountpoint, err)
+	}
+	return reported(e.config.Host, mountpoint), refused, nil
+}
+
+func (e *Embedded) apply(export Export) error {
+	if err := errors.Join(checkFSID(export.FSID), e.table.taken(export)); err != nil {
+		return err
+	}
+	id, err := uuid.Parse(export.FSID)
+	if err != nil {
+		return err
+	}
+	if err := e.table.put(export); err != nil {
+		return err
+	}
+	squash := map[Squash]nfs3.Squash{SquashNone: nfs3.SquashNone, SquashRoot: nfs3.SquashRoot, SquashAll: nfs3.SquashAll}
+	return e.server.Export(nfs3.Export{
+		Path: export.Mountpoint, FSID: nfs3.FSID(id), Squash: squash[export.Squash],
+		Access: func(addr netip.Addr) (bool, bool) {
+			client, ok := access(export.Clients, addr)
+			return client.ReadOnly, ok
+		},
+	})
+}
+
+// Remove takes a mountpoint away from every client. When it returns nil no
+// request is running in it and no file of it is open here.
+func (e *Embedded) Remove(ctx context.Context, mountpoint string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	err := e.server.Unexport(ctx, mountpoint)
+	if err == nil {
+		err = e.table.remove(mountpoint)
+	}
+	if err != nil {
+		return fmt.Errorf("remove export %s: %w", mountpoint, err)
+	}
+	return nil
+}
+
+// List returns all exports by mountpoint.
+func (e *Embedded) List(context.Context) ([]Export, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.table.list(), nil
+}

@@ -1,0 +1,76 @@
+package export
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func startEmbedded(t *testing.T, dir string, serving func(string, bool) bool) (*Embedded, netip.AddrPort) {
+	t.Helper()
+	e, err := NewEmbedded(EmbeddedConfig{
+		Table: filepath.Join(dir, "exports.json"), Key: filepath.Join(dir, "nfs.key"), Host: "127.0.0.1",
+		Listen: "127.0.0.1:0", Serving: serving, AnyPort: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runExporter(t, e)
+	return e, e.Addr().(*net.TCPAddr).AddrPort()
+}
+
+func TestEmbeddedEnforcesRules(t *testing.T) {
+	need(t, "nfs-cat", "nfs-cp", "nfs-ls")
+	dir := t.TempDir()
+	e, server := startEmbedded(t, dir, nil)
+	data := filepath.Join(dir, "data")
+	if err := os.Mkdir(data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	checkRules(t, e, 3, server, data)
+}
+
+// After a promotion the rule that only read on a secondary writes on the new
+// owner, another server, and the former owner serves nothing.
+func TestEmbeddedPromotion(t *testing.T) {
+	need(t, "nfs-cat", "nfs-cp")
+	dirA, dirB := t.TempDir(), t.TempDir()
+	a, serverA := startEmbedded(t, dirA, nil)
+	b, serverB := startEmbedded(t, dirB, nil)
+	pathA, pathB := share(t, filepath.Join(dirA, "s")), share(t, filepath.Join(dirB, "s"))
+	clientA, clientB := newClient(t, 3, "127.0.0.5", serverA), newClient(t, 3, "127.0.0.5", serverB)
+	rules := exportsOf(shareFSID, rule("w", "127.0.0.0/29", rw))
+	mustApply(t, a, pathA, rules, false)
+	mustApply(t, b, pathB, rules, true)
+	clientA.mustWrite(pathA+"/w", "before")
+	clientB.mustRead(pathB+"/hello", "hello\n")
+	clientB.mustNotWrite(pathB + "/w")
+	mustRemove(t, a, pathA)
+	mustApply(t, b, pathB, rules, false)
+	clientA.mustNotRead(pathA + "/hello")
+	clientB.mustWrite(pathB+"/w", "after")
+	clientB.mustRead(pathB+"/w", "after")
+}
+
+func TestEmbeddedOverIPv6(t *testing.T) {
+	need(t, "nfs-cat", "nfs-cp")
+	dir := t.TempDir()
+	e, err := NewEmbedded(EmbeddedConfig{
+		Table: filepath.Join(dir, "exports.json"), Key: filepath.Join(dir, "nfs.key"), Host: "::1", Listen: "[::1]:0", AnyPort: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runExporter(t, e)
+	path := share(t, filepath.Join(dir, "s"))
+	client := newClient(t, 3, "::1", e.Addr().(*net.TCPAddr).AddrPort())
+	mustApply(t, e, path, exportsOf(shareFSID, rule("v4", "0.0.0.0/0", rw)), false)
+	client.mustNotRead(path + "/hello")
+	mustApply(t, e, path, exportsOf(shareFSID, rule("v6", "::/0", ro), rule("host", "::1", rw)), false)
+	client.mustWrite(path+"/w", "six")
+	mustApply(t, e, path, exportsOf(shareFSID, rule("v6", "::/16", ro)), false)
+	client.mustRead(path+"/w", "six")
+	client.mustNotWrite(path + "/w")
+}
