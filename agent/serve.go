@@ -19,6 +19,7 @@ import (
 	"tarn/controlplane/client"
 	"tarn/controlplane/identity"
 	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs"
 )
 
 // buildControl makes the client of the control plane. One attempt takes no
@@ -73,12 +74,23 @@ func (a *Agent) buildStream() (err error) {
 		Authorize: func(peer, share, replica string) (stream.Grant, error) {
 			return a.workers.authorize(peer, share, replica)
 		},
+		Listed:       a.listed,
 		StallTimeout: a.cfg.Stream.StallTimeout, MaxStreams: a.cfg.Stream.MaxStreams,
 		Sent: func(share, replica string, n int64) {
 			a.counters.TransferBytes.WithLabelValues(share, replica, "send").Add(float64(n))
 		},
 	})
 	return err
+}
+
+// listed are the versions of a replica that takes snapshots here.
+func (a *Agent) listed(replicaID string) []zfs.Version {
+	for _, c := range a.cadences {
+		if versions := c.Listed(replicaID); versions != nil {
+			return versions
+		}
+	}
+	return nil
 }
 
 // limited pulls no faster than this host allows.

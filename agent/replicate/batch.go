@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"tarn/agent/stream"
 	"tarn/zfs"
 )
@@ -95,6 +97,7 @@ func (c *Cadence) learn(e *entry, versions []zfs.Version) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f := facts{versions: versions}
+	e.listed = versions
 	e.names = make([]string, 0, len(versions))
 	for _, v := range versions {
 		e.seq = max(e.seq, sequence(v.Name, e.Share, e.Epoch))
@@ -179,11 +182,36 @@ func (c *Cadence) take(ctx context.Context, batch []pending) error {
 	if err == nil || len(batch) == 1 {
 		return errors.Join(err, c.settle(ctx, batch, begun, err))
 	}
+	return c.takeEach(ctx, batch)
+}
+
+// snapshotsAtOnce is for engines that take one snapshot a call.
+const snapshotsAtOnce = 4
+
+// takeEach makes the snapshots one by one and reads back those that went well
+// together, as of the instant before the first.
+func (c *Cadence) takeEach(ctx context.Context, batch []pending) error {
+	begun, failed := time.Now(), make([]error, len(batch))
+	var g errgroup.Group
+	g.SetLimit(snapshotsAtOnce)
+	for i, p := range batch {
+		g.Go(func() error {
+			failed[i] = c.cfg.Engine.Snapshot(ctx, p.full())
+			return nil
+		})
+	}
+	_ = g.Wait()
+	var taken []pending
 	var errs []error
-	for i := range batch {
-		begun := time.Now()
-		err := c.cfg.Engine.Snapshot(ctx, names[i])
-		errs = append(errs, err, c.settle(ctx, batch[i:i+1], begun, err))
+	for i, err := range failed {
+		if err == nil {
+			taken = append(taken, batch[i])
+		} else {
+			errs = append(errs, err, c.settle(ctx, batch[i:i+1], begun, err))
+		}
+	}
+	if len(taken) > 0 {
+		errs = append(errs, c.settle(ctx, taken, begun, nil))
 	}
 	return errors.Join(errs...)
 }
@@ -191,19 +219,22 @@ func (c *Cadence) take(ctx context.Context, batch []pending) error {
 // settle reads back what a call took. The live data were equal to the new head at
 // some instant after begun.
 func (c *Cadence) settle(ctx context.Context, batch []pending, begun time.Time, failed error) error {
-	entries := make([]*entry, len(batch))
+	entries, heads := make([]*entry, len(batch)), make([]zfs.GUID, len(batch))
+	c.mu.Lock()
 	for i, p := range batch {
-		entries[i] = p.e
+		entries[i], heads[i] = p.e, p.e.seen.Head.GUID
 	}
+	c.mu.Unlock()
 	listed := c.list(ctx, entries)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, p := range batch {
+	for i, p := range batch {
 		defer p.e.Notify()
 		p.e.note(failed, begun)
 		if failed != nil || listed != nil || p.e.seen.Head.Name != p.name {
 			continue
 		}
+		p.e.froze, p.e.previous = p.e.seen.Dirty, heads[i]
 		p.e.seen.AsOf, p.e.seen.Dirty = begun, 0
 		p.e.seen.Taken++
 		if _, more := p.e.wants(true); more {
@@ -236,7 +267,7 @@ func (c *Cadence) publish(due []*entry) {
 		}
 		heads = append(heads, stream.Head{
 			Share: e.Share, Replica: e.Replica, Epoch: e.Epoch, GUID: e.seen.Head.GUID, Created: e.seen.Head.Creation,
-			AsOf: e.seen.AsOf, Dirty: e.seen.Dirty, Peers: e.Peers,
+			AsOf: e.seen.AsOf, Dirty: e.seen.Dirty, Peers: e.Peers, Froze: e.froze, Previous: e.previous,
 		})
 	}
 	c.cfg.Board.Publish(heads...)

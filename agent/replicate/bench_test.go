@@ -160,6 +160,9 @@ func (r *rig) serve(ctx context.Context, h *rigHost) error {
 	if err != nil {
 		return err
 	}
+	upkeep := make(chan error, 1)
+	go func() { upkeep <- srv.Run(ctx) }()
+	defer func() { <-upkeep }()
 	hs := &http.Server{Handler: srv, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)}
 	stopped := context.AfterFunc(ctx, func() { _ = hs.Close() })
 	defer stopped()

@@ -84,8 +84,13 @@ type entry struct {
 	Tracked
 	seen  Tracking
 	names []string // of all snapshots
-	seq   uint64   // last number used in this epoch
-	due   time.Time
+	// listed are all versions, as of the last listing.
+	listed []zfs.Version
+	// froze is how many bytes the head took in since previous; -1 unknown.
+	froze    int64
+	previous zfs.GUID
+	seq      uint64 // last number used in this epoch
+	due      time.Time
 }
 
 const defaultEvery = 15 * time.Second
@@ -146,6 +151,17 @@ func (c *Cadence) Tracking(replicaID string) (t Tracking, ok bool) {
 		return Tracking{}, false
 	}
 	return e.seen, true
+}
+
+// Listed gives the versions of a tracked replica as they were listed last, nil if
+// there was no listing yet. Nobody may change the slice.
+func (c *Cadence) Listed(replicaID string) []zfs.Version {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.all[replicaID]; ok {
+		return e.listed
+	}
+	return nil
 }
 
 func (c *Cadence) poke() {

@@ -209,6 +209,9 @@ func (h *testHost) serve(ctx context.Context, worker *Worker, log *slog.Logger) 
 	if err != nil {
 		return err
 	}
+	upkeep := make(chan error, 1)
+	go func() { upkeep <- srv.Run(ctx) }()
+	defer func() { <-upkeep }()
 	hs := &http.Server{Handler: h.cut.handler(srv), ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	stopped := context.AfterFunc(ctx, func() { _ = hs.Close() })
 	defer stopped()

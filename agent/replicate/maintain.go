@@ -121,8 +121,14 @@ func users(a *tarnv1.Assignment) map[zfs.GUID]bool {
 
 // newKeeping is what the assignment says about retention here.
 func (w *Worker) newKeeping(a *tarnv1.Assignment, versions []zfs.Version, clones map[string][]string, p policy) keeping {
+	stays := fixed(a)
+	if w.cfg.InUse != nil {
+		for _, guid := range w.cfg.InUse(w.cfg.ReplicaID) {
+			stays[guid] = true
+		}
+	}
 	return keeping{
-		versions: versions, self: w.cfg.ReplicaID, peers: peerReplicas(a), protected: protected(a), fixed: fixed(a), users: users(a),
+		versions: versions, self: w.cfg.ReplicaID, peers: peerReplicas(a), protected: protected(a), fixed: stays, users: users(a),
 		following: a.GetRole() == tarnv1.Role_ROLE_SECONDARY, recent: w.cfg.KeepRecent,
 		policy: p, now: w.agesFrom(versions), clones: clones,
 	}

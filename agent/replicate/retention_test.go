@@ -276,6 +276,11 @@ func newChain(t *rapid.T, receivers int) *chain {
 	if err != nil {
 		t.Fatal(err)
 	}
+	upkeep, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Run(upkeep) }()
+	t.Cleanup(func() { stop(); <-ended })
+	c.source.cfg.InUse = srv.InUse
 	hs := httptest.NewUnstartedServer(srv)
 	hs.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	hs.StartTLS()

@@ -51,7 +51,10 @@ type Config struct {
 	// removed here; then a bookmark takes its place. Optional, 24 hours.
 	AwayBudget time.Duration
 	// Lacks is what Engine cannot do; optional.
-	Lacks  Lacks
+	Lacks Lacks
+	// InUse names snapshots of a replica that a stream needs and that are not held
+	// yet; optional.
+	InUse  func(replicaID string) []zfs.GUID
 	Logger *slog.Logger
 }
 

@@ -23,6 +23,10 @@ type Head struct {
 	Frozen bool
 	// Dirty is the bytes written since; -1 unknown.
 	Dirty int64
+	// Froze is the bytes that the snapshot took in since the one before it, whose GUID
+	// is Previous; -1 unknown.
+	Froze    int64
+	Previous zfs.GUID
 	// Peers are the ids of the hosts that follow it.
 	Peers []string
 }
@@ -144,6 +148,17 @@ func (b *Board) age(replica string, guid zfs.GUID, now time.Time) int64 {
 		return -1
 	}
 	return p.head.wire(now).Age
+}
+
+// froze is about how many bytes the step from base to to brings, -1 unknown.
+func (b *Board) froze(replica string, base, to zfs.GUID) int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p, ok := b.entries[replica]
+	if !ok || p.head.GUID != to || p.head.Previous != base || base == 0 {
+		return -1
+	}
+	return p.head.Froze
 }
 
 func (h Head) wire(now time.Time) wireHead {

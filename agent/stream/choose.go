@@ -16,8 +16,6 @@ type plan struct {
 	step Step
 	base zfs.Version // zero for full streams
 	to   zfs.Version
-	// passed is what only earlier steps needed.
-	passed passed
 }
 
 // choose picks the next step for a receiver that has the GUIDs in have, newest

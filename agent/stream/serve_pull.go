@@ -6,20 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sync"
 	"time"
 
 	"tarn/zfs"
 )
-
-// HoldPrefix and the receiving replica's id make the tag under which a source
-// holds base and target of that receiver's last step. The holds stay until the
-// next step replaces them, so the newest common snapshot is always held.
-const HoldPrefix = "tarn.step."
-
-// CursorPrefix, the GUID of a snapshot and ".<receiving replica>" make the name of
-// a bookmark that retention put in the place of that receiver's base.
-const CursorPrefix = "tarn.c."
 
 // bufferSize of copies: a stream's cost is dominated by the number of wake-ups; 64
 // streams at once must not cost an idle host its memory.
@@ -42,15 +32,11 @@ func (s *Server) pull(w http.ResponseWriter, r *http.Request) {
 	case <-r.Context().Done():
 		return
 	}
-	p, err := s.prepare(r.Context(), g.Dataset, req)
+	p, src, err := s.prepare(r.Context(), g.Dataset, req)
 	if err != nil {
 		s.fail(w, err)
 		return
 	}
-	// On ZFS each of these waits for a transaction group: the stream does not.
-	var tidy sync.WaitGroup
-	tidy.Go(func() { s.letGo(r.Context(), req.Replica, p.passed) })
-	defer tidy.Wait()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	p.step.Age = s.cfg.Board.age(req.Source, p.step.To, time.Now())
 	if p.step.UpToDate() {
@@ -58,30 +44,77 @@ func (s *Server) pull(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
-	s.send(w, r, g.Dataset, req, p)
+	s.send(w, r, req, p, src)
 }
 
-// prepare plans a step and holds what it needs. A snapshot that vanishes between
-// the two is planned around once.
-func (s *Server) prepare(ctx context.Context, dataset string, req pullBody) (plan, error) {
+// prepare plans a step and starts its stream, which is nil when there is nothing
+// to send. It plans from what its host listed last, which costs nothing, and from
+// a new list where that has nothing new or something is not there any more.
+func (s *Server) prepare(ctx context.Context, dataset string, req pullBody) (plan, zfs.Stream, error) {
+	if s.cfg.Listed != nil && req.Token == "" && req.Want == 0 {
+		if versions := s.cfg.Listed(req.Source); len(versions) > 0 {
+			p, src, err := s.begin(ctx, dataset, versions, req)
+			if err == nil && src != nil {
+				return p, src, nil
+			}
+		}
+	}
 	for attempt := 0; ; attempt++ {
 		versions, err := s.cfg.Engine.Versions(ctx, dataset)
 		if err != nil {
-			return plan{}, fmt.Errorf("list versions: %w", err)
+			return plan{}, nil, fmt.Errorf("list versions: %w", err)
 		}
-		p, err := s.choose(ctx, versions, req)
-		if err != nil {
-			return plan{}, err
-		}
-		p.passed, err = s.hold(ctx, versions, req, p)
-		if err == nil {
-			s.acked(req)
-			return p, nil
-		}
-		if attempt > 0 || !errors.Is(err, zfs.ErrNotExist) {
-			return plan{}, fmt.Errorf("hold base and target: %w", err)
+		p, src, err := s.begin(ctx, dataset, versions, req)
+		vanished := errors.Is(err, zfs.ErrNotExist) || errors.Is(err, zfs.ErrBaseMissing)
+		if attempt > 0 || !vanished || req.Want != 0 {
+			return p, src, err
 		}
 	}
+}
+
+// begin chooses the step and starts the sender. From then on the storage itself
+// keeps the snapshots that are being sent.
+func (s *Server) begin(ctx context.Context, dataset string, versions []zfs.Version, req pullBody) (plan, zfs.Stream, error) {
+	p, err := s.choose(ctx, versions, req)
+	if err != nil {
+		return p, nil, err
+	}
+	if p.step.UpToDate() {
+		s.began(ctx, versions, req, p)
+		return p, nil, nil
+	}
+	sr := sendRequest(dataset, req.Token, p)
+	p.step.Estimate = s.estimate(ctx, req, p, sr)
+	src, err := s.cfg.Engine.Send(ctx, sr)
+	if err != nil {
+		return p, nil, fmt.Errorf("start send: %w", err)
+	}
+	s.began(ctx, versions, req, p)
+	return p, src, nil
+}
+
+// worthAsking is from how many bytes on a better estimate is worth a process: below,
+// the stream ends before anybody looks at its progress.
+const worthAsking = 64 << 20
+
+// estimate is the size of a step in bytes, 0 when unknown.
+func (s *Server) estimate(ctx context.Context, req pullBody, p plan, sr zfs.SendRequest) int64 {
+	if n := s.cfg.Board.froze(req.Source, p.base.GUID, p.to.GUID); n >= 0 && n < worthAsking && req.Token == "" {
+		return n
+	}
+	n, err := s.cfg.Engine.Estimate(ctx, sr)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// began tells who has to know that the receiver has the base of p.
+func (s *Server) began(ctx context.Context, versions []zfs.Version, req pullBody, p plan) {
+	if s.cfg.Acked != nil && len(req.Have) > 0 {
+		s.cfg.Acked(Ack{Share: req.Share, Source: req.Source, Replica: req.Replica, GUID: req.Have[0]})
+	}
+	s.keep(ctx, versions, req, p)
 }
 
 func (s *Server) choose(ctx context.Context, versions []zfs.Version, req pullBody) (plan, error) {
@@ -98,65 +131,7 @@ func (s *Server) choose(ctx context.Context, versions []zfs.Version, req pullBod
 	return choose(versions, req.Have)
 }
 
-// hold protects base and target of p for the receiver, and tells what its earlier
-// steps left: that is let go of later, so that no crash leaves nothing.
-func (s *Server) hold(ctx context.Context, versions []zfs.Version, req pullBody, p plan) (passed, error) {
-	var keep []string
-	var old passed
-	for _, v := range versions {
-		switch {
-		case v.Kind == zfs.KindBookmark:
-			mine := v.Name == CursorPrefix+v.GUID.String()+"."+req.Replica
-			// The receiver said that it has something newer.
-			if mine && v.GUID != p.base.GUID && v.CreateTXG < p.base.CreateTXG {
-				old.cursors = append(old.cursors, v.FullName())
-			}
-		case v.GUID == p.base.GUID || v.GUID == p.to.GUID:
-			keep = append(keep, v.FullName())
-		case v.UserRefs > 0:
-			old.held = append(old.held, v.FullName())
-		}
-	}
-	if len(keep) == 0 {
-		return old, nil
-	}
-	return old, s.cfg.Engine.Hold(ctx, HoldPrefix+req.Replica, keep...)
-}
-
-// passed is what a receiver's earlier steps needed here and this one does not.
-type passed struct{ held, cursors []string }
-
-// letGo releases it. What fails is tried again with the next step.
-func (s *Server) letGo(ctx context.Context, replica string, old passed) {
-	if len(old.held) > 0 {
-		err := s.cfg.Engine.Release(ctx, HoldPrefix+replica, old.held...)
-		if err != nil && !errors.Is(err, zfs.ErrNotExist) {
-			s.cfg.Logger.Warn("release earlier steps", "replica", replica, "err", err)
-		}
-	}
-	for _, cursor := range old.cursors {
-		if err := s.cfg.Engine.DestroyBookmark(ctx, cursor); err != nil && !errors.Is(err, zfs.ErrNotExist) {
-			s.cfg.Logger.Warn("remove passed cursor", "bookmark", cursor, "err", err)
-		}
-	}
-}
-
-func (s *Server) acked(req pullBody) {
-	if s.cfg.Acked != nil && len(req.Have) > 0 {
-		s.cfg.Acked(Ack{Share: req.Share, Source: req.Source, Replica: req.Replica, GUID: req.Have[0]})
-	}
-}
-
-func (s *Server) send(w http.ResponseWriter, r *http.Request, dataset string, req pullBody, p plan) {
-	sr := sendRequest(dataset, req.Token, p)
-	if n, err := s.cfg.Engine.Estimate(r.Context(), sr); err == nil {
-		p.step.Estimate = n
-	}
-	src, err := s.cfg.Engine.Send(r.Context(), sr)
-	if err != nil {
-		s.fail(w, fmt.Errorf("start send: %w", err))
-		return
-	}
+func (s *Server) send(w http.ResponseWriter, r *http.Request, req pullBody, p plan, src zfs.Stream) {
 	w.Header().Set("Trailer", headerResult)
 	w.Header().Set(headerStep, string(encode(p.step)))
 	n, err := s.deliver(w, r, req, src)

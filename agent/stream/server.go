@@ -66,6 +66,9 @@ type Config struct {
 	Authorize func(peerHostID, shareID, sourceReplicaID string) (Grant, error)
 	// PeerID is the host id in the client's certificate.
 	PeerID func(*http.Request) (string, error)
+	// Listed gives the versions of a source replica as they were listed last, nil when
+	// that is not known; optional. It may be old: what it names is looked for again.
+	Listed func(sourceReplicaID string) []zfs.Version
 	// Acked hears of every receiver's newest snapshot; optional.
 	Acked func(Ack)
 	// Sent hears of stream bytes as they leave; optional. It must not block.
@@ -87,12 +90,16 @@ const DefaultStall = 10 * time.Minute
 const defaultStreams = 64
 
 // Server answers other agents. It is an http.Handler for /v1/heads and /v1/pull,
-// safe for concurrent use.
+// safe for concurrent use. Run looks after the holds of what it sends.
 type Server struct {
 	cfg     Config
 	mux     *http.ServeMux
 	slots   chan struct{}
+	queue   chan upkeep
 	buffers *sync.Pool
+
+	mu   sync.Mutex
+	used map[string]map[zfs.GUID]int // by source replica: not held yet
 }
 
 // NewServer checks cfg and returns a handler; it starts nothing.
@@ -109,7 +116,10 @@ func NewServer(cfg Config) (*Server, error) {
 	if cfg.MaxStreams <= 0 {
 		cfg.MaxStreams = defaultStreams
 	}
-	s := &Server{cfg: cfg, mux: http.NewServeMux(), slots: make(chan struct{}, cfg.MaxStreams), buffers: newBuffers()}
+	s := &Server{
+		cfg: cfg, mux: http.NewServeMux(), slots: make(chan struct{}, cfg.MaxStreams), queue: make(chan upkeep, maxQueued),
+		buffers: newBuffers(), used: map[string]map[zfs.GUID]int{},
+	}
 	s.mux.HandleFunc("POST "+pathHeads, s.heads)
 	s.mux.HandleFunc("POST "+pathPull, s.pull)
 	return s, nil

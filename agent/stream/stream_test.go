@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,7 @@ import (
 type rig struct {
 	fs     *memzfs.Host
 	board  *Board
+	server *Server
 	client *Client
 	src    *tarnv1.Source
 	grant  Grant
@@ -44,6 +46,11 @@ func newRig(t *testing.T, stall time.Duration, wrap func(http.Handler) http.Hand
 		},
 	})
 	fatal(t, err)
+	upkeep, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Run(upkeep) }()
+	t.Cleanup(func() { stop(); <-ended })
+	r.server = srv
 	var h http.Handler = srv
 	if wrap != nil {
 		h = wrap(srv)
@@ -79,7 +86,11 @@ func (r *rig) request() Request {
 	return Request{Source: r.src, Share: "s", Replica: "b", Epoch: 1}
 }
 
+// held waits until what the steps so far need is held, and counts the holds.
 func (r *rig) held() map[zfs.GUID]int {
+	for len(r.server.InUse("a")) > 0 {
+		runtime.Gosched()
+	}
 	_, list, _ := r.fs.Peek("tank/d")
 	held := map[zfs.GUID]int{}
 	for _, v := range list {
