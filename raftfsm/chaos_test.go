@@ -49,7 +49,7 @@ var ownIDs = map[protoreflect.Name][]string{
 	"Share": shareIDs, "UpdateShare": shareIDs, "DeleteShare": shareIDs, "UnmanageShare": shareIDs, "ResizeShare": shareIDs, "ResetShareStatus": shareIDs,
 	"ShareTransition": shareIDs, "Replica": replicaIDs, "UpdateReplicaMetadata": replicaIDs, "DeleteReplica": replicaIDs, "UnmanageReplica": replicaIDs,
 	"PromoteReplica": replicaIDs, "ResyncReplica": replicaIDs, "ResetReplicaStatus": replicaIDs, "ResetReplicaState": replicaIDs,
-	"ReplicaTransition": replicaIDs, "Snapshot": snapIDs, "UpdateSnapshot": snapIDs, "DeleteSnapshot": snapIDs, "ResetSnapshotStatus": snapIDs,
+	"ReplicaTransition": replicaIDs, "Snapshot": snapIDs, "UpdateSnapshot": snapIDs, "DeleteSnapshot": snapIDs, "UnmanageSnapshot": snapIDs, "ResetSnapshotStatus": snapIDs,
 	"AccessRule": {"rule", "n1"}, "UpdateAccess": {"rule", "n1"}, "DenyAccess": {"rule", "n1"},
 	"Host": {"h1", "h3", "h4", "n1"}, "SetHostAdminState": {"h1", "h3", "n1"}, "RemoveHost": {"h3", "h4", "n1"}, "HostTransition": {"h1", "h3"},
 	"UserMessage": {"n1", "n2"}, "DeleteMessage": {"n1", "n2"},

@@ -66,6 +66,8 @@ func (tx *txn) applyShare(cmd *raftv1.Command) (proto.Message, *Error) {
 		return answer(tx.updateSnapshot(v.UpdateSnapshot))
 	case *raftv1.Command_DeleteSnapshot:
 		return answer(tx.deleteSnapshot(v.DeleteSnapshot))
+	case *raftv1.Command_UnmanageSnapshot:
+		return answer(tx.unmanageSnapshot(v.UnmanageSnapshot))
 	case *raftv1.Command_ResetSnapshotStatus:
 		return answer(tx.resetSnapshotStatus(v.ResetSnapshotStatus))
 	}

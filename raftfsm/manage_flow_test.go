@@ -159,3 +159,51 @@ func TestManagedReplica(t *testing.T) {
 	}
 	checkInvariants(t, n.f.View())
 }
+
+func TestManagedSnapshot(t *testing.T) {
+	n := world(t)
+	n.do(managed("old", "readable", 4))
+	n.move(status("old-r1", available, 0))
+	c := n.newSnapshot("old", "mon")
+	c.Snapshot.ManagedFrom = "monday"
+	n.do(c)
+	if st := n.snapshotStatus("mon"); st != manageStarting {
+		t.Errorf("begins as %v", st)
+	}
+	instance := func(st tarnv1.Status, guid uint64) *raftv1.Transitions {
+		return &raftv1.Transitions{Snapshots: []*raftv1.SnapshotTransition{{SnapshotId: "mon", ReplicaId: "old-r1", Status: st, Guid: guid}}}
+	}
+	n.move(instance(manageError, 0))
+	n.do(&raftv1.DeleteSnapshot{Id: "mon"}) // nothing else helps where it is not
+	n.move(&raftv1.Transitions{Snapshots: []*raftv1.SnapshotTransition{{SnapshotId: "mon", ReplicaId: "old-r1", Removed: true}}})
+	n.do(proto.CloneOf(c))
+	n.move(instance(available, 0x77))
+	n.do(proto.CloneOf(c)) // a retry
+	n.refused(AlreadyExists, "managed_from", with2snap(n.newSnapshot("old", "tue"), "monday"))
+	n.drops(instance(manageError, 0), 1)
+	n.refused(FailedPrecondition, "id", &raftv1.UnmanageShare{Id: "old"})
+	n.do(&raftv1.UnmanageSnapshot{Id: "mon"})
+	n.do(&raftv1.UnmanageSnapshot{Id: "mon"})
+	if st := n.snapshotStatus("mon"); st != unmanage {
+		t.Errorf("is %v", st)
+	}
+	n.drops(instance(tarnv1.Status_STATUS_ERROR_DELETING, 0), 1)
+	n.move(instance(unmanageError, 0))
+	if st := n.snapshotStatus("mon"); st != unmanageError {
+		t.Errorf("is %v", st)
+	}
+	checkInvariants(t, n.f.View())
+	n.f = restored(t, dump(t, n.f.View()))
+	n.move(&raftv1.Transitions{Snapshots: []*raftv1.SnapshotTransition{{SnapshotId: "mon", ReplicaId: "old-r1", Removed: true}}})
+	if st := n.snapshotStatus("mon"); st != 0 {
+		t.Errorf("given back, it is %v", st)
+	}
+	n.secondary("old", 2)
+	n.refused(FailedPrecondition, "share_id", with2snap(n.newSnapshot("old", "tue"), "tuesday"))
+	checkInvariants(t, n.f.View())
+}
+
+func with2snap(c *raftv1.CreateSnapshot, from string) *raftv1.CreateSnapshot {
+	c.Snapshot.ManagedFrom = from
+	return c
+}

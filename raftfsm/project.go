@@ -179,12 +179,16 @@ func weight(st tarnv1.Status) int {
 }
 
 func (s *state) deletingStatus(snap *tarnv1.Snapshot) tarnv1.Status {
+	failed, running := tarnv1.Status_STATUS_ERROR_DELETING, tarnv1.Status_STATUS_DELETING
+	if snap.GetUnmanaging() {
+		failed, running = tarnv1.Status_STATUS_UNMANAGE_ERROR, tarnv1.Status_STATUS_UNMANAGE_STARTING
+	}
 	for i := range s.instancesOf(snap.GetId()) {
-		if i.GetStatus() == tarnv1.Status_STATUS_ERROR_DELETING {
-			return tarnv1.Status_STATUS_ERROR_DELETING
+		if i.GetStatus() == failed {
+			return failed
 		}
 	}
-	return tarnv1.Status_STATUS_DELETING
+	return running
 }
 
 // ruleState is the worst over the replicas that take part in access. A share that

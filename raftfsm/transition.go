@@ -125,8 +125,12 @@ func mayMoveInstance(snap *tarnv1.Snapshot, to tarnv1.Status) bool {
 		return !snap.GetDeleting() && snap.GetGuid() != 0
 	case tarnv1.Status_STATUS_ERROR:
 		return !snap.GetDeleting()
+	case tarnv1.Status_STATUS_MANAGE_ERROR:
+		return !snap.GetDeleting() && snap.GetManagedFrom() != "" && snap.GetGuid() == 0
 	case tarnv1.Status_STATUS_ERROR_DELETING:
-		return snap.GetDeleting()
+		return snap.GetDeleting() && !snap.GetUnmanaging()
+	case tarnv1.Status_STATUS_UNMANAGE_ERROR:
+		return snap.GetUnmanaging()
 	}
 	return false
 }

@@ -82,7 +82,7 @@ func (tx *txn) checkUnmanageable(s *tarnv1.Share) *Error {
 		return refuse(FailedPrecondition, "id", "share has replicas, %d in all; delete or unmanage all but the active one first", n)
 	}
 	if snap, has := first(tx.s.snapshotsOf(s.GetId())); has {
-		return refuse(FailedPrecondition, "id", "share has snapshots, %s for one; delete them first", snap.GetId())
+		return refuse(FailedPrecondition, "id", "share has snapshots, %s for one; delete or unmanage them first", snap.GetId())
 	}
 	if fencing(s) {
 		return refuse(FailedPrecondition, "id", "a promotion of the share is running; wait or cancel it first")

@@ -120,7 +120,7 @@ func (tx *txn) addInstance(id string, snap *tarnv1.Snapshot, replicaID string) *
 	}
 	tx.putInstance(&tarnv1.SnapshotInstance{
 		Id: id, SnapshotId: snap.GetId(), ShareId: snap.GetShareId(), ReplicaId: replicaID,
-		Status: tarnv1.Status_STATUS_CREATING, Progress: "0%", CreatedAt: tx.now,
+		Status: instanceBegins(snap), Progress: "0%", CreatedAt: tx.now,
 	})
 	return nil
 }

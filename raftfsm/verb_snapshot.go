@@ -15,7 +15,8 @@ func (tx *txn) createSnapshot(c *raftv1.CreateSnapshot) (*tarnv1.Snapshot, *Erro
 		return nil, refuse(InvalidArgument, "id", "must be set")
 	}
 	if old, exists := tx.s.snapshot(asked.GetId()); exists {
-		if old.GetShareId() != asked.GetShareId() || old.GetName() != asked.GetName() || old.GetDescription() != asked.GetDescription() {
+		if old.GetShareId() != asked.GetShareId() || old.GetName() != asked.GetName() || old.GetDescription() != asked.GetDescription() ||
+			old.GetManagedFrom() != asked.GetManagedFrom() {
 			return nil, refuse(AlreadyExists, "id", "snapshot %q exists with other content", asked.GetId())
 		}
 		return old, nil
@@ -30,7 +31,7 @@ func (tx *txn) createSnapshot(c *raftv1.CreateSnapshot) (*tarnv1.Snapshot, *Erro
 	snap := &tarnv1.Snapshot{
 		Id: asked.GetId(), ShareId: s.GetId(), ProjectId: s.GetProjectId(), UserId: asked.GetUserId(),
 		Name: asked.GetName(), Description: asked.GetDescription(), SizeGib: s.GetSizeGib(),
-		ShareProto: s.GetShareProto(), Metadata: asked.GetMetadata(), CreatedAt: tx.now,
+		ShareProto: s.GetShareProto(), Metadata: asked.GetMetadata(), CreatedAt: tx.now, ManagedFrom: asked.GetManagedFrom(),
 	}
 	if err := tx.checkQuotaOf(snap.GetProjectId(), snap.GetUserId(), s.GetShareTypeId(), snapshotUse(snap)); err != nil {
 		return nil, err
@@ -45,6 +46,9 @@ func (tx *txn) checkSnapshottable(s *tarnv1.Share, asked *tarnv1.Snapshot) *Erro
 	}
 	if st := tx.s.shareStatus(s); st != tarnv1.Status_STATUS_AVAILABLE {
 		return refuse(FailedPrecondition, "share_id", "share is %s; take the snapshot when it is available", statusWord(st))
+	}
+	if err := tx.checkManagedSnapshot(s, asked.GetManagedFrom()); err != nil {
+		return err
 	}
 	if err := checkNames(asked.GetName(), asked.GetDescription()); err != nil {
 		return err
@@ -118,7 +122,8 @@ func (tx *txn) deleteSnapshot(c *raftv1.DeleteSnapshot) (*tarnv1.Snapshot, *Erro
 
 func (tx *txn) checkSnapshotDeletable(snap *tarnv1.Snapshot, force bool) *Error {
 	st := tx.s.snapshotStatus(snap)
-	if st != tarnv1.Status_STATUS_AVAILABLE && st != tarnv1.Status_STATUS_ERROR && !snap.GetDeleting() && !force {
+	if st != tarnv1.Status_STATUS_AVAILABLE && st != tarnv1.Status_STATUS_ERROR && st != tarnv1.Status_STATUS_MANAGE_ERROR &&
+		!snap.GetDeleting() && !force {
 		return refuse(FailedPrecondition, "status", "snapshot is %s; wait until it is available, or force the deletion", statusWord(st))
 	}
 	for clone := range tx.s.clonesOf(snap.GetId()) {
@@ -142,11 +147,15 @@ func (tx *txn) condemnInstance(snap *tarnv1.Snapshot, i *tarnv1.SnapshotInstance
 		tx.dropInstance(i)
 		return
 	}
-	if i.GetStatus() == tarnv1.Status_STATUS_DELETING {
+	leaving := tarnv1.Status_STATUS_DELETING
+	if snap.GetUnmanaging() {
+		leaving = tarnv1.Status_STATUS_UNMANAGE_STARTING
+	}
+	if i.GetStatus() == leaving {
 		return
 	}
 	next := proto.CloneOf(i)
-	next.Status, next.UpdatedAt = tarnv1.Status_STATUS_DELETING, tx.now
+	next.Status, next.UpdatedAt = leaving, tx.now
 	tx.putInstance(next)
 }
 

@@ -8,6 +8,7 @@ import (
 	"path"
 	"strings"
 
+	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/zfs"
 )
 
@@ -309,5 +310,36 @@ func (w *Worker) restoreProps(ctx context.Context, d zfs.Dataset) error {
 	if err := w.cfg.Engine.Mount(ctx, d.Name); err != nil {
 		return fmt.Errorf("mount what was mounted: %w", err)
 	}
+	return nil
+}
+
+// adoptSnapshots gives snapshots that were there the names of users' ones; their GUIDs
+// stay.
+func (w *Worker) adoptSnapshots(ctx context.Context) error {
+	var errs []error
+	for _, x := range w.s.a.GetSnapshots() {
+		id := x.GetSnapshotId()
+		if _, taken := w.s.f.named(userPrefix + id); !w.s.adopts(x) || taken {
+			continue
+		}
+		err := w.cfg.Engine.RenameSnapshot(ctx, w.l.dataset(), x.GetManagedFrom(), userPrefix+id)
+		if err != nil {
+			w.errorsOf[id] = err.Error()
+			errs = append(errs, fmt.Errorf("take over snapshot %s: %w", x.GetManagedFrom(), err))
+			continue
+		}
+		delete(w.errorsOf, id)
+	}
+	return errors.Join(errs...)
+}
+
+// releaseSnapshot gives a user's snapshot the name back that it had, if it had one.
+func (w *Worker) releaseSnapshot(ctx context.Context, v zfs.Version, x *tarnv1.WantedSnapshot) error {
+	id := x.GetSnapshotId()
+	if err := w.cfg.Engine.RenameSnapshot(ctx, v.Dataset, v.Name, x.GetManagedFrom()); err != nil {
+		w.errorsOf[id] = err.Error()
+		return err
+	}
+	delete(w.errorsOf, id)
 	return nil
 }

@@ -180,7 +180,11 @@ func (w *Worker) retire(ctx context.Context) error {
 	var errs []error
 	for _, r := range w.s.a.GetRemovedSnapshots() {
 		v, ok := w.s.f.named(userPrefix + r.GetSnapshotId())
-		if !ok {
+		if !ok || keepsName(r) {
+			continue
+		}
+		if r.GetRelease() {
+			errs = append(errs, w.releaseSnapshot(ctx, v, r))
 			continue
 		}
 		base := v.GUID == newest || v.UserRefs > 0 || protected[v.GUID]

@@ -155,3 +155,23 @@ func releasing(s *state) []rule {
 		must(true, do(doGone)),
 	}
 }
+
+// unadopted reports a snapshot of the dataset that is to become a user's, and is not
+// known to be missing.
+func (s *state) unadopted() bool {
+	for _, x := range s.a.GetSnapshots() {
+		if _, taken := s.f.named(userPrefix + x.GetSnapshotId()); s.adopts(x) && !taken {
+			return true
+		}
+	}
+	return false
+}
+
+// adopts reports that a wanted snapshot is one that the dataset had before.
+func (s *state) adopts(x *tarnv1.WantedSnapshot) bool {
+	return x.GetGuid() == 0 && x.GetManagedFrom() != ""
+}
+
+// keepsName reports a snapshot that tarn took and that stays when it is nobody's: it
+// has no other name.
+func keepsName(x *tarnv1.WantedSnapshot) bool { return x.GetRelease() && x.GetManagedFrom() == "" }

@@ -146,6 +146,48 @@ func TestGivesBackWhatTarnMade(t *testing.T) {
 	}
 }
 
+// TestManagedSnapshots: a snapshot that was there becomes a user's and gets its name
+// back, with its GUID; one that is not there is told.
+func TestManagedSnapshots(t *testing.T) { everywhere(t, managedSnapshots) }
+
+func managedSnapshots(t *testing.T, on maker) {
+	c := newClusterOn(t, on, 1)
+	a := c.hosts[0]
+	a.foreign(foreignName)
+	a.lease.set(1)
+	guid := func(name string) uint64 {
+		v, _ := (&facts{versions: a.snapshots(a.dataset())}).named(name)
+		return uint64(v.GUID)
+	}
+	as := manages(a.active(1), foreignName)
+	as.Snapshots = []*tarnv1.WantedSnapshot{
+		{SnapshotId: "one", ManagedFrom: "daily-1"}, {SnapshotId: "lost", ManagedFrom: "nothing"}, {SnapshotId: "new"},
+	}
+	a.assign(as)
+	a.start()
+	said := func(i int) *tarnv1.SnapshotReport {
+		if list := a.report().GetSnapshots(); len(list) > i {
+			return list[i]
+		}
+		return &tarnv1.SnapshotReport{}
+	}
+	c.until("taken over", func() bool { return said(0).GetPresent() && said(2).GetPresent() && said(1).GetError() != "" })
+	if said(0).GetGuid() == 0 || said(0).GetGuid() != guid(userPrefix+"one") || guid("daily-1") != 0 || said(1).GetPresent() {
+		t.Errorf("reported %v", a.report().GetSnapshots())
+	}
+	before := said(0).GetGuid()
+	as = manages(a.active(1), foreignName)
+	as.Established = true
+	as.RemovedSnapshots = []*tarnv1.WantedSnapshot{
+		{SnapshotId: "one", Guid: before, ManagedFrom: "daily-1", Release: true}, {SnapshotId: "new", Guid: guid(userPrefix + "new"), Release: true},
+	}
+	a.assign(as)
+	c.until("given back", func() bool { return said(0).GetRemoved() && said(1).GetRemoved() })
+	if guid("daily-1") != before || guid(userPrefix+"new") == 0 {
+		t.Errorf("left %v", a.snapshots(a.dataset()))
+	}
+}
+
 // TestTakeoverObstacles: what cannot be taken over stays as it is, is told with what to
 // do, and is taken over once that was done.
 func TestTakeoverObstacles(t *testing.T) {

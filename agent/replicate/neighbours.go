@@ -21,7 +21,7 @@ func (w *Worker) tracked() (t Tracked, ok bool) {
 		Every: a.GetCadence().AsDuration(), Peers: peerHosts(a), Notify: w.poke,
 	}
 	for _, s := range a.GetSnapshots() {
-		if s.GetGuid() == 0 {
+		if s.GetGuid() == 0 && s.GetManagedFrom() == "" {
 			t.Wanted = append(t.Wanted, userPrefix+s.GetSnapshotId())
 		}
 	}

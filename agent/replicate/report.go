@@ -217,6 +217,8 @@ func (w *Worker) snapshots() []*tarnv1.SnapshotReport {
 		r := &tarnv1.SnapshotReport{SnapshotId: s.GetSnapshotId(), Guid: s.GetGuid(), Present: ok}
 		if ok {
 			r.Guid, r.TakenAt, r.ProviderLocation = uint64(v.GUID), timestamppb.New(v.Creation), v.FullName()
+		} else if w.s.adopts(s) {
+			r.Error = w.errorsOf[s.GetSnapshotId()]
 		} else if t, tracked := w.cfg.Cadence.Tracking(w.cfg.ReplicaID); tracked && t.Err != nil && s.GetGuid() == 0 {
 			r.Error = t.Err.Error()
 		}
@@ -226,7 +228,7 @@ func (w *Worker) snapshots() []*tarnv1.SnapshotReport {
 		_, here := w.s.f.named(userPrefix + s.GetSnapshotId())
 		list = append(list, &tarnv1.SnapshotReport{
 			SnapshotId: s.GetSnapshotId(), Guid: s.GetGuid(), Present: here, Error: w.errorsOf[s.GetSnapshotId()],
-			Removed: !here && w.settled(),
+			Removed: !here && w.settled() || keepsName(s),
 		})
 	}
 	return list

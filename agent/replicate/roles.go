@@ -46,6 +46,7 @@ func active(s *state) []rule {
 		must(s.lease && s.misplaced(), do(doPath)),
 		must(s.lease && !f.ds.Mounted, do(doMount)),
 		may(s.lease && !s.exported(false), action{kind: doExport}),
+		may(s.unadopted(), do(doAdoptSnaps)),
 		may(s.unwanted(), do(doRetire)),
 	}
 }

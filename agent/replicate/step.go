@@ -106,6 +106,7 @@ const (
 	doPrune         kind = "prune snapshots"
 	doSnapshot      kind = "take snapshot" // by the cadence
 	doCompare       kind = "compare with the active replica"
+	doAdoptSnaps    kind = "take over snapshots"
 	doRecord        kind = "record what the dataset is like"
 	doFree          kind = "unmount the dataset to take over"
 	doTakeOver      kind = "take over dataset"
@@ -250,7 +251,7 @@ func (s *state) exported(readOnly bool) bool {
 // unwanted reports that a snapshot is here which the control plane wants removed.
 func (s *state) unwanted() bool {
 	for _, r := range s.a.GetRemovedSnapshots() {
-		if _, ok := s.f.named(userPrefix + r.GetSnapshotId()); ok {
+		if _, ok := s.f.named(userPrefix + r.GetSnapshotId()); ok && !keepsName(r) {
 			return true
 		}
 	}

@@ -42,6 +42,8 @@ func (w *Worker) manage(ctx context.Context, a action) error {
 		return w.keepPath(ctx)
 	case doUntie:
 		return w.untie(ctx)
+	case doAdoptSnaps:
+		return w.adoptSnapshots(ctx)
 	case doGiveBack:
 		return w.cfg.Engine.Rename(ctx, w.l.dataset(), w.s.a.GetManagedFrom())
 	case doRestore:

@@ -123,6 +123,8 @@ func grantAdministration(table map[string]grant) {
 		tarnv1connect.ReplicaServiceResetReplicaStatusProcedure,
 		tarnv1connect.ReplicaServiceResetReplicaStateProcedure,
 		tarnv1connect.ReplicaServicePurgeDivergentCopyProcedure,
+		tarnv1connect.SnapshotServiceManageSnapshotProcedure,
+		tarnv1connect.SnapshotServiceUnmanageSnapshotProcedure,
 		tarnv1connect.SnapshotServiceResetSnapshotStatusProcedure,
 		tarnv1connect.QuotaServiceUpdateQuotaProcedure,
 		tarnv1connect.QuotaServiceResetQuotaProcedure,

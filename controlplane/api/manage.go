@@ -130,3 +130,23 @@ func (s *replicas) UnmanageReplica(ctx context.Context, req *tarnv1.UnmanageRepl
 		Id: req.GetId(), ExpectedRevision: req.GetRevision(),
 	}}})
 }
+
+// ManageSnapshot implements tarnv1connect.SnapshotServiceHandler.
+func (s *snapshots) ManageSnapshot(ctx context.Context, req *tarnv1.ManageSnapshotRequest) (*tarnv1.Snapshot, error) {
+	create := &tarnv1.CreateSnapshotRequest{
+		Id: idOr(req.GetId()), ShareId: req.GetShareId(), Name: req.GetName(), Description: req.GetDescription(), Metadata: req.GetMetadata(),
+	}
+	from := req.GetProviderLocation()
+	from = from[strings.LastIndexByte(from, '@')+1:]
+	if old, ok := s.State.View().Snapshot(create.GetId()); ok && old.GetManagedFrom() == from {
+		return s.repeated(ctx, old, create)
+	}
+	return s.create(ctx, create, from)
+}
+
+// UnmanageSnapshot implements tarnv1connect.SnapshotServiceHandler.
+func (s *snapshots) UnmanageSnapshot(ctx context.Context, req *tarnv1.UnmanageSnapshotRequest) (*tarnv1.Snapshot, error) {
+	return s.verb(ctx, req.GetId(), &raftv1.Command{Verb: &raftv1.Command_UnmanageSnapshot{UnmanageSnapshot: &raftv1.UnmanageSnapshot{
+		Id: req.GetId(), ExpectedRevision: req.GetRevision(),
+	}}})
+}

@@ -19,6 +19,11 @@ func (s *snapshots) CreateSnapshot(ctx context.Context, req *tarnv1.CreateSnapsh
 	if old, ok := s.State.View().Snapshot(req.GetId()); ok {
 		return s.repeated(ctx, old, req)
 	}
+	return s.create(ctx, req, "")
+}
+
+// create takes a snapshot, or takes over the one that the dataset has as from.
+func (s *snapshots) create(ctx context.Context, req *tarnv1.CreateSnapshotRequest, from string) (*tarnv1.Snapshot, error) {
 	who := callerFrom(ctx)
 	snap, err := record[*tarnv1.Snapshot](s.change(ctx, func(v *raftfsm.View) (*raftv1.Command, error) {
 		share, err := who.share(v, req.GetShareId())
@@ -28,7 +33,9 @@ func (s *snapshots) CreateSnapshot(ctx context.Context, req *tarnv1.CreateSnapsh
 		if !share.GetSnapshotSupport() {
 			return nil, refused("share_id", "the share's type has no snapshot_support")
 		}
-		return &raftv1.Command{Verb: &raftv1.Command_CreateSnapshot{CreateSnapshot: newSnapshot(v, who, share, req)}}, nil
+		verb := newSnapshot(v, who, share, req)
+		verb.Snapshot.ManagedFrom = from
+		return &raftv1.Command{Verb: &raftv1.Command_CreateSnapshot{CreateSnapshot: verb}}, nil
 	}))
 	return s.answer(snap, err)
 }

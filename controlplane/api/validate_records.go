@@ -96,6 +96,14 @@ func addSnapshotRules(r rules) {
 		c.optionalName("name", m.GetName())
 		c.metadata(m.GetMetadata())
 	})
+	on(r, func(c *checker, m *tarnv1.ManageSnapshotRequest) {
+		c.optionalID("id", m.GetId())
+		c.id("share_id", m.GetShareId())
+		c.snapshotName("provider_location", m.GetProviderLocation())
+		c.optionalName("name", m.GetName())
+		c.metadata(m.GetMetadata())
+	})
+	on(r, func(c *checker, m *tarnv1.UnmanageSnapshotRequest) { c.id("id", m.GetId()) })
 	on(r, func(c *checker, m *tarnv1.ListSnapshotsRequest) {
 		c.page(m.GetLimit(), m.GetPageToken())
 		c.optionalID("share_id", m.GetShareId())

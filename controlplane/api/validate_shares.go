@@ -93,6 +93,18 @@ func (c *checker) dataset(field, v string) {
 	}
 }
 
+// snapshotName checks what follows the @ of a snapshot, with or without what precedes it.
+func (c *checker) snapshotName(field, v string) {
+	name := v[strings.LastIndexByte(v, '@')+1:]
+	switch {
+	case !c.required(field, name):
+	case name[0] == '-' || name == "." || name == ".." || strings.Trim(name, datasetBytes) != "":
+		c.fail(field, "is not the name of a snapshot: letters, digits and _.:-, or dataset@name")
+	case strings.HasPrefix(name, "tarn.") || strings.HasPrefix(name, "tarn-"):
+		c.fail(field, "is one of tarn's own")
+	}
+}
+
 const datasetBytes = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:-"
 
 func addReplicaRules(r rules) {

@@ -152,7 +152,7 @@ func (f *facts) wanted(r *tarnv1.Replica) (keep, remove []*tarnv1.WantedSnapshot
 		if !f.holds(r.GetId(), s.GetId()) {
 			continue
 		}
-		w := &tarnv1.WantedSnapshot{SnapshotId: s.GetId(), Guid: s.GetGuid()}
+		w := &tarnv1.WantedSnapshot{SnapshotId: s.GetId(), Guid: s.GetGuid(), ManagedFrom: s.GetManagedFrom(), Release: s.GetUnmanaging()}
 		if s.GetDeleting() {
 			remove = append(remove, w)
 		} else {

@@ -134,6 +134,8 @@ func (r *round) removal(s *shareFacts, rep *tarnv1.Replica, snap *snapshotFacts,
 		t.Removed = true
 	case snap.GetGuid() == 0 && s.owner() != rep.GetId():
 		t.Removed = true // Never taken, so it cannot be on a secondary.
+	case snap.GetUnmanaging():
+		r.releaseFailed(s, snap, inst, said, t)
 	case said.GetError() != "" && inst.GetStatus() != tarnv1.Status_STATUS_ERROR_DELETING:
 		t.Status = tarnv1.Status_STATUS_ERROR_DELETING
 		r.complain(s, snapshotResource(snap), actionDelete, detailDriver,
@@ -154,7 +156,9 @@ func (r *round) presence(s *shareFacts, rep *tarnv1.Replica, snap *snapshotFacts
 		if inst.GetStatus() != available {
 			t.Status, t.ProviderLocation = available, said.GetProviderLocation()
 		}
-	case inst.GetStatus() == tarnv1.Status_STATUS_ERROR:
+	case inst.GetStatus() == tarnv1.Status_STATUS_ERROR, inst.GetStatus() == tarnv1.Status_STATUS_MANAGE_ERROR:
+	case inst.GetStatus() == tarnv1.Status_STATUS_MANAGE_STARTING:
+		r.manageFailed(s, snap, said, t)
 	case said.GetError() != "" && owner, inst.GetStatus() == available && current:
 		t.Status = tarnv1.Status_STATUS_ERROR
 		r.complain(s, snapshotResource(snap), actionUpdate, detailDriver,

@@ -57,3 +57,22 @@ func (r *round) blocked(s *shareFacts, rep *tarnv1.Replica, report *tarnv1.Repli
 	t.Error = report.GetError()
 	r.complain(s, resourceOf(s, rep), actionUpdate, detailDriver, sentence(report.GetError()))
 }
+
+// manageFailed tells that a snapshot could not be taken over; it is tried on.
+func (r *round) manageFailed(s *shareFacts, snap *snapshotFacts, said *tarnv1.SnapshotReport, t *raftv1.SnapshotTransition) {
+	if said.GetError() == "" {
+		return
+	}
+	t.Status = tarnv1.Status_STATUS_MANAGE_ERROR
+	r.complain(s, snapshotResource(snap), actionCreate, detailDriver,
+		"The snapshot could not be managed: the share has no snapshot "+snap.GetManagedFrom()+". Delete this one, and name one that it has.")
+}
+
+func (r *round) releaseFailed(s *shareFacts, snap *snapshotFacts, inst *tarnv1.SnapshotInstance, said *tarnv1.SnapshotReport, t *raftv1.SnapshotTransition) {
+	if said.GetError() == "" || inst.GetStatus() == tarnv1.Status_STATUS_UNMANAGE_ERROR {
+		return
+	}
+	t.Status = tarnv1.Status_STATUS_UNMANAGE_ERROR
+	r.complain(s, snapshotResource(snap), actionUpdate, detailDriver,
+		"The snapshot could not be unmanaged. Its former name may be taken; the host tries again.")
+}

@@ -20,7 +20,7 @@ import (
 // their names, their snapshots' GUIDs and nothing of tarn's.
 func TestManage(t *testing.T) {
 	c := start(t, dev.Options{Servers: 1, Agents: 2, Zones: 2})
-	c.shareType("gold", "10s")
+	c.must("share-type", "create", "gold", "-e", "driver_handles_share_servers=false", "-e", "replication_type=readable", "-e", "tarn:rpo=10s", "-e", "snapshot_support=true")
 	var before [2]map[string]zfs.GUID
 	c.offline(func(one, two *dirzfs.Host, pools [2]string) {
 		c.makeForeign(one, pools[0]+"/home")
@@ -39,6 +39,11 @@ func TestManage(t *testing.T) {
 	if s := c.tarn("share", "unmanage", "home/"); s.code != 3 {
 		t.Errorf("a share that is not there: exit code %d\n%s", s.code, s.stderr)
 	}
+	c.must("snapshot", "manage", "home", "monday", "--wait")
+	if s := c.tarn("share", "unmanage", "home"); s.code != codeRefused || !strings.Contains(s.stderr, "has snapshots") {
+		t.Errorf("unmanage with a snapshot: exit code %d\n%s", s.code, s.stderr)
+	}
+	c.must("snapshot", "unmanage", "monday", "--wait")
 	c.must("access", "allow", "home", "127.0.0.0/8")
 	c.must("replica", "create", "home", "--only-host", "agent2#"+c.firstPool(1), "--from-dataset", backup, "--wait")
 	active := c.replicaAt(c.shareID("home"), "az1", isWritable)

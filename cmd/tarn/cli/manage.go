@@ -164,3 +164,74 @@ func under(r *tarnv1.Replica) string {
 	}
 	return ""
 }
+
+type snapshotManage struct {
+	waitFlags
+	Share       string   `arg:"" help:"Name or id."`
+	Snapshot    string   `arg:"" help:"Name in the dataset, with or without what precedes the @."`
+	Name        string   `help:"Name of the snapshot; that in the dataset if left out."`
+	Description string   `help:"Free text."`
+	Property    []string `sep:"none" placeholder:"KEY=VALUE" help:"Metadata; repeatable."`
+	ID          string   `name:"id" help:"Idempotency key, a UUID; minted if left out."`
+}
+
+func (c *snapshotManage) Run(ctx context.Context, a *app, api *client.Client) error {
+	metadata, err := pairs("--property", c.Property)
+	if err != nil {
+		return err
+	}
+	shareID, err := a.shareID(ctx, c.Share)
+	if err != nil {
+		return err
+	}
+	name := c.Name
+	if name == "" {
+		name = c.Snapshot[strings.LastIndexByte(c.Snapshot, '@')+1:]
+	}
+	s, err := api.Snapshots.ManageSnapshot(ctx, &tarnv1.ManageSnapshotRequest{
+		Id: c.ID, ShareId: shareID, ProviderLocation: c.Snapshot, Name: name, Description: c.Description, Metadata: metadata,
+	})
+	if err != nil {
+		return err
+	}
+	if c.Wait {
+		if s, err = a.awaitSnapshot(ctx, c.waitFlags, s); err != nil {
+			return err
+		}
+	}
+	return snapshotView.printOne(a, a.stdout, s)
+}
+
+type snapshotUnmanage struct {
+	waitFlags
+	Snapshot string `arg:"" help:"Name or id."`
+}
+
+func (c *snapshotUnmanage) Run(ctx context.Context, a *app, api *client.Client) error {
+	id, err := a.snapshotID(ctx, c.Snapshot)
+	if err != nil {
+		return err
+	}
+	if _, err := api.Snapshots.UnmanageSnapshot(ctx, &tarnv1.UnmanageSnapshotRequest{Id: id}); err != nil {
+		return err
+	}
+	if !c.Wait {
+		a.printResult(id, "snapshot %s is being given back", c.Snapshot)
+		return nil
+	}
+	err = a.await(ctx, c.waitFlags, "snapshot "+c.Snapshot, func(ctx context.Context) (progress, error) {
+		s, err := api.Snapshots.GetSnapshot(ctx, &tarnv1.GetRequest{Id: id})
+		if connect.CodeOf(err) == connect.CodeNotFound {
+			return progress{done: true, text: "given back", fraction: 1}, nil
+		}
+		if err != nil {
+			return progress{}, err
+		}
+		return statusProgress(s.GetStatus())
+	})
+	if err != nil {
+		return err
+	}
+	a.printResult(id, "snapshot %s given back", c.Snapshot)
+	return nil
+}

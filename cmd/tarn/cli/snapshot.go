@@ -15,6 +15,8 @@ type snapshotCmd struct {
 	Show       snapshotShow       `cmd:"" help:"Show one snapshot."`
 	Set        snapshotSet        `cmd:"" help:"Change name or description."`
 	Delete     snapshotDelete     `cmd:"" help:"Delete snapshots."`
+	Manage     snapshotManage     `cmd:"" help:"Take over a snapshot that the share's dataset has; operators only."`
+	Unmanage   snapshotUnmanage   `cmd:"" help:"Give a snapshot its former name back; operators only."`
 	ResetState snapshotResetState `cmd:"" help:"Set the status by hand; operators only."`
 	Instance   instanceCmd        `cmd:"" help:"A snapshot on one replica."`
 }
@@ -37,6 +39,7 @@ var snapshotView = view[*tarnv1.Snapshot]{
 		{"Status", func(s *tarnv1.Snapshot) string { return enumText(s.GetStatus()) }},
 		{"Size", func(s *tarnv1.Snapshot) string { return fmt.Sprintf("%d GiB", s.GetSizeGib()) }},
 		{"GUID", func(s *tarnv1.Snapshot) string { return guidText(s.GetGuid()) }},
+		{"Managed from", (*tarnv1.Snapshot).GetManagedFrom},
 		{"Taken", func(s *tarnv1.Snapshot) string { return stampText(s.GetTakenAt()) }},
 		{"Metadata", func(s *tarnv1.Snapshot) string { return mapText(s.GetMetadata()) }},
 		{"Created", func(s *tarnv1.Snapshot) string { return stampText(s.GetCreatedAt()) }},

@@ -764,7 +764,12 @@ type WantedSnapshot struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	SnapshotId string                 `protobuf:"bytes,1,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
 	// 0 while the active replica has still to take it.
-	Guid          uint64 `protobuf:"fixed64,2,opt,name=guid,proto3" json:"guid,omitempty"`
+	Guid uint64 `protobuf:"fixed64,2,opt,name=guid,proto3" json:"guid,omitempty"`
+	// Snapshot of the dataset to take over instead, by its name there; among
+	// removed_snapshots the name to give back.
+	ManagedFrom string `protobuf:"bytes,3,opt,name=managed_from,json=managedFrom,proto3" json:"managed_from,omitempty"`
+	// Among removed_snapshots: give it back, do not destroy it.
+	Release       bool `protobuf:"varint,4,opt,name=release,proto3" json:"release,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -811,6 +816,20 @@ func (x *WantedSnapshot) GetGuid() uint64 {
 		return x.Guid
 	}
 	return 0
+}
+
+func (x *WantedSnapshot) GetManagedFrom() string {
+	if x != nil {
+		return x.ManagedFrom
+	}
+	return ""
+}
+
+func (x *WantedSnapshot) GetRelease() bool {
+	if x != nil {
+		return x.Release
+	}
+	return false
 }
 
 type Exports struct {
@@ -2362,11 +2381,13 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\bshare_id\x18\x01 \x01(\tR\ashareId\x12'\n" +
 	"\x06source\x18\x02 \x01(\v2\x0f.tarn.v1.SourceR\x06source\x12\x12\n" +
 	"\x04guid\x18\x03 \x01(\x06R\x04guid\x12\x1b\n" +
-	"\tsame_pool\x18\x04 \x01(\bR\bsamePool\"E\n" +
+	"\tsame_pool\x18\x04 \x01(\bR\bsamePool\"\x82\x01\n" +
 	"\x0eWantedSnapshot\x12\x1f\n" +
 	"\vsnapshot_id\x18\x01 \x01(\tR\n" +
 	"snapshotId\x12\x12\n" +
-	"\x04guid\x18\x02 \x01(\x06R\x04guid\"\x8d\x01\n" +
+	"\x04guid\x18\x02 \x01(\x06R\x04guid\x12!\n" +
+	"\fmanaged_from\x18\x03 \x01(\tR\vmanagedFrom\x12\x18\n" +
+	"\arelease\x18\x04 \x01(\bR\arelease\"\x8d\x01\n" +
 	"\aExports\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12)\n" +
 	"\x05rules\x18\x02 \x03(\v2\x13.tarn.v1.ExportRuleR\x05rules\x12\x12\n" +

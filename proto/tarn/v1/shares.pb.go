@@ -2200,6 +2200,143 @@ func (x *CreateSnapshotRequest) GetMetadata() map[string]string {
 	return nil
 }
 
+type ManageSnapshotRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	ShareId string                 `protobuf:"bytes,2,opt,name=share_id,json=shareId,proto3" json:"share_id,omitempty"`
+	// Name in the dataset, after the @; dataset@name is taken, too.
+	ProviderLocation string            `protobuf:"bytes,3,opt,name=provider_location,json=providerLocation,proto3" json:"provider_location,omitempty"`
+	Name             string            `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	Description      string            `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
+	Metadata         map[string]string `protobuf:"bytes,6,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ManageSnapshotRequest) Reset() {
+	*x = ManageSnapshotRequest{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageSnapshotRequest) ProtoMessage() {}
+
+func (x *ManageSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*ManageSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ManageSnapshotRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ManageSnapshotRequest) GetShareId() string {
+	if x != nil {
+		return x.ShareId
+	}
+	return ""
+}
+
+func (x *ManageSnapshotRequest) GetProviderLocation() string {
+	if x != nil {
+		return x.ProviderLocation
+	}
+	return ""
+}
+
+func (x *ManageSnapshotRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ManageSnapshotRequest) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *ManageSnapshotRequest) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+type UnmanageSnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnmanageSnapshotRequest) Reset() {
+	*x = UnmanageSnapshotRequest{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnmanageSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnmanageSnapshotRequest) ProtoMessage() {}
+
+func (x *UnmanageSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnmanageSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*UnmanageSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *UnmanageSnapshotRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *UnmanageSnapshotRequest) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 type ListSnapshotsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Limit         int32                  `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
@@ -2215,7 +2352,7 @@ type ListSnapshotsRequest struct {
 
 func (x *ListSnapshotsRequest) Reset() {
 	*x = ListSnapshotsRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[31]
+	mi := &file_tarn_v1_shares_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2227,7 +2364,7 @@ func (x *ListSnapshotsRequest) String() string {
 func (*ListSnapshotsRequest) ProtoMessage() {}
 
 func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[31]
+	mi := &file_tarn_v1_shares_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2240,7 +2377,7 @@ func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{31}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListSnapshotsRequest) GetLimit() int32 {
@@ -2303,7 +2440,7 @@ type ListSnapshotsResponse struct {
 
 func (x *ListSnapshotsResponse) Reset() {
 	*x = ListSnapshotsResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[32]
+	mi := &file_tarn_v1_shares_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2452,7 @@ func (x *ListSnapshotsResponse) String() string {
 func (*ListSnapshotsResponse) ProtoMessage() {}
 
 func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[32]
+	mi := &file_tarn_v1_shares_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2465,7 @@ func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsResponse.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{32}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListSnapshotsResponse) GetSnapshots() []*Snapshot {
@@ -2364,7 +2501,7 @@ type UpdateSnapshotRequest struct {
 
 func (x *UpdateSnapshotRequest) Reset() {
 	*x = UpdateSnapshotRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[33]
+	mi := &file_tarn_v1_shares_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2376,7 +2513,7 @@ func (x *UpdateSnapshotRequest) String() string {
 func (*UpdateSnapshotRequest) ProtoMessage() {}
 
 func (x *UpdateSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[33]
+	mi := &file_tarn_v1_shares_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2389,7 +2526,7 @@ func (x *UpdateSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{33}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UpdateSnapshotRequest) GetId() string {
@@ -2431,7 +2568,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[34]
+	mi := &file_tarn_v1_shares_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2443,7 +2580,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[34]
+	mi := &file_tarn_v1_shares_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2456,7 +2593,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{34}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DeleteSnapshotRequest) GetId() string {
@@ -2486,7 +2623,7 @@ type ListSnapshotInstancesRequest struct {
 
 func (x *ListSnapshotInstancesRequest) Reset() {
 	*x = ListSnapshotInstancesRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[35]
+	mi := &file_tarn_v1_shares_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2498,7 +2635,7 @@ func (x *ListSnapshotInstancesRequest) String() string {
 func (*ListSnapshotInstancesRequest) ProtoMessage() {}
 
 func (x *ListSnapshotInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[35]
+	mi := &file_tarn_v1_shares_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2511,7 +2648,7 @@ func (x *ListSnapshotInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{35}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListSnapshotInstancesRequest) GetLimit() int32 {
@@ -2559,7 +2696,7 @@ type ListSnapshotInstancesResponse struct {
 
 func (x *ListSnapshotInstancesResponse) Reset() {
 	*x = ListSnapshotInstancesResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[36]
+	mi := &file_tarn_v1_shares_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2571,7 +2708,7 @@ func (x *ListSnapshotInstancesResponse) String() string {
 func (*ListSnapshotInstancesResponse) ProtoMessage() {}
 
 func (x *ListSnapshotInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[36]
+	mi := &file_tarn_v1_shares_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2584,7 +2721,7 @@ func (x *ListSnapshotInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListSnapshotInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{36}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListSnapshotInstancesResponse) GetSnapshotInstances() []*SnapshotInstance {
@@ -2617,7 +2754,7 @@ type AllowAccessRequest struct {
 
 func (x *AllowAccessRequest) Reset() {
 	*x = AllowAccessRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[37]
+	mi := &file_tarn_v1_shares_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2629,7 +2766,7 @@ func (x *AllowAccessRequest) String() string {
 func (*AllowAccessRequest) ProtoMessage() {}
 
 func (x *AllowAccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[37]
+	mi := &file_tarn_v1_shares_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2642,7 +2779,7 @@ func (x *AllowAccessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllowAccessRequest.ProtoReflect.Descriptor instead.
 func (*AllowAccessRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{37}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AllowAccessRequest) GetId() string {
@@ -2697,7 +2834,7 @@ type ListAccessRulesRequest struct {
 
 func (x *ListAccessRulesRequest) Reset() {
 	*x = ListAccessRulesRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[38]
+	mi := &file_tarn_v1_shares_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2709,7 +2846,7 @@ func (x *ListAccessRulesRequest) String() string {
 func (*ListAccessRulesRequest) ProtoMessage() {}
 
 func (x *ListAccessRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[38]
+	mi := &file_tarn_v1_shares_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2722,7 +2859,7 @@ func (x *ListAccessRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccessRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListAccessRulesRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{38}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListAccessRulesRequest) GetShareId() string {
@@ -2748,7 +2885,7 @@ type ListAccessRulesResponse struct {
 
 func (x *ListAccessRulesResponse) Reset() {
 	*x = ListAccessRulesResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[39]
+	mi := &file_tarn_v1_shares_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2760,7 +2897,7 @@ func (x *ListAccessRulesResponse) String() string {
 func (*ListAccessRulesResponse) ProtoMessage() {}
 
 func (x *ListAccessRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[39]
+	mi := &file_tarn_v1_shares_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2773,7 +2910,7 @@ func (x *ListAccessRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccessRulesResponse.ProtoReflect.Descriptor instead.
 func (*ListAccessRulesResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{39}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListAccessRulesResponse) GetAccessRules() []*AccessRule {
@@ -2793,7 +2930,7 @@ type UpdateAccessRuleRequest struct {
 
 func (x *UpdateAccessRuleRequest) Reset() {
 	*x = UpdateAccessRuleRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[40]
+	mi := &file_tarn_v1_shares_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2805,7 +2942,7 @@ func (x *UpdateAccessRuleRequest) String() string {
 func (*UpdateAccessRuleRequest) ProtoMessage() {}
 
 func (x *UpdateAccessRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[40]
+	mi := &file_tarn_v1_shares_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2818,7 +2955,7 @@ func (x *UpdateAccessRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateAccessRuleRequest.ProtoReflect.Descriptor instead.
 func (*UpdateAccessRuleRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{40}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *UpdateAccessRuleRequest) GetId() string {
@@ -2847,7 +2984,7 @@ type GetQuotaRequest struct {
 
 func (x *GetQuotaRequest) Reset() {
 	*x = GetQuotaRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[41]
+	mi := &file_tarn_v1_shares_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2859,7 +2996,7 @@ func (x *GetQuotaRequest) String() string {
 func (*GetQuotaRequest) ProtoMessage() {}
 
 func (x *GetQuotaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[41]
+	mi := &file_tarn_v1_shares_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2872,7 +3009,7 @@ func (x *GetQuotaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQuotaRequest.ProtoReflect.Descriptor instead.
 func (*GetQuotaRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{41}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetQuotaRequest) GetProjectId() string {
@@ -2908,7 +3045,7 @@ type QuotaSet struct {
 
 func (x *QuotaSet) Reset() {
 	*x = QuotaSet{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[42]
+	mi := &file_tarn_v1_shares_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2920,7 +3057,7 @@ func (x *QuotaSet) String() string {
 func (*QuotaSet) ProtoMessage() {}
 
 func (x *QuotaSet) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[42]
+	mi := &file_tarn_v1_shares_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2933,7 +3070,7 @@ func (x *QuotaSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaSet.ProtoReflect.Descriptor instead.
 func (*QuotaSet) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{42}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *QuotaSet) GetProjectId() string {
@@ -2980,7 +3117,7 @@ type ListMessagesRequest struct {
 
 func (x *ListMessagesRequest) Reset() {
 	*x = ListMessagesRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[43]
+	mi := &file_tarn_v1_shares_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2992,7 +3129,7 @@ func (x *ListMessagesRequest) String() string {
 func (*ListMessagesRequest) ProtoMessage() {}
 
 func (x *ListMessagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[43]
+	mi := &file_tarn_v1_shares_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3005,7 +3142,7 @@ func (x *ListMessagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMessagesRequest.ProtoReflect.Descriptor instead.
 func (*ListMessagesRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{43}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListMessagesRequest) GetLimit() int32 {
@@ -3074,7 +3211,7 @@ type ListMessagesResponse struct {
 
 func (x *ListMessagesResponse) Reset() {
 	*x = ListMessagesResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[44]
+	mi := &file_tarn_v1_shares_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3086,7 +3223,7 @@ func (x *ListMessagesResponse) String() string {
 func (*ListMessagesResponse) ProtoMessage() {}
 
 func (x *ListMessagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[44]
+	mi := &file_tarn_v1_shares_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3099,7 +3236,7 @@ func (x *ListMessagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMessagesResponse.ProtoReflect.Descriptor instead.
 func (*ListMessagesResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{44}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListMessagesResponse) GetMessages() []*UserMessage {
@@ -3129,7 +3266,7 @@ type GetShareRetentionRequest struct {
 
 func (x *GetShareRetentionRequest) Reset() {
 	*x = GetShareRetentionRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[45]
+	mi := &file_tarn_v1_shares_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3141,7 +3278,7 @@ func (x *GetShareRetentionRequest) String() string {
 func (*GetShareRetentionRequest) ProtoMessage() {}
 
 func (x *GetShareRetentionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[45]
+	mi := &file_tarn_v1_shares_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3154,7 +3291,7 @@ func (x *GetShareRetentionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShareRetentionRequest.ProtoReflect.Descriptor instead.
 func (*GetShareRetentionRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{45}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetShareRetentionRequest) GetId() string {
@@ -3191,7 +3328,7 @@ type ShareRetention struct {
 
 func (x *ShareRetention) Reset() {
 	*x = ShareRetention{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[46]
+	mi := &file_tarn_v1_shares_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3203,7 +3340,7 @@ func (x *ShareRetention) String() string {
 func (*ShareRetention) ProtoMessage() {}
 
 func (x *ShareRetention) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[46]
+	mi := &file_tarn_v1_shares_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3216,7 +3353,7 @@ func (x *ShareRetention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareRetention.ProtoReflect.Descriptor instead.
 func (*ShareRetention) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{46}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ShareRetention) GetShareId() string {
@@ -3256,7 +3393,7 @@ type ReplicaRetention struct {
 
 func (x *ReplicaRetention) Reset() {
 	*x = ReplicaRetention{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[47]
+	mi := &file_tarn_v1_shares_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3268,7 +3405,7 @@ func (x *ReplicaRetention) String() string {
 func (*ReplicaRetention) ProtoMessage() {}
 
 func (x *ReplicaRetention) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[47]
+	mi := &file_tarn_v1_shares_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3281,7 +3418,7 @@ func (x *ReplicaRetention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaRetention.ProtoReflect.Descriptor instead.
 func (*ReplicaRetention) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{47}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ReplicaRetention) GetReplicaId() string {
@@ -3339,7 +3476,7 @@ type ListDivergentCopiesRequest struct {
 
 func (x *ListDivergentCopiesRequest) Reset() {
 	*x = ListDivergentCopiesRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[48]
+	mi := &file_tarn_v1_shares_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3351,7 +3488,7 @@ func (x *ListDivergentCopiesRequest) String() string {
 func (*ListDivergentCopiesRequest) ProtoMessage() {}
 
 func (x *ListDivergentCopiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[48]
+	mi := &file_tarn_v1_shares_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3364,7 +3501,7 @@ func (x *ListDivergentCopiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDivergentCopiesRequest.ProtoReflect.Descriptor instead.
 func (*ListDivergentCopiesRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{48}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListDivergentCopiesRequest) GetShareId() string {
@@ -3406,7 +3543,7 @@ type ListDivergentCopiesResponse struct {
 
 func (x *ListDivergentCopiesResponse) Reset() {
 	*x = ListDivergentCopiesResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[49]
+	mi := &file_tarn_v1_shares_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3418,7 +3555,7 @@ func (x *ListDivergentCopiesResponse) String() string {
 func (*ListDivergentCopiesResponse) ProtoMessage() {}
 
 func (x *ListDivergentCopiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[49]
+	mi := &file_tarn_v1_shares_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3431,7 +3568,7 @@ func (x *ListDivergentCopiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDivergentCopiesResponse.ProtoReflect.Descriptor instead.
 func (*ListDivergentCopiesResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{49}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListDivergentCopiesResponse) GetDivergentCopies() []*DivergentCopy {
@@ -3461,7 +3598,7 @@ type GetDivergentCopyRequest struct {
 
 func (x *GetDivergentCopyRequest) Reset() {
 	*x = GetDivergentCopyRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[50]
+	mi := &file_tarn_v1_shares_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3473,7 +3610,7 @@ func (x *GetDivergentCopyRequest) String() string {
 func (*GetDivergentCopyRequest) ProtoMessage() {}
 
 func (x *GetDivergentCopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[50]
+	mi := &file_tarn_v1_shares_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3486,7 +3623,7 @@ func (x *GetDivergentCopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDivergentCopyRequest.ProtoReflect.Descriptor instead.
 func (*GetDivergentCopyRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{50}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *GetDivergentCopyRequest) GetGuid() uint64 {
@@ -3522,7 +3659,7 @@ type PurgeDivergentCopyRequest struct {
 
 func (x *PurgeDivergentCopyRequest) Reset() {
 	*x = PurgeDivergentCopyRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[51]
+	mi := &file_tarn_v1_shares_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3534,7 +3671,7 @@ func (x *PurgeDivergentCopyRequest) String() string {
 func (*PurgeDivergentCopyRequest) ProtoMessage() {}
 
 func (x *PurgeDivergentCopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[51]
+	mi := &file_tarn_v1_shares_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3547,7 +3684,7 @@ func (x *PurgeDivergentCopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeDivergentCopyRequest.ProtoReflect.Descriptor instead.
 func (*PurgeDivergentCopyRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{51}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *PurgeDivergentCopyRequest) GetGuid() uint64 {
@@ -3783,7 +3920,20 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\bmetadata\x18\x05 \x03(\v2,.tarn.v1.CreateSnapshotRequest.MetadataEntryR\bmetadata\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfe\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xac\x02\n" +
+	"\x15ManageSnapshotRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
+	"\bshare_id\x18\x02 \x01(\tR\ashareId\x12+\n" +
+	"\x11provider_location\x18\x03 \x01(\tR\x10providerLocation\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12 \n" +
+	"\vdescription\x18\x05 \x01(\tR\vdescription\x12H\n" +
+	"\bmetadata\x18\x06 \x03(\v2,.tarn.v1.ManageSnapshotRequest.MetadataEntryR\bmetadata\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"E\n" +
+	"\x17UnmanageSnapshotRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"\xfe\x01\n" +
 	"\x14ListSnapshotsRequest\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\x05R\x05limit\x12\x1d\n" +
 	"\n" +
@@ -3946,13 +4096,15 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\x1aListReplicaExportLocations\x12\x13.tarn.v1.GetRequest\x1a$.tarn.v1.ListExportLocationsResponse\x12`\n" +
 	"\x13ListDivergentCopies\x12#.tarn.v1.ListDivergentCopiesRequest\x1a$.tarn.v1.ListDivergentCopiesResponse\x12N\n" +
 	"\x10GetDivergentCopy\x12 .tarn.v1.GetDivergentCopyRequest\x1a\x18.tarn.v1.DivergentDetail\x12P\n" +
-	"\x12PurgeDivergentCopy\x12\".tarn.v1.PurgeDivergentCopyRequest\x1a\x16.tarn.v1.DivergentCopy2\xda\x04\n" +
+	"\x12PurgeDivergentCopy\x12\".tarn.v1.PurgeDivergentCopyRequest\x1a\x16.tarn.v1.DivergentCopy2\xe8\x05\n" +
 	"\x0fSnapshotService\x12C\n" +
 	"\x0eCreateSnapshot\x12\x1e.tarn.v1.CreateSnapshotRequest\x1a\x11.tarn.v1.Snapshot\x125\n" +
 	"\vGetSnapshot\x12\x13.tarn.v1.GetRequest\x1a\x11.tarn.v1.Snapshot\x12N\n" +
 	"\rListSnapshots\x12\x1d.tarn.v1.ListSnapshotsRequest\x1a\x1e.tarn.v1.ListSnapshotsResponse\x12C\n" +
 	"\x0eUpdateSnapshot\x12\x1e.tarn.v1.UpdateSnapshotRequest\x1a\x11.tarn.v1.Snapshot\x12@\n" +
-	"\x0eDeleteSnapshot\x12\x1e.tarn.v1.DeleteSnapshotRequest\x1a\x0e.tarn.v1.Empty\x12E\n" +
+	"\x0eDeleteSnapshot\x12\x1e.tarn.v1.DeleteSnapshotRequest\x1a\x0e.tarn.v1.Empty\x12C\n" +
+	"\x0eManageSnapshot\x12\x1e.tarn.v1.ManageSnapshotRequest\x1a\x11.tarn.v1.Snapshot\x12G\n" +
+	"\x10UnmanageSnapshot\x12 .tarn.v1.UnmanageSnapshotRequest\x1a\x11.tarn.v1.Snapshot\x12E\n" +
 	"\x13ResetSnapshotStatus\x12\x1b.tarn.v1.ResetStatusRequest\x1a\x11.tarn.v1.Snapshot\x12E\n" +
 	"\x13GetSnapshotInstance\x12\x13.tarn.v1.GetRequest\x1a\x19.tarn.v1.SnapshotInstance\x12f\n" +
 	"\x15ListSnapshotInstances\x12%.tarn.v1.ListSnapshotInstancesRequest\x1a&.tarn.v1.ListSnapshotInstancesResponse2\xe3\x02\n" +
@@ -3987,7 +4139,7 @@ func file_tarn_v1_shares_proto_rawDescGZIP() []byte {
 }
 
 var file_tarn_v1_shares_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tarn_v1_shares_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_tarn_v1_shares_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_tarn_v1_shares_proto_goTypes = []any{
 	(Consistency)(0),                      // 0: tarn.v1.Consistency
 	(*Empty)(nil),                         // 1: tarn.v1.Empty
@@ -4021,223 +4173,231 @@ var file_tarn_v1_shares_proto_goTypes = []any{
 	(*DeleteReplicaRequest)(nil),          // 29: tarn.v1.DeleteReplicaRequest
 	(*UnmanageReplicaRequest)(nil),        // 30: tarn.v1.UnmanageReplicaRequest
 	(*CreateSnapshotRequest)(nil),         // 31: tarn.v1.CreateSnapshotRequest
-	(*ListSnapshotsRequest)(nil),          // 32: tarn.v1.ListSnapshotsRequest
-	(*ListSnapshotsResponse)(nil),         // 33: tarn.v1.ListSnapshotsResponse
-	(*UpdateSnapshotRequest)(nil),         // 34: tarn.v1.UpdateSnapshotRequest
-	(*DeleteSnapshotRequest)(nil),         // 35: tarn.v1.DeleteSnapshotRequest
-	(*ListSnapshotInstancesRequest)(nil),  // 36: tarn.v1.ListSnapshotInstancesRequest
-	(*ListSnapshotInstancesResponse)(nil), // 37: tarn.v1.ListSnapshotInstancesResponse
-	(*AllowAccessRequest)(nil),            // 38: tarn.v1.AllowAccessRequest
-	(*ListAccessRulesRequest)(nil),        // 39: tarn.v1.ListAccessRulesRequest
-	(*ListAccessRulesResponse)(nil),       // 40: tarn.v1.ListAccessRulesResponse
-	(*UpdateAccessRuleRequest)(nil),       // 41: tarn.v1.UpdateAccessRuleRequest
-	(*GetQuotaRequest)(nil),               // 42: tarn.v1.GetQuotaRequest
-	(*QuotaSet)(nil),                      // 43: tarn.v1.QuotaSet
-	(*ListMessagesRequest)(nil),           // 44: tarn.v1.ListMessagesRequest
-	(*ListMessagesResponse)(nil),          // 45: tarn.v1.ListMessagesResponse
-	(*GetShareRetentionRequest)(nil),      // 46: tarn.v1.GetShareRetentionRequest
-	(*ShareRetention)(nil),                // 47: tarn.v1.ShareRetention
-	(*ReplicaRetention)(nil),              // 48: tarn.v1.ReplicaRetention
-	(*ListDivergentCopiesRequest)(nil),    // 49: tarn.v1.ListDivergentCopiesRequest
-	(*ListDivergentCopiesResponse)(nil),   // 50: tarn.v1.ListDivergentCopiesResponse
-	(*GetDivergentCopyRequest)(nil),       // 51: tarn.v1.GetDivergentCopyRequest
-	(*PurgeDivergentCopyRequest)(nil),     // 52: tarn.v1.PurgeDivergentCopyRequest
-	nil,                                   // 53: tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
-	nil,                                   // 54: tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
-	nil,                                   // 55: tarn.v1.CreateShareRequest.MetadataEntry
-	nil,                                   // 56: tarn.v1.ManageShareRequest.MetadataEntry
-	nil,                                   // 57: tarn.v1.ListSharesRequest.MetadataEntry
-	nil,                                   // 58: tarn.v1.SetMetadataRequest.MetadataEntry
-	nil,                                   // 59: tarn.v1.CreateReplicaRequest.MetadataEntry
-	nil,                                   // 60: tarn.v1.CreateSnapshotRequest.MetadataEntry
-	nil,                                   // 61: tarn.v1.AllowAccessRequest.MetadataEntry
-	nil,                                   // 62: tarn.v1.QuotaSet.QuotasEntry
-	(*ShareType)(nil),                     // 63: tarn.v1.ShareType
-	(Status)(0),                           // 64: tarn.v1.Status
-	(*Share)(nil),                         // 65: tarn.v1.Share
-	(ReplicaState)(0),                     // 66: tarn.v1.ReplicaState
-	(*ExportLocation)(nil),                // 67: tarn.v1.ExportLocation
-	(*Replica)(nil),                       // 68: tarn.v1.Replica
-	(*Consent)(nil),                       // 69: tarn.v1.Consent
-	(*durationpb.Duration)(nil),           // 70: google.protobuf.Duration
-	(*Snapshot)(nil),                      // 71: tarn.v1.Snapshot
-	(*SnapshotInstance)(nil),              // 72: tarn.v1.SnapshotInstance
-	(AccessLevel)(0),                      // 73: tarn.v1.AccessLevel
-	(*AccessRule)(nil),                    // 74: tarn.v1.AccessRule
-	(*UserMessage)(nil),                   // 75: tarn.v1.UserMessage
-	(*RetentionPreview)(nil),              // 76: tarn.v1.RetentionPreview
-	(*DivergentCopy)(nil),                 // 77: tarn.v1.DivergentCopy
-	(*QuotaUsage)(nil),                    // 78: tarn.v1.QuotaUsage
-	(*QuotaLimits)(nil),                   // 79: tarn.v1.QuotaLimits
-	(*DivergentDetail)(nil),               // 80: tarn.v1.DivergentDetail
+	(*ManageSnapshotRequest)(nil),         // 32: tarn.v1.ManageSnapshotRequest
+	(*UnmanageSnapshotRequest)(nil),       // 33: tarn.v1.UnmanageSnapshotRequest
+	(*ListSnapshotsRequest)(nil),          // 34: tarn.v1.ListSnapshotsRequest
+	(*ListSnapshotsResponse)(nil),         // 35: tarn.v1.ListSnapshotsResponse
+	(*UpdateSnapshotRequest)(nil),         // 36: tarn.v1.UpdateSnapshotRequest
+	(*DeleteSnapshotRequest)(nil),         // 37: tarn.v1.DeleteSnapshotRequest
+	(*ListSnapshotInstancesRequest)(nil),  // 38: tarn.v1.ListSnapshotInstancesRequest
+	(*ListSnapshotInstancesResponse)(nil), // 39: tarn.v1.ListSnapshotInstancesResponse
+	(*AllowAccessRequest)(nil),            // 40: tarn.v1.AllowAccessRequest
+	(*ListAccessRulesRequest)(nil),        // 41: tarn.v1.ListAccessRulesRequest
+	(*ListAccessRulesResponse)(nil),       // 42: tarn.v1.ListAccessRulesResponse
+	(*UpdateAccessRuleRequest)(nil),       // 43: tarn.v1.UpdateAccessRuleRequest
+	(*GetQuotaRequest)(nil),               // 44: tarn.v1.GetQuotaRequest
+	(*QuotaSet)(nil),                      // 45: tarn.v1.QuotaSet
+	(*ListMessagesRequest)(nil),           // 46: tarn.v1.ListMessagesRequest
+	(*ListMessagesResponse)(nil),          // 47: tarn.v1.ListMessagesResponse
+	(*GetShareRetentionRequest)(nil),      // 48: tarn.v1.GetShareRetentionRequest
+	(*ShareRetention)(nil),                // 49: tarn.v1.ShareRetention
+	(*ReplicaRetention)(nil),              // 50: tarn.v1.ReplicaRetention
+	(*ListDivergentCopiesRequest)(nil),    // 51: tarn.v1.ListDivergentCopiesRequest
+	(*ListDivergentCopiesResponse)(nil),   // 52: tarn.v1.ListDivergentCopiesResponse
+	(*GetDivergentCopyRequest)(nil),       // 53: tarn.v1.GetDivergentCopyRequest
+	(*PurgeDivergentCopyRequest)(nil),     // 54: tarn.v1.PurgeDivergentCopyRequest
+	nil,                                   // 55: tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
+	nil,                                   // 56: tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
+	nil,                                   // 57: tarn.v1.CreateShareRequest.MetadataEntry
+	nil,                                   // 58: tarn.v1.ManageShareRequest.MetadataEntry
+	nil,                                   // 59: tarn.v1.ListSharesRequest.MetadataEntry
+	nil,                                   // 60: tarn.v1.SetMetadataRequest.MetadataEntry
+	nil,                                   // 61: tarn.v1.CreateReplicaRequest.MetadataEntry
+	nil,                                   // 62: tarn.v1.CreateSnapshotRequest.MetadataEntry
+	nil,                                   // 63: tarn.v1.ManageSnapshotRequest.MetadataEntry
+	nil,                                   // 64: tarn.v1.AllowAccessRequest.MetadataEntry
+	nil,                                   // 65: tarn.v1.QuotaSet.QuotasEntry
+	(*ShareType)(nil),                     // 66: tarn.v1.ShareType
+	(Status)(0),                           // 67: tarn.v1.Status
+	(*Share)(nil),                         // 68: tarn.v1.Share
+	(ReplicaState)(0),                     // 69: tarn.v1.ReplicaState
+	(*ExportLocation)(nil),                // 70: tarn.v1.ExportLocation
+	(*Replica)(nil),                       // 71: tarn.v1.Replica
+	(*Consent)(nil),                       // 72: tarn.v1.Consent
+	(*durationpb.Duration)(nil),           // 73: google.protobuf.Duration
+	(*Snapshot)(nil),                      // 74: tarn.v1.Snapshot
+	(*SnapshotInstance)(nil),              // 75: tarn.v1.SnapshotInstance
+	(AccessLevel)(0),                      // 76: tarn.v1.AccessLevel
+	(*AccessRule)(nil),                    // 77: tarn.v1.AccessRule
+	(*UserMessage)(nil),                   // 78: tarn.v1.UserMessage
+	(*RetentionPreview)(nil),              // 79: tarn.v1.RetentionPreview
+	(*DivergentCopy)(nil),                 // 80: tarn.v1.DivergentCopy
+	(*QuotaUsage)(nil),                    // 81: tarn.v1.QuotaUsage
+	(*QuotaLimits)(nil),                   // 82: tarn.v1.QuotaLimits
+	(*DivergentDetail)(nil),               // 83: tarn.v1.DivergentDetail
 }
 var file_tarn_v1_shares_proto_depIdxs = []int32{
 	0,   // 0: tarn.v1.GetRequest.consistency:type_name -> tarn.v1.Consistency
-	53,  // 1: tarn.v1.CreateShareTypeRequest.extra_specs:type_name -> tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
+	55,  // 1: tarn.v1.CreateShareTypeRequest.extra_specs:type_name -> tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
 	0,   // 2: tarn.v1.ListShareTypesRequest.consistency:type_name -> tarn.v1.Consistency
-	63,  // 3: tarn.v1.ListShareTypesResponse.share_types:type_name -> tarn.v1.ShareType
-	54,  // 4: tarn.v1.SetExtraSpecsRequest.extra_specs:type_name -> tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
-	55,  // 5: tarn.v1.CreateShareRequest.metadata:type_name -> tarn.v1.CreateShareRequest.MetadataEntry
-	56,  // 6: tarn.v1.ManageShareRequest.metadata:type_name -> tarn.v1.ManageShareRequest.MetadataEntry
+	66,  // 3: tarn.v1.ListShareTypesResponse.share_types:type_name -> tarn.v1.ShareType
+	56,  // 4: tarn.v1.SetExtraSpecsRequest.extra_specs:type_name -> tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
+	57,  // 5: tarn.v1.CreateShareRequest.metadata:type_name -> tarn.v1.CreateShareRequest.MetadataEntry
+	58,  // 6: tarn.v1.ManageShareRequest.metadata:type_name -> tarn.v1.ManageShareRequest.MetadataEntry
 	0,   // 7: tarn.v1.ListSharesRequest.consistency:type_name -> tarn.v1.Consistency
-	64,  // 8: tarn.v1.ListSharesRequest.status:type_name -> tarn.v1.Status
-	57,  // 9: tarn.v1.ListSharesRequest.metadata:type_name -> tarn.v1.ListSharesRequest.MetadataEntry
-	65,  // 10: tarn.v1.ListSharesResponse.shares:type_name -> tarn.v1.Share
-	58,  // 11: tarn.v1.SetMetadataRequest.metadata:type_name -> tarn.v1.SetMetadataRequest.MetadataEntry
-	64,  // 12: tarn.v1.ResetStatusRequest.status:type_name -> tarn.v1.Status
-	66,  // 13: tarn.v1.ResetReplicaStateRequest.replica_state:type_name -> tarn.v1.ReplicaState
-	67,  // 14: tarn.v1.ListExportLocationsResponse.export_locations:type_name -> tarn.v1.ExportLocation
-	59,  // 15: tarn.v1.CreateReplicaRequest.metadata:type_name -> tarn.v1.CreateReplicaRequest.MetadataEntry
+	67,  // 8: tarn.v1.ListSharesRequest.status:type_name -> tarn.v1.Status
+	59,  // 9: tarn.v1.ListSharesRequest.metadata:type_name -> tarn.v1.ListSharesRequest.MetadataEntry
+	68,  // 10: tarn.v1.ListSharesResponse.shares:type_name -> tarn.v1.Share
+	60,  // 11: tarn.v1.SetMetadataRequest.metadata:type_name -> tarn.v1.SetMetadataRequest.MetadataEntry
+	67,  // 12: tarn.v1.ResetStatusRequest.status:type_name -> tarn.v1.Status
+	69,  // 13: tarn.v1.ResetReplicaStateRequest.replica_state:type_name -> tarn.v1.ReplicaState
+	70,  // 14: tarn.v1.ListExportLocationsResponse.export_locations:type_name -> tarn.v1.ExportLocation
+	61,  // 15: tarn.v1.CreateReplicaRequest.metadata:type_name -> tarn.v1.CreateReplicaRequest.MetadataEntry
 	0,   // 16: tarn.v1.ListReplicasRequest.consistency:type_name -> tarn.v1.Consistency
-	66,  // 17: tarn.v1.ListReplicasRequest.replica_state:type_name -> tarn.v1.ReplicaState
-	64,  // 18: tarn.v1.ListReplicasRequest.status:type_name -> tarn.v1.Status
-	68,  // 19: tarn.v1.ListReplicasResponse.replicas:type_name -> tarn.v1.Replica
-	69,  // 20: tarn.v1.PromoteReplicaRequest.consent:type_name -> tarn.v1.Consent
-	70,  // 21: tarn.v1.PromoteReplicaRequest.quiesce_wait_time:type_name -> google.protobuf.Duration
-	68,  // 22: tarn.v1.PromoteReplicaResponse.replica:type_name -> tarn.v1.Replica
-	60,  // 23: tarn.v1.CreateSnapshotRequest.metadata:type_name -> tarn.v1.CreateSnapshotRequest.MetadataEntry
-	0,   // 24: tarn.v1.ListSnapshotsRequest.consistency:type_name -> tarn.v1.Consistency
-	64,  // 25: tarn.v1.ListSnapshotsRequest.status:type_name -> tarn.v1.Status
-	71,  // 26: tarn.v1.ListSnapshotsResponse.snapshots:type_name -> tarn.v1.Snapshot
-	0,   // 27: tarn.v1.ListSnapshotInstancesRequest.consistency:type_name -> tarn.v1.Consistency
-	72,  // 28: tarn.v1.ListSnapshotInstancesResponse.snapshot_instances:type_name -> tarn.v1.SnapshotInstance
-	73,  // 29: tarn.v1.AllowAccessRequest.access_level:type_name -> tarn.v1.AccessLevel
-	61,  // 30: tarn.v1.AllowAccessRequest.metadata:type_name -> tarn.v1.AllowAccessRequest.MetadataEntry
-	0,   // 31: tarn.v1.ListAccessRulesRequest.consistency:type_name -> tarn.v1.Consistency
-	74,  // 32: tarn.v1.ListAccessRulesResponse.access_rules:type_name -> tarn.v1.AccessRule
-	73,  // 33: tarn.v1.UpdateAccessRuleRequest.access_level:type_name -> tarn.v1.AccessLevel
-	62,  // 34: tarn.v1.QuotaSet.quotas:type_name -> tarn.v1.QuotaSet.QuotasEntry
-	0,   // 35: tarn.v1.ListMessagesRequest.consistency:type_name -> tarn.v1.Consistency
-	75,  // 36: tarn.v1.ListMessagesResponse.messages:type_name -> tarn.v1.UserMessage
-	70,  // 37: tarn.v1.GetShareRetentionRequest.max_wait:type_name -> google.protobuf.Duration
-	48,  // 38: tarn.v1.ShareRetention.replicas:type_name -> tarn.v1.ReplicaRetention
-	66,  // 39: tarn.v1.ReplicaRetention.replica_state:type_name -> tarn.v1.ReplicaState
-	76,  // 40: tarn.v1.ReplicaRetention.preview:type_name -> tarn.v1.RetentionPreview
-	0,   // 41: tarn.v1.ListDivergentCopiesRequest.consistency:type_name -> tarn.v1.Consistency
-	77,  // 42: tarn.v1.ListDivergentCopiesResponse.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	70,  // 43: tarn.v1.GetDivergentCopyRequest.max_wait:type_name -> google.protobuf.Duration
-	78,  // 44: tarn.v1.QuotaSet.QuotasEntry.value:type_name -> tarn.v1.QuotaUsage
-	3,   // 45: tarn.v1.ShareTypeService.CreateShareType:input_type -> tarn.v1.CreateShareTypeRequest
-	2,   // 46: tarn.v1.ShareTypeService.GetShareType:input_type -> tarn.v1.GetRequest
-	4,   // 47: tarn.v1.ShareTypeService.ListShareTypes:input_type -> tarn.v1.ListShareTypesRequest
-	6,   // 48: tarn.v1.ShareTypeService.UpdateShareType:input_type -> tarn.v1.UpdateShareTypeRequest
-	2,   // 49: tarn.v1.ShareTypeService.DeleteShareType:input_type -> tarn.v1.GetRequest
-	7,   // 50: tarn.v1.ShareTypeService.SetExtraSpecs:input_type -> tarn.v1.SetExtraSpecsRequest
-	8,   // 51: tarn.v1.ShareTypeService.UnsetExtraSpecs:input_type -> tarn.v1.UnsetExtraSpecsRequest
-	9,   // 52: tarn.v1.ShareTypeService.AddProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
-	9,   // 53: tarn.v1.ShareTypeService.RemoveProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
-	10,  // 54: tarn.v1.ShareService.CreateShare:input_type -> tarn.v1.CreateShareRequest
-	2,   // 55: tarn.v1.ShareService.GetShare:input_type -> tarn.v1.GetRequest
-	13,  // 56: tarn.v1.ShareService.ListShares:input_type -> tarn.v1.ListSharesRequest
-	15,  // 57: tarn.v1.ShareService.UpdateShare:input_type -> tarn.v1.UpdateShareRequest
-	16,  // 58: tarn.v1.ShareService.DeleteShare:input_type -> tarn.v1.DeleteShareRequest
-	17,  // 59: tarn.v1.ShareService.ExtendShare:input_type -> tarn.v1.ResizeShareRequest
-	17,  // 60: tarn.v1.ShareService.ShrinkShare:input_type -> tarn.v1.ResizeShareRequest
-	18,  // 61: tarn.v1.ShareService.SetShareMetadata:input_type -> tarn.v1.SetMetadataRequest
-	19,  // 62: tarn.v1.ShareService.UnsetShareMetadata:input_type -> tarn.v1.UnsetMetadataRequest
-	11,  // 63: tarn.v1.ShareService.ManageShare:input_type -> tarn.v1.ManageShareRequest
-	12,  // 64: tarn.v1.ShareService.UnmanageShare:input_type -> tarn.v1.UnmanageShareRequest
-	20,  // 65: tarn.v1.ShareService.ResetShareStatus:input_type -> tarn.v1.ResetStatusRequest
-	2,   // 66: tarn.v1.ShareService.ListShareExportLocations:input_type -> tarn.v1.GetRequest
-	46,  // 67: tarn.v1.ShareService.GetShareRetention:input_type -> tarn.v1.GetShareRetentionRequest
-	23,  // 68: tarn.v1.ReplicaService.CreateReplica:input_type -> tarn.v1.CreateReplicaRequest
-	2,   // 69: tarn.v1.ReplicaService.GetReplica:input_type -> tarn.v1.GetRequest
-	24,  // 70: tarn.v1.ReplicaService.ListReplicas:input_type -> tarn.v1.ListReplicasRequest
-	26,  // 71: tarn.v1.ReplicaService.PromoteReplica:input_type -> tarn.v1.PromoteReplicaRequest
-	28,  // 72: tarn.v1.ReplicaService.CancelPromotion:input_type -> tarn.v1.CancelPromotionRequest
-	2,   // 73: tarn.v1.ReplicaService.ResyncReplica:input_type -> tarn.v1.GetRequest
-	20,  // 74: tarn.v1.ReplicaService.ResetReplicaStatus:input_type -> tarn.v1.ResetStatusRequest
-	21,  // 75: tarn.v1.ReplicaService.ResetReplicaState:input_type -> tarn.v1.ResetReplicaStateRequest
-	29,  // 76: tarn.v1.ReplicaService.DeleteReplica:input_type -> tarn.v1.DeleteReplicaRequest
-	30,  // 77: tarn.v1.ReplicaService.UnmanageReplica:input_type -> tarn.v1.UnmanageReplicaRequest
-	18,  // 78: tarn.v1.ReplicaService.SetReplicaMetadata:input_type -> tarn.v1.SetMetadataRequest
-	19,  // 79: tarn.v1.ReplicaService.UnsetReplicaMetadata:input_type -> tarn.v1.UnsetMetadataRequest
-	2,   // 80: tarn.v1.ReplicaService.ListReplicaExportLocations:input_type -> tarn.v1.GetRequest
-	49,  // 81: tarn.v1.ReplicaService.ListDivergentCopies:input_type -> tarn.v1.ListDivergentCopiesRequest
-	51,  // 82: tarn.v1.ReplicaService.GetDivergentCopy:input_type -> tarn.v1.GetDivergentCopyRequest
-	52,  // 83: tarn.v1.ReplicaService.PurgeDivergentCopy:input_type -> tarn.v1.PurgeDivergentCopyRequest
-	31,  // 84: tarn.v1.SnapshotService.CreateSnapshot:input_type -> tarn.v1.CreateSnapshotRequest
-	2,   // 85: tarn.v1.SnapshotService.GetSnapshot:input_type -> tarn.v1.GetRequest
-	32,  // 86: tarn.v1.SnapshotService.ListSnapshots:input_type -> tarn.v1.ListSnapshotsRequest
-	34,  // 87: tarn.v1.SnapshotService.UpdateSnapshot:input_type -> tarn.v1.UpdateSnapshotRequest
-	35,  // 88: tarn.v1.SnapshotService.DeleteSnapshot:input_type -> tarn.v1.DeleteSnapshotRequest
-	20,  // 89: tarn.v1.SnapshotService.ResetSnapshotStatus:input_type -> tarn.v1.ResetStatusRequest
-	2,   // 90: tarn.v1.SnapshotService.GetSnapshotInstance:input_type -> tarn.v1.GetRequest
-	36,  // 91: tarn.v1.SnapshotService.ListSnapshotInstances:input_type -> tarn.v1.ListSnapshotInstancesRequest
-	38,  // 92: tarn.v1.AccessRuleService.AllowAccess:input_type -> tarn.v1.AllowAccessRequest
-	2,   // 93: tarn.v1.AccessRuleService.GetAccessRule:input_type -> tarn.v1.GetRequest
-	39,  // 94: tarn.v1.AccessRuleService.ListAccessRules:input_type -> tarn.v1.ListAccessRulesRequest
-	41,  // 95: tarn.v1.AccessRuleService.UpdateAccessRule:input_type -> tarn.v1.UpdateAccessRuleRequest
-	2,   // 96: tarn.v1.AccessRuleService.DenyAccess:input_type -> tarn.v1.GetRequest
-	42,  // 97: tarn.v1.QuotaService.GetQuota:input_type -> tarn.v1.GetQuotaRequest
-	79,  // 98: tarn.v1.QuotaService.UpdateQuota:input_type -> tarn.v1.QuotaLimits
-	42,  // 99: tarn.v1.QuotaService.ResetQuota:input_type -> tarn.v1.GetQuotaRequest
-	2,   // 100: tarn.v1.MessageService.GetMessage:input_type -> tarn.v1.GetRequest
-	44,  // 101: tarn.v1.MessageService.ListMessages:input_type -> tarn.v1.ListMessagesRequest
-	2,   // 102: tarn.v1.MessageService.DeleteMessage:input_type -> tarn.v1.GetRequest
-	63,  // 103: tarn.v1.ShareTypeService.CreateShareType:output_type -> tarn.v1.ShareType
-	63,  // 104: tarn.v1.ShareTypeService.GetShareType:output_type -> tarn.v1.ShareType
-	5,   // 105: tarn.v1.ShareTypeService.ListShareTypes:output_type -> tarn.v1.ListShareTypesResponse
-	63,  // 106: tarn.v1.ShareTypeService.UpdateShareType:output_type -> tarn.v1.ShareType
-	1,   // 107: tarn.v1.ShareTypeService.DeleteShareType:output_type -> tarn.v1.Empty
-	63,  // 108: tarn.v1.ShareTypeService.SetExtraSpecs:output_type -> tarn.v1.ShareType
-	63,  // 109: tarn.v1.ShareTypeService.UnsetExtraSpecs:output_type -> tarn.v1.ShareType
-	63,  // 110: tarn.v1.ShareTypeService.AddProjectAccess:output_type -> tarn.v1.ShareType
-	63,  // 111: tarn.v1.ShareTypeService.RemoveProjectAccess:output_type -> tarn.v1.ShareType
-	65,  // 112: tarn.v1.ShareService.CreateShare:output_type -> tarn.v1.Share
-	65,  // 113: tarn.v1.ShareService.GetShare:output_type -> tarn.v1.Share
-	14,  // 114: tarn.v1.ShareService.ListShares:output_type -> tarn.v1.ListSharesResponse
-	65,  // 115: tarn.v1.ShareService.UpdateShare:output_type -> tarn.v1.Share
-	1,   // 116: tarn.v1.ShareService.DeleteShare:output_type -> tarn.v1.Empty
-	65,  // 117: tarn.v1.ShareService.ExtendShare:output_type -> tarn.v1.Share
-	65,  // 118: tarn.v1.ShareService.ShrinkShare:output_type -> tarn.v1.Share
-	65,  // 119: tarn.v1.ShareService.SetShareMetadata:output_type -> tarn.v1.Share
-	65,  // 120: tarn.v1.ShareService.UnsetShareMetadata:output_type -> tarn.v1.Share
-	65,  // 121: tarn.v1.ShareService.ManageShare:output_type -> tarn.v1.Share
-	65,  // 122: tarn.v1.ShareService.UnmanageShare:output_type -> tarn.v1.Share
-	65,  // 123: tarn.v1.ShareService.ResetShareStatus:output_type -> tarn.v1.Share
-	22,  // 124: tarn.v1.ShareService.ListShareExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
-	47,  // 125: tarn.v1.ShareService.GetShareRetention:output_type -> tarn.v1.ShareRetention
-	68,  // 126: tarn.v1.ReplicaService.CreateReplica:output_type -> tarn.v1.Replica
-	68,  // 127: tarn.v1.ReplicaService.GetReplica:output_type -> tarn.v1.Replica
-	25,  // 128: tarn.v1.ReplicaService.ListReplicas:output_type -> tarn.v1.ListReplicasResponse
-	27,  // 129: tarn.v1.ReplicaService.PromoteReplica:output_type -> tarn.v1.PromoteReplicaResponse
-	68,  // 130: tarn.v1.ReplicaService.CancelPromotion:output_type -> tarn.v1.Replica
-	68,  // 131: tarn.v1.ReplicaService.ResyncReplica:output_type -> tarn.v1.Replica
-	68,  // 132: tarn.v1.ReplicaService.ResetReplicaStatus:output_type -> tarn.v1.Replica
-	68,  // 133: tarn.v1.ReplicaService.ResetReplicaState:output_type -> tarn.v1.Replica
-	1,   // 134: tarn.v1.ReplicaService.DeleteReplica:output_type -> tarn.v1.Empty
-	68,  // 135: tarn.v1.ReplicaService.UnmanageReplica:output_type -> tarn.v1.Replica
-	68,  // 136: tarn.v1.ReplicaService.SetReplicaMetadata:output_type -> tarn.v1.Replica
-	68,  // 137: tarn.v1.ReplicaService.UnsetReplicaMetadata:output_type -> tarn.v1.Replica
-	22,  // 138: tarn.v1.ReplicaService.ListReplicaExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
-	50,  // 139: tarn.v1.ReplicaService.ListDivergentCopies:output_type -> tarn.v1.ListDivergentCopiesResponse
-	80,  // 140: tarn.v1.ReplicaService.GetDivergentCopy:output_type -> tarn.v1.DivergentDetail
-	77,  // 141: tarn.v1.ReplicaService.PurgeDivergentCopy:output_type -> tarn.v1.DivergentCopy
-	71,  // 142: tarn.v1.SnapshotService.CreateSnapshot:output_type -> tarn.v1.Snapshot
-	71,  // 143: tarn.v1.SnapshotService.GetSnapshot:output_type -> tarn.v1.Snapshot
-	33,  // 144: tarn.v1.SnapshotService.ListSnapshots:output_type -> tarn.v1.ListSnapshotsResponse
-	71,  // 145: tarn.v1.SnapshotService.UpdateSnapshot:output_type -> tarn.v1.Snapshot
-	1,   // 146: tarn.v1.SnapshotService.DeleteSnapshot:output_type -> tarn.v1.Empty
-	71,  // 147: tarn.v1.SnapshotService.ResetSnapshotStatus:output_type -> tarn.v1.Snapshot
-	72,  // 148: tarn.v1.SnapshotService.GetSnapshotInstance:output_type -> tarn.v1.SnapshotInstance
-	37,  // 149: tarn.v1.SnapshotService.ListSnapshotInstances:output_type -> tarn.v1.ListSnapshotInstancesResponse
-	74,  // 150: tarn.v1.AccessRuleService.AllowAccess:output_type -> tarn.v1.AccessRule
-	74,  // 151: tarn.v1.AccessRuleService.GetAccessRule:output_type -> tarn.v1.AccessRule
-	40,  // 152: tarn.v1.AccessRuleService.ListAccessRules:output_type -> tarn.v1.ListAccessRulesResponse
-	74,  // 153: tarn.v1.AccessRuleService.UpdateAccessRule:output_type -> tarn.v1.AccessRule
-	1,   // 154: tarn.v1.AccessRuleService.DenyAccess:output_type -> tarn.v1.Empty
-	43,  // 155: tarn.v1.QuotaService.GetQuota:output_type -> tarn.v1.QuotaSet
-	43,  // 156: tarn.v1.QuotaService.UpdateQuota:output_type -> tarn.v1.QuotaSet
-	1,   // 157: tarn.v1.QuotaService.ResetQuota:output_type -> tarn.v1.Empty
-	75,  // 158: tarn.v1.MessageService.GetMessage:output_type -> tarn.v1.UserMessage
-	45,  // 159: tarn.v1.MessageService.ListMessages:output_type -> tarn.v1.ListMessagesResponse
-	1,   // 160: tarn.v1.MessageService.DeleteMessage:output_type -> tarn.v1.Empty
-	103, // [103:161] is the sub-list for method output_type
-	45,  // [45:103] is the sub-list for method input_type
-	45,  // [45:45] is the sub-list for extension type_name
-	45,  // [45:45] is the sub-list for extension extendee
-	0,   // [0:45] is the sub-list for field type_name
+	69,  // 17: tarn.v1.ListReplicasRequest.replica_state:type_name -> tarn.v1.ReplicaState
+	67,  // 18: tarn.v1.ListReplicasRequest.status:type_name -> tarn.v1.Status
+	71,  // 19: tarn.v1.ListReplicasResponse.replicas:type_name -> tarn.v1.Replica
+	72,  // 20: tarn.v1.PromoteReplicaRequest.consent:type_name -> tarn.v1.Consent
+	73,  // 21: tarn.v1.PromoteReplicaRequest.quiesce_wait_time:type_name -> google.protobuf.Duration
+	71,  // 22: tarn.v1.PromoteReplicaResponse.replica:type_name -> tarn.v1.Replica
+	62,  // 23: tarn.v1.CreateSnapshotRequest.metadata:type_name -> tarn.v1.CreateSnapshotRequest.MetadataEntry
+	63,  // 24: tarn.v1.ManageSnapshotRequest.metadata:type_name -> tarn.v1.ManageSnapshotRequest.MetadataEntry
+	0,   // 25: tarn.v1.ListSnapshotsRequest.consistency:type_name -> tarn.v1.Consistency
+	67,  // 26: tarn.v1.ListSnapshotsRequest.status:type_name -> tarn.v1.Status
+	74,  // 27: tarn.v1.ListSnapshotsResponse.snapshots:type_name -> tarn.v1.Snapshot
+	0,   // 28: tarn.v1.ListSnapshotInstancesRequest.consistency:type_name -> tarn.v1.Consistency
+	75,  // 29: tarn.v1.ListSnapshotInstancesResponse.snapshot_instances:type_name -> tarn.v1.SnapshotInstance
+	76,  // 30: tarn.v1.AllowAccessRequest.access_level:type_name -> tarn.v1.AccessLevel
+	64,  // 31: tarn.v1.AllowAccessRequest.metadata:type_name -> tarn.v1.AllowAccessRequest.MetadataEntry
+	0,   // 32: tarn.v1.ListAccessRulesRequest.consistency:type_name -> tarn.v1.Consistency
+	77,  // 33: tarn.v1.ListAccessRulesResponse.access_rules:type_name -> tarn.v1.AccessRule
+	76,  // 34: tarn.v1.UpdateAccessRuleRequest.access_level:type_name -> tarn.v1.AccessLevel
+	65,  // 35: tarn.v1.QuotaSet.quotas:type_name -> tarn.v1.QuotaSet.QuotasEntry
+	0,   // 36: tarn.v1.ListMessagesRequest.consistency:type_name -> tarn.v1.Consistency
+	78,  // 37: tarn.v1.ListMessagesResponse.messages:type_name -> tarn.v1.UserMessage
+	73,  // 38: tarn.v1.GetShareRetentionRequest.max_wait:type_name -> google.protobuf.Duration
+	50,  // 39: tarn.v1.ShareRetention.replicas:type_name -> tarn.v1.ReplicaRetention
+	69,  // 40: tarn.v1.ReplicaRetention.replica_state:type_name -> tarn.v1.ReplicaState
+	79,  // 41: tarn.v1.ReplicaRetention.preview:type_name -> tarn.v1.RetentionPreview
+	0,   // 42: tarn.v1.ListDivergentCopiesRequest.consistency:type_name -> tarn.v1.Consistency
+	80,  // 43: tarn.v1.ListDivergentCopiesResponse.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	73,  // 44: tarn.v1.GetDivergentCopyRequest.max_wait:type_name -> google.protobuf.Duration
+	81,  // 45: tarn.v1.QuotaSet.QuotasEntry.value:type_name -> tarn.v1.QuotaUsage
+	3,   // 46: tarn.v1.ShareTypeService.CreateShareType:input_type -> tarn.v1.CreateShareTypeRequest
+	2,   // 47: tarn.v1.ShareTypeService.GetShareType:input_type -> tarn.v1.GetRequest
+	4,   // 48: tarn.v1.ShareTypeService.ListShareTypes:input_type -> tarn.v1.ListShareTypesRequest
+	6,   // 49: tarn.v1.ShareTypeService.UpdateShareType:input_type -> tarn.v1.UpdateShareTypeRequest
+	2,   // 50: tarn.v1.ShareTypeService.DeleteShareType:input_type -> tarn.v1.GetRequest
+	7,   // 51: tarn.v1.ShareTypeService.SetExtraSpecs:input_type -> tarn.v1.SetExtraSpecsRequest
+	8,   // 52: tarn.v1.ShareTypeService.UnsetExtraSpecs:input_type -> tarn.v1.UnsetExtraSpecsRequest
+	9,   // 53: tarn.v1.ShareTypeService.AddProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
+	9,   // 54: tarn.v1.ShareTypeService.RemoveProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
+	10,  // 55: tarn.v1.ShareService.CreateShare:input_type -> tarn.v1.CreateShareRequest
+	2,   // 56: tarn.v1.ShareService.GetShare:input_type -> tarn.v1.GetRequest
+	13,  // 57: tarn.v1.ShareService.ListShares:input_type -> tarn.v1.ListSharesRequest
+	15,  // 58: tarn.v1.ShareService.UpdateShare:input_type -> tarn.v1.UpdateShareRequest
+	16,  // 59: tarn.v1.ShareService.DeleteShare:input_type -> tarn.v1.DeleteShareRequest
+	17,  // 60: tarn.v1.ShareService.ExtendShare:input_type -> tarn.v1.ResizeShareRequest
+	17,  // 61: tarn.v1.ShareService.ShrinkShare:input_type -> tarn.v1.ResizeShareRequest
+	18,  // 62: tarn.v1.ShareService.SetShareMetadata:input_type -> tarn.v1.SetMetadataRequest
+	19,  // 63: tarn.v1.ShareService.UnsetShareMetadata:input_type -> tarn.v1.UnsetMetadataRequest
+	11,  // 64: tarn.v1.ShareService.ManageShare:input_type -> tarn.v1.ManageShareRequest
+	12,  // 65: tarn.v1.ShareService.UnmanageShare:input_type -> tarn.v1.UnmanageShareRequest
+	20,  // 66: tarn.v1.ShareService.ResetShareStatus:input_type -> tarn.v1.ResetStatusRequest
+	2,   // 67: tarn.v1.ShareService.ListShareExportLocations:input_type -> tarn.v1.GetRequest
+	48,  // 68: tarn.v1.ShareService.GetShareRetention:input_type -> tarn.v1.GetShareRetentionRequest
+	23,  // 69: tarn.v1.ReplicaService.CreateReplica:input_type -> tarn.v1.CreateReplicaRequest
+	2,   // 70: tarn.v1.ReplicaService.GetReplica:input_type -> tarn.v1.GetRequest
+	24,  // 71: tarn.v1.ReplicaService.ListReplicas:input_type -> tarn.v1.ListReplicasRequest
+	26,  // 72: tarn.v1.ReplicaService.PromoteReplica:input_type -> tarn.v1.PromoteReplicaRequest
+	28,  // 73: tarn.v1.ReplicaService.CancelPromotion:input_type -> tarn.v1.CancelPromotionRequest
+	2,   // 74: tarn.v1.ReplicaService.ResyncReplica:input_type -> tarn.v1.GetRequest
+	20,  // 75: tarn.v1.ReplicaService.ResetReplicaStatus:input_type -> tarn.v1.ResetStatusRequest
+	21,  // 76: tarn.v1.ReplicaService.ResetReplicaState:input_type -> tarn.v1.ResetReplicaStateRequest
+	29,  // 77: tarn.v1.ReplicaService.DeleteReplica:input_type -> tarn.v1.DeleteReplicaRequest
+	30,  // 78: tarn.v1.ReplicaService.UnmanageReplica:input_type -> tarn.v1.UnmanageReplicaRequest
+	18,  // 79: tarn.v1.ReplicaService.SetReplicaMetadata:input_type -> tarn.v1.SetMetadataRequest
+	19,  // 80: tarn.v1.ReplicaService.UnsetReplicaMetadata:input_type -> tarn.v1.UnsetMetadataRequest
+	2,   // 81: tarn.v1.ReplicaService.ListReplicaExportLocations:input_type -> tarn.v1.GetRequest
+	51,  // 82: tarn.v1.ReplicaService.ListDivergentCopies:input_type -> tarn.v1.ListDivergentCopiesRequest
+	53,  // 83: tarn.v1.ReplicaService.GetDivergentCopy:input_type -> tarn.v1.GetDivergentCopyRequest
+	54,  // 84: tarn.v1.ReplicaService.PurgeDivergentCopy:input_type -> tarn.v1.PurgeDivergentCopyRequest
+	31,  // 85: tarn.v1.SnapshotService.CreateSnapshot:input_type -> tarn.v1.CreateSnapshotRequest
+	2,   // 86: tarn.v1.SnapshotService.GetSnapshot:input_type -> tarn.v1.GetRequest
+	34,  // 87: tarn.v1.SnapshotService.ListSnapshots:input_type -> tarn.v1.ListSnapshotsRequest
+	36,  // 88: tarn.v1.SnapshotService.UpdateSnapshot:input_type -> tarn.v1.UpdateSnapshotRequest
+	37,  // 89: tarn.v1.SnapshotService.DeleteSnapshot:input_type -> tarn.v1.DeleteSnapshotRequest
+	32,  // 90: tarn.v1.SnapshotService.ManageSnapshot:input_type -> tarn.v1.ManageSnapshotRequest
+	33,  // 91: tarn.v1.SnapshotService.UnmanageSnapshot:input_type -> tarn.v1.UnmanageSnapshotRequest
+	20,  // 92: tarn.v1.SnapshotService.ResetSnapshotStatus:input_type -> tarn.v1.ResetStatusRequest
+	2,   // 93: tarn.v1.SnapshotService.GetSnapshotInstance:input_type -> tarn.v1.GetRequest
+	38,  // 94: tarn.v1.SnapshotService.ListSnapshotInstances:input_type -> tarn.v1.ListSnapshotInstancesRequest
+	40,  // 95: tarn.v1.AccessRuleService.AllowAccess:input_type -> tarn.v1.AllowAccessRequest
+	2,   // 96: tarn.v1.AccessRuleService.GetAccessRule:input_type -> tarn.v1.GetRequest
+	41,  // 97: tarn.v1.AccessRuleService.ListAccessRules:input_type -> tarn.v1.ListAccessRulesRequest
+	43,  // 98: tarn.v1.AccessRuleService.UpdateAccessRule:input_type -> tarn.v1.UpdateAccessRuleRequest
+	2,   // 99: tarn.v1.AccessRuleService.DenyAccess:input_type -> tarn.v1.GetRequest
+	44,  // 100: tarn.v1.QuotaService.GetQuota:input_type -> tarn.v1.GetQuotaRequest
+	82,  // 101: tarn.v1.QuotaService.UpdateQuota:input_type -> tarn.v1.QuotaLimits
+	44,  // 102: tarn.v1.QuotaService.ResetQuota:input_type -> tarn.v1.GetQuotaRequest
+	2,   // 103: tarn.v1.MessageService.GetMessage:input_type -> tarn.v1.GetRequest
+	46,  // 104: tarn.v1.MessageService.ListMessages:input_type -> tarn.v1.ListMessagesRequest
+	2,   // 105: tarn.v1.MessageService.DeleteMessage:input_type -> tarn.v1.GetRequest
+	66,  // 106: tarn.v1.ShareTypeService.CreateShareType:output_type -> tarn.v1.ShareType
+	66,  // 107: tarn.v1.ShareTypeService.GetShareType:output_type -> tarn.v1.ShareType
+	5,   // 108: tarn.v1.ShareTypeService.ListShareTypes:output_type -> tarn.v1.ListShareTypesResponse
+	66,  // 109: tarn.v1.ShareTypeService.UpdateShareType:output_type -> tarn.v1.ShareType
+	1,   // 110: tarn.v1.ShareTypeService.DeleteShareType:output_type -> tarn.v1.Empty
+	66,  // 111: tarn.v1.ShareTypeService.SetExtraSpecs:output_type -> tarn.v1.ShareType
+	66,  // 112: tarn.v1.ShareTypeService.UnsetExtraSpecs:output_type -> tarn.v1.ShareType
+	66,  // 113: tarn.v1.ShareTypeService.AddProjectAccess:output_type -> tarn.v1.ShareType
+	66,  // 114: tarn.v1.ShareTypeService.RemoveProjectAccess:output_type -> tarn.v1.ShareType
+	68,  // 115: tarn.v1.ShareService.CreateShare:output_type -> tarn.v1.Share
+	68,  // 116: tarn.v1.ShareService.GetShare:output_type -> tarn.v1.Share
+	14,  // 117: tarn.v1.ShareService.ListShares:output_type -> tarn.v1.ListSharesResponse
+	68,  // 118: tarn.v1.ShareService.UpdateShare:output_type -> tarn.v1.Share
+	1,   // 119: tarn.v1.ShareService.DeleteShare:output_type -> tarn.v1.Empty
+	68,  // 120: tarn.v1.ShareService.ExtendShare:output_type -> tarn.v1.Share
+	68,  // 121: tarn.v1.ShareService.ShrinkShare:output_type -> tarn.v1.Share
+	68,  // 122: tarn.v1.ShareService.SetShareMetadata:output_type -> tarn.v1.Share
+	68,  // 123: tarn.v1.ShareService.UnsetShareMetadata:output_type -> tarn.v1.Share
+	68,  // 124: tarn.v1.ShareService.ManageShare:output_type -> tarn.v1.Share
+	68,  // 125: tarn.v1.ShareService.UnmanageShare:output_type -> tarn.v1.Share
+	68,  // 126: tarn.v1.ShareService.ResetShareStatus:output_type -> tarn.v1.Share
+	22,  // 127: tarn.v1.ShareService.ListShareExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
+	49,  // 128: tarn.v1.ShareService.GetShareRetention:output_type -> tarn.v1.ShareRetention
+	71,  // 129: tarn.v1.ReplicaService.CreateReplica:output_type -> tarn.v1.Replica
+	71,  // 130: tarn.v1.ReplicaService.GetReplica:output_type -> tarn.v1.Replica
+	25,  // 131: tarn.v1.ReplicaService.ListReplicas:output_type -> tarn.v1.ListReplicasResponse
+	27,  // 132: tarn.v1.ReplicaService.PromoteReplica:output_type -> tarn.v1.PromoteReplicaResponse
+	71,  // 133: tarn.v1.ReplicaService.CancelPromotion:output_type -> tarn.v1.Replica
+	71,  // 134: tarn.v1.ReplicaService.ResyncReplica:output_type -> tarn.v1.Replica
+	71,  // 135: tarn.v1.ReplicaService.ResetReplicaStatus:output_type -> tarn.v1.Replica
+	71,  // 136: tarn.v1.ReplicaService.ResetReplicaState:output_type -> tarn.v1.Replica
+	1,   // 137: tarn.v1.ReplicaService.DeleteReplica:output_type -> tarn.v1.Empty
+	71,  // 138: tarn.v1.ReplicaService.UnmanageReplica:output_type -> tarn.v1.Replica
+	71,  // 139: tarn.v1.ReplicaService.SetReplicaMetadata:output_type -> tarn.v1.Replica
+	71,  // 140: tarn.v1.ReplicaService.UnsetReplicaMetadata:output_type -> tarn.v1.Replica
+	22,  // 141: tarn.v1.ReplicaService.ListReplicaExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
+	52,  // 142: tarn.v1.ReplicaService.ListDivergentCopies:output_type -> tarn.v1.ListDivergentCopiesResponse
+	83,  // 143: tarn.v1.ReplicaService.GetDivergentCopy:output_type -> tarn.v1.DivergentDetail
+	80,  // 144: tarn.v1.ReplicaService.PurgeDivergentCopy:output_type -> tarn.v1.DivergentCopy
+	74,  // 145: tarn.v1.SnapshotService.CreateSnapshot:output_type -> tarn.v1.Snapshot
+	74,  // 146: tarn.v1.SnapshotService.GetSnapshot:output_type -> tarn.v1.Snapshot
+	35,  // 147: tarn.v1.SnapshotService.ListSnapshots:output_type -> tarn.v1.ListSnapshotsResponse
+	74,  // 148: tarn.v1.SnapshotService.UpdateSnapshot:output_type -> tarn.v1.Snapshot
+	1,   // 149: tarn.v1.SnapshotService.DeleteSnapshot:output_type -> tarn.v1.Empty
+	74,  // 150: tarn.v1.SnapshotService.ManageSnapshot:output_type -> tarn.v1.Snapshot
+	74,  // 151: tarn.v1.SnapshotService.UnmanageSnapshot:output_type -> tarn.v1.Snapshot
+	74,  // 152: tarn.v1.SnapshotService.ResetSnapshotStatus:output_type -> tarn.v1.Snapshot
+	75,  // 153: tarn.v1.SnapshotService.GetSnapshotInstance:output_type -> tarn.v1.SnapshotInstance
+	39,  // 154: tarn.v1.SnapshotService.ListSnapshotInstances:output_type -> tarn.v1.ListSnapshotInstancesResponse
+	77,  // 155: tarn.v1.AccessRuleService.AllowAccess:output_type -> tarn.v1.AccessRule
+	77,  // 156: tarn.v1.AccessRuleService.GetAccessRule:output_type -> tarn.v1.AccessRule
+	42,  // 157: tarn.v1.AccessRuleService.ListAccessRules:output_type -> tarn.v1.ListAccessRulesResponse
+	77,  // 158: tarn.v1.AccessRuleService.UpdateAccessRule:output_type -> tarn.v1.AccessRule
+	1,   // 159: tarn.v1.AccessRuleService.DenyAccess:output_type -> tarn.v1.Empty
+	45,  // 160: tarn.v1.QuotaService.GetQuota:output_type -> tarn.v1.QuotaSet
+	45,  // 161: tarn.v1.QuotaService.UpdateQuota:output_type -> tarn.v1.QuotaSet
+	1,   // 162: tarn.v1.QuotaService.ResetQuota:output_type -> tarn.v1.Empty
+	78,  // 163: tarn.v1.MessageService.GetMessage:output_type -> tarn.v1.UserMessage
+	47,  // 164: tarn.v1.MessageService.ListMessages:output_type -> tarn.v1.ListMessagesResponse
+	1,   // 165: tarn.v1.MessageService.DeleteMessage:output_type -> tarn.v1.Empty
+	106, // [106:166] is the sub-list for method output_type
+	46,  // [46:106] is the sub-list for method input_type
+	46,  // [46:46] is the sub-list for extension type_name
+	46,  // [46:46] is the sub-list for extension extendee
+	0,   // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_shares_proto_init() }
@@ -4249,15 +4409,15 @@ func file_tarn_v1_shares_proto_init() {
 	file_tarn_v1_shares_proto_msgTypes[2].OneofWrappers = []any{}
 	file_tarn_v1_shares_proto_msgTypes[5].OneofWrappers = []any{}
 	file_tarn_v1_shares_proto_msgTypes[14].OneofWrappers = []any{}
-	file_tarn_v1_shares_proto_msgTypes[33].OneofWrappers = []any{}
-	file_tarn_v1_shares_proto_msgTypes[45].OneofWrappers = []any{}
+	file_tarn_v1_shares_proto_msgTypes[35].OneofWrappers = []any{}
+	file_tarn_v1_shares_proto_msgTypes[47].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_shares_proto_rawDesc), len(file_tarn_v1_shares_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   62,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

@@ -3440,6 +3440,10 @@ type Snapshot struct {
 	TakenAt *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=taken_at,json=takenAt,proto3" json:"taken_at,omitempty"`
 	// Deletion was asked for; instances go one by one.
 	Deleting bool `protobuf:"varint,15,opt,name=deleting,proto3" json:"deleting,omitempty"`
+	// Name in the dataset that the snapshot had before it was taken over.
+	ManagedFrom string `protobuf:"bytes,16,opt,name=managed_from,json=managedFrom,proto3" json:"managed_from,omitempty"`
+	// With deleting: it is given its former name back, not destroyed.
+	Unmanaging bool `protobuf:"varint,17,opt,name=unmanaging,proto3" json:"unmanaging,omitempty"`
 	// Output only: aggregate over instances on active and in_sync replicas.
 	Status        Status `protobuf:"varint,40,opt,name=status,proto3,enum=tarn.v1.Status" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -3577,6 +3581,20 @@ func (x *Snapshot) GetTakenAt() *timestamppb.Timestamp {
 func (x *Snapshot) GetDeleting() bool {
 	if x != nil {
 		return x.Deleting
+	}
+	return false
+}
+
+func (x *Snapshot) GetManagedFrom() string {
+	if x != nil {
+		return x.ManagedFrom
+	}
+	return ""
+}
+
+func (x *Snapshot) GetUnmanaging() bool {
+	if x != nil {
+		return x.Unmanaging
 	}
 	return false
 }
@@ -5149,7 +5167,7 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"updated_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12:\n" +
 	"\rreplica_state\x18\t \x01(\x0e2\x15.tarn.v1.ReplicaStateR\freplicaState\x12+\n" +
 	"\x11availability_zone\x18\n" +
-	" \x01(\tR\x10availabilityZone\"\xfb\x04\n" +
+	" \x01(\tR\x10availabilityZone\"\xbe\x05\n" +
 	"\bSnapshot\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bshare_id\x18\x02 \x01(\tR\ashareId\x12\x1d\n" +
@@ -5170,7 +5188,11 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\brevision\x18\f \x01(\x04R\brevision\x12\x12\n" +
 	"\x04guid\x18\r \x01(\x06R\x04guid\x125\n" +
 	"\btaken_at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\atakenAt\x12\x1a\n" +
-	"\bdeleting\x18\x0f \x01(\bR\bdeleting\x12'\n" +
+	"\bdeleting\x18\x0f \x01(\bR\bdeleting\x12!\n" +
+	"\fmanaged_from\x18\x10 \x01(\tR\vmanagedFrom\x12\x1e\n" +
+	"\n" +
+	"unmanaging\x18\x11 \x01(\bR\n" +
+	"unmanaging\x12'\n" +
 	"\x06status\x18( \x01(\x0e2\x0f.tarn.v1.StatusR\x06status\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +

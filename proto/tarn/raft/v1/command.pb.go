@@ -72,6 +72,7 @@ type Command struct {
 	//	*Command_UseJoinToken
 	//	*Command_UnmanageReplica
 	//	*Command_UnmanageShare
+	//	*Command_UnmanageSnapshot
 	//	*Command_Transitions
 	//	*Command_CommitDemotion
 	//	*Command_CommitSeal
@@ -452,6 +453,15 @@ func (x *Command) GetUnmanageShare() *UnmanageShare {
 	return nil
 }
 
+func (x *Command) GetUnmanageSnapshot() *UnmanageSnapshot {
+	if x != nil {
+		if x, ok := x.Verb.(*Command_UnmanageSnapshot); ok {
+			return x.UnmanageSnapshot
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetTransitions() *Transitions {
 	if x != nil {
 		if x, ok := x.Verb.(*Command_Transitions); ok {
@@ -656,6 +666,10 @@ type Command_UnmanageShare struct {
 	UnmanageShare *UnmanageShare `protobuf:"bytes,45,opt,name=unmanage_share,json=unmanageShare,proto3,oneof"`
 }
 
+type Command_UnmanageSnapshot struct {
+	UnmanageSnapshot *UnmanageSnapshot `protobuf:"bytes,46,opt,name=unmanage_snapshot,json=unmanageSnapshot,proto3,oneof"`
+}
+
 type Command_Transitions struct {
 	// Transitions that the leader's loops derive from reports.
 	Transitions *Transitions `protobuf:"bytes,50,opt,name=transitions,proto3,oneof"`
@@ -753,6 +767,8 @@ func (*Command_UseJoinToken) isCommand_Verb() {}
 func (*Command_UnmanageReplica) isCommand_Verb() {}
 
 func (*Command_UnmanageShare) isCommand_Verb() {}
+
+func (*Command_UnmanageSnapshot) isCommand_Verb() {}
 
 func (*Command_Transitions) isCommand_Verb() {}
 
@@ -1941,6 +1957,59 @@ func (x *DeleteSnapshot) GetForce() bool {
 	return false
 }
 
+// UnmanageSnapshot marks a snapshot to be given its former name back.
+type UnmanageSnapshot struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Id               string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	ExpectedRevision uint64                 `protobuf:"varint,2,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *UnmanageSnapshot) Reset() {
+	*x = UnmanageSnapshot{}
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnmanageSnapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnmanageSnapshot) ProtoMessage() {}
+
+func (x *UnmanageSnapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnmanageSnapshot.ProtoReflect.Descriptor instead.
+func (*UnmanageSnapshot) Descriptor() ([]byte, []int) {
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *UnmanageSnapshot) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *UnmanageSnapshot) GetExpectedRevision() uint64 {
+	if x != nil {
+		return x.ExpectedRevision
+	}
+	return 0
+}
+
 type ResetSnapshotStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1951,7 +2020,7 @@ type ResetSnapshotStatus struct {
 
 func (x *ResetSnapshotStatus) Reset() {
 	*x = ResetSnapshotStatus{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[21]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1963,7 +2032,7 @@ func (x *ResetSnapshotStatus) String() string {
 func (*ResetSnapshotStatus) ProtoMessage() {}
 
 func (x *ResetSnapshotStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[21]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1976,7 +2045,7 @@ func (x *ResetSnapshotStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetSnapshotStatus.ProtoReflect.Descriptor instead.
 func (*ResetSnapshotStatus) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{21}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ResetSnapshotStatus) GetId() string {
@@ -2002,7 +2071,7 @@ type AllowAccess struct {
 
 func (x *AllowAccess) Reset() {
 	*x = AllowAccess{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[22]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +2083,7 @@ func (x *AllowAccess) String() string {
 func (*AllowAccess) ProtoMessage() {}
 
 func (x *AllowAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[22]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +2096,7 @@ func (x *AllowAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllowAccess.ProtoReflect.Descriptor instead.
 func (*AllowAccess) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{22}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AllowAccess) GetAccessRule() *v1.AccessRule {
@@ -2047,7 +2116,7 @@ type UpdateAccess struct {
 
 func (x *UpdateAccess) Reset() {
 	*x = UpdateAccess{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[23]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2059,7 +2128,7 @@ func (x *UpdateAccess) String() string {
 func (*UpdateAccess) ProtoMessage() {}
 
 func (x *UpdateAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[23]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2072,7 +2141,7 @@ func (x *UpdateAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateAccess.ProtoReflect.Descriptor instead.
 func (*UpdateAccess) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{23}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *UpdateAccess) GetId() string {
@@ -2098,7 +2167,7 @@ type DenyAccess struct {
 
 func (x *DenyAccess) Reset() {
 	*x = DenyAccess{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[24]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2110,7 +2179,7 @@ func (x *DenyAccess) String() string {
 func (*DenyAccess) ProtoMessage() {}
 
 func (x *DenyAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[24]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2123,7 +2192,7 @@ func (x *DenyAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenyAccess.ProtoReflect.Descriptor instead.
 func (*DenyAccess) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{24}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DenyAccess) GetId() string {
@@ -2142,7 +2211,7 @@ type PutQuota struct {
 
 func (x *PutQuota) Reset() {
 	*x = PutQuota{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[25]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2154,7 +2223,7 @@ func (x *PutQuota) String() string {
 func (*PutQuota) ProtoMessage() {}
 
 func (x *PutQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[25]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2167,7 +2236,7 @@ func (x *PutQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutQuota.ProtoReflect.Descriptor instead.
 func (*PutQuota) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{25}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PutQuota) GetLimits() *v1.QuotaLimits {
@@ -2188,7 +2257,7 @@ type ResetQuota struct {
 
 func (x *ResetQuota) Reset() {
 	*x = ResetQuota{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[26]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2200,7 +2269,7 @@ func (x *ResetQuota) String() string {
 func (*ResetQuota) ProtoMessage() {}
 
 func (x *ResetQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[26]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2213,7 +2282,7 @@ func (x *ResetQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetQuota.ProtoReflect.Descriptor instead.
 func (*ResetQuota) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{26}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ResetQuota) GetProjectId() string {
@@ -2246,7 +2315,7 @@ type DeleteMessage struct {
 
 func (x *DeleteMessage) Reset() {
 	*x = DeleteMessage{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[27]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2258,7 +2327,7 @@ func (x *DeleteMessage) String() string {
 func (*DeleteMessage) ProtoMessage() {}
 
 func (x *DeleteMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[27]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2271,7 +2340,7 @@ func (x *DeleteMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMessage.ProtoReflect.Descriptor instead.
 func (*DeleteMessage) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{27}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DeleteMessage) GetId() string {
@@ -2290,7 +2359,7 @@ type RegisterHost struct {
 
 func (x *RegisterHost) Reset() {
 	*x = RegisterHost{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[28]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2302,7 +2371,7 @@ func (x *RegisterHost) String() string {
 func (*RegisterHost) ProtoMessage() {}
 
 func (x *RegisterHost) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[28]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2315,7 +2384,7 @@ func (x *RegisterHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterHost.ProtoReflect.Descriptor instead.
 func (*RegisterHost) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{28}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RegisterHost) GetHost() *v1.Host {
@@ -2336,7 +2405,7 @@ type SetHostAdminState struct {
 
 func (x *SetHostAdminState) Reset() {
 	*x = SetHostAdminState{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2348,7 +2417,7 @@ func (x *SetHostAdminState) String() string {
 func (*SetHostAdminState) ProtoMessage() {}
 
 func (x *SetHostAdminState) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2361,7 +2430,7 @@ func (x *SetHostAdminState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHostAdminState.ProtoReflect.Descriptor instead.
 func (*SetHostAdminState) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{29}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SetHostAdminState) GetId() string {
@@ -2394,7 +2463,7 @@ type RemoveHost struct {
 
 func (x *RemoveHost) Reset() {
 	*x = RemoveHost{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2406,7 +2475,7 @@ func (x *RemoveHost) String() string {
 func (*RemoveHost) ProtoMessage() {}
 
 func (x *RemoveHost) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2419,7 +2488,7 @@ func (x *RemoveHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHost.ProtoReflect.Descriptor instead.
 func (*RemoveHost) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{30}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RemoveHost) GetId() string {
@@ -2440,7 +2509,7 @@ type PurgeDivergentCopy struct {
 
 func (x *PurgeDivergentCopy) Reset() {
 	*x = PurgeDivergentCopy{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2521,7 @@ func (x *PurgeDivergentCopy) String() string {
 func (*PurgeDivergentCopy) ProtoMessage() {}
 
 func (x *PurgeDivergentCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2534,7 @@ func (x *PurgeDivergentCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeDivergentCopy.ProtoReflect.Descriptor instead.
 func (*PurgeDivergentCopy) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{31}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PurgeDivergentCopy) GetOrder() *v1.PurgeOrder {
@@ -2491,7 +2560,7 @@ type JoinToken struct {
 
 func (x *JoinToken) Reset() {
 	*x = JoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2503,7 +2572,7 @@ func (x *JoinToken) String() string {
 func (*JoinToken) ProtoMessage() {}
 
 func (x *JoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2516,7 +2585,7 @@ func (x *JoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinToken.ProtoReflect.Descriptor instead.
 func (*JoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{32}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *JoinToken) GetHash() string {
@@ -2570,7 +2639,7 @@ type PutJoinToken struct {
 
 func (x *PutJoinToken) Reset() {
 	*x = PutJoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2582,7 +2651,7 @@ func (x *PutJoinToken) String() string {
 func (*PutJoinToken) ProtoMessage() {}
 
 func (x *PutJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2595,7 +2664,7 @@ func (x *PutJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutJoinToken.ProtoReflect.Descriptor instead.
 func (*PutJoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{33}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PutJoinToken) GetToken() *JoinToken {
@@ -2615,7 +2684,7 @@ type UseJoinToken struct {
 
 func (x *UseJoinToken) Reset() {
 	*x = UseJoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2627,7 +2696,7 @@ func (x *UseJoinToken) String() string {
 func (*UseJoinToken) ProtoMessage() {}
 
 func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2640,7 +2709,7 @@ func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseJoinToken.ProtoReflect.Descriptor instead.
 func (*UseJoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{34}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UseJoinToken) GetHash() string {
@@ -2673,7 +2742,7 @@ type Transitions struct {
 
 func (x *Transitions) Reset() {
 	*x = Transitions{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2685,7 +2754,7 @@ func (x *Transitions) String() string {
 func (*Transitions) ProtoMessage() {}
 
 func (x *Transitions) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2698,7 +2767,7 @@ func (x *Transitions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transitions.ProtoReflect.Descriptor instead.
 func (*Transitions) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{35}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Transitions) GetReplicas() []*ReplicaTransition {
@@ -2771,7 +2840,7 @@ type ReplicaTransition struct {
 
 func (x *ReplicaTransition) Reset() {
 	*x = ReplicaTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2783,7 +2852,7 @@ func (x *ReplicaTransition) String() string {
 func (*ReplicaTransition) ProtoMessage() {}
 
 func (x *ReplicaTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2796,7 +2865,7 @@ func (x *ReplicaTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaTransition.ProtoReflect.Descriptor instead.
 func (*ReplicaTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{36}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReplicaTransition) GetId() string {
@@ -2935,7 +3004,7 @@ type SnapshotTransition struct {
 
 func (x *SnapshotTransition) Reset() {
 	*x = SnapshotTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2947,7 +3016,7 @@ func (x *SnapshotTransition) String() string {
 func (*SnapshotTransition) ProtoMessage() {}
 
 func (x *SnapshotTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2960,7 +3029,7 @@ func (x *SnapshotTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTransition.ProtoReflect.Descriptor instead.
 func (*SnapshotTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{37}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SnapshotTransition) GetSnapshotId() string {
@@ -3024,7 +3093,7 @@ type HostTransition struct {
 
 func (x *HostTransition) Reset() {
 	*x = HostTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3036,7 +3105,7 @@ func (x *HostTransition) String() string {
 func (*HostTransition) ProtoMessage() {}
 
 func (x *HostTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3049,7 +3118,7 @@ func (x *HostTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostTransition.ProtoReflect.Descriptor instead.
 func (*HostTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{38}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *HostTransition) GetId() string {
@@ -3084,7 +3153,7 @@ type PurgeTransition struct {
 
 func (x *PurgeTransition) Reset() {
 	*x = PurgeTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3096,7 +3165,7 @@ func (x *PurgeTransition) String() string {
 func (*PurgeTransition) ProtoMessage() {}
 
 func (x *PurgeTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3109,7 +3178,7 @@ func (x *PurgeTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeTransition.ProtoReflect.Descriptor instead.
 func (*PurgeTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{39}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PurgeTransition) GetHostId() string {
@@ -3140,7 +3209,7 @@ type ShareTransition struct {
 
 func (x *ShareTransition) Reset() {
 	*x = ShareTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3152,7 +3221,7 @@ func (x *ShareTransition) String() string {
 func (*ShareTransition) ProtoMessage() {}
 
 func (x *ShareTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3165,7 +3234,7 @@ func (x *ShareTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareTransition.ProtoReflect.Descriptor instead.
 func (*ShareTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{40}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ShareTransition) GetId() string {
@@ -3210,7 +3279,7 @@ type CommitDemotion struct {
 
 func (x *CommitDemotion) Reset() {
 	*x = CommitDemotion{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3222,7 +3291,7 @@ func (x *CommitDemotion) String() string {
 func (*CommitDemotion) ProtoMessage() {}
 
 func (x *CommitDemotion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3235,7 +3304,7 @@ func (x *CommitDemotion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitDemotion.ProtoReflect.Descriptor instead.
 func (*CommitDemotion) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{41}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CommitDemotion) GetShareId() string {
@@ -3287,7 +3356,7 @@ type CommitSeal struct {
 
 func (x *CommitSeal) Reset() {
 	*x = CommitSeal{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3299,7 +3368,7 @@ func (x *CommitSeal) String() string {
 func (*CommitSeal) ProtoMessage() {}
 
 func (x *CommitSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3312,7 +3381,7 @@ func (x *CommitSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitSeal.ProtoReflect.Descriptor instead.
 func (*CommitSeal) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{42}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CommitSeal) GetShareId() string {
@@ -3365,7 +3434,7 @@ type CommitProof struct {
 
 func (x *CommitProof) Reset() {
 	*x = CommitProof{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3377,7 +3446,7 @@ func (x *CommitProof) String() string {
 func (*CommitProof) ProtoMessage() {}
 
 func (x *CommitProof) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3390,7 +3459,7 @@ func (x *CommitProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitProof.ProtoReflect.Descriptor instead.
 func (*CommitProof) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{43}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CommitProof) GetShareId() string {
@@ -3450,7 +3519,7 @@ type Activate struct {
 
 func (x *Activate) Reset() {
 	*x = Activate{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3462,7 +3531,7 @@ func (x *Activate) String() string {
 func (*Activate) ProtoMessage() {}
 
 func (x *Activate) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3475,7 +3544,7 @@ func (x *Activate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activate.ProtoReflect.Descriptor instead.
 func (*Activate) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{44}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Activate) GetShareId() string {
@@ -3516,7 +3585,7 @@ type CheckHash struct {
 
 func (x *CheckHash) Reset() {
 	*x = CheckHash{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3528,7 +3597,7 @@ func (x *CheckHash) String() string {
 func (*CheckHash) ProtoMessage() {}
 
 func (x *CheckHash) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3541,7 +3610,7 @@ func (x *CheckHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckHash.ProtoReflect.Descriptor instead.
 func (*CheckHash) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{45}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CheckHash) GetIndex() uint64 {
@@ -3567,7 +3636,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3579,7 +3648,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3592,7 +3661,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{46}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -3617,7 +3686,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[47]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3629,7 +3698,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[47]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3642,7 +3711,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{47}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -3708,7 +3777,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[48]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3720,7 +3789,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[48]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3733,7 +3802,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{48}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -3901,7 +3970,7 @@ var File_tarn_raft_v1_command_proto protoreflect.FileDescriptor
 
 const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\xda\x17\n" +
+	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\xa9\x18\n" +
 	"\aCommand\x12;\n" +
 	"\vproposed_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"proposedAt\x12\x14\n" +
@@ -3947,7 +4016,8 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x0eput_join_token\x18& \x01(\v2\x1a.tarn.raft.v1.PutJoinTokenH\x00R\fputJoinToken\x12B\n" +
 	"\x0euse_join_token\x18' \x01(\v2\x1a.tarn.raft.v1.UseJoinTokenH\x00R\fuseJoinToken\x12J\n" +
 	"\x10unmanage_replica\x18, \x01(\v2\x1d.tarn.raft.v1.UnmanageReplicaH\x00R\x0funmanageReplica\x12D\n" +
-	"\x0eunmanage_share\x18- \x01(\v2\x1b.tarn.raft.v1.UnmanageShareH\x00R\runmanageShare\x12=\n" +
+	"\x0eunmanage_share\x18- \x01(\v2\x1b.tarn.raft.v1.UnmanageShareH\x00R\runmanageShare\x12M\n" +
+	"\x11unmanage_snapshot\x18. \x01(\v2\x1e.tarn.raft.v1.UnmanageSnapshotH\x00R\x10unmanageSnapshot\x12=\n" +
 	"\vtransitions\x182 \x01(\v2\x19.tarn.raft.v1.TransitionsH\x00R\vtransitions\x12G\n" +
 	"\x0fcommit_demotion\x183 \x01(\v2\x1c.tarn.raft.v1.CommitDemotionH\x00R\x0ecommitDemotion\x12;\n" +
 	"\vcommit_seal\x184 \x01(\v2\x18.tarn.raft.v1.CommitSealH\x00R\n" +
@@ -4053,7 +4123,10 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\f_description\"6\n" +
 	"\x0eDeleteSnapshot\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\"N\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"O\n" +
+	"\x10UnmanageSnapshot\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
+	"\x11expected_revision\x18\x02 \x01(\x04R\x10expectedRevision\"N\n" +
 	"\x13ResetSnapshotStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x0f.tarn.v1.StatusR\x06status\"C\n" +
@@ -4226,7 +4299,7 @@ func file_tarn_raft_v1_command_proto_rawDescGZIP() []byte {
 	return file_tarn_raft_v1_command_proto_rawDescData
 }
 
-var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*Command)(nil),               // 0: tarn.raft.v1.Command
 	(*PutShareType)(nil),          // 1: tarn.raft.v1.PutShareType
@@ -4249,65 +4322,66 @@ var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*CreateSnapshot)(nil),        // 18: tarn.raft.v1.CreateSnapshot
 	(*UpdateSnapshot)(nil),        // 19: tarn.raft.v1.UpdateSnapshot
 	(*DeleteSnapshot)(nil),        // 20: tarn.raft.v1.DeleteSnapshot
-	(*ResetSnapshotStatus)(nil),   // 21: tarn.raft.v1.ResetSnapshotStatus
-	(*AllowAccess)(nil),           // 22: tarn.raft.v1.AllowAccess
-	(*UpdateAccess)(nil),          // 23: tarn.raft.v1.UpdateAccess
-	(*DenyAccess)(nil),            // 24: tarn.raft.v1.DenyAccess
-	(*PutQuota)(nil),              // 25: tarn.raft.v1.PutQuota
-	(*ResetQuota)(nil),            // 26: tarn.raft.v1.ResetQuota
-	(*DeleteMessage)(nil),         // 27: tarn.raft.v1.DeleteMessage
-	(*RegisterHost)(nil),          // 28: tarn.raft.v1.RegisterHost
-	(*SetHostAdminState)(nil),     // 29: tarn.raft.v1.SetHostAdminState
-	(*RemoveHost)(nil),            // 30: tarn.raft.v1.RemoveHost
-	(*PurgeDivergentCopy)(nil),    // 31: tarn.raft.v1.PurgeDivergentCopy
-	(*JoinToken)(nil),             // 32: tarn.raft.v1.JoinToken
-	(*PutJoinToken)(nil),          // 33: tarn.raft.v1.PutJoinToken
-	(*UseJoinToken)(nil),          // 34: tarn.raft.v1.UseJoinToken
-	(*Transitions)(nil),           // 35: tarn.raft.v1.Transitions
-	(*ReplicaTransition)(nil),     // 36: tarn.raft.v1.ReplicaTransition
-	(*SnapshotTransition)(nil),    // 37: tarn.raft.v1.SnapshotTransition
-	(*HostTransition)(nil),        // 38: tarn.raft.v1.HostTransition
-	(*PurgeTransition)(nil),       // 39: tarn.raft.v1.PurgeTransition
-	(*ShareTransition)(nil),       // 40: tarn.raft.v1.ShareTransition
-	(*CommitDemotion)(nil),        // 41: tarn.raft.v1.CommitDemotion
-	(*CommitSeal)(nil),            // 42: tarn.raft.v1.CommitSeal
-	(*CommitProof)(nil),           // 43: tarn.raft.v1.CommitProof
-	(*Activate)(nil),              // 44: tarn.raft.v1.Activate
-	(*CheckHash)(nil),             // 45: tarn.raft.v1.CheckHash
-	(*InitCluster)(nil),           // 46: tarn.raft.v1.InitCluster
-	(*SnapshotHeader)(nil),        // 47: tarn.raft.v1.SnapshotHeader
-	(*SnapshotRecord)(nil),        // 48: tarn.raft.v1.SnapshotRecord
-	nil,                           // 49: tarn.raft.v1.UpdateShare.SetMetadataEntry
-	nil,                           // 50: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	nil,                           // 51: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	nil,                           // 52: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	(*timestamppb.Timestamp)(nil), // 53: google.protobuf.Timestamp
-	(*v1.ShareType)(nil),          // 54: tarn.v1.ShareType
-	(*v1.Share)(nil),              // 55: tarn.v1.Share
-	(*v1.Replica)(nil),            // 56: tarn.v1.Replica
-	(v1.Status)(0),                // 57: tarn.v1.Status
-	(v1.PromotionMode)(0),         // 58: tarn.v1.PromotionMode
-	(*v1.Consent)(nil),            // 59: tarn.v1.Consent
-	(v1.ReplicaState)(0),          // 60: tarn.v1.ReplicaState
-	(*v1.Snapshot)(nil),           // 61: tarn.v1.Snapshot
-	(*v1.AccessRule)(nil),         // 62: tarn.v1.AccessRule
-	(v1.AccessLevel)(0),           // 63: tarn.v1.AccessLevel
-	(*v1.QuotaLimits)(nil),        // 64: tarn.v1.QuotaLimits
-	(*v1.Host)(nil),               // 65: tarn.v1.Host
-	(v1.HostAdminState)(0),        // 66: tarn.v1.HostAdminState
-	(*v1.PurgeOrder)(nil),         // 67: tarn.v1.PurgeOrder
-	(*v1.UserMessage)(nil),        // 68: tarn.v1.UserMessage
-	(*v1.ExportLocation)(nil),     // 69: tarn.v1.ExportLocation
-	(*v1.RuleError)(nil),          // 70: tarn.v1.RuleError
-	(*v1.ReplicaError)(nil),       // 71: tarn.v1.ReplicaError
-	(*v1.DivergentCopy)(nil),      // 72: tarn.v1.DivergentCopy
-	(v1.HostState)(0),             // 73: tarn.v1.HostState
-	(v1.FencingProof)(0),          // 74: tarn.v1.FencingProof
-	(*v1.LossReport)(nil),         // 75: tarn.v1.LossReport
-	(*v1.SnapshotInstance)(nil),   // 76: tarn.v1.SnapshotInstance
+	(*UnmanageSnapshot)(nil),      // 21: tarn.raft.v1.UnmanageSnapshot
+	(*ResetSnapshotStatus)(nil),   // 22: tarn.raft.v1.ResetSnapshotStatus
+	(*AllowAccess)(nil),           // 23: tarn.raft.v1.AllowAccess
+	(*UpdateAccess)(nil),          // 24: tarn.raft.v1.UpdateAccess
+	(*DenyAccess)(nil),            // 25: tarn.raft.v1.DenyAccess
+	(*PutQuota)(nil),              // 26: tarn.raft.v1.PutQuota
+	(*ResetQuota)(nil),            // 27: tarn.raft.v1.ResetQuota
+	(*DeleteMessage)(nil),         // 28: tarn.raft.v1.DeleteMessage
+	(*RegisterHost)(nil),          // 29: tarn.raft.v1.RegisterHost
+	(*SetHostAdminState)(nil),     // 30: tarn.raft.v1.SetHostAdminState
+	(*RemoveHost)(nil),            // 31: tarn.raft.v1.RemoveHost
+	(*PurgeDivergentCopy)(nil),    // 32: tarn.raft.v1.PurgeDivergentCopy
+	(*JoinToken)(nil),             // 33: tarn.raft.v1.JoinToken
+	(*PutJoinToken)(nil),          // 34: tarn.raft.v1.PutJoinToken
+	(*UseJoinToken)(nil),          // 35: tarn.raft.v1.UseJoinToken
+	(*Transitions)(nil),           // 36: tarn.raft.v1.Transitions
+	(*ReplicaTransition)(nil),     // 37: tarn.raft.v1.ReplicaTransition
+	(*SnapshotTransition)(nil),    // 38: tarn.raft.v1.SnapshotTransition
+	(*HostTransition)(nil),        // 39: tarn.raft.v1.HostTransition
+	(*PurgeTransition)(nil),       // 40: tarn.raft.v1.PurgeTransition
+	(*ShareTransition)(nil),       // 41: tarn.raft.v1.ShareTransition
+	(*CommitDemotion)(nil),        // 42: tarn.raft.v1.CommitDemotion
+	(*CommitSeal)(nil),            // 43: tarn.raft.v1.CommitSeal
+	(*CommitProof)(nil),           // 44: tarn.raft.v1.CommitProof
+	(*Activate)(nil),              // 45: tarn.raft.v1.Activate
+	(*CheckHash)(nil),             // 46: tarn.raft.v1.CheckHash
+	(*InitCluster)(nil),           // 47: tarn.raft.v1.InitCluster
+	(*SnapshotHeader)(nil),        // 48: tarn.raft.v1.SnapshotHeader
+	(*SnapshotRecord)(nil),        // 49: tarn.raft.v1.SnapshotRecord
+	nil,                           // 50: tarn.raft.v1.UpdateShare.SetMetadataEntry
+	nil,                           // 51: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	nil,                           // 52: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	nil,                           // 53: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	(*timestamppb.Timestamp)(nil), // 54: google.protobuf.Timestamp
+	(*v1.ShareType)(nil),          // 55: tarn.v1.ShareType
+	(*v1.Share)(nil),              // 56: tarn.v1.Share
+	(*v1.Replica)(nil),            // 57: tarn.v1.Replica
+	(v1.Status)(0),                // 58: tarn.v1.Status
+	(v1.PromotionMode)(0),         // 59: tarn.v1.PromotionMode
+	(*v1.Consent)(nil),            // 60: tarn.v1.Consent
+	(v1.ReplicaState)(0),          // 61: tarn.v1.ReplicaState
+	(*v1.Snapshot)(nil),           // 62: tarn.v1.Snapshot
+	(*v1.AccessRule)(nil),         // 63: tarn.v1.AccessRule
+	(v1.AccessLevel)(0),           // 64: tarn.v1.AccessLevel
+	(*v1.QuotaLimits)(nil),        // 65: tarn.v1.QuotaLimits
+	(*v1.Host)(nil),               // 66: tarn.v1.Host
+	(v1.HostAdminState)(0),        // 67: tarn.v1.HostAdminState
+	(*v1.PurgeOrder)(nil),         // 68: tarn.v1.PurgeOrder
+	(*v1.UserMessage)(nil),        // 69: tarn.v1.UserMessage
+	(*v1.ExportLocation)(nil),     // 70: tarn.v1.ExportLocation
+	(*v1.RuleError)(nil),          // 71: tarn.v1.RuleError
+	(*v1.ReplicaError)(nil),       // 72: tarn.v1.ReplicaError
+	(*v1.DivergentCopy)(nil),      // 73: tarn.v1.DivergentCopy
+	(v1.HostState)(0),             // 74: tarn.v1.HostState
+	(v1.FencingProof)(0),          // 75: tarn.v1.FencingProof
+	(*v1.LossReport)(nil),         // 76: tarn.v1.LossReport
+	(*v1.SnapshotInstance)(nil),   // 77: tarn.v1.SnapshotInstance
 }
 var file_tarn_raft_v1_command_proto_depIdxs = []int32{
-	53, // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
+	54, // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
 	1,  // 1: tarn.raft.v1.Command.put_share_type:type_name -> tarn.raft.v1.PutShareType
 	2,  // 2: tarn.raft.v1.Command.delete_share_type:type_name -> tarn.raft.v1.DeleteShareType
 	3,  // 3: tarn.raft.v1.Command.create_share:type_name -> tarn.raft.v1.CreateShare
@@ -4326,89 +4400,90 @@ var file_tarn_raft_v1_command_proto_depIdxs = []int32{
 	18, // 16: tarn.raft.v1.Command.create_snapshot:type_name -> tarn.raft.v1.CreateSnapshot
 	19, // 17: tarn.raft.v1.Command.update_snapshot:type_name -> tarn.raft.v1.UpdateSnapshot
 	20, // 18: tarn.raft.v1.Command.delete_snapshot:type_name -> tarn.raft.v1.DeleteSnapshot
-	21, // 19: tarn.raft.v1.Command.reset_snapshot_status:type_name -> tarn.raft.v1.ResetSnapshotStatus
-	22, // 20: tarn.raft.v1.Command.allow_access:type_name -> tarn.raft.v1.AllowAccess
-	23, // 21: tarn.raft.v1.Command.update_access:type_name -> tarn.raft.v1.UpdateAccess
-	24, // 22: tarn.raft.v1.Command.deny_access:type_name -> tarn.raft.v1.DenyAccess
-	25, // 23: tarn.raft.v1.Command.put_quota:type_name -> tarn.raft.v1.PutQuota
-	26, // 24: tarn.raft.v1.Command.reset_quota:type_name -> tarn.raft.v1.ResetQuota
-	27, // 25: tarn.raft.v1.Command.delete_message:type_name -> tarn.raft.v1.DeleteMessage
-	28, // 26: tarn.raft.v1.Command.register_host:type_name -> tarn.raft.v1.RegisterHost
-	29, // 27: tarn.raft.v1.Command.set_host_admin_state:type_name -> tarn.raft.v1.SetHostAdminState
-	30, // 28: tarn.raft.v1.Command.remove_host:type_name -> tarn.raft.v1.RemoveHost
-	33, // 29: tarn.raft.v1.Command.put_join_token:type_name -> tarn.raft.v1.PutJoinToken
-	34, // 30: tarn.raft.v1.Command.use_join_token:type_name -> tarn.raft.v1.UseJoinToken
+	22, // 19: tarn.raft.v1.Command.reset_snapshot_status:type_name -> tarn.raft.v1.ResetSnapshotStatus
+	23, // 20: tarn.raft.v1.Command.allow_access:type_name -> tarn.raft.v1.AllowAccess
+	24, // 21: tarn.raft.v1.Command.update_access:type_name -> tarn.raft.v1.UpdateAccess
+	25, // 22: tarn.raft.v1.Command.deny_access:type_name -> tarn.raft.v1.DenyAccess
+	26, // 23: tarn.raft.v1.Command.put_quota:type_name -> tarn.raft.v1.PutQuota
+	27, // 24: tarn.raft.v1.Command.reset_quota:type_name -> tarn.raft.v1.ResetQuota
+	28, // 25: tarn.raft.v1.Command.delete_message:type_name -> tarn.raft.v1.DeleteMessage
+	29, // 26: tarn.raft.v1.Command.register_host:type_name -> tarn.raft.v1.RegisterHost
+	30, // 27: tarn.raft.v1.Command.set_host_admin_state:type_name -> tarn.raft.v1.SetHostAdminState
+	31, // 28: tarn.raft.v1.Command.remove_host:type_name -> tarn.raft.v1.RemoveHost
+	34, // 29: tarn.raft.v1.Command.put_join_token:type_name -> tarn.raft.v1.PutJoinToken
+	35, // 30: tarn.raft.v1.Command.use_join_token:type_name -> tarn.raft.v1.UseJoinToken
 	12, // 31: tarn.raft.v1.Command.unmanage_replica:type_name -> tarn.raft.v1.UnmanageReplica
 	7,  // 32: tarn.raft.v1.Command.unmanage_share:type_name -> tarn.raft.v1.UnmanageShare
-	35, // 33: tarn.raft.v1.Command.transitions:type_name -> tarn.raft.v1.Transitions
-	41, // 34: tarn.raft.v1.Command.commit_demotion:type_name -> tarn.raft.v1.CommitDemotion
-	42, // 35: tarn.raft.v1.Command.commit_seal:type_name -> tarn.raft.v1.CommitSeal
-	43, // 36: tarn.raft.v1.Command.commit_proof:type_name -> tarn.raft.v1.CommitProof
-	44, // 37: tarn.raft.v1.Command.activate:type_name -> tarn.raft.v1.Activate
-	45, // 38: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
-	46, // 39: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
-	31, // 40: tarn.raft.v1.Command.purge_divergent_copy:type_name -> tarn.raft.v1.PurgeDivergentCopy
-	54, // 41: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
-	55, // 42: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
-	56, // 43: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
-	49, // 44: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
-	57, // 45: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
-	56, // 46: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
-	50, // 47: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	51, // 48: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	58, // 49: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
-	59, // 50: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
-	57, // 51: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
-	60, // 52: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
-	61, // 53: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
-	52, // 54: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	57, // 55: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
-	62, // 56: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
-	63, // 57: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
-	64, // 58: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
-	65, // 59: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
-	66, // 60: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
-	67, // 61: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
-	53, // 62: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
-	32, // 63: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
-	36, // 64: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
-	37, // 65: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
-	38, // 66: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
-	40, // 67: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
-	68, // 68: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
-	39, // 69: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
-	57, // 70: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
-	60, // 71: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
-	69, // 72: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
-	70, // 73: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
-	53, // 74: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
-	71, // 75: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
-	72, // 76: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	57, // 77: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
-	53, // 78: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
-	73, // 79: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
-	73, // 80: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
-	57, // 81: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
-	53, // 82: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
-	53, // 83: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
-	74, // 84: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
-	75, // 85: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
-	53, // 86: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
-	54, // 87: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
-	55, // 88: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
-	56, // 89: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
-	61, // 90: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
-	76, // 91: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
-	62, // 92: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
-	64, // 93: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
-	68, // 94: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
-	65, // 95: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
-	32, // 96: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
-	97, // [97:97] is the sub-list for method output_type
-	97, // [97:97] is the sub-list for method input_type
-	97, // [97:97] is the sub-list for extension type_name
-	97, // [97:97] is the sub-list for extension extendee
-	0,  // [0:97] is the sub-list for field type_name
+	21, // 33: tarn.raft.v1.Command.unmanage_snapshot:type_name -> tarn.raft.v1.UnmanageSnapshot
+	36, // 34: tarn.raft.v1.Command.transitions:type_name -> tarn.raft.v1.Transitions
+	42, // 35: tarn.raft.v1.Command.commit_demotion:type_name -> tarn.raft.v1.CommitDemotion
+	43, // 36: tarn.raft.v1.Command.commit_seal:type_name -> tarn.raft.v1.CommitSeal
+	44, // 37: tarn.raft.v1.Command.commit_proof:type_name -> tarn.raft.v1.CommitProof
+	45, // 38: tarn.raft.v1.Command.activate:type_name -> tarn.raft.v1.Activate
+	46, // 39: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
+	47, // 40: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
+	32, // 41: tarn.raft.v1.Command.purge_divergent_copy:type_name -> tarn.raft.v1.PurgeDivergentCopy
+	55, // 42: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
+	56, // 43: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
+	57, // 44: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
+	50, // 45: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
+	58, // 46: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
+	57, // 47: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
+	51, // 48: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	52, // 49: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	59, // 50: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
+	60, // 51: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
+	58, // 52: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
+	61, // 53: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
+	62, // 54: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
+	53, // 55: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	58, // 56: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
+	63, // 57: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
+	64, // 58: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
+	65, // 59: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
+	66, // 60: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
+	67, // 61: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
+	68, // 62: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
+	54, // 63: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
+	33, // 64: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
+	37, // 65: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
+	38, // 66: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
+	39, // 67: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
+	41, // 68: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
+	69, // 69: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
+	40, // 70: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
+	58, // 71: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
+	61, // 72: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
+	70, // 73: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
+	71, // 74: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
+	54, // 75: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
+	72, // 76: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
+	73, // 77: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	58, // 78: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
+	54, // 79: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
+	74, // 80: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
+	74, // 81: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
+	58, // 82: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
+	54, // 83: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
+	54, // 84: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
+	75, // 85: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
+	76, // 86: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
+	54, // 87: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
+	55, // 88: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
+	56, // 89: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
+	57, // 90: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
+	62, // 91: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
+	77, // 92: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
+	63, // 93: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
+	65, // 94: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
+	69, // 95: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
+	66, // 96: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
+	33, // 97: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
+	98, // [98:98] is the sub-list for method output_type
+	98, // [98:98] is the sub-list for method input_type
+	98, // [98:98] is the sub-list for extension type_name
+	98, // [98:98] is the sub-list for extension extendee
+	0,  // [0:98] is the sub-list for field type_name
 }
 
 func init() { file_tarn_raft_v1_command_proto_init() }
@@ -4449,6 +4524,7 @@ func file_tarn_raft_v1_command_proto_init() {
 		(*Command_UseJoinToken)(nil),
 		(*Command_UnmanageReplica)(nil),
 		(*Command_UnmanageShare)(nil),
+		(*Command_UnmanageSnapshot)(nil),
 		(*Command_Transitions)(nil),
 		(*Command_CommitDemotion)(nil),
 		(*Command_CommitSeal)(nil),
@@ -4460,8 +4536,8 @@ func file_tarn_raft_v1_command_proto_init() {
 	}
 	file_tarn_raft_v1_command_proto_msgTypes[4].OneofWrappers = []any{}
 	file_tarn_raft_v1_command_proto_msgTypes[19].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[36].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[48].OneofWrappers = []any{
+	file_tarn_raft_v1_command_proto_msgTypes[37].OneofWrappers = []any{}
+	file_tarn_raft_v1_command_proto_msgTypes[49].OneofWrappers = []any{
 		(*SnapshotRecord_ShareType)(nil),
 		(*SnapshotRecord_Share)(nil),
 		(*SnapshotRecord_Replica)(nil),
@@ -4479,7 +4555,7 @@ func file_tarn_raft_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_raft_v1_command_proto_rawDesc), len(file_tarn_raft_v1_command_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   53,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

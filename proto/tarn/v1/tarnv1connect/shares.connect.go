@@ -175,6 +175,12 @@ const (
 	// SnapshotServiceDeleteSnapshotProcedure is the fully-qualified name of the SnapshotService's
 	// DeleteSnapshot RPC.
 	SnapshotServiceDeleteSnapshotProcedure = "/tarn.v1.SnapshotService/DeleteSnapshot"
+	// SnapshotServiceManageSnapshotProcedure is the fully-qualified name of the SnapshotService's
+	// ManageSnapshot RPC.
+	SnapshotServiceManageSnapshotProcedure = "/tarn.v1.SnapshotService/ManageSnapshot"
+	// SnapshotServiceUnmanageSnapshotProcedure is the fully-qualified name of the SnapshotService's
+	// UnmanageSnapshot RPC.
+	SnapshotServiceUnmanageSnapshotProcedure = "/tarn.v1.SnapshotService/UnmanageSnapshot"
 	// SnapshotServiceResetSnapshotStatusProcedure is the fully-qualified name of the SnapshotService's
 	// ResetSnapshotStatus RPC.
 	SnapshotServiceResetSnapshotStatusProcedure = "/tarn.v1.SnapshotService/ResetSnapshotStatus"
@@ -1578,6 +1584,11 @@ type SnapshotServiceClient interface {
 	ListSnapshots(context.Context, *v1.ListSnapshotsRequest) (*v1.ListSnapshotsResponse, error)
 	UpdateSnapshot(context.Context, *v1.UpdateSnapshotRequest) (*v1.Snapshot, error)
 	DeleteSnapshot(context.Context, *v1.DeleteSnapshotRequest) (*v1.Empty, error)
+	// Operators only. Makes a snapshot that the share's dataset has a user's one.
+	// FAILED_PRECONDITION while the share has more than one replica.
+	ManageSnapshot(context.Context, *v1.ManageSnapshotRequest) (*v1.Snapshot, error)
+	// Operators only. Gives it its former name back.
+	UnmanageSnapshot(context.Context, *v1.UnmanageSnapshotRequest) (*v1.Snapshot, error)
 	// Operators only.
 	ResetSnapshotStatus(context.Context, *v1.ResetStatusRequest) (*v1.Snapshot, error)
 	GetSnapshotInstance(context.Context, *v1.GetRequest) (*v1.SnapshotInstance, error)
@@ -1625,6 +1636,18 @@ func NewSnapshotServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(snapshotServiceMethods.ByName("DeleteSnapshot")),
 			connect.WithClientOptions(opts...),
 		),
+		manageSnapshot: connect.NewClient[v1.ManageSnapshotRequest, v1.Snapshot](
+			httpClient,
+			baseURL+SnapshotServiceManageSnapshotProcedure,
+			connect.WithSchema(snapshotServiceMethods.ByName("ManageSnapshot")),
+			connect.WithClientOptions(opts...),
+		),
+		unmanageSnapshot: connect.NewClient[v1.UnmanageSnapshotRequest, v1.Snapshot](
+			httpClient,
+			baseURL+SnapshotServiceUnmanageSnapshotProcedure,
+			connect.WithSchema(snapshotServiceMethods.ByName("UnmanageSnapshot")),
+			connect.WithClientOptions(opts...),
+		),
 		resetSnapshotStatus: connect.NewClient[v1.ResetStatusRequest, v1.Snapshot](
 			httpClient,
 			baseURL+SnapshotServiceResetSnapshotStatusProcedure,
@@ -1653,6 +1676,8 @@ type snapshotServiceClient struct {
 	listSnapshots         *connect.Client[v1.ListSnapshotsRequest, v1.ListSnapshotsResponse]
 	updateSnapshot        *connect.Client[v1.UpdateSnapshotRequest, v1.Snapshot]
 	deleteSnapshot        *connect.Client[v1.DeleteSnapshotRequest, v1.Empty]
+	manageSnapshot        *connect.Client[v1.ManageSnapshotRequest, v1.Snapshot]
+	unmanageSnapshot      *connect.Client[v1.UnmanageSnapshotRequest, v1.Snapshot]
 	resetSnapshotStatus   *connect.Client[v1.ResetStatusRequest, v1.Snapshot]
 	getSnapshotInstance   *connect.Client[v1.GetRequest, v1.SnapshotInstance]
 	listSnapshotInstances *connect.Client[v1.ListSnapshotInstancesRequest, v1.ListSnapshotInstancesResponse]
@@ -1703,6 +1728,24 @@ func (c *snapshotServiceClient) DeleteSnapshot(ctx context.Context, req *v1.Dele
 	return nil, err
 }
 
+// ManageSnapshot calls tarn.v1.SnapshotService.ManageSnapshot.
+func (c *snapshotServiceClient) ManageSnapshot(ctx context.Context, req *v1.ManageSnapshotRequest) (*v1.Snapshot, error) {
+	response, err := c.manageSnapshot.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// UnmanageSnapshot calls tarn.v1.SnapshotService.UnmanageSnapshot.
+func (c *snapshotServiceClient) UnmanageSnapshot(ctx context.Context, req *v1.UnmanageSnapshotRequest) (*v1.Snapshot, error) {
+	response, err := c.unmanageSnapshot.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ResetSnapshotStatus calls tarn.v1.SnapshotService.ResetSnapshotStatus.
 func (c *snapshotServiceClient) ResetSnapshotStatus(ctx context.Context, req *v1.ResetStatusRequest) (*v1.Snapshot, error) {
 	response, err := c.resetSnapshotStatus.CallUnary(ctx, connect.NewRequest(req))
@@ -1737,6 +1780,11 @@ type SnapshotServiceHandler interface {
 	ListSnapshots(context.Context, *v1.ListSnapshotsRequest) (*v1.ListSnapshotsResponse, error)
 	UpdateSnapshot(context.Context, *v1.UpdateSnapshotRequest) (*v1.Snapshot, error)
 	DeleteSnapshot(context.Context, *v1.DeleteSnapshotRequest) (*v1.Empty, error)
+	// Operators only. Makes a snapshot that the share's dataset has a user's one.
+	// FAILED_PRECONDITION while the share has more than one replica.
+	ManageSnapshot(context.Context, *v1.ManageSnapshotRequest) (*v1.Snapshot, error)
+	// Operators only. Gives it its former name back.
+	UnmanageSnapshot(context.Context, *v1.UnmanageSnapshotRequest) (*v1.Snapshot, error)
 	// Operators only.
 	ResetSnapshotStatus(context.Context, *v1.ResetStatusRequest) (*v1.Snapshot, error)
 	GetSnapshotInstance(context.Context, *v1.GetRequest) (*v1.SnapshotInstance, error)
@@ -1780,6 +1828,18 @@ func NewSnapshotServiceHandler(svc SnapshotServiceHandler, opts ...connect.Handl
 		connect.WithSchema(snapshotServiceMethods.ByName("DeleteSnapshot")),
 		connect.WithHandlerOptions(opts...),
 	)
+	snapshotServiceManageSnapshotHandler := connect.NewUnaryHandlerSimple(
+		SnapshotServiceManageSnapshotProcedure,
+		svc.ManageSnapshot,
+		connect.WithSchema(snapshotServiceMethods.ByName("ManageSnapshot")),
+		connect.WithHandlerOptions(opts...),
+	)
+	snapshotServiceUnmanageSnapshotHandler := connect.NewUnaryHandlerSimple(
+		SnapshotServiceUnmanageSnapshotProcedure,
+		svc.UnmanageSnapshot,
+		connect.WithSchema(snapshotServiceMethods.ByName("UnmanageSnapshot")),
+		connect.WithHandlerOptions(opts...),
+	)
 	snapshotServiceResetSnapshotStatusHandler := connect.NewUnaryHandlerSimple(
 		SnapshotServiceResetSnapshotStatusProcedure,
 		svc.ResetSnapshotStatus,
@@ -1810,6 +1870,10 @@ func NewSnapshotServiceHandler(svc SnapshotServiceHandler, opts ...connect.Handl
 			snapshotServiceUpdateSnapshotHandler.ServeHTTP(w, r)
 		case SnapshotServiceDeleteSnapshotProcedure:
 			snapshotServiceDeleteSnapshotHandler.ServeHTTP(w, r)
+		case SnapshotServiceManageSnapshotProcedure:
+			snapshotServiceManageSnapshotHandler.ServeHTTP(w, r)
+		case SnapshotServiceUnmanageSnapshotProcedure:
+			snapshotServiceUnmanageSnapshotHandler.ServeHTTP(w, r)
 		case SnapshotServiceResetSnapshotStatusProcedure:
 			snapshotServiceResetSnapshotStatusHandler.ServeHTTP(w, r)
 		case SnapshotServiceGetSnapshotInstanceProcedure:
@@ -1843,6 +1907,14 @@ func (UnimplementedSnapshotServiceHandler) UpdateSnapshot(context.Context, *v1.U
 
 func (UnimplementedSnapshotServiceHandler) DeleteSnapshot(context.Context, *v1.DeleteSnapshotRequest) (*v1.Empty, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.SnapshotService.DeleteSnapshot is not implemented"))
+}
+
+func (UnimplementedSnapshotServiceHandler) ManageSnapshot(context.Context, *v1.ManageSnapshotRequest) (*v1.Snapshot, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.SnapshotService.ManageSnapshot is not implemented"))
+}
+
+func (UnimplementedSnapshotServiceHandler) UnmanageSnapshot(context.Context, *v1.UnmanageSnapshotRequest) (*v1.Snapshot, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.SnapshotService.UnmanageSnapshot is not implemented"))
 }
 
 func (UnimplementedSnapshotServiceHandler) ResetSnapshotStatus(context.Context, *v1.ResetStatusRequest) (*v1.Snapshot, error) {
