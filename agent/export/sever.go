@@ -1,0 +1,150 @@
+package export
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// record is what a process that is not the agent needs to take a mountpoint away
+// from clients: which server serves them and how it is told.
+type record struct {
+	Server  string        `json:"server"`
+	Table   string        `json:"table"`
+	Kernel  *KernelConfig `json:"kernel,omitempty"`
+	Ganesha *ganeshaPlace `json:"ganesha,omitempty"`
+}
+
+// Names of servers in a record.
+const (
+	serverDirectory = "directory"
+	serverEmbedded  = "embedded"
+	serverKernel    = "kernel"
+	serverGanesha   = "ganesha"
+)
+
+// Recorder is any exporter of this package.
+type Recorder interface{ record() record }
+
+func (d *Directory) record() record {
+	return record{Server: serverDirectory, Table: d.config.File}
+}
+
+func (e *Embedded) record() record { return record{Server: serverEmbedded, Table: e.config.Table} }
+
+func (k *Kernel) record() record {
+	return record{Server: serverKernel, Table: k.config.Table, Kernel: &k.config}
+}
+
+func (g *Ganesha) record() record {
+	return record{Server: serverGanesha, Table: g.config.Table, Ganesha: &g.where}
+}
+
+const recordFile = "exporter.json"
+
+// Remember writes into dir, the agent's data directory, what Sever needs.
+func Remember(dir string, e Recorder) error {
+	data, err := json.Marshal(e.record())
+	if err != nil {
+		return fmt.Errorf("record the exporter: %w", err)
+	}
+	if err := replaceFile(filepath.Join(dir, recordFile), append(data, '\n')); err != nil {
+		return fmt.Errorf("record the exporter: %w", err)
+	}
+	return nil
+}
+
+// severPatience is how long an NFS-Ganesha of the agent's may take to let go of
+// one mountpoint, before it has to let go of all.
+const severPatience = 2 * time.Second
+
+// Sever makes a mountpoint unreachable for every client, at once and with nothing
+// but what Remember left in dir: the agent may be stopped or dead. It is
+// idempotent, changes nothing that the agent keeps for itself, and does for each
+// server what it can:
+//
+//   - kernel: the export's file and its clients go, the kernel forgets them, and
+//     the locks and the NFSv4 state in the file system end;
+//   - NFS-Ganesha: the export's file and the export go. One that the agent runs and
+//     that does not obey within two seconds is killed, with everything it serves;
+//   - the embedded server lives in the agent, which serves nothing while it is
+//     stopped and asks for its lease before and after each request when it goes on,
+//     so there is nothing to do;
+//   - without a server, or before the first Remember, neither.
+func Sever(ctx context.Context, dir, mountpoint string) error {
+	r, err := readRecord(dir)
+	if err != nil {
+		return err
+	}
+	switch r.Server {
+	case "", serverDirectory, serverEmbedded:
+		return nil
+	case serverKernel:
+		k := Kernel{config: r.Kernel.defaults()}
+		err = k.sever(ctx, mountpoint)
+	case serverGanesha:
+		err = r.Ganesha.severOrKill(ctx, mountpoint)
+	default:
+		err = fmt.Errorf("this build does not know export server %q", r.Server)
+	}
+	if err != nil {
+		return fmt.Errorf("make %s unreachable: %w", mountpoint, err)
+	}
+	return nil
+}
+
+// Remembered lists what the agent exports according to dir, for those who know a
+// mountpoint in part only.
+func Remembered(dir string) ([]Export, error) {
+	r, err := readRecord(dir)
+	if err != nil || r.Table == "" {
+		return nil, err
+	}
+	t, err := openTable(r.Table)
+	if err != nil {
+		return nil, err
+	}
+	return t.list(), nil
+}
+
+func readRecord(dir string) (record, error) {
+	data, err := os.ReadFile(filepath.Join(dir, recordFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return record{}, nil
+	}
+	if err != nil {
+		return record{}, fmt.Errorf("read who exports: %w", err)
+	}
+	return decodeRecord(data)
+}
+
+func decodeRecord(data []byte) (record, error) {
+	var r record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return record{}, fmt.Errorf("decode who exports: %w", err)
+	}
+	if r.Server == serverKernel && r.Kernel == nil || r.Server == serverGanesha && r.Ganesha == nil {
+		return record{}, fmt.Errorf("decode who exports: nothing is said about server %q", r.Server)
+	}
+	return r, nil
+}
+
+// severOrKill ends the whole server where it does not let go of one mountpoint.
+func (p ganeshaPlace) severOrKill(ctx context.Context, mountpoint string) error {
+	patient, cancel := context.WithTimeout(ctx, severPatience)
+	defer cancel()
+	err := p.sever(patient, mountpoint)
+	if err == nil || p.Dir == "" {
+		return err
+	}
+	layout := ganeshaLayout{p.Dir}
+	if killed := kill(func() int { return ganeshaPID(layout) }); killed != nil {
+		return errors.Join(err, killed)
+	}
+	return nil
+}

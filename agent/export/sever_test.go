@@ -1,0 +1,110 @@
+package export
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func mustSever(t *testing.T, dir, mountpoint string) {
+	t.Helper()
+	begun := time.Now()
+	for range 2 {
+		if err := Sever(t.Context(), dir, mountpoint); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("severed twice in %s", time.Since(begun))
+}
+
+func TestSeverWithoutAgent(t *testing.T) {
+	dir := t.TempDir()
+	mustSever(t, dir, "/a") // nothing is known
+	d := open(t, filepath.Join(dir, "exports.json"))
+	apply(t, d, "/p/a", false)
+	if err := Remember(dir, d); err != nil {
+		t.Fatal(err)
+	}
+	mustSever(t, dir, "/p/a")
+	if all, err := Remembered(dir); err != nil || len(all) != 1 || all[0].Mountpoint != "/p/a" {
+		t.Errorf("remembered %v, %v", all, err)
+	}
+	for _, bad := range []string{"{", `{"server":"kernel"}`, `{"server":"ganesha"}`, `{"server":"what"}`} {
+		if err := os.WriteFile(filepath.Join(dir, recordFile), []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := Sever(t.Context(), dir, "/p/a"); err == nil {
+			t.Errorf("%s is good enough", bad)
+		}
+	}
+}
+
+func TestSeverFromTheKernel(t *testing.T) {
+	k := newFakeServer(t)
+	mustApply(t, k, aMount, exportsOf(shareFSID, rule("1", "10.0.0.1", rw)), false)
+	if err := Remember(k.dir, k); err != nil {
+		t.Fatal(err)
+	}
+	mustSever(t, k.dir, aMount)
+	if have := k.read(t); have != "" {
+		t.Errorf("etab is %q", have)
+	}
+	if all, _ := k.List(t.Context()); len(all) != 1 {
+		t.Errorf("the agent's table changed: %v", all)
+	}
+	mustApply(t, k, aMount, exportsOf(shareFSID, rule("1", "10.0.0.1", rw)), false)
+	if have := k.read(t); !strings.Contains(have, "10.0.0.1(") {
+		t.Errorf("applied again, etab is %q", have)
+	}
+}
+
+func TestSeverFromGanesha(t *testing.T) {
+	dir := shortDir(t)
+	server := freePort(t, "127.0.0.1")
+	a, b := share(t, filepath.Join(dir, "a")), share(t, filepath.Join(dir, "b"))
+	g := startGanesha(t, dir, server)
+	mustApply(t, g, a, exportsOf(shareFSID, rule("w", "127.0.0.5", rw)), false)
+	mustApply(t, g, b, exportsOf("0198f0aa-1111-7222-8333-444455557777", rule("w", "127.0.0.5", rw)), false)
+	if err := Remember(dir, g); err != nil {
+		t.Fatal(err)
+	}
+	client := newClient(t, 4, "127.0.0.5", server)
+	open := client.open(a + "/large")
+	mustSever(t, dir, a)
+	if n, err := open.finish(); err == nil {
+		t.Errorf("%d bytes were read to the end", n)
+	}
+	client.mustNotRead(a + "/hello")
+	client.mustRead(b+"/hello", "hello\n")
+
+	t.Log("a server that does not obey is killed; what was severed stays so when it is started again")
+	pid := ganeshaPID(g.runner.layout)
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	mustSever(t, dir, b)
+	if took := time.Since(begun); took > 2*severPatience {
+		t.Errorf("took %s", took)
+	}
+	if now := ganeshaPID(g.runner.layout); now == pid {
+		t.Error("the server that does not obey is still there")
+	}
+	until(t, 30*time.Second, func() error { return g.runner.answers(t.Context()) })
+	client.mustNotRead(a + "/hello")
+	client.mustNotRead(b + "/hello")
+	mustApply(t, g, b, exportsOf("0198f0aa-1111-7222-8333-444455557777", rule("w", "127.0.0.5", rw)), false)
+	client.mustRead(b+"/hello", "hello\n")
+}
+
+func FuzzDecodeRecord(f *testing.F) {
+	f.Add([]byte(`{"server":"ganesha","ganesha":{"exports":"/e","bus":"system"}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if r, err := decodeRecord(data); err == nil && r.Server == serverKernel && r.Kernel == nil {
+			t.Fatal("kernel without its paths")
+		}
+	})
+}
