@@ -127,11 +127,6 @@ func (a *Agent) buildStorage() error {
 	return nil
 }
 
-func (a *Agent) buildExports() (err error) {
-	a.exports, err = openExports(a.cfg, a.log)
-	return err
-}
-
 func (a *Agent) buildLease() (err error) {
 	var guard lease.Guard
 	if len(a.cfg.DeadmanCommand) > 0 {

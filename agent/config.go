@@ -92,10 +92,11 @@ type PoolConfig struct {
 
 // ExportConfig says what serves shares to NFS clients.
 type ExportConfig struct {
-	// Server is none (only a table of who may reach what), kernel (nfsd and exportfs)
-	// or ganesha. Default none.
+	// Server is none (only a table of who may reach what), embedded (NFSv3 in the
+	// agent), kernel (nfsd and exportfs) or ganesha. Default none.
 	Server string `toml:"server"`
-	// Listen is IP:port of a Ganesha that the agent runs itself, NFSv4 only.
+	// Listen is IP:port of the embedded server, NFSv3, or of a Ganesha that the agent
+	// runs itself, NFSv4. Neither needs rpcbind.
 	Listen string `toml:"listen"`
 	// ExportsDir is a directory that a Ganesha includes which somebody else runs; for
 	// the kernel's server, where a file per export is kept. Default with kernel:

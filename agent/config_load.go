@@ -161,9 +161,13 @@ func (p PoolConfig) place(v *validator, key, storage string, taken []string) str
 func (e ExportConfig) validate(v *validator) {
 	switch e.Server {
 	case exportNone:
-		v.check(e == ExportConfig{Server: exportNone}, "export: with server none nothing else is set: name a server, kernel or ganesha")
+		v.check(e == ExportConfig{Server: exportNone}, "export: with server none nothing else is set: name a server: embedded, kernel or ganesha")
+	case exportEmbedded:
+		addr, err := netip.ParseAddrPort(e.Listen)
+		v.check(err == nil && addr.Port() != 0, "export.listen is %q, IP:port is needed with server embedded", e.Listen)
+		v.check(e.ExportsDir == "" && e.Bus == "", "export.exports_dir and export.bus are for other servers than embedded")
 	case exportKernel:
-		v.check(e.Listen == "" && e.Bus == "", "export.listen and export.bus are for server ganesha")
+		v.check(e.Listen == "" && e.Bus == "", "export.listen and export.bus are not for server kernel")
 	case exportGanesha:
 		v.check((e.Listen == "") != (e.ExportsDir == ""),
 			"export: server ganesha needs listen, for one that the agent runs, or exports_dir, for one that is there; not both")
@@ -173,7 +177,7 @@ func (e ExportConfig) validate(v *validator) {
 			v.check(e.Bus == "", "export.bus is for a Ganesha that somebody else runs")
 		}
 	default:
-		v.check(false, "export.server is %q, none, kernel and ganesha are allowed", e.Server)
+		v.check(false, "export.server is %q, none, embedded, kernel and ganesha are allowed", e.Server)
 	}
 	v.check(e.ExportsDir == "" || filepath.IsAbs(e.ExportsDir), "export.exports_dir is %q, an absolute path is needed", e.ExportsDir)
 }

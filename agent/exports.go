@@ -9,31 +9,75 @@ import (
 
 	"tarn/agent/export"
 	"tarn/agent/replicate"
+	tarnv1 "tarn/proto/tarn/v1"
 )
 
 // Values of export.server.
 const (
-	exportNone    = "none"
-	exportKernel  = "kernel"
-	exportGanesha = "ganesha"
+	exportNone     = "none"
+	exportEmbedded = "embedded"
+	exportKernel   = "kernel"
+	exportGanesha  = "ganesha"
 )
 
 // Exporter serves shares to clients. Run keeps alive what it needs for that, until
 // its context ends.
 type Exporter interface {
 	replicate.Exporter
+	export.Recorder
 	Run(ctx context.Context) error
 	List(ctx context.Context) ([]export.Export, error)
 }
 
+// buildExports makes the exporter and writes down for the dead-man how it is reached.
+func (a *Agent) buildExports() (err error) {
+	if a.exports, err = openExports(a.cfg, a.mayServe, a.log); err != nil {
+		return err
+	}
+	return export.Remember(a.cfg.DataDir, a.exports)
+}
+
+// mayServe tells the embedded server whether a request may be answered now. It is
+// asked at the clock's word before and after each one, so that an agent that was
+// stopped serves nothing when it goes on; with other servers the dead-man sees to it.
+func (a *Agent) mayServe(mountpoint string, readOnly bool) bool {
+	as := a.mountedAt(mountpoint)
+	switch as.GetRole() {
+	case tarnv1.Role_ROLE_ACTIVE:
+		return a.keeper.Held(as.GetShareId(), as.GetReplicaId(), as.GetEpoch())
+	case tarnv1.Role_ROLE_SECONDARY:
+		return readOnly
+	}
+	return false
+}
+
+// mountedAt finds the replica of a mountpoint, whose last part is its id unless an
+// administrator mounted it elsewhere; nil if there is none.
+func (a *Agent) mountedAt(mountpoint string) *tarnv1.Assignment {
+	if as := a.workers.assignment(filepath.Base(mountpoint)); as != nil {
+		return as
+	}
+	for _, as := range a.workers.assignments() {
+		if a.workers.report(as.GetReplicaId()).GetMountpoint() == mountpoint {
+			return as
+		}
+	}
+	return nil
+}
+
 // openExports makes the exporter that cfg names. Each kind has its own table, so
 // that none takes another's exports for its own.
-func openExports(cfg Config, log *slog.Logger) (Exporter, error) {
+func openExports(cfg Config, serving func(string, bool) bool, log *slog.Logger) (Exporter, error) {
 	e := cfg.Export
 	table := filepath.Join(cfg.DataDir, "exports-"+e.Server+".json")
 	switch e.Server {
 	case exportNone:
 		return export.NewDirectory(export.DirectoryConfig{File: filepath.Join(cfg.DataDir, "exports.json"), Host: cfg.ExportHost})
+	case exportEmbedded:
+		return export.NewEmbedded(export.EmbeddedConfig{
+			Table: table, Key: filepath.Join(cfg.DataDir, "nfs.key"), Host: cfg.ExportHost, Listen: e.Listen,
+			Serving: serving, AnyPort: e.AnyPort, Logger: log,
+		})
 	case exportKernel:
 		return export.NewKernel(export.KernelConfig{Table: table, Host: cfg.ExportHost, Dir: e.ExportsDir, AnyPort: e.AnyPort})
 	case exportGanesha:

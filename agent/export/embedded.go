@@ -18,7 +18,8 @@ import (
 	tarnv1 "tarn/proto/tarn/v1"
 )
 
-// EmbeddedConfig of an Embedded. Table, Key, Host and Listen are required.
+// EmbeddedConfig of an Embedded. Table, Key and Host are
+// required, and Listen or Socket.
 type EmbeddedConfig struct {
 	// Table is the file of the durable table, mode 0600; its directory exists.
 	Table string
@@ -29,6 +30,8 @@ type EmbeddedConfig struct {
 	Host string
 	// Listen is host:port of NFS version 3 and its MOUNT protocol, TCP.
 	Listen string
+	// Socket is used instead of opening Listen. Run closes it.
+	Socket net.Listener
 	// Serving tells whether a mountpoint may be served at this moment, for writing
 	// if readOnly is false. It is asked before and after each request, so that an
 	// agent that was stopped and goes on answers nothing that it has no lease for.
@@ -44,17 +47,15 @@ type EmbeddedConfig struct {
 type Embedded struct {
 	config EmbeddedConfig
 	server *nfs3.Server
-	ln     net.Listener
 
 	mu    sync.Mutex
 	table *table
 }
 
-// NewEmbedded opens the port and reads the table, if there is one. Nothing is
-// served before it is applied again: a restart has no right to serve yet. End it
-// with Run, or with Close if Run is never called.
+// NewEmbedded reads the table, if there is one. Nothing is served before it is
+// applied again: a restart has no right to serve yet.
 func NewEmbedded(config EmbeddedConfig) (*Embedded, error) {
-	if config.Table == "" || config.Key == "" || config.Host == "" || config.Listen == "" {
+	if config.Table == "" || config.Key == "" || config.Host == "" || config.Listen == "" && config.Socket == nil {
 		return nil, errors.New("embedded exporter needs a table file, a key file, a host and an address")
 	}
 	table, err := openTable(config.Table)
@@ -69,11 +70,7 @@ func NewEmbedded(config EmbeddedConfig) (*Embedded, error) {
 	if err != nil {
 		return nil, err
 	}
-	ln, err := net.Listen("tcp", config.Listen)
-	if err != nil {
-		return nil, fmt.Errorf("listen for NFS clients: %w", err)
-	}
-	return &Embedded{config: config, server: server, ln: ln, table: table}, nil
+	return &Embedded{config: config, server: server, table: table}, nil
 }
 
 const handleKeyBytes = 32
@@ -95,14 +92,17 @@ func handleKey(file string) ([]byte, error) {
 	return key, nil
 }
 
-// Addr is where clients are served.
-func (e *Embedded) Addr() net.Addr { return e.ln.Addr() }
-
-// Run serves until ctx ends.
-func (e *Embedded) Run(ctx context.Context) error { return e.server.Serve(ctx, e.ln) }
-
-// Close frees the port of an Embedded that will not Run.
-func (e *Embedded) Close() error { return e.ln.Close() }
+// Run opens the port and serves until ctx ends.
+func (e *Embedded) Run(ctx context.Context) error {
+	ln := e.config.Socket
+	if ln == nil {
+		var err error
+		if ln, err = net.Listen("tcp", e.config.Listen); err != nil {
+			return fmt.Errorf("listen for NFS clients: %w", err)
+		}
+	}
+	return e.server.Serve(ctx, ln)
+}
 
 // Apply puts the whole rule set of a mountpoint in force, for the next request of
 // every client, and returns where clients find it.

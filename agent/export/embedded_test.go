@@ -8,23 +8,27 @@ import (
 	"testing"
 )
 
-func startEmbedded(t *testing.T, dir string, serving func(string, bool) bool) (*Embedded, netip.AddrPort) {
+func startEmbedded(t *testing.T, dir, listen string, serving func(string, bool) bool) (*Embedded, netip.AddrPort) {
 	t.Helper()
+	ln, err := net.Listen("tcp", listen)
+	if err != nil {
+		t.Fatal(err)
+	}
 	e, err := NewEmbedded(EmbeddedConfig{
 		Table: filepath.Join(dir, "exports.json"), Key: filepath.Join(dir, "nfs.key"), Host: "127.0.0.1",
-		Listen: "127.0.0.1:0", Serving: serving, AnyPort: true,
+		Socket: ln, Serving: serving, AnyPort: true,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	runExporter(t, e)
-	return e, e.Addr().(*net.TCPAddr).AddrPort()
+	return e, ln.Addr().(*net.TCPAddr).AddrPort()
 }
 
 func TestEmbeddedEnforcesRules(t *testing.T) {
 	need(t, "nfs-cat", "nfs-cp", "nfs-ls")
 	dir := t.TempDir()
-	e, server := startEmbedded(t, dir, nil)
+	e, server := startEmbedded(t, dir, "127.0.0.1:0", nil)
 	data := filepath.Join(dir, "data")
 	if err := os.Mkdir(data, 0o755); err != nil {
 		t.Fatal(err)
@@ -37,8 +41,8 @@ func TestEmbeddedEnforcesRules(t *testing.T) {
 func TestEmbeddedPromotion(t *testing.T) {
 	need(t, "nfs-cat", "nfs-cp")
 	dirA, dirB := t.TempDir(), t.TempDir()
-	a, serverA := startEmbedded(t, dirA, nil)
-	b, serverB := startEmbedded(t, dirB, nil)
+	a, serverA := startEmbedded(t, dirA, "127.0.0.1:0", nil)
+	b, serverB := startEmbedded(t, dirB, "127.0.0.1:0", nil)
 	pathA, pathB := share(t, filepath.Join(dirA, "s")), share(t, filepath.Join(dirB, "s"))
 	clientA, clientB := newClient(t, 3, "127.0.0.5", serverA), newClient(t, 3, "127.0.0.5", serverB)
 	rules := exportsOf(shareFSID, rule("w", "127.0.0.0/29", rw))
@@ -57,15 +61,9 @@ func TestEmbeddedPromotion(t *testing.T) {
 func TestEmbeddedOverIPv6(t *testing.T) {
 	need(t, "nfs-cat", "nfs-cp")
 	dir := t.TempDir()
-	e, err := NewEmbedded(EmbeddedConfig{
-		Table: filepath.Join(dir, "exports.json"), Key: filepath.Join(dir, "nfs.key"), Host: "::1", Listen: "[::1]:0", AnyPort: true,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	runExporter(t, e)
+	e, server := startEmbedded(t, dir, "[::1]:0", nil)
 	path := share(t, filepath.Join(dir, "s"))
-	client := newClient(t, 3, "::1", e.Addr().(*net.TCPAddr).AddrPort())
+	client := newClient(t, 3, "::1", server)
 	mustApply(t, e, path, exportsOf(shareFSID, rule("v4", "0.0.0.0/0", rw)), false)
 	client.mustNotRead(path + "/hello")
 	mustApply(t, e, path, exportsOf(shareFSID, rule("v6", "::/0", ro), rule("host", "::1", rw)), false)

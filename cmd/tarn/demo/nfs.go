@@ -91,7 +91,7 @@ func (s *story) target(ctx context.Context, replica, file string) (string, error
 		return "", err
 	}
 	u := url.URL{Scheme: "nfs", Host: n.IP, Path: filepath.Join(r.GetObserved().GetMountpoint(), file), RawQuery: url.Values{
-		"version": {"4"}, "nfsport": {strconv.Itoa(n.NFS)}, "uid": {strconv.Itoa(nobodysUser)}, "gid": {strconv.Itoa(nobodysUser)},
+		"version": {strconv.Itoa(n.NFSVersion)}, "nfsport": {strconv.Itoa(n.NFS)}, "mountport": {strconv.Itoa(n.NFS)}, "uid": {strconv.Itoa(nobodysUser)}, "gid": {strconv.Itoa(nobodysUser)},
 	}.Encode()}
 	return u.String(), nil
 }

@@ -60,7 +60,11 @@ func (c *Cluster) agentConfig(cfg map[string]any, n Node) map[string]any {
 	cfg["lease"] = leaseClocks()
 	if n.NFS != 0 {
 		// Clients of a playground are ordinary users of this machine, whose ports are high.
-		cfg["export"] = map[string]any{"server": "ganesha", "listen": n.at(portNFS), "any_port": true}
+		server := "embedded"
+		if n.NFSVersion == 4 {
+			server = "ganesha"
+		}
+		cfg["export"] = map[string]any{"server": server, "listen": n.at(portNFS), "any_port": true}
 	}
 	return cfg
 }

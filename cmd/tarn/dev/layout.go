@@ -81,8 +81,10 @@ type Node struct {
 	Pools []string `json:"pools,omitempty"`
 	// Host is the agent that a storage node serves.
 	Host string `json:"host,omitempty"`
-	// NFS is the port on which the agent serves shares over NFS; 0 if it does not.
-	NFS int `json:"nfs,omitempty"`
+	// NFS is the port on which the agent serves shares over NFS, with NFSVersion 3 by
+	// itself or 4 through an NFS-Ganesha; 0 if it does not.
+	NFS        int `json:"nfs,omitempty"`
+	NFSVersion int `json:"nfs_version,omitempty"`
 }
 
 func (n Node) at(offset int) string { return net.JoinHostPort(n.IP, strconv.Itoa(n.Port+offset)) }
@@ -134,11 +136,12 @@ func newLayout(o Options) (*layout, error) {
 	if engine != "" {
 		l.addStorage(id)
 	}
+	l.addNFS()
 	return l, nil
 }
 
 // addStorage gives the agents real pools, with names that no other cluster on this
-// machine has, and what serves and exports them.
+// machine has, and what serves them.
 func (l *layout) addStorage(id string) {
 	for i, n := range l.of(Agent) {
 		for j, p := range n.Pools {
@@ -148,9 +151,18 @@ func (l *layout) addStorage(id string) {
 			l.Nodes = append(l.Nodes, Node{Name: n.Name + "-zfs", Kind: Storage, IP: n.IP, Zone: n.Zone, Host: n.Name})
 		}
 	}
+}
+
+// addNFS gives every agent a server on its address. Real pools have a real one where
+// there is any.
+func (l *layout) addNFS() {
+	version := 3
+	if l.Engine != "" && hasGanesha(machine()) {
+		version = 4
+	}
 	for i := range l.Nodes {
-		if n := &l.Nodes[i]; n.Kind == Agent && hasGanesha(machine()) {
-			n.NFS = n.Port + portNFS
+		if n := &l.Nodes[i]; n.Kind == Agent {
+			n.NFS, n.NFSVersion = n.Port+portNFS, version
 		}
 	}
 }
