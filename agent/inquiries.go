@@ -129,6 +129,9 @@ func (a *Agent) answer(ctx context.Context, i *tarnv1.Inquiry) *tarnv1.InquiryAn
 			out.Answer = &tarnv1.InquiryAnswer_Retention{Retention: p}
 		}
 	}
+	if handled, failed := a.answerManaging(ctx, i, out); handled {
+		err = failed
+	}
 	if err != nil {
 		out.Error = err.Error()
 	}

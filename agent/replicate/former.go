@@ -46,6 +46,17 @@ type was struct {
 	path string
 }
 
+// exports are the exports of ZFS's own that have to be switched off.
+func (w was) exports() []string {
+	var list []string
+	for _, name := range []string{propShareNFS, propShareSMB} {
+		if v, own := w.props[name]; own && v != off {
+			list = append(list, name)
+		}
+	}
+	return list
+}
+
 // managedProps are the properties that tarn changes for good.
 func managedProps() []string {
 	return []string{zfs.PropReadOnly, zfs.PropCanMount, zfs.PropMountpoint, zfs.PropQuota}
@@ -99,29 +110,36 @@ func (w *Worker) observeFormer(ctx context.Context, f *facts) error {
 		return err
 	}
 	f.orphan = parent == nil
-	list, err := w.cfg.Engine.Datasets(ctx, from)
+	f.former, err = lookFormer(ctx, w.cfg.Engine, from)
+	return err
+}
+
+// lookFormer looks at a dataset that may not be tarn's; nil if there is none.
+func lookFormer(ctx context.Context, e Datasets, from string) (*former, error) {
+	list, err := e.Datasets(ctx, from)
 	if errors.Is(err, zfs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return fmt.Errorf("look at %s: %w", from, err)
+		return nil, fmt.Errorf("look at %s: %w", from, err)
 	}
+	var f *former
 	for _, d := range list {
 		if d.Name == from {
-			f.former = &former{ds: d, marks: marksOf(d)}
+			f = &former{ds: d, marks: marksOf(d)}
 		}
 	}
-	if f.former != nil && len(list) > 1 {
-		f.former.below = list[1].Name
+	if f != nil && len(list) > 1 {
+		f.below = list[1].Name
 	}
-	return nil
+	return f, nil
 }
 
 // record notes on the dataset whose it is to become and what it was like. Nothing
 // else of it has been changed before.
 func (w *Worker) record(ctx context.Context) error {
 	d := w.s.f.former.ds
-	before, err := w.before(ctx, d)
+	before, err := before(ctx, w.cfg.Engine, d)
 	if err != nil {
 		return err
 	}
@@ -132,13 +150,14 @@ func (w *Worker) record(ctx context.Context) error {
 	return w.cfg.Engine.Set(ctx, d.Name, map[string]string{markShare: w.cfg.ShareID, markReplica: w.cfg.ReplicaID})
 }
 
-func (w *Worker) before(ctx context.Context, d zfs.Dataset) (was, error) {
+// before reads what a dataset is like now.
+func before(ctx context.Context, e Properties, d zfs.Dataset) (was, error) {
 	out := was{props: map[string]string{}, mounted: d.Mounted, path: d.Mountpoint}
-	native, err := w.cfg.Engine.Get(ctx, d.Name, managedProps()...)
+	native, err := e.Get(ctx, d.Name, managedProps()...)
 	if err != nil {
 		return out, fmt.Errorf("look at properties: %w", err)
 	}
-	exports, err := w.cfg.Engine.Get(ctx, d.Name, propShareNFS, propShareSMB)
+	exports, err := e.Get(ctx, d.Name, propShareNFS, propShareSMB)
 	if err != nil && !errors.Is(err, zfs.ErrInvalid) && !errors.Is(err, zfs.ErrUnsupported) {
 		return out, fmt.Errorf("look at exports: %w", err)
 	}
@@ -164,10 +183,8 @@ func (w *Worker) takeOver(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{propShareNFS, propShareSMB} {
-		if v, own := before.props[name]; own && v != off {
-			props[name] = off
-		}
+	for _, name := range before.exports() {
+		props[name] = off
 	}
 	if err := w.cfg.Engine.Set(ctx, d.Name, props); err != nil {
 		return fmt.Errorf("mark dataset: %w", err)

@@ -60,7 +60,7 @@ func (s *state) recorded() bool {
 func takeover(s *state) []rule {
 	f := s.f.former
 	if f == nil {
-		return []rule{must(true, refuseManaging(unfitf("dataset %s does not exist on this host: name one that does, or unmanage this", s.a.GetManagedFrom())))}
+		return []rule{must(true, refuseManaging(nothingThere(s.a.GetManagedFrom())))}
 	}
 	unfit := s.unfit()
 	return []rule{
@@ -71,6 +71,10 @@ func takeover(s *state) []rule {
 		must(f.ds.Mounted || !s.formerFree, do(doFree)),
 		must(true, do(doTakeOver)),
 	}
+}
+
+func nothingThere(name string) unmanageable {
+	return unfitf("dataset %s does not exist on this host: name one that does, or unmanage this", name)
 }
 
 // unfit is why the dataset cannot be taken over as it is; "" if it can.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"tarn/agent/stream"
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/zfs"
 )
@@ -408,4 +409,37 @@ func FuzzParseWas(f *testing.F) {
 			t.Errorf("%q reads as %+v, which reads as %+v, %v", text, w, again, err)
 		}
 	})
+}
+
+// TestForesees: what would come of taking something over is told as it would happen,
+// and nothing changes.
+func TestForesees(t *testing.T) { everywhere(t, foresees) }
+
+func foresees(t *testing.T, on maker) {
+	c := newClusterOn(t, on, 1)
+	h, ctx := c.hosts[0], t.Context()
+	h.foreign(foreignName)
+	before := h.portrait(foreignName)
+	f, err := Foresee(ctx, h.fs, testRoot, &tarnv1.ManageQuestion{Dataset: foreignName})
+	if err != nil || f.GetObstacle() != "" || f.GetSizeGib() != 3 || !f.GetMounted() || f.GetSnapshots() != 3 ||
+		f.GetNewestSnapshot() != "daily-2" || len(f.GetGuids()) != 3 || f.GetRenamedBelow() != testRoot {
+		t.Errorf("foresaw %v, %v", f, err)
+	}
+	b, err := stream.Foresee(ctx, h.fs, foreignName, []zfs.GUID{zfs.GUID(f.GetGuids()[1])})
+	if err != nil || b.GetKind() != "incremental" || b.GetBase() != foreignName+"@daily-1" || b.GetSteps() != 1 {
+		t.Errorf("foresaw %v, %v", b, err)
+	}
+	for have, kind := range map[zfs.GUID]string{zfs.GUID(f.GetGuids()[0]): "up_to_date", 4711: "unrelated"} {
+		if b, err := stream.Foresee(ctx, h.fs, foreignName, []zfs.GUID{have}); err != nil || b.GetKind() != kind {
+			t.Errorf("foresaw %v, %v, want %s", b, err, kind)
+		}
+	}
+	for name, says := range map[string]string{testPool + "/nothing": "does not exist", testPool: "not on pool"} {
+		if f, err := Foresee(ctx, h.fs, testRoot, &tarnv1.ManageQuestion{Dataset: name}); err != nil || !strings.Contains(f.GetObstacle(), says) {
+			t.Errorf("%s: foresaw %v, %v", name, f, err)
+		}
+	}
+	if after := h.portrait(foreignName); after != before {
+		t.Errorf("looking changed\n%s\nto\n%s", before, after)
+	}
 }

@@ -16,7 +16,7 @@ func addShareRules(r rules) {
 		c.optionalID("id", m.GetId())
 		c.optionalName("name", m.GetName())
 		c.sizeGiB("size_gib", m.GetSizeGib())
-		c.shareProto(m.GetShareProto())
+		c.shareProto("share_proto", m.GetShareProto())
 		c.optionalID("snapshot_id", m.GetSnapshotId())
 		c.metadata(m.GetMetadata())
 		c.optionalName("only_host", m.GetOnlyHost())
@@ -56,24 +56,31 @@ func addShareRules(r rules) {
 		c.id("id", m.GetId())
 		c.resettable(m.GetStatus())
 	})
-	on(r, func(c *checker, m *tarnv1.ManageShareRequest) {
-		c.optionalID("id", m.GetId())
-		c.dataset("dataset", m.GetDataset())
-		c.name("host", m.GetHost())
-		c.optionalName("name", m.GetName())
-		if m.GetSizeGib() != 0 {
-			c.sizeGiB("size_gib", m.GetSizeGib())
-		}
-		c.shareProto(m.GetShareProto())
-		c.metadata(m.GetMetadata())
+	on(r, func(c *checker, m *tarnv1.ManageShareRequest) { c.managed("", m) })
+	on(r, func(c *checker, m *tarnv1.ManageSharePreviewRequest) {
+		c.managed("share.", m.GetShare())
+		c.patience(m.GetMaxWait())
 	})
 	on(r, func(c *checker, m *tarnv1.UnmanageShareRequest) { c.id("id", m.GetId()) })
 	addReplicaRules(r)
 }
 
-func (c *checker) shareProto(p string) {
+// managed checks what is to be taken over; fields are named with a prefix.
+func (c *checker) managed(prefix string, m *tarnv1.ManageShareRequest) {
+	c.optionalID(prefix+"id", m.GetId())
+	c.dataset(prefix+"dataset", m.GetDataset())
+	c.name(prefix+"host", m.GetHost())
+	c.optionalName(prefix+"name", m.GetName())
+	if m.GetSizeGib() != 0 {
+		c.sizeGiB(prefix+"size_gib", m.GetSizeGib())
+	}
+	c.shareProto(prefix+"share_proto", m.GetShareProto())
+	c.metadata(m.GetMetadata())
+}
+
+func (c *checker) shareProto(field, p string) {
 	if p != "" && !strings.EqualFold(p, protoNFS) {
-		c.fail("share_proto", "is %q, only NFS is served", p)
+		c.fail(field, "is %q, only NFS is served", p)
 	}
 }
 
@@ -121,6 +128,12 @@ func addReplicaRules(r rules) {
 		}
 	})
 	on(r, func(c *checker, m *tarnv1.UnmanageReplicaRequest) { c.id("id", m.GetId()) })
+	on(r, func(c *checker, m *tarnv1.ManageReplicaPreviewRequest) {
+		c.id("share_id", m.GetShareId())
+		c.name("only_host", m.GetOnlyHost())
+		c.dataset("from_dataset", m.GetFromDataset())
+		c.patience(m.GetMaxWait())
+	})
 	on(r, func(c *checker, m *tarnv1.ListReplicasRequest) {
 		c.page(m.GetLimit(), m.GetPageToken())
 		c.optionalID("share_id", m.GetShareId())

@@ -35,6 +35,14 @@ func TestManage(t *testing.T) {
 	}
 	c.must("share", "unmanage", "wrong", "--wait")
 
+	s = c.tarn("share", "manage", c.firstPool(0)+"/nothing", "--host", "agent1", "--type", "gold", "--dry-run")
+	if s.code != codeRefused || !strings.Contains(s.stderr, "does not exist on this host") {
+		t.Errorf("looking at a dataset that is not there: exit code %d\n%s", s.code, s.stderr)
+	}
+	if out := c.must("share", "manage", home, "--host", "agent1", "--type", "gold", "--dry-run"); !strings.Contains(out, "5 GiB") ||
+		!strings.Contains(out, "2, the newest tuesday") {
+		t.Errorf("would be\n%s", out)
+	}
 	c.must("share", "manage", home, "--host", "agent1", "--type", "gold", "--wait")
 	if s := c.tarn("share", "unmanage", "home/"); s.code != 3 {
 		t.Errorf("a share that is not there: exit code %d\n%s", s.code, s.stderr)
@@ -45,6 +53,10 @@ func TestManage(t *testing.T) {
 	}
 	c.must("snapshot", "unmanage", "monday", "--wait")
 	c.must("access", "allow", "home", "127.0.0.0/8")
+	out := c.must("replica", "create", "home", "--only-host", "agent2#"+c.firstPool(1), "--from-dataset", backup, "--dry-run")
+	if !strings.Contains(out, "goes on       at once") {
+		t.Errorf("would be\n%s", out)
+	}
 	c.must("replica", "create", "home", "--only-host", "agent2#"+c.firstPool(1), "--from-dataset", backup, "--wait")
 	active := c.replicaAt(c.shareID("home"), "az1", isWritable)
 	if active.GetManagedFrom() != home {

@@ -22,6 +22,8 @@ type shareManage struct {
 	Property    []string `sep:"none" placeholder:"KEY=VALUE" help:"Metadata; repeatable."`
 	Public      bool     `help:"Readable by every project."`
 	ID          string   `name:"id" help:"Idempotency key, a UUID; minted if left out."`
+	DryRun      bool     `help:"Ask the host what would happen; nothing is changed."`
+	maxWaitFlags
 }
 
 func (c *shareManage) Run(ctx context.Context, a *app, api *client.Client) error {
@@ -33,10 +35,15 @@ func (c *shareManage) Run(ctx context.Context, a *app, api *client.Client) error
 	if name == "" {
 		name = c.Dataset[strings.LastIndexByte(c.Dataset, '/')+1:]
 	}
-	s, err := api.Shares.ManageShare(ctx, &tarnv1.ManageShareRequest{
+	req := &tarnv1.ManageShareRequest{
 		Id: c.ID, Dataset: c.Dataset, Host: c.Host, ShareType: c.Type, Name: name, Description: c.Description,
 		SizeGib: c.Size, ShareProto: c.Protocol, Metadata: metadata, IsPublic: c.Public,
-	})
+	}
+	if c.DryRun {
+		p, err := api.Shares.ManageSharePreview(ctx, &tarnv1.ManageSharePreviewRequest{Share: req, MaxWait: c.wait()})
+		return a.foreseen(p, err)
+	}
+	s, err := api.Shares.ManageShare(ctx, req)
 	if err != nil {
 		return err
 	}

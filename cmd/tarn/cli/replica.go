@@ -139,7 +139,9 @@ type replicaCreate struct {
 	Property         []string `sep:"none" placeholder:"KEY=VALUE" help:"Metadata; repeatable."`
 	OnlyHost         string   `help:"Exactly this host@backend#pool; operators only."`
 	FromDataset      string   `help:"Go on with this dataset there, replicated before tarn; operators only." placeholder:"DATASET"`
-	ID               string   `name:"id" help:"Idempotency key, a UUID; minted if left out."`
+	DryRun           bool     `help:"With --from-dataset: ask both hosts what would happen; nothing is changed."`
+	maxWaitFlags
+	ID string `name:"id" help:"Idempotency key, a UUID; minted if left out."`
 }
 
 func (c *replicaCreate) Run(ctx context.Context, a *app, api *client.Client) error {
@@ -150,6 +152,9 @@ func (c *replicaCreate) Run(ctx context.Context, a *app, api *client.Client) err
 	shareID, err := a.shareID(ctx, c.Share)
 	if err != nil {
 		return err
+	}
+	if c.DryRun {
+		return c.foresee(ctx, a, shareID)
 	}
 	r, err := api.Replicas.CreateReplica(ctx, &tarnv1.CreateReplicaRequest{
 		Id: c.ID, ShareId: shareID, AvailabilityZone: c.AvailabilityZone, OnlyHost: c.OnlyHost, Metadata: metadata,

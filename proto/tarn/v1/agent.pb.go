@@ -1203,6 +1203,8 @@ type Inquiry struct {
 	//
 	//	*Inquiry_Retention
 	//	*Inquiry_Divergent
+	//	*Inquiry_Manage
+	//	*Inquiry_Base
 	Question      isInquiry_Question `protobuf_oneof:"question"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1270,6 +1272,24 @@ func (x *Inquiry) GetDivergent() *DivergentQuestion {
 	return nil
 }
 
+func (x *Inquiry) GetManage() *ManageQuestion {
+	if x != nil {
+		if x, ok := x.Question.(*Inquiry_Manage); ok {
+			return x.Manage
+		}
+	}
+	return nil
+}
+
+func (x *Inquiry) GetBase() *BaseQuestion {
+	if x != nil {
+		if x, ok := x.Question.(*Inquiry_Base); ok {
+			return x.Base
+		}
+	}
+	return nil
+}
+
 type isInquiry_Question interface {
 	isInquiry_Question()
 }
@@ -1282,9 +1302,21 @@ type Inquiry_Divergent struct {
 	Divergent *DivergentQuestion `protobuf:"bytes,11,opt,name=divergent,proto3,oneof"`
 }
 
+type Inquiry_Manage struct {
+	Manage *ManageQuestion `protobuf:"bytes,12,opt,name=manage,proto3,oneof"`
+}
+
+type Inquiry_Base struct {
+	Base *BaseQuestion `protobuf:"bytes,13,opt,name=base,proto3,oneof"`
+}
+
 func (*Inquiry_Retention) isInquiry_Question() {}
 
 func (*Inquiry_Divergent) isInquiry_Question() {}
+
+func (*Inquiry_Manage) isInquiry_Question() {}
+
+func (*Inquiry_Base) isInquiry_Question() {}
 
 // InquiryAnswer answers the inquiry of the same id.
 type InquiryAnswer struct {
@@ -1296,6 +1328,8 @@ type InquiryAnswer struct {
 	//
 	//	*InquiryAnswer_Retention
 	//	*InquiryAnswer_Divergent
+	//	*InquiryAnswer_Manage
+	//	*InquiryAnswer_Base
 	Answer        isInquiryAnswer_Answer `protobuf_oneof:"answer"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1370,6 +1404,24 @@ func (x *InquiryAnswer) GetDivergent() *DivergentDetail {
 	return nil
 }
 
+func (x *InquiryAnswer) GetManage() *ManageFinding {
+	if x != nil {
+		if x, ok := x.Answer.(*InquiryAnswer_Manage); ok {
+			return x.Manage
+		}
+	}
+	return nil
+}
+
+func (x *InquiryAnswer) GetBase() *BaseFinding {
+	if x != nil {
+		if x, ok := x.Answer.(*InquiryAnswer_Base); ok {
+			return x.Base
+		}
+	}
+	return nil
+}
+
 type isInquiryAnswer_Answer interface {
 	isInquiryAnswer_Answer()
 }
@@ -1382,9 +1434,21 @@ type InquiryAnswer_Divergent struct {
 	Divergent *DivergentDetail `protobuf:"bytes,11,opt,name=divergent,proto3,oneof"`
 }
 
+type InquiryAnswer_Manage struct {
+	Manage *ManageFinding `protobuf:"bytes,12,opt,name=manage,proto3,oneof"`
+}
+
+type InquiryAnswer_Base struct {
+	Base *BaseFinding `protobuf:"bytes,13,opt,name=base,proto3,oneof"`
+}
+
 func (*InquiryAnswer_Retention) isInquiryAnswer_Answer() {}
 
 func (*InquiryAnswer_Divergent) isInquiryAnswer_Answer() {}
+
+func (*InquiryAnswer_Manage) isInquiryAnswer_Answer() {}
+
+func (*InquiryAnswer_Base) isInquiryAnswer_Answer() {}
 
 // RetentionQuestion: what would retention do under this policy?
 type RetentionQuestion struct {
@@ -1484,6 +1548,123 @@ func (x *DivergentQuestion) GetGuid() uint64 {
 	return 0
 }
 
+// ManageQuestion: could this dataset be taken over?
+type ManageQuestion struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Dataset string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	// As the active replica of a share of this size; 0 takes the dataset's own.
+	SizeGib int64 `protobuf:"varint,2,opt,name=size_gib,json=sizeGib,proto3" json:"size_gib,omitempty"`
+	// As a secondary.
+	Secondary     bool `protobuf:"varint,3,opt,name=secondary,proto3" json:"secondary,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageQuestion) Reset() {
+	*x = ManageQuestion{}
+	mi := &file_tarn_v1_agent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageQuestion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageQuestion) ProtoMessage() {}
+
+func (x *ManageQuestion) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_agent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageQuestion.ProtoReflect.Descriptor instead.
+func (*ManageQuestion) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ManageQuestion) GetDataset() string {
+	if x != nil {
+		return x.Dataset
+	}
+	return ""
+}
+
+func (x *ManageQuestion) GetSizeGib() int64 {
+	if x != nil {
+		return x.SizeGib
+	}
+	return 0
+}
+
+func (x *ManageQuestion) GetSecondary() bool {
+	if x != nil {
+		return x.Secondary
+	}
+	return false
+}
+
+// BaseQuestion: from what would a copy with these snapshots go on here?
+type BaseQuestion struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ReplicaId string                 `protobuf:"bytes,1,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	// Newest first.
+	Have          []uint64 `protobuf:"fixed64,2,rep,packed,name=have,proto3" json:"have,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BaseQuestion) Reset() {
+	*x = BaseQuestion{}
+	mi := &file_tarn_v1_agent_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BaseQuestion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BaseQuestion) ProtoMessage() {}
+
+func (x *BaseQuestion) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_agent_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BaseQuestion.ProtoReflect.Descriptor instead.
+func (*BaseQuestion) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *BaseQuestion) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+func (x *BaseQuestion) GetHave() []uint64 {
+	if x != nil {
+		return x.Have
+	}
+	return nil
+}
+
 type PurgeReport struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Guid  uint64                 `protobuf:"fixed64,1,opt,name=guid,proto3" json:"guid,omitempty"`
@@ -1496,7 +1677,7 @@ type PurgeReport struct {
 
 func (x *PurgeReport) Reset() {
 	*x = PurgeReport{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[18]
+	mi := &file_tarn_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1508,7 +1689,7 @@ func (x *PurgeReport) String() string {
 func (*PurgeReport) ProtoMessage() {}
 
 func (x *PurgeReport) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[18]
+	mi := &file_tarn_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1521,7 +1702,7 @@ func (x *PurgeReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeReport.ProtoReflect.Descriptor instead.
 func (*PurgeReport) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PurgeReport) GetGuid() uint64 {
@@ -1557,7 +1738,7 @@ type PoolReport struct {
 
 func (x *PoolReport) Reset() {
 	*x = PoolReport{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[19]
+	mi := &file_tarn_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1569,7 +1750,7 @@ func (x *PoolReport) String() string {
 func (*PoolReport) ProtoMessage() {}
 
 func (x *PoolReport) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[19]
+	mi := &file_tarn_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1582,7 +1763,7 @@ func (x *PoolReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolReport.ProtoReflect.Descriptor instead.
 func (*PoolReport) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PoolReport) GetName() string {
@@ -1662,7 +1843,7 @@ type ReplicaReport struct {
 
 func (x *ReplicaReport) Reset() {
 	*x = ReplicaReport{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[20]
+	mi := &file_tarn_v1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1855,7 @@ func (x *ReplicaReport) String() string {
 func (*ReplicaReport) ProtoMessage() {}
 
 func (x *ReplicaReport) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[20]
+	mi := &file_tarn_v1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1868,7 @@ func (x *ReplicaReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReport.ProtoReflect.Descriptor instead.
 func (*ReplicaReport) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReplicaReport) GetReplicaId() string {
@@ -1904,7 +2085,7 @@ type ReportedExport struct {
 
 func (x *ReportedExport) Reset() {
 	*x = ReportedExport{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[21]
+	mi := &file_tarn_v1_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +2097,7 @@ func (x *ReportedExport) String() string {
 func (*ReportedExport) ProtoMessage() {}
 
 func (x *ReportedExport) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[21]
+	mi := &file_tarn_v1_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2110,7 @@ func (x *ReportedExport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportedExport.ProtoReflect.Descriptor instead.
 func (*ReportedExport) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{21}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReportedExport) GetPath() string {
@@ -1970,7 +2151,7 @@ type SnapshotReport struct {
 
 func (x *SnapshotReport) Reset() {
 	*x = SnapshotReport{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[22]
+	mi := &file_tarn_v1_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1982,7 +2163,7 @@ func (x *SnapshotReport) String() string {
 func (*SnapshotReport) ProtoMessage() {}
 
 func (x *SnapshotReport) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[22]
+	mi := &file_tarn_v1_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1995,7 +2176,7 @@ func (x *SnapshotReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotReport.ProtoReflect.Descriptor instead.
 func (*SnapshotReport) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{22}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SnapshotReport) GetSnapshotId() string {
@@ -2061,7 +2242,7 @@ type DemoteAck struct {
 
 func (x *DemoteAck) Reset() {
 	*x = DemoteAck{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[23]
+	mi := &file_tarn_v1_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2073,7 +2254,7 @@ func (x *DemoteAck) String() string {
 func (*DemoteAck) ProtoMessage() {}
 
 func (x *DemoteAck) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[23]
+	mi := &file_tarn_v1_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2086,7 +2267,7 @@ func (x *DemoteAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteAck.ProtoReflect.Descriptor instead.
 func (*DemoteAck) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{23}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DemoteAck) GetOpId() string {
@@ -2130,7 +2311,7 @@ type RenewLeaseRequest struct {
 
 func (x *RenewLeaseRequest) Reset() {
 	*x = RenewLeaseRequest{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[24]
+	mi := &file_tarn_v1_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2323,7 @@ func (x *RenewLeaseRequest) String() string {
 func (*RenewLeaseRequest) ProtoMessage() {}
 
 func (x *RenewLeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[24]
+	mi := &file_tarn_v1_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2336,7 @@ func (x *RenewLeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewLeaseRequest.ProtoReflect.Descriptor instead.
 func (*RenewLeaseRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{24}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RenewLeaseRequest) GetHostId() string {
@@ -2197,7 +2378,7 @@ type LeaseShare struct {
 
 func (x *LeaseShare) Reset() {
 	*x = LeaseShare{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[25]
+	mi := &file_tarn_v1_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2209,7 +2390,7 @@ func (x *LeaseShare) String() string {
 func (*LeaseShare) ProtoMessage() {}
 
 func (x *LeaseShare) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[25]
+	mi := &file_tarn_v1_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2222,7 +2403,7 @@ func (x *LeaseShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseShare.ProtoReflect.Descriptor instead.
 func (*LeaseShare) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{25}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *LeaseShare) GetShareId() string {
@@ -2259,7 +2440,7 @@ type RenewLeaseResponse struct {
 
 func (x *RenewLeaseResponse) Reset() {
 	*x = RenewLeaseResponse{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[26]
+	mi := &file_tarn_v1_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2271,7 +2452,7 @@ func (x *RenewLeaseResponse) String() string {
 func (*RenewLeaseResponse) ProtoMessage() {}
 
 func (x *RenewLeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[26]
+	mi := &file_tarn_v1_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2284,7 +2465,7 @@ func (x *RenewLeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewLeaseResponse.ProtoReflect.Descriptor instead.
 func (*RenewLeaseResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{26}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RenewLeaseResponse) GetNonce() uint64 {
@@ -2417,27 +2598,39 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\x06purges\x18\x16 \x03(\v2\x14.tarn.v1.PurgeReportR\x06purges\"]\n" +
 	"\x0eReportResponse\x12\x1b\n" +
 	"\twant_full\x18\x01 \x01(\bR\bwantFull\x12.\n" +
-	"\tinquiries\x18\x14 \x03(\v2\x10.tarn.v1.InquiryR\tinquiries\"\x9d\x01\n" +
+	"\tinquiries\x18\x14 \x03(\v2\x10.tarn.v1.InquiryR\tinquiries\"\xfd\x01\n" +
 	"\aInquiry\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12:\n" +
 	"\tretention\x18\n" +
 	" \x01(\v2\x1a.tarn.v1.RetentionQuestionH\x00R\tretention\x12:\n" +
-	"\tdivergent\x18\v \x01(\v2\x1a.tarn.v1.DivergentQuestionH\x00R\tdivergentB\n" +
+	"\tdivergent\x18\v \x01(\v2\x1a.tarn.v1.DivergentQuestionH\x00R\tdivergent\x121\n" +
+	"\x06manage\x18\f \x01(\v2\x17.tarn.v1.ManageQuestionH\x00R\x06manage\x12+\n" +
+	"\x04base\x18\r \x01(\v2\x15.tarn.v1.BaseQuestionH\x00R\x04baseB\n" +
 	"\n" +
-	"\bquestion\"\xb4\x01\n" +
+	"\bquestion\"\x92\x02\n" +
 	"\rInquiryAnswer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x129\n" +
 	"\tretention\x18\n" +
 	" \x01(\v2\x19.tarn.v1.RetentionPreviewH\x00R\tretention\x128\n" +
-	"\tdivergent\x18\v \x01(\v2\x18.tarn.v1.DivergentDetailH\x00R\tdivergentB\b\n" +
+	"\tdivergent\x18\v \x01(\v2\x18.tarn.v1.DivergentDetailH\x00R\tdivergent\x120\n" +
+	"\x06manage\x18\f \x01(\v2\x16.tarn.v1.ManageFindingH\x00R\x06manage\x12*\n" +
+	"\x04base\x18\r \x01(\v2\x14.tarn.v1.BaseFindingH\x00R\x04baseB\b\n" +
 	"\x06answer\"[\n" +
 	"\x11RetentionQuestion\x12\x1d\n" +
 	"\n" +
 	"replica_id\x18\x01 \x01(\tR\treplicaId\x12'\n" +
 	"\x04keep\x18\x02 \x01(\v2\x13.tarn.v1.KeepPolicyR\x04keep\"'\n" +
 	"\x11DivergentQuestion\x12\x12\n" +
-	"\x04guid\x18\x01 \x01(\x06R\x04guid\"K\n" +
+	"\x04guid\x18\x01 \x01(\x06R\x04guid\"c\n" +
+	"\x0eManageQuestion\x12\x18\n" +
+	"\adataset\x18\x01 \x01(\tR\adataset\x12\x19\n" +
+	"\bsize_gib\x18\x02 \x01(\x03R\asizeGib\x12\x1c\n" +
+	"\tsecondary\x18\x03 \x01(\bR\tsecondary\"A\n" +
+	"\fBaseQuestion\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x12\n" +
+	"\x04have\x18\x02 \x03(\x06R\x04have\"K\n" +
 	"\vPurgeReport\x12\x12\n" +
 	"\x04guid\x18\x01 \x01(\x06R\x04guid\x12\x12\n" +
 	"\x04gone\x18\x02 \x01(\bR\x04gone\x12\x14\n" +
@@ -2547,7 +2740,7 @@ func file_tarn_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_tarn_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tarn_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_tarn_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_tarn_v1_agent_proto_goTypes = []any{
 	(Squash)(0),                   // 0: tarn.v1.Squash
 	(*RegisterRequest)(nil),       // 1: tarn.v1.RegisterRequest
@@ -2568,99 +2761,107 @@ var file_tarn_v1_agent_proto_goTypes = []any{
 	(*InquiryAnswer)(nil),         // 16: tarn.v1.InquiryAnswer
 	(*RetentionQuestion)(nil),     // 17: tarn.v1.RetentionQuestion
 	(*DivergentQuestion)(nil),     // 18: tarn.v1.DivergentQuestion
-	(*PurgeReport)(nil),           // 19: tarn.v1.PurgeReport
-	(*PoolReport)(nil),            // 20: tarn.v1.PoolReport
-	(*ReplicaReport)(nil),         // 21: tarn.v1.ReplicaReport
-	(*ReportedExport)(nil),        // 22: tarn.v1.ReportedExport
-	(*SnapshotReport)(nil),        // 23: tarn.v1.SnapshotReport
-	(*DemoteAck)(nil),             // 24: tarn.v1.DemoteAck
-	(*RenewLeaseRequest)(nil),     // 25: tarn.v1.RenewLeaseRequest
-	(*LeaseShare)(nil),            // 26: tarn.v1.LeaseShare
-	(*RenewLeaseResponse)(nil),    // 27: tarn.v1.RenewLeaseResponse
-	(*Host)(nil),                  // 28: tarn.v1.Host
-	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
-	(*PurgeOrder)(nil),            // 30: tarn.v1.PurgeOrder
-	(Role)(0),                     // 31: tarn.v1.Role
-	(*LineageEntry)(nil),          // 32: tarn.v1.LineageEntry
-	(ReplicationType)(0),          // 33: tarn.v1.ReplicationType
-	(*KeepPolicy)(nil),            // 34: tarn.v1.KeepPolicy
-	(AccessLevel)(0),              // 35: tarn.v1.AccessLevel
-	(FenceClass)(0),               // 36: tarn.v1.FenceClass
-	(*DivergentCopy)(nil),         // 37: tarn.v1.DivergentCopy
-	(*RetentionPreview)(nil),      // 38: tarn.v1.RetentionPreview
-	(*DivergentDetail)(nil),       // 39: tarn.v1.DivergentDetail
-	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
-	(*TransferProgress)(nil),      // 41: tarn.v1.TransferProgress
-	(*RuleError)(nil),             // 42: tarn.v1.RuleError
-	(*ReplicaError)(nil),          // 43: tarn.v1.ReplicaError
-	(KeyState)(0),                 // 44: tarn.v1.KeyState
+	(*ManageQuestion)(nil),        // 19: tarn.v1.ManageQuestion
+	(*BaseQuestion)(nil),          // 20: tarn.v1.BaseQuestion
+	(*PurgeReport)(nil),           // 21: tarn.v1.PurgeReport
+	(*PoolReport)(nil),            // 22: tarn.v1.PoolReport
+	(*ReplicaReport)(nil),         // 23: tarn.v1.ReplicaReport
+	(*ReportedExport)(nil),        // 24: tarn.v1.ReportedExport
+	(*SnapshotReport)(nil),        // 25: tarn.v1.SnapshotReport
+	(*DemoteAck)(nil),             // 26: tarn.v1.DemoteAck
+	(*RenewLeaseRequest)(nil),     // 27: tarn.v1.RenewLeaseRequest
+	(*LeaseShare)(nil),            // 28: tarn.v1.LeaseShare
+	(*RenewLeaseResponse)(nil),    // 29: tarn.v1.RenewLeaseResponse
+	(*Host)(nil),                  // 30: tarn.v1.Host
+	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
+	(*PurgeOrder)(nil),            // 32: tarn.v1.PurgeOrder
+	(Role)(0),                     // 33: tarn.v1.Role
+	(*LineageEntry)(nil),          // 34: tarn.v1.LineageEntry
+	(ReplicationType)(0),          // 35: tarn.v1.ReplicationType
+	(*KeepPolicy)(nil),            // 36: tarn.v1.KeepPolicy
+	(AccessLevel)(0),              // 37: tarn.v1.AccessLevel
+	(FenceClass)(0),               // 38: tarn.v1.FenceClass
+	(*DivergentCopy)(nil),         // 39: tarn.v1.DivergentCopy
+	(*RetentionPreview)(nil),      // 40: tarn.v1.RetentionPreview
+	(*DivergentDetail)(nil),       // 41: tarn.v1.DivergentDetail
+	(*ManageFinding)(nil),         // 42: tarn.v1.ManageFinding
+	(*BaseFinding)(nil),           // 43: tarn.v1.BaseFinding
+	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
+	(*TransferProgress)(nil),      // 45: tarn.v1.TransferProgress
+	(*RuleError)(nil),             // 46: tarn.v1.RuleError
+	(*ReplicaError)(nil),          // 47: tarn.v1.ReplicaError
+	(KeyState)(0),                 // 48: tarn.v1.KeyState
 }
 var file_tarn_v1_agent_proto_depIdxs = []int32{
-	28, // 0: tarn.v1.RegisterRequest.host:type_name -> tarn.v1.Host
-	28, // 1: tarn.v1.RegisterResponse.host:type_name -> tarn.v1.Host
-	29, // 2: tarn.v1.AssignmentsRequest.max_wait:type_name -> google.protobuf.Duration
+	30, // 0: tarn.v1.RegisterRequest.host:type_name -> tarn.v1.Host
+	30, // 1: tarn.v1.RegisterResponse.host:type_name -> tarn.v1.Host
+	31, // 2: tarn.v1.AssignmentsRequest.max_wait:type_name -> google.protobuf.Duration
 	5,  // 3: tarn.v1.AssignmentsResponse.assignments:type_name -> tarn.v1.Assignment
-	30, // 4: tarn.v1.AssignmentsResponse.purges:type_name -> tarn.v1.PurgeOrder
-	31, // 5: tarn.v1.Assignment.role:type_name -> tarn.v1.Role
+	32, // 4: tarn.v1.AssignmentsResponse.purges:type_name -> tarn.v1.PurgeOrder
+	33, // 5: tarn.v1.Assignment.role:type_name -> tarn.v1.Role
 	6,  // 6: tarn.v1.Assignment.source:type_name -> tarn.v1.Source
 	7,  // 7: tarn.v1.Assignment.peers:type_name -> tarn.v1.Peer
 	9,  // 8: tarn.v1.Assignment.snapshots:type_name -> tarn.v1.WantedSnapshot
 	9,  // 9: tarn.v1.Assignment.removed_snapshots:type_name -> tarn.v1.WantedSnapshot
 	10, // 10: tarn.v1.Assignment.exports:type_name -> tarn.v1.Exports
-	29, // 11: tarn.v1.Assignment.rpo:type_name -> google.protobuf.Duration
-	29, // 12: tarn.v1.Assignment.cadence:type_name -> google.protobuf.Duration
+	31, // 11: tarn.v1.Assignment.rpo:type_name -> google.protobuf.Duration
+	31, // 12: tarn.v1.Assignment.cadence:type_name -> google.protobuf.Duration
 	12, // 13: tarn.v1.Assignment.options:type_name -> tarn.v1.ReplicationOptions
-	32, // 14: tarn.v1.Assignment.lineage:type_name -> tarn.v1.LineageEntry
+	34, // 14: tarn.v1.Assignment.lineage:type_name -> tarn.v1.LineageEntry
 	8,  // 15: tarn.v1.Assignment.clone_source:type_name -> tarn.v1.CloneSource
-	33, // 16: tarn.v1.Assignment.replication_type:type_name -> tarn.v1.ReplicationType
-	34, // 17: tarn.v1.Assignment.keep:type_name -> tarn.v1.KeepPolicy
+	35, // 16: tarn.v1.Assignment.replication_type:type_name -> tarn.v1.ReplicationType
+	36, // 17: tarn.v1.Assignment.keep:type_name -> tarn.v1.KeepPolicy
 	6,  // 18: tarn.v1.CloneSource.source:type_name -> tarn.v1.Source
 	11, // 19: tarn.v1.Exports.rules:type_name -> tarn.v1.ExportRule
 	0,  // 20: tarn.v1.Exports.squash:type_name -> tarn.v1.Squash
-	35, // 21: tarn.v1.ExportRule.access_level:type_name -> tarn.v1.AccessLevel
-	21, // 22: tarn.v1.ReportRequest.replicas:type_name -> tarn.v1.ReplicaReport
-	20, // 23: tarn.v1.ReportRequest.pools:type_name -> tarn.v1.PoolReport
-	36, // 24: tarn.v1.ReportRequest.fence_class:type_name -> tarn.v1.FenceClass
+	37, // 21: tarn.v1.ExportRule.access_level:type_name -> tarn.v1.AccessLevel
+	23, // 22: tarn.v1.ReportRequest.replicas:type_name -> tarn.v1.ReplicaReport
+	22, // 23: tarn.v1.ReportRequest.pools:type_name -> tarn.v1.PoolReport
+	38, // 24: tarn.v1.ReportRequest.fence_class:type_name -> tarn.v1.FenceClass
 	16, // 25: tarn.v1.ReportRequest.answers:type_name -> tarn.v1.InquiryAnswer
-	37, // 26: tarn.v1.ReportRequest.orphaned_copies:type_name -> tarn.v1.DivergentCopy
-	19, // 27: tarn.v1.ReportRequest.purges:type_name -> tarn.v1.PurgeReport
+	39, // 26: tarn.v1.ReportRequest.orphaned_copies:type_name -> tarn.v1.DivergentCopy
+	21, // 27: tarn.v1.ReportRequest.purges:type_name -> tarn.v1.PurgeReport
 	15, // 28: tarn.v1.ReportResponse.inquiries:type_name -> tarn.v1.Inquiry
 	17, // 29: tarn.v1.Inquiry.retention:type_name -> tarn.v1.RetentionQuestion
 	18, // 30: tarn.v1.Inquiry.divergent:type_name -> tarn.v1.DivergentQuestion
-	38, // 31: tarn.v1.InquiryAnswer.retention:type_name -> tarn.v1.RetentionPreview
-	39, // 32: tarn.v1.InquiryAnswer.divergent:type_name -> tarn.v1.DivergentDetail
-	34, // 33: tarn.v1.RetentionQuestion.keep:type_name -> tarn.v1.KeepPolicy
-	31, // 34: tarn.v1.ReplicaReport.observed_role:type_name -> tarn.v1.Role
-	40, // 35: tarn.v1.ReplicaReport.head_created_at:type_name -> google.protobuf.Timestamp
-	29, // 36: tarn.v1.ReplicaReport.lag:type_name -> google.protobuf.Duration
-	41, // 37: tarn.v1.ReplicaReport.transfer:type_name -> tarn.v1.TransferProgress
-	22, // 38: tarn.v1.ReplicaReport.exports:type_name -> tarn.v1.ReportedExport
-	42, // 39: tarn.v1.ReplicaReport.rule_errors:type_name -> tarn.v1.RuleError
-	23, // 40: tarn.v1.ReplicaReport.snapshots:type_name -> tarn.v1.SnapshotReport
-	43, // 41: tarn.v1.ReplicaReport.error:type_name -> tarn.v1.ReplicaError
-	24, // 42: tarn.v1.ReplicaReport.demote_ack:type_name -> tarn.v1.DemoteAck
-	24, // 43: tarn.v1.ReplicaReport.seal_ack:type_name -> tarn.v1.DemoteAck
-	37, // 44: tarn.v1.ReplicaReport.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	44, // 45: tarn.v1.ReplicaReport.key_state:type_name -> tarn.v1.KeyState
-	40, // 46: tarn.v1.SnapshotReport.taken_at:type_name -> google.protobuf.Timestamp
-	40, // 47: tarn.v1.DemoteAck.head_created_at:type_name -> google.protobuf.Timestamp
-	26, // 48: tarn.v1.RenewLeaseRequest.shares:type_name -> tarn.v1.LeaseShare
-	26, // 49: tarn.v1.RenewLeaseResponse.granted:type_name -> tarn.v1.LeaseShare
-	26, // 50: tarn.v1.RenewLeaseResponse.revoked:type_name -> tarn.v1.LeaseShare
-	29, // 51: tarn.v1.RenewLeaseResponse.duration:type_name -> google.protobuf.Duration
-	1,  // 52: tarn.v1.AgentService.Register:input_type -> tarn.v1.RegisterRequest
-	3,  // 53: tarn.v1.AgentService.Assignments:input_type -> tarn.v1.AssignmentsRequest
-	13, // 54: tarn.v1.AgentService.Report:input_type -> tarn.v1.ReportRequest
-	25, // 55: tarn.v1.AgentService.RenewLease:input_type -> tarn.v1.RenewLeaseRequest
-	2,  // 56: tarn.v1.AgentService.Register:output_type -> tarn.v1.RegisterResponse
-	4,  // 57: tarn.v1.AgentService.Assignments:output_type -> tarn.v1.AssignmentsResponse
-	14, // 58: tarn.v1.AgentService.Report:output_type -> tarn.v1.ReportResponse
-	27, // 59: tarn.v1.AgentService.RenewLease:output_type -> tarn.v1.RenewLeaseResponse
-	56, // [56:60] is the sub-list for method output_type
-	52, // [52:56] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	19, // 31: tarn.v1.Inquiry.manage:type_name -> tarn.v1.ManageQuestion
+	20, // 32: tarn.v1.Inquiry.base:type_name -> tarn.v1.BaseQuestion
+	40, // 33: tarn.v1.InquiryAnswer.retention:type_name -> tarn.v1.RetentionPreview
+	41, // 34: tarn.v1.InquiryAnswer.divergent:type_name -> tarn.v1.DivergentDetail
+	42, // 35: tarn.v1.InquiryAnswer.manage:type_name -> tarn.v1.ManageFinding
+	43, // 36: tarn.v1.InquiryAnswer.base:type_name -> tarn.v1.BaseFinding
+	36, // 37: tarn.v1.RetentionQuestion.keep:type_name -> tarn.v1.KeepPolicy
+	33, // 38: tarn.v1.ReplicaReport.observed_role:type_name -> tarn.v1.Role
+	44, // 39: tarn.v1.ReplicaReport.head_created_at:type_name -> google.protobuf.Timestamp
+	31, // 40: tarn.v1.ReplicaReport.lag:type_name -> google.protobuf.Duration
+	45, // 41: tarn.v1.ReplicaReport.transfer:type_name -> tarn.v1.TransferProgress
+	24, // 42: tarn.v1.ReplicaReport.exports:type_name -> tarn.v1.ReportedExport
+	46, // 43: tarn.v1.ReplicaReport.rule_errors:type_name -> tarn.v1.RuleError
+	25, // 44: tarn.v1.ReplicaReport.snapshots:type_name -> tarn.v1.SnapshotReport
+	47, // 45: tarn.v1.ReplicaReport.error:type_name -> tarn.v1.ReplicaError
+	26, // 46: tarn.v1.ReplicaReport.demote_ack:type_name -> tarn.v1.DemoteAck
+	26, // 47: tarn.v1.ReplicaReport.seal_ack:type_name -> tarn.v1.DemoteAck
+	39, // 48: tarn.v1.ReplicaReport.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	48, // 49: tarn.v1.ReplicaReport.key_state:type_name -> tarn.v1.KeyState
+	44, // 50: tarn.v1.SnapshotReport.taken_at:type_name -> google.protobuf.Timestamp
+	44, // 51: tarn.v1.DemoteAck.head_created_at:type_name -> google.protobuf.Timestamp
+	28, // 52: tarn.v1.RenewLeaseRequest.shares:type_name -> tarn.v1.LeaseShare
+	28, // 53: tarn.v1.RenewLeaseResponse.granted:type_name -> tarn.v1.LeaseShare
+	28, // 54: tarn.v1.RenewLeaseResponse.revoked:type_name -> tarn.v1.LeaseShare
+	31, // 55: tarn.v1.RenewLeaseResponse.duration:type_name -> google.protobuf.Duration
+	1,  // 56: tarn.v1.AgentService.Register:input_type -> tarn.v1.RegisterRequest
+	3,  // 57: tarn.v1.AgentService.Assignments:input_type -> tarn.v1.AssignmentsRequest
+	13, // 58: tarn.v1.AgentService.Report:input_type -> tarn.v1.ReportRequest
+	27, // 59: tarn.v1.AgentService.RenewLease:input_type -> tarn.v1.RenewLeaseRequest
+	2,  // 60: tarn.v1.AgentService.Register:output_type -> tarn.v1.RegisterResponse
+	4,  // 61: tarn.v1.AgentService.Assignments:output_type -> tarn.v1.AssignmentsResponse
+	14, // 62: tarn.v1.AgentService.Report:output_type -> tarn.v1.ReportResponse
+	29, // 63: tarn.v1.AgentService.RenewLease:output_type -> tarn.v1.RenewLeaseResponse
+	60, // [60:64] is the sub-list for method output_type
+	56, // [56:60] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_agent_proto_init() }
@@ -2672,10 +2873,14 @@ func file_tarn_v1_agent_proto_init() {
 	file_tarn_v1_agent_proto_msgTypes[14].OneofWrappers = []any{
 		(*Inquiry_Retention)(nil),
 		(*Inquiry_Divergent)(nil),
+		(*Inquiry_Manage)(nil),
+		(*Inquiry_Base)(nil),
 	}
 	file_tarn_v1_agent_proto_msgTypes[15].OneofWrappers = []any{
 		(*InquiryAnswer_Retention)(nil),
 		(*InquiryAnswer_Divergent)(nil),
+		(*InquiryAnswer_Manage)(nil),
+		(*InquiryAnswer_Base)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2683,7 +2888,7 @@ func file_tarn_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_agent_proto_rawDesc), len(file_tarn_v1_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

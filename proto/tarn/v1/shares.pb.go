@@ -847,6 +847,198 @@ func (x *ManageShareRequest) GetIsPublic() bool {
 	return false
 }
 
+type ManageSharePreviewRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Share *ManageShareRequest    `protobuf:"bytes,1,opt,name=share,proto3" json:"share,omitempty"`
+	// How long to wait for the hosts' answers; 1 s to 20 s, default 8 s.
+	MaxWait       *durationpb.Duration `protobuf:"bytes,2,opt,name=max_wait,json=maxWait,proto3" json:"max_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageSharePreviewRequest) Reset() {
+	*x = ManageSharePreviewRequest{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageSharePreviewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageSharePreviewRequest) ProtoMessage() {}
+
+func (x *ManageSharePreviewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageSharePreviewRequest.ProtoReflect.Descriptor instead.
+func (*ManageSharePreviewRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ManageSharePreviewRequest) GetShare() *ManageShareRequest {
+	if x != nil {
+		return x.Share
+	}
+	return nil
+}
+
+func (x *ManageSharePreviewRequest) GetMaxWait() *durationpb.Duration {
+	if x != nil {
+		return x.MaxWait
+	}
+	return nil
+}
+
+type ManageReplicaPreviewRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ShareId     string                 `protobuf:"bytes,1,opt,name=share_id,json=shareId,proto3" json:"share_id,omitempty"`
+	OnlyHost    string                 `protobuf:"bytes,2,opt,name=only_host,json=onlyHost,proto3" json:"only_host,omitempty"`
+	FromDataset string                 `protobuf:"bytes,3,opt,name=from_dataset,json=fromDataset,proto3" json:"from_dataset,omitempty"`
+	// As of ManageSharePreview.
+	MaxWait       *durationpb.Duration `protobuf:"bytes,4,opt,name=max_wait,json=maxWait,proto3" json:"max_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageReplicaPreviewRequest) Reset() {
+	*x = ManageReplicaPreviewRequest{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageReplicaPreviewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageReplicaPreviewRequest) ProtoMessage() {}
+
+func (x *ManageReplicaPreviewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageReplicaPreviewRequest.ProtoReflect.Descriptor instead.
+func (*ManageReplicaPreviewRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ManageReplicaPreviewRequest) GetShareId() string {
+	if x != nil {
+		return x.ShareId
+	}
+	return ""
+}
+
+func (x *ManageReplicaPreviewRequest) GetOnlyHost() string {
+	if x != nil {
+		return x.OnlyHost
+	}
+	return ""
+}
+
+func (x *ManageReplicaPreviewRequest) GetFromDataset() string {
+	if x != nil {
+		return x.FromDataset
+	}
+	return ""
+}
+
+func (x *ManageReplicaPreviewRequest) GetMaxWait() *durationpb.Duration {
+	if x != nil {
+		return x.MaxWait
+	}
+	return nil
+}
+
+type ManagePreview struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host@backend#pool.
+	Host    string         `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Dataset string         `protobuf:"bytes,2,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	Finding *ManageFinding `protobuf:"bytes,3,opt,name=finding,proto3" json:"finding,omitempty"`
+	// Of a secondary: how it would go on from the active replica.
+	Base          *BaseFinding `protobuf:"bytes,4,opt,name=base,proto3" json:"base,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManagePreview) Reset() {
+	*x = ManagePreview{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManagePreview) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManagePreview) ProtoMessage() {}
+
+func (x *ManagePreview) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManagePreview.ProtoReflect.Descriptor instead.
+func (*ManagePreview) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ManagePreview) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *ManagePreview) GetDataset() string {
+	if x != nil {
+		return x.Dataset
+	}
+	return ""
+}
+
+func (x *ManagePreview) GetFinding() *ManageFinding {
+	if x != nil {
+		return x.Finding
+	}
+	return nil
+}
+
+func (x *ManagePreview) GetBase() *BaseFinding {
+	if x != nil {
+		return x.Base
+	}
+	return nil
+}
+
 type UnmanageShareRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -857,7 +1049,7 @@ type UnmanageShareRequest struct {
 
 func (x *UnmanageShareRequest) Reset() {
 	*x = UnmanageShareRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[11]
+	mi := &file_tarn_v1_shares_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +1061,7 @@ func (x *UnmanageShareRequest) String() string {
 func (*UnmanageShareRequest) ProtoMessage() {}
 
 func (x *UnmanageShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[11]
+	mi := &file_tarn_v1_shares_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +1074,7 @@ func (x *UnmanageShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmanageShareRequest.ProtoReflect.Descriptor instead.
 func (*UnmanageShareRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{11}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UnmanageShareRequest) GetId() string {
@@ -925,7 +1117,7 @@ type ListSharesRequest struct {
 
 func (x *ListSharesRequest) Reset() {
 	*x = ListSharesRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[12]
+	mi := &file_tarn_v1_shares_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1129,7 @@ func (x *ListSharesRequest) String() string {
 func (*ListSharesRequest) ProtoMessage() {}
 
 func (x *ListSharesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[12]
+	mi := &file_tarn_v1_shares_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1142,7 @@ func (x *ListSharesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSharesRequest.ProtoReflect.Descriptor instead.
 func (*ListSharesRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{12}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListSharesRequest) GetLimit() int32 {
@@ -1055,7 +1247,7 @@ type ListSharesResponse struct {
 
 func (x *ListSharesResponse) Reset() {
 	*x = ListSharesResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[13]
+	mi := &file_tarn_v1_shares_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1259,7 @@ func (x *ListSharesResponse) String() string {
 func (*ListSharesResponse) ProtoMessage() {}
 
 func (x *ListSharesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[13]
+	mi := &file_tarn_v1_shares_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1272,7 @@ func (x *ListSharesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSharesResponse.ProtoReflect.Descriptor instead.
 func (*ListSharesResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{13}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListSharesResponse) GetShares() []*Share {
@@ -1117,7 +1309,7 @@ type UpdateShareRequest struct {
 
 func (x *UpdateShareRequest) Reset() {
 	*x = UpdateShareRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[14]
+	mi := &file_tarn_v1_shares_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +1321,7 @@ func (x *UpdateShareRequest) String() string {
 func (*UpdateShareRequest) ProtoMessage() {}
 
 func (x *UpdateShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[14]
+	mi := &file_tarn_v1_shares_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1142,7 +1334,7 @@ func (x *UpdateShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateShareRequest.ProtoReflect.Descriptor instead.
 func (*UpdateShareRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{14}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UpdateShareRequest) GetId() string {
@@ -1192,7 +1384,7 @@ type DeleteShareRequest struct {
 
 func (x *DeleteShareRequest) Reset() {
 	*x = DeleteShareRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[15]
+	mi := &file_tarn_v1_shares_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1396,7 @@ func (x *DeleteShareRequest) String() string {
 func (*DeleteShareRequest) ProtoMessage() {}
 
 func (x *DeleteShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[15]
+	mi := &file_tarn_v1_shares_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1409,7 @@ func (x *DeleteShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteShareRequest.ProtoReflect.Descriptor instead.
 func (*DeleteShareRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{15}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteShareRequest) GetId() string {
@@ -1251,7 +1443,7 @@ type ResizeShareRequest struct {
 
 func (x *ResizeShareRequest) Reset() {
 	*x = ResizeShareRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[16]
+	mi := &file_tarn_v1_shares_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1263,7 +1455,7 @@ func (x *ResizeShareRequest) String() string {
 func (*ResizeShareRequest) ProtoMessage() {}
 
 func (x *ResizeShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[16]
+	mi := &file_tarn_v1_shares_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1276,7 +1468,7 @@ func (x *ResizeShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeShareRequest.ProtoReflect.Descriptor instead.
 func (*ResizeShareRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{16}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ResizeShareRequest) GetId() string {
@@ -1305,7 +1497,7 @@ type SetMetadataRequest struct {
 
 func (x *SetMetadataRequest) Reset() {
 	*x = SetMetadataRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[17]
+	mi := &file_tarn_v1_shares_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +1509,7 @@ func (x *SetMetadataRequest) String() string {
 func (*SetMetadataRequest) ProtoMessage() {}
 
 func (x *SetMetadataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[17]
+	mi := &file_tarn_v1_shares_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +1522,7 @@ func (x *SetMetadataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetMetadataRequest.ProtoReflect.Descriptor instead.
 func (*SetMetadataRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{17}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetMetadataRequest) GetId() string {
@@ -1364,7 +1556,7 @@ type UnsetMetadataRequest struct {
 
 func (x *UnsetMetadataRequest) Reset() {
 	*x = UnsetMetadataRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[18]
+	mi := &file_tarn_v1_shares_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1376,7 +1568,7 @@ func (x *UnsetMetadataRequest) String() string {
 func (*UnsetMetadataRequest) ProtoMessage() {}
 
 func (x *UnsetMetadataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[18]
+	mi := &file_tarn_v1_shares_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1389,7 +1581,7 @@ func (x *UnsetMetadataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnsetMetadataRequest.ProtoReflect.Descriptor instead.
 func (*UnsetMetadataRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{18}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UnsetMetadataRequest) GetId() string {
@@ -1416,7 +1608,7 @@ type ResetStatusRequest struct {
 
 func (x *ResetStatusRequest) Reset() {
 	*x = ResetStatusRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[19]
+	mi := &file_tarn_v1_shares_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1620,7 @@ func (x *ResetStatusRequest) String() string {
 func (*ResetStatusRequest) ProtoMessage() {}
 
 func (x *ResetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[19]
+	mi := &file_tarn_v1_shares_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1633,7 @@ func (x *ResetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetStatusRequest.ProtoReflect.Descriptor instead.
 func (*ResetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{19}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ResetStatusRequest) GetId() string {
@@ -1468,7 +1660,7 @@ type ResetReplicaStateRequest struct {
 
 func (x *ResetReplicaStateRequest) Reset() {
 	*x = ResetReplicaStateRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[20]
+	mi := &file_tarn_v1_shares_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1480,7 +1672,7 @@ func (x *ResetReplicaStateRequest) String() string {
 func (*ResetReplicaStateRequest) ProtoMessage() {}
 
 func (x *ResetReplicaStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[20]
+	mi := &file_tarn_v1_shares_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,7 +1685,7 @@ func (x *ResetReplicaStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetReplicaStateRequest.ProtoReflect.Descriptor instead.
 func (*ResetReplicaStateRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ResetReplicaStateRequest) GetId() string {
@@ -1519,7 +1711,7 @@ type ListExportLocationsResponse struct {
 
 func (x *ListExportLocationsResponse) Reset() {
 	*x = ListExportLocationsResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[21]
+	mi := &file_tarn_v1_shares_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1531,7 +1723,7 @@ func (x *ListExportLocationsResponse) String() string {
 func (*ListExportLocationsResponse) ProtoMessage() {}
 
 func (x *ListExportLocationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[21]
+	mi := &file_tarn_v1_shares_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1544,7 +1736,7 @@ func (x *ListExportLocationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportLocationsResponse.ProtoReflect.Descriptor instead.
 func (*ListExportLocationsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{21}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListExportLocationsResponse) GetExportLocations() []*ExportLocation {
@@ -1571,7 +1763,7 @@ type CreateReplicaRequest struct {
 
 func (x *CreateReplicaRequest) Reset() {
 	*x = CreateReplicaRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[22]
+	mi := &file_tarn_v1_shares_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1583,7 +1775,7 @@ func (x *CreateReplicaRequest) String() string {
 func (*CreateReplicaRequest) ProtoMessage() {}
 
 func (x *CreateReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[22]
+	mi := &file_tarn_v1_shares_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1596,7 +1788,7 @@ func (x *CreateReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateReplicaRequest.ProtoReflect.Descriptor instead.
 func (*CreateReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{22}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CreateReplicaRequest) GetId() string {
@@ -1659,7 +1851,7 @@ type ListReplicasRequest struct {
 
 func (x *ListReplicasRequest) Reset() {
 	*x = ListReplicasRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[23]
+	mi := &file_tarn_v1_shares_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1671,7 +1863,7 @@ func (x *ListReplicasRequest) String() string {
 func (*ListReplicasRequest) ProtoMessage() {}
 
 func (x *ListReplicasRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[23]
+	mi := &file_tarn_v1_shares_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1684,7 +1876,7 @@ func (x *ListReplicasRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReplicasRequest.ProtoReflect.Descriptor instead.
 func (*ListReplicasRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{23}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListReplicasRequest) GetLimit() int32 {
@@ -1761,7 +1953,7 @@ type ListReplicasResponse struct {
 
 func (x *ListReplicasResponse) Reset() {
 	*x = ListReplicasResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[24]
+	mi := &file_tarn_v1_shares_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1965,7 @@ func (x *ListReplicasResponse) String() string {
 func (*ListReplicasResponse) ProtoMessage() {}
 
 func (x *ListReplicasResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[24]
+	mi := &file_tarn_v1_shares_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1978,7 @@ func (x *ListReplicasResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReplicasResponse.ProtoReflect.Descriptor instead.
 func (*ListReplicasResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{24}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListReplicasResponse) GetReplicas() []*Replica {
@@ -1829,7 +2021,7 @@ type PromoteReplicaRequest struct {
 
 func (x *PromoteReplicaRequest) Reset() {
 	*x = PromoteReplicaRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[25]
+	mi := &file_tarn_v1_shares_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +2033,7 @@ func (x *PromoteReplicaRequest) String() string {
 func (*PromoteReplicaRequest) ProtoMessage() {}
 
 func (x *PromoteReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[25]
+	mi := &file_tarn_v1_shares_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +2046,7 @@ func (x *PromoteReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteReplicaRequest.ProtoReflect.Descriptor instead.
 func (*PromoteReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{25}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PromoteReplicaRequest) GetId() string {
@@ -1911,7 +2103,7 @@ type PromoteReplicaResponse struct {
 
 func (x *PromoteReplicaResponse) Reset() {
 	*x = PromoteReplicaResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[26]
+	mi := &file_tarn_v1_shares_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +2115,7 @@ func (x *PromoteReplicaResponse) String() string {
 func (*PromoteReplicaResponse) ProtoMessage() {}
 
 func (x *PromoteReplicaResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[26]
+	mi := &file_tarn_v1_shares_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2128,7 @@ func (x *PromoteReplicaResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteReplicaResponse.ProtoReflect.Descriptor instead.
 func (*PromoteReplicaResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{26}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PromoteReplicaResponse) GetReplica() *Replica {
@@ -1970,7 +2162,7 @@ type CancelPromotionRequest struct {
 
 func (x *CancelPromotionRequest) Reset() {
 	*x = CancelPromotionRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[27]
+	mi := &file_tarn_v1_shares_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1982,7 +2174,7 @@ func (x *CancelPromotionRequest) String() string {
 func (*CancelPromotionRequest) ProtoMessage() {}
 
 func (x *CancelPromotionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[27]
+	mi := &file_tarn_v1_shares_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1995,7 +2187,7 @@ func (x *CancelPromotionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelPromotionRequest.ProtoReflect.Descriptor instead.
 func (*CancelPromotionRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{27}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CancelPromotionRequest) GetShareId() string {
@@ -2023,7 +2215,7 @@ type DeleteReplicaRequest struct {
 
 func (x *DeleteReplicaRequest) Reset() {
 	*x = DeleteReplicaRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[28]
+	mi := &file_tarn_v1_shares_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2035,7 +2227,7 @@ func (x *DeleteReplicaRequest) String() string {
 func (*DeleteReplicaRequest) ProtoMessage() {}
 
 func (x *DeleteReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[28]
+	mi := &file_tarn_v1_shares_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2048,7 +2240,7 @@ func (x *DeleteReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteReplicaRequest.ProtoReflect.Descriptor instead.
 func (*DeleteReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{28}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DeleteReplicaRequest) GetId() string {
@@ -2082,7 +2274,7 @@ type UnmanageReplicaRequest struct {
 
 func (x *UnmanageReplicaRequest) Reset() {
 	*x = UnmanageReplicaRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[29]
+	mi := &file_tarn_v1_shares_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2094,7 +2286,7 @@ func (x *UnmanageReplicaRequest) String() string {
 func (*UnmanageReplicaRequest) ProtoMessage() {}
 
 func (x *UnmanageReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[29]
+	mi := &file_tarn_v1_shares_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2107,7 +2299,7 @@ func (x *UnmanageReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmanageReplicaRequest.ProtoReflect.Descriptor instead.
 func (*UnmanageReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{29}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *UnmanageReplicaRequest) GetId() string {
@@ -2137,7 +2329,7 @@ type CreateSnapshotRequest struct {
 
 func (x *CreateSnapshotRequest) Reset() {
 	*x = CreateSnapshotRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[30]
+	mi := &file_tarn_v1_shares_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2341,7 @@ func (x *CreateSnapshotRequest) String() string {
 func (*CreateSnapshotRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[30]
+	mi := &file_tarn_v1_shares_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2354,7 @@ func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{30}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CreateSnapshotRequest) GetId() string {
@@ -2215,7 +2407,7 @@ type ManageSnapshotRequest struct {
 
 func (x *ManageSnapshotRequest) Reset() {
 	*x = ManageSnapshotRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[31]
+	mi := &file_tarn_v1_shares_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2227,7 +2419,7 @@ func (x *ManageSnapshotRequest) String() string {
 func (*ManageSnapshotRequest) ProtoMessage() {}
 
 func (x *ManageSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[31]
+	mi := &file_tarn_v1_shares_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2240,7 +2432,7 @@ func (x *ManageSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManageSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*ManageSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{31}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ManageSnapshotRequest) GetId() string {
@@ -2295,7 +2487,7 @@ type UnmanageSnapshotRequest struct {
 
 func (x *UnmanageSnapshotRequest) Reset() {
 	*x = UnmanageSnapshotRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[32]
+	mi := &file_tarn_v1_shares_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2307,7 +2499,7 @@ func (x *UnmanageSnapshotRequest) String() string {
 func (*UnmanageSnapshotRequest) ProtoMessage() {}
 
 func (x *UnmanageSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[32]
+	mi := &file_tarn_v1_shares_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2320,7 +2512,7 @@ func (x *UnmanageSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmanageSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*UnmanageSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{32}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UnmanageSnapshotRequest) GetId() string {
@@ -2352,7 +2544,7 @@ type ListSnapshotsRequest struct {
 
 func (x *ListSnapshotsRequest) Reset() {
 	*x = ListSnapshotsRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[33]
+	mi := &file_tarn_v1_shares_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2364,7 +2556,7 @@ func (x *ListSnapshotsRequest) String() string {
 func (*ListSnapshotsRequest) ProtoMessage() {}
 
 func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[33]
+	mi := &file_tarn_v1_shares_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2377,7 +2569,7 @@ func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{33}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListSnapshotsRequest) GetLimit() int32 {
@@ -2440,7 +2632,7 @@ type ListSnapshotsResponse struct {
 
 func (x *ListSnapshotsResponse) Reset() {
 	*x = ListSnapshotsResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[34]
+	mi := &file_tarn_v1_shares_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2644,7 @@ func (x *ListSnapshotsResponse) String() string {
 func (*ListSnapshotsResponse) ProtoMessage() {}
 
 func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[34]
+	mi := &file_tarn_v1_shares_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2657,7 @@ func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsResponse.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{34}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListSnapshotsResponse) GetSnapshots() []*Snapshot {
@@ -2501,7 +2693,7 @@ type UpdateSnapshotRequest struct {
 
 func (x *UpdateSnapshotRequest) Reset() {
 	*x = UpdateSnapshotRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[35]
+	mi := &file_tarn_v1_shares_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2513,7 +2705,7 @@ func (x *UpdateSnapshotRequest) String() string {
 func (*UpdateSnapshotRequest) ProtoMessage() {}
 
 func (x *UpdateSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[35]
+	mi := &file_tarn_v1_shares_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2526,7 +2718,7 @@ func (x *UpdateSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{35}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *UpdateSnapshotRequest) GetId() string {
@@ -2568,7 +2760,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[36]
+	mi := &file_tarn_v1_shares_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2580,7 +2772,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[36]
+	mi := &file_tarn_v1_shares_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2593,7 +2785,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{36}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DeleteSnapshotRequest) GetId() string {
@@ -2623,7 +2815,7 @@ type ListSnapshotInstancesRequest struct {
 
 func (x *ListSnapshotInstancesRequest) Reset() {
 	*x = ListSnapshotInstancesRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[37]
+	mi := &file_tarn_v1_shares_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2635,7 +2827,7 @@ func (x *ListSnapshotInstancesRequest) String() string {
 func (*ListSnapshotInstancesRequest) ProtoMessage() {}
 
 func (x *ListSnapshotInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[37]
+	mi := &file_tarn_v1_shares_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2648,7 +2840,7 @@ func (x *ListSnapshotInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{37}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListSnapshotInstancesRequest) GetLimit() int32 {
@@ -2696,7 +2888,7 @@ type ListSnapshotInstancesResponse struct {
 
 func (x *ListSnapshotInstancesResponse) Reset() {
 	*x = ListSnapshotInstancesResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[38]
+	mi := &file_tarn_v1_shares_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2708,7 +2900,7 @@ func (x *ListSnapshotInstancesResponse) String() string {
 func (*ListSnapshotInstancesResponse) ProtoMessage() {}
 
 func (x *ListSnapshotInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[38]
+	mi := &file_tarn_v1_shares_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2721,7 +2913,7 @@ func (x *ListSnapshotInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListSnapshotInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{38}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListSnapshotInstancesResponse) GetSnapshotInstances() []*SnapshotInstance {
@@ -2754,7 +2946,7 @@ type AllowAccessRequest struct {
 
 func (x *AllowAccessRequest) Reset() {
 	*x = AllowAccessRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[39]
+	mi := &file_tarn_v1_shares_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2766,7 +2958,7 @@ func (x *AllowAccessRequest) String() string {
 func (*AllowAccessRequest) ProtoMessage() {}
 
 func (x *AllowAccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[39]
+	mi := &file_tarn_v1_shares_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2779,7 +2971,7 @@ func (x *AllowAccessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllowAccessRequest.ProtoReflect.Descriptor instead.
 func (*AllowAccessRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{39}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AllowAccessRequest) GetId() string {
@@ -2834,7 +3026,7 @@ type ListAccessRulesRequest struct {
 
 func (x *ListAccessRulesRequest) Reset() {
 	*x = ListAccessRulesRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[40]
+	mi := &file_tarn_v1_shares_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2846,7 +3038,7 @@ func (x *ListAccessRulesRequest) String() string {
 func (*ListAccessRulesRequest) ProtoMessage() {}
 
 func (x *ListAccessRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[40]
+	mi := &file_tarn_v1_shares_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2859,7 +3051,7 @@ func (x *ListAccessRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccessRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListAccessRulesRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{40}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListAccessRulesRequest) GetShareId() string {
@@ -2885,7 +3077,7 @@ type ListAccessRulesResponse struct {
 
 func (x *ListAccessRulesResponse) Reset() {
 	*x = ListAccessRulesResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[41]
+	mi := &file_tarn_v1_shares_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2897,7 +3089,7 @@ func (x *ListAccessRulesResponse) String() string {
 func (*ListAccessRulesResponse) ProtoMessage() {}
 
 func (x *ListAccessRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[41]
+	mi := &file_tarn_v1_shares_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2910,7 +3102,7 @@ func (x *ListAccessRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccessRulesResponse.ProtoReflect.Descriptor instead.
 func (*ListAccessRulesResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{41}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListAccessRulesResponse) GetAccessRules() []*AccessRule {
@@ -2930,7 +3122,7 @@ type UpdateAccessRuleRequest struct {
 
 func (x *UpdateAccessRuleRequest) Reset() {
 	*x = UpdateAccessRuleRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[42]
+	mi := &file_tarn_v1_shares_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2942,7 +3134,7 @@ func (x *UpdateAccessRuleRequest) String() string {
 func (*UpdateAccessRuleRequest) ProtoMessage() {}
 
 func (x *UpdateAccessRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[42]
+	mi := &file_tarn_v1_shares_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2955,7 +3147,7 @@ func (x *UpdateAccessRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateAccessRuleRequest.ProtoReflect.Descriptor instead.
 func (*UpdateAccessRuleRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{42}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *UpdateAccessRuleRequest) GetId() string {
@@ -2984,7 +3176,7 @@ type GetQuotaRequest struct {
 
 func (x *GetQuotaRequest) Reset() {
 	*x = GetQuotaRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[43]
+	mi := &file_tarn_v1_shares_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2996,7 +3188,7 @@ func (x *GetQuotaRequest) String() string {
 func (*GetQuotaRequest) ProtoMessage() {}
 
 func (x *GetQuotaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[43]
+	mi := &file_tarn_v1_shares_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3009,7 +3201,7 @@ func (x *GetQuotaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQuotaRequest.ProtoReflect.Descriptor instead.
 func (*GetQuotaRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{43}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GetQuotaRequest) GetProjectId() string {
@@ -3045,7 +3237,7 @@ type QuotaSet struct {
 
 func (x *QuotaSet) Reset() {
 	*x = QuotaSet{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[44]
+	mi := &file_tarn_v1_shares_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3057,7 +3249,7 @@ func (x *QuotaSet) String() string {
 func (*QuotaSet) ProtoMessage() {}
 
 func (x *QuotaSet) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[44]
+	mi := &file_tarn_v1_shares_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3070,7 +3262,7 @@ func (x *QuotaSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaSet.ProtoReflect.Descriptor instead.
 func (*QuotaSet) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{44}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *QuotaSet) GetProjectId() string {
@@ -3117,7 +3309,7 @@ type ListMessagesRequest struct {
 
 func (x *ListMessagesRequest) Reset() {
 	*x = ListMessagesRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[45]
+	mi := &file_tarn_v1_shares_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3129,7 +3321,7 @@ func (x *ListMessagesRequest) String() string {
 func (*ListMessagesRequest) ProtoMessage() {}
 
 func (x *ListMessagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[45]
+	mi := &file_tarn_v1_shares_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3142,7 +3334,7 @@ func (x *ListMessagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMessagesRequest.ProtoReflect.Descriptor instead.
 func (*ListMessagesRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{45}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListMessagesRequest) GetLimit() int32 {
@@ -3211,7 +3403,7 @@ type ListMessagesResponse struct {
 
 func (x *ListMessagesResponse) Reset() {
 	*x = ListMessagesResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[46]
+	mi := &file_tarn_v1_shares_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3223,7 +3415,7 @@ func (x *ListMessagesResponse) String() string {
 func (*ListMessagesResponse) ProtoMessage() {}
 
 func (x *ListMessagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[46]
+	mi := &file_tarn_v1_shares_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3236,7 +3428,7 @@ func (x *ListMessagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMessagesResponse.ProtoReflect.Descriptor instead.
 func (*ListMessagesResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{46}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListMessagesResponse) GetMessages() []*UserMessage {
@@ -3266,7 +3458,7 @@ type GetShareRetentionRequest struct {
 
 func (x *GetShareRetentionRequest) Reset() {
 	*x = GetShareRetentionRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[47]
+	mi := &file_tarn_v1_shares_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3278,7 +3470,7 @@ func (x *GetShareRetentionRequest) String() string {
 func (*GetShareRetentionRequest) ProtoMessage() {}
 
 func (x *GetShareRetentionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[47]
+	mi := &file_tarn_v1_shares_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3291,7 +3483,7 @@ func (x *GetShareRetentionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShareRetentionRequest.ProtoReflect.Descriptor instead.
 func (*GetShareRetentionRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{47}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GetShareRetentionRequest) GetId() string {
@@ -3328,7 +3520,7 @@ type ShareRetention struct {
 
 func (x *ShareRetention) Reset() {
 	*x = ShareRetention{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[48]
+	mi := &file_tarn_v1_shares_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3340,7 +3532,7 @@ func (x *ShareRetention) String() string {
 func (*ShareRetention) ProtoMessage() {}
 
 func (x *ShareRetention) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[48]
+	mi := &file_tarn_v1_shares_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3353,7 +3545,7 @@ func (x *ShareRetention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareRetention.ProtoReflect.Descriptor instead.
 func (*ShareRetention) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{48}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ShareRetention) GetShareId() string {
@@ -3393,7 +3585,7 @@ type ReplicaRetention struct {
 
 func (x *ReplicaRetention) Reset() {
 	*x = ReplicaRetention{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[49]
+	mi := &file_tarn_v1_shares_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3405,7 +3597,7 @@ func (x *ReplicaRetention) String() string {
 func (*ReplicaRetention) ProtoMessage() {}
 
 func (x *ReplicaRetention) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[49]
+	mi := &file_tarn_v1_shares_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3418,7 +3610,7 @@ func (x *ReplicaRetention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaRetention.ProtoReflect.Descriptor instead.
 func (*ReplicaRetention) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{49}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ReplicaRetention) GetReplicaId() string {
@@ -3476,7 +3668,7 @@ type ListDivergentCopiesRequest struct {
 
 func (x *ListDivergentCopiesRequest) Reset() {
 	*x = ListDivergentCopiesRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[50]
+	mi := &file_tarn_v1_shares_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3488,7 +3680,7 @@ func (x *ListDivergentCopiesRequest) String() string {
 func (*ListDivergentCopiesRequest) ProtoMessage() {}
 
 func (x *ListDivergentCopiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[50]
+	mi := &file_tarn_v1_shares_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3501,7 +3693,7 @@ func (x *ListDivergentCopiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDivergentCopiesRequest.ProtoReflect.Descriptor instead.
 func (*ListDivergentCopiesRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{50}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListDivergentCopiesRequest) GetShareId() string {
@@ -3543,7 +3735,7 @@ type ListDivergentCopiesResponse struct {
 
 func (x *ListDivergentCopiesResponse) Reset() {
 	*x = ListDivergentCopiesResponse{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[51]
+	mi := &file_tarn_v1_shares_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3555,7 +3747,7 @@ func (x *ListDivergentCopiesResponse) String() string {
 func (*ListDivergentCopiesResponse) ProtoMessage() {}
 
 func (x *ListDivergentCopiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[51]
+	mi := &file_tarn_v1_shares_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3568,7 +3760,7 @@ func (x *ListDivergentCopiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDivergentCopiesResponse.ProtoReflect.Descriptor instead.
 func (*ListDivergentCopiesResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{51}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListDivergentCopiesResponse) GetDivergentCopies() []*DivergentCopy {
@@ -3598,7 +3790,7 @@ type GetDivergentCopyRequest struct {
 
 func (x *GetDivergentCopyRequest) Reset() {
 	*x = GetDivergentCopyRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[52]
+	mi := &file_tarn_v1_shares_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3610,7 +3802,7 @@ func (x *GetDivergentCopyRequest) String() string {
 func (*GetDivergentCopyRequest) ProtoMessage() {}
 
 func (x *GetDivergentCopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[52]
+	mi := &file_tarn_v1_shares_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3623,7 +3815,7 @@ func (x *GetDivergentCopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDivergentCopyRequest.ProtoReflect.Descriptor instead.
 func (*GetDivergentCopyRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{52}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *GetDivergentCopyRequest) GetGuid() uint64 {
@@ -3659,7 +3851,7 @@ type PurgeDivergentCopyRequest struct {
 
 func (x *PurgeDivergentCopyRequest) Reset() {
 	*x = PurgeDivergentCopyRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[53]
+	mi := &file_tarn_v1_shares_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3671,7 +3863,7 @@ func (x *PurgeDivergentCopyRequest) String() string {
 func (*PurgeDivergentCopyRequest) ProtoMessage() {}
 
 func (x *PurgeDivergentCopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[53]
+	mi := &file_tarn_v1_shares_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3684,7 +3876,7 @@ func (x *PurgeDivergentCopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeDivergentCopyRequest.ProtoReflect.Descriptor instead.
 func (*PurgeDivergentCopyRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{53}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *PurgeDivergentCopyRequest) GetGuid() uint64 {
@@ -3802,7 +3994,20 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	" \x01(\bR\bisPublic\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"B\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x84\x01\n" +
+	"\x19ManageSharePreviewRequest\x121\n" +
+	"\x05share\x18\x01 \x01(\v2\x1b.tarn.v1.ManageShareRequestR\x05share\x124\n" +
+	"\bmax_wait\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\amaxWait\"\xae\x01\n" +
+	"\x1bManageReplicaPreviewRequest\x12\x19\n" +
+	"\bshare_id\x18\x01 \x01(\tR\ashareId\x12\x1b\n" +
+	"\tonly_host\x18\x02 \x01(\tR\bonlyHost\x12!\n" +
+	"\ffrom_dataset\x18\x03 \x01(\tR\vfromDataset\x124\n" +
+	"\bmax_wait\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\amaxWait\"\x99\x01\n" +
+	"\rManagePreview\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x18\n" +
+	"\adataset\x18\x02 \x01(\tR\adataset\x120\n" +
+	"\afinding\x18\x03 \x01(\v2\x16.tarn.v1.ManageFindingR\afinding\x12(\n" +
+	"\x04base\x18\x04 \x01(\v2\x14.tarn.v1.BaseFindingR\x04base\"B\n" +
 	"\x14UnmanageShareRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\"\xa2\x04\n" +
@@ -4062,7 +4267,7 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\rSetExtraSpecs\x12\x1d.tarn.v1.SetExtraSpecsRequest\x1a\x12.tarn.v1.ShareType\x12F\n" +
 	"\x0fUnsetExtraSpecs\x12\x1f.tarn.v1.UnsetExtraSpecsRequest\x1a\x12.tarn.v1.ShareType\x12E\n" +
 	"\x10AddProjectAccess\x12\x1d.tarn.v1.ProjectAccessRequest\x1a\x12.tarn.v1.ShareType\x12H\n" +
-	"\x13RemoveProjectAccess\x12\x1d.tarn.v1.ProjectAccessRequest\x1a\x12.tarn.v1.ShareType2\x9d\a\n" +
+	"\x13RemoveProjectAccess\x12\x1d.tarn.v1.ProjectAccessRequest\x1a\x12.tarn.v1.ShareType2\xef\a\n" +
 	"\fShareService\x12:\n" +
 	"\vCreateShare\x12\x1b.tarn.v1.CreateShareRequest\x1a\x0e.tarn.v1.Share\x12/\n" +
 	"\bGetShare\x12\x13.tarn.v1.GetRequest\x1a\x0e.tarn.v1.Share\x12E\n" +
@@ -4074,11 +4279,12 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\vShrinkShare\x12\x1b.tarn.v1.ResizeShareRequest\x1a\x0e.tarn.v1.Share\x12?\n" +
 	"\x10SetShareMetadata\x12\x1b.tarn.v1.SetMetadataRequest\x1a\x0e.tarn.v1.Share\x12C\n" +
 	"\x12UnsetShareMetadata\x12\x1d.tarn.v1.UnsetMetadataRequest\x1a\x0e.tarn.v1.Share\x12:\n" +
-	"\vManageShare\x12\x1b.tarn.v1.ManageShareRequest\x1a\x0e.tarn.v1.Share\x12>\n" +
+	"\vManageShare\x12\x1b.tarn.v1.ManageShareRequest\x1a\x0e.tarn.v1.Share\x12P\n" +
+	"\x12ManageSharePreview\x12\".tarn.v1.ManageSharePreviewRequest\x1a\x16.tarn.v1.ManagePreview\x12>\n" +
 	"\rUnmanageShare\x12\x1d.tarn.v1.UnmanageShareRequest\x1a\x0e.tarn.v1.Share\x12?\n" +
 	"\x10ResetShareStatus\x12\x1b.tarn.v1.ResetStatusRequest\x1a\x0e.tarn.v1.Share\x12U\n" +
 	"\x18ListShareExportLocations\x12\x13.tarn.v1.GetRequest\x1a$.tarn.v1.ListExportLocationsResponse\x12O\n" +
-	"\x11GetShareRetention\x12!.tarn.v1.GetShareRetentionRequest\x1a\x17.tarn.v1.ShareRetention2\xa5\t\n" +
+	"\x11GetShareRetention\x12!.tarn.v1.GetShareRetentionRequest\x1a\x17.tarn.v1.ShareRetention2\xfb\t\n" +
 	"\x0eReplicaService\x12@\n" +
 	"\rCreateReplica\x12\x1d.tarn.v1.CreateReplicaRequest\x1a\x10.tarn.v1.Replica\x123\n" +
 	"\n" +
@@ -4089,7 +4295,8 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\rResyncReplica\x12\x13.tarn.v1.GetRequest\x1a\x10.tarn.v1.Replica\x12C\n" +
 	"\x12ResetReplicaStatus\x12\x1b.tarn.v1.ResetStatusRequest\x1a\x10.tarn.v1.Replica\x12H\n" +
 	"\x11ResetReplicaState\x12!.tarn.v1.ResetReplicaStateRequest\x1a\x10.tarn.v1.Replica\x12>\n" +
-	"\rDeleteReplica\x12\x1d.tarn.v1.DeleteReplicaRequest\x1a\x0e.tarn.v1.Empty\x12D\n" +
+	"\rDeleteReplica\x12\x1d.tarn.v1.DeleteReplicaRequest\x1a\x0e.tarn.v1.Empty\x12T\n" +
+	"\x14ManageReplicaPreview\x12$.tarn.v1.ManageReplicaPreviewRequest\x1a\x16.tarn.v1.ManagePreview\x12D\n" +
 	"\x0fUnmanageReplica\x12\x1f.tarn.v1.UnmanageReplicaRequest\x1a\x10.tarn.v1.Replica\x12C\n" +
 	"\x12SetReplicaMetadata\x12\x1b.tarn.v1.SetMetadataRequest\x1a\x10.tarn.v1.Replica\x12G\n" +
 	"\x14UnsetReplicaMetadata\x12\x1d.tarn.v1.UnsetMetadataRequest\x1a\x10.tarn.v1.Replica\x12W\n" +
@@ -4139,7 +4346,7 @@ func file_tarn_v1_shares_proto_rawDescGZIP() []byte {
 }
 
 var file_tarn_v1_shares_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tarn_v1_shares_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
+var file_tarn_v1_shares_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_tarn_v1_shares_proto_goTypes = []any{
 	(Consistency)(0),                      // 0: tarn.v1.Consistency
 	(*Empty)(nil),                         // 1: tarn.v1.Empty
@@ -4153,251 +4360,265 @@ var file_tarn_v1_shares_proto_goTypes = []any{
 	(*ProjectAccessRequest)(nil),          // 9: tarn.v1.ProjectAccessRequest
 	(*CreateShareRequest)(nil),            // 10: tarn.v1.CreateShareRequest
 	(*ManageShareRequest)(nil),            // 11: tarn.v1.ManageShareRequest
-	(*UnmanageShareRequest)(nil),          // 12: tarn.v1.UnmanageShareRequest
-	(*ListSharesRequest)(nil),             // 13: tarn.v1.ListSharesRequest
-	(*ListSharesResponse)(nil),            // 14: tarn.v1.ListSharesResponse
-	(*UpdateShareRequest)(nil),            // 15: tarn.v1.UpdateShareRequest
-	(*DeleteShareRequest)(nil),            // 16: tarn.v1.DeleteShareRequest
-	(*ResizeShareRequest)(nil),            // 17: tarn.v1.ResizeShareRequest
-	(*SetMetadataRequest)(nil),            // 18: tarn.v1.SetMetadataRequest
-	(*UnsetMetadataRequest)(nil),          // 19: tarn.v1.UnsetMetadataRequest
-	(*ResetStatusRequest)(nil),            // 20: tarn.v1.ResetStatusRequest
-	(*ResetReplicaStateRequest)(nil),      // 21: tarn.v1.ResetReplicaStateRequest
-	(*ListExportLocationsResponse)(nil),   // 22: tarn.v1.ListExportLocationsResponse
-	(*CreateReplicaRequest)(nil),          // 23: tarn.v1.CreateReplicaRequest
-	(*ListReplicasRequest)(nil),           // 24: tarn.v1.ListReplicasRequest
-	(*ListReplicasResponse)(nil),          // 25: tarn.v1.ListReplicasResponse
-	(*PromoteReplicaRequest)(nil),         // 26: tarn.v1.PromoteReplicaRequest
-	(*PromoteReplicaResponse)(nil),        // 27: tarn.v1.PromoteReplicaResponse
-	(*CancelPromotionRequest)(nil),        // 28: tarn.v1.CancelPromotionRequest
-	(*DeleteReplicaRequest)(nil),          // 29: tarn.v1.DeleteReplicaRequest
-	(*UnmanageReplicaRequest)(nil),        // 30: tarn.v1.UnmanageReplicaRequest
-	(*CreateSnapshotRequest)(nil),         // 31: tarn.v1.CreateSnapshotRequest
-	(*ManageSnapshotRequest)(nil),         // 32: tarn.v1.ManageSnapshotRequest
-	(*UnmanageSnapshotRequest)(nil),       // 33: tarn.v1.UnmanageSnapshotRequest
-	(*ListSnapshotsRequest)(nil),          // 34: tarn.v1.ListSnapshotsRequest
-	(*ListSnapshotsResponse)(nil),         // 35: tarn.v1.ListSnapshotsResponse
-	(*UpdateSnapshotRequest)(nil),         // 36: tarn.v1.UpdateSnapshotRequest
-	(*DeleteSnapshotRequest)(nil),         // 37: tarn.v1.DeleteSnapshotRequest
-	(*ListSnapshotInstancesRequest)(nil),  // 38: tarn.v1.ListSnapshotInstancesRequest
-	(*ListSnapshotInstancesResponse)(nil), // 39: tarn.v1.ListSnapshotInstancesResponse
-	(*AllowAccessRequest)(nil),            // 40: tarn.v1.AllowAccessRequest
-	(*ListAccessRulesRequest)(nil),        // 41: tarn.v1.ListAccessRulesRequest
-	(*ListAccessRulesResponse)(nil),       // 42: tarn.v1.ListAccessRulesResponse
-	(*UpdateAccessRuleRequest)(nil),       // 43: tarn.v1.UpdateAccessRuleRequest
-	(*GetQuotaRequest)(nil),               // 44: tarn.v1.GetQuotaRequest
-	(*QuotaSet)(nil),                      // 45: tarn.v1.QuotaSet
-	(*ListMessagesRequest)(nil),           // 46: tarn.v1.ListMessagesRequest
-	(*ListMessagesResponse)(nil),          // 47: tarn.v1.ListMessagesResponse
-	(*GetShareRetentionRequest)(nil),      // 48: tarn.v1.GetShareRetentionRequest
-	(*ShareRetention)(nil),                // 49: tarn.v1.ShareRetention
-	(*ReplicaRetention)(nil),              // 50: tarn.v1.ReplicaRetention
-	(*ListDivergentCopiesRequest)(nil),    // 51: tarn.v1.ListDivergentCopiesRequest
-	(*ListDivergentCopiesResponse)(nil),   // 52: tarn.v1.ListDivergentCopiesResponse
-	(*GetDivergentCopyRequest)(nil),       // 53: tarn.v1.GetDivergentCopyRequest
-	(*PurgeDivergentCopyRequest)(nil),     // 54: tarn.v1.PurgeDivergentCopyRequest
-	nil,                                   // 55: tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
-	nil,                                   // 56: tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
-	nil,                                   // 57: tarn.v1.CreateShareRequest.MetadataEntry
-	nil,                                   // 58: tarn.v1.ManageShareRequest.MetadataEntry
-	nil,                                   // 59: tarn.v1.ListSharesRequest.MetadataEntry
-	nil,                                   // 60: tarn.v1.SetMetadataRequest.MetadataEntry
-	nil,                                   // 61: tarn.v1.CreateReplicaRequest.MetadataEntry
-	nil,                                   // 62: tarn.v1.CreateSnapshotRequest.MetadataEntry
-	nil,                                   // 63: tarn.v1.ManageSnapshotRequest.MetadataEntry
-	nil,                                   // 64: tarn.v1.AllowAccessRequest.MetadataEntry
-	nil,                                   // 65: tarn.v1.QuotaSet.QuotasEntry
-	(*ShareType)(nil),                     // 66: tarn.v1.ShareType
-	(Status)(0),                           // 67: tarn.v1.Status
-	(*Share)(nil),                         // 68: tarn.v1.Share
-	(ReplicaState)(0),                     // 69: tarn.v1.ReplicaState
-	(*ExportLocation)(nil),                // 70: tarn.v1.ExportLocation
-	(*Replica)(nil),                       // 71: tarn.v1.Replica
-	(*Consent)(nil),                       // 72: tarn.v1.Consent
-	(*durationpb.Duration)(nil),           // 73: google.protobuf.Duration
-	(*Snapshot)(nil),                      // 74: tarn.v1.Snapshot
-	(*SnapshotInstance)(nil),              // 75: tarn.v1.SnapshotInstance
-	(AccessLevel)(0),                      // 76: tarn.v1.AccessLevel
-	(*AccessRule)(nil),                    // 77: tarn.v1.AccessRule
-	(*UserMessage)(nil),                   // 78: tarn.v1.UserMessage
-	(*RetentionPreview)(nil),              // 79: tarn.v1.RetentionPreview
-	(*DivergentCopy)(nil),                 // 80: tarn.v1.DivergentCopy
-	(*QuotaUsage)(nil),                    // 81: tarn.v1.QuotaUsage
-	(*QuotaLimits)(nil),                   // 82: tarn.v1.QuotaLimits
-	(*DivergentDetail)(nil),               // 83: tarn.v1.DivergentDetail
+	(*ManageSharePreviewRequest)(nil),     // 12: tarn.v1.ManageSharePreviewRequest
+	(*ManageReplicaPreviewRequest)(nil),   // 13: tarn.v1.ManageReplicaPreviewRequest
+	(*ManagePreview)(nil),                 // 14: tarn.v1.ManagePreview
+	(*UnmanageShareRequest)(nil),          // 15: tarn.v1.UnmanageShareRequest
+	(*ListSharesRequest)(nil),             // 16: tarn.v1.ListSharesRequest
+	(*ListSharesResponse)(nil),            // 17: tarn.v1.ListSharesResponse
+	(*UpdateShareRequest)(nil),            // 18: tarn.v1.UpdateShareRequest
+	(*DeleteShareRequest)(nil),            // 19: tarn.v1.DeleteShareRequest
+	(*ResizeShareRequest)(nil),            // 20: tarn.v1.ResizeShareRequest
+	(*SetMetadataRequest)(nil),            // 21: tarn.v1.SetMetadataRequest
+	(*UnsetMetadataRequest)(nil),          // 22: tarn.v1.UnsetMetadataRequest
+	(*ResetStatusRequest)(nil),            // 23: tarn.v1.ResetStatusRequest
+	(*ResetReplicaStateRequest)(nil),      // 24: tarn.v1.ResetReplicaStateRequest
+	(*ListExportLocationsResponse)(nil),   // 25: tarn.v1.ListExportLocationsResponse
+	(*CreateReplicaRequest)(nil),          // 26: tarn.v1.CreateReplicaRequest
+	(*ListReplicasRequest)(nil),           // 27: tarn.v1.ListReplicasRequest
+	(*ListReplicasResponse)(nil),          // 28: tarn.v1.ListReplicasResponse
+	(*PromoteReplicaRequest)(nil),         // 29: tarn.v1.PromoteReplicaRequest
+	(*PromoteReplicaResponse)(nil),        // 30: tarn.v1.PromoteReplicaResponse
+	(*CancelPromotionRequest)(nil),        // 31: tarn.v1.CancelPromotionRequest
+	(*DeleteReplicaRequest)(nil),          // 32: tarn.v1.DeleteReplicaRequest
+	(*UnmanageReplicaRequest)(nil),        // 33: tarn.v1.UnmanageReplicaRequest
+	(*CreateSnapshotRequest)(nil),         // 34: tarn.v1.CreateSnapshotRequest
+	(*ManageSnapshotRequest)(nil),         // 35: tarn.v1.ManageSnapshotRequest
+	(*UnmanageSnapshotRequest)(nil),       // 36: tarn.v1.UnmanageSnapshotRequest
+	(*ListSnapshotsRequest)(nil),          // 37: tarn.v1.ListSnapshotsRequest
+	(*ListSnapshotsResponse)(nil),         // 38: tarn.v1.ListSnapshotsResponse
+	(*UpdateSnapshotRequest)(nil),         // 39: tarn.v1.UpdateSnapshotRequest
+	(*DeleteSnapshotRequest)(nil),         // 40: tarn.v1.DeleteSnapshotRequest
+	(*ListSnapshotInstancesRequest)(nil),  // 41: tarn.v1.ListSnapshotInstancesRequest
+	(*ListSnapshotInstancesResponse)(nil), // 42: tarn.v1.ListSnapshotInstancesResponse
+	(*AllowAccessRequest)(nil),            // 43: tarn.v1.AllowAccessRequest
+	(*ListAccessRulesRequest)(nil),        // 44: tarn.v1.ListAccessRulesRequest
+	(*ListAccessRulesResponse)(nil),       // 45: tarn.v1.ListAccessRulesResponse
+	(*UpdateAccessRuleRequest)(nil),       // 46: tarn.v1.UpdateAccessRuleRequest
+	(*GetQuotaRequest)(nil),               // 47: tarn.v1.GetQuotaRequest
+	(*QuotaSet)(nil),                      // 48: tarn.v1.QuotaSet
+	(*ListMessagesRequest)(nil),           // 49: tarn.v1.ListMessagesRequest
+	(*ListMessagesResponse)(nil),          // 50: tarn.v1.ListMessagesResponse
+	(*GetShareRetentionRequest)(nil),      // 51: tarn.v1.GetShareRetentionRequest
+	(*ShareRetention)(nil),                // 52: tarn.v1.ShareRetention
+	(*ReplicaRetention)(nil),              // 53: tarn.v1.ReplicaRetention
+	(*ListDivergentCopiesRequest)(nil),    // 54: tarn.v1.ListDivergentCopiesRequest
+	(*ListDivergentCopiesResponse)(nil),   // 55: tarn.v1.ListDivergentCopiesResponse
+	(*GetDivergentCopyRequest)(nil),       // 56: tarn.v1.GetDivergentCopyRequest
+	(*PurgeDivergentCopyRequest)(nil),     // 57: tarn.v1.PurgeDivergentCopyRequest
+	nil,                                   // 58: tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
+	nil,                                   // 59: tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
+	nil,                                   // 60: tarn.v1.CreateShareRequest.MetadataEntry
+	nil,                                   // 61: tarn.v1.ManageShareRequest.MetadataEntry
+	nil,                                   // 62: tarn.v1.ListSharesRequest.MetadataEntry
+	nil,                                   // 63: tarn.v1.SetMetadataRequest.MetadataEntry
+	nil,                                   // 64: tarn.v1.CreateReplicaRequest.MetadataEntry
+	nil,                                   // 65: tarn.v1.CreateSnapshotRequest.MetadataEntry
+	nil,                                   // 66: tarn.v1.ManageSnapshotRequest.MetadataEntry
+	nil,                                   // 67: tarn.v1.AllowAccessRequest.MetadataEntry
+	nil,                                   // 68: tarn.v1.QuotaSet.QuotasEntry
+	(*ShareType)(nil),                     // 69: tarn.v1.ShareType
+	(*durationpb.Duration)(nil),           // 70: google.protobuf.Duration
+	(*ManageFinding)(nil),                 // 71: tarn.v1.ManageFinding
+	(*BaseFinding)(nil),                   // 72: tarn.v1.BaseFinding
+	(Status)(0),                           // 73: tarn.v1.Status
+	(*Share)(nil),                         // 74: tarn.v1.Share
+	(ReplicaState)(0),                     // 75: tarn.v1.ReplicaState
+	(*ExportLocation)(nil),                // 76: tarn.v1.ExportLocation
+	(*Replica)(nil),                       // 77: tarn.v1.Replica
+	(*Consent)(nil),                       // 78: tarn.v1.Consent
+	(*Snapshot)(nil),                      // 79: tarn.v1.Snapshot
+	(*SnapshotInstance)(nil),              // 80: tarn.v1.SnapshotInstance
+	(AccessLevel)(0),                      // 81: tarn.v1.AccessLevel
+	(*AccessRule)(nil),                    // 82: tarn.v1.AccessRule
+	(*UserMessage)(nil),                   // 83: tarn.v1.UserMessage
+	(*RetentionPreview)(nil),              // 84: tarn.v1.RetentionPreview
+	(*DivergentCopy)(nil),                 // 85: tarn.v1.DivergentCopy
+	(*QuotaUsage)(nil),                    // 86: tarn.v1.QuotaUsage
+	(*QuotaLimits)(nil),                   // 87: tarn.v1.QuotaLimits
+	(*DivergentDetail)(nil),               // 88: tarn.v1.DivergentDetail
 }
 var file_tarn_v1_shares_proto_depIdxs = []int32{
 	0,   // 0: tarn.v1.GetRequest.consistency:type_name -> tarn.v1.Consistency
-	55,  // 1: tarn.v1.CreateShareTypeRequest.extra_specs:type_name -> tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
+	58,  // 1: tarn.v1.CreateShareTypeRequest.extra_specs:type_name -> tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
 	0,   // 2: tarn.v1.ListShareTypesRequest.consistency:type_name -> tarn.v1.Consistency
-	66,  // 3: tarn.v1.ListShareTypesResponse.share_types:type_name -> tarn.v1.ShareType
-	56,  // 4: tarn.v1.SetExtraSpecsRequest.extra_specs:type_name -> tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
-	57,  // 5: tarn.v1.CreateShareRequest.metadata:type_name -> tarn.v1.CreateShareRequest.MetadataEntry
-	58,  // 6: tarn.v1.ManageShareRequest.metadata:type_name -> tarn.v1.ManageShareRequest.MetadataEntry
-	0,   // 7: tarn.v1.ListSharesRequest.consistency:type_name -> tarn.v1.Consistency
-	67,  // 8: tarn.v1.ListSharesRequest.status:type_name -> tarn.v1.Status
-	59,  // 9: tarn.v1.ListSharesRequest.metadata:type_name -> tarn.v1.ListSharesRequest.MetadataEntry
-	68,  // 10: tarn.v1.ListSharesResponse.shares:type_name -> tarn.v1.Share
-	60,  // 11: tarn.v1.SetMetadataRequest.metadata:type_name -> tarn.v1.SetMetadataRequest.MetadataEntry
-	67,  // 12: tarn.v1.ResetStatusRequest.status:type_name -> tarn.v1.Status
-	69,  // 13: tarn.v1.ResetReplicaStateRequest.replica_state:type_name -> tarn.v1.ReplicaState
-	70,  // 14: tarn.v1.ListExportLocationsResponse.export_locations:type_name -> tarn.v1.ExportLocation
-	61,  // 15: tarn.v1.CreateReplicaRequest.metadata:type_name -> tarn.v1.CreateReplicaRequest.MetadataEntry
-	0,   // 16: tarn.v1.ListReplicasRequest.consistency:type_name -> tarn.v1.Consistency
-	69,  // 17: tarn.v1.ListReplicasRequest.replica_state:type_name -> tarn.v1.ReplicaState
-	67,  // 18: tarn.v1.ListReplicasRequest.status:type_name -> tarn.v1.Status
-	71,  // 19: tarn.v1.ListReplicasResponse.replicas:type_name -> tarn.v1.Replica
-	72,  // 20: tarn.v1.PromoteReplicaRequest.consent:type_name -> tarn.v1.Consent
-	73,  // 21: tarn.v1.PromoteReplicaRequest.quiesce_wait_time:type_name -> google.protobuf.Duration
-	71,  // 22: tarn.v1.PromoteReplicaResponse.replica:type_name -> tarn.v1.Replica
-	62,  // 23: tarn.v1.CreateSnapshotRequest.metadata:type_name -> tarn.v1.CreateSnapshotRequest.MetadataEntry
-	63,  // 24: tarn.v1.ManageSnapshotRequest.metadata:type_name -> tarn.v1.ManageSnapshotRequest.MetadataEntry
-	0,   // 25: tarn.v1.ListSnapshotsRequest.consistency:type_name -> tarn.v1.Consistency
-	67,  // 26: tarn.v1.ListSnapshotsRequest.status:type_name -> tarn.v1.Status
-	74,  // 27: tarn.v1.ListSnapshotsResponse.snapshots:type_name -> tarn.v1.Snapshot
-	0,   // 28: tarn.v1.ListSnapshotInstancesRequest.consistency:type_name -> tarn.v1.Consistency
-	75,  // 29: tarn.v1.ListSnapshotInstancesResponse.snapshot_instances:type_name -> tarn.v1.SnapshotInstance
-	76,  // 30: tarn.v1.AllowAccessRequest.access_level:type_name -> tarn.v1.AccessLevel
-	64,  // 31: tarn.v1.AllowAccessRequest.metadata:type_name -> tarn.v1.AllowAccessRequest.MetadataEntry
-	0,   // 32: tarn.v1.ListAccessRulesRequest.consistency:type_name -> tarn.v1.Consistency
-	77,  // 33: tarn.v1.ListAccessRulesResponse.access_rules:type_name -> tarn.v1.AccessRule
-	76,  // 34: tarn.v1.UpdateAccessRuleRequest.access_level:type_name -> tarn.v1.AccessLevel
-	65,  // 35: tarn.v1.QuotaSet.quotas:type_name -> tarn.v1.QuotaSet.QuotasEntry
-	0,   // 36: tarn.v1.ListMessagesRequest.consistency:type_name -> tarn.v1.Consistency
-	78,  // 37: tarn.v1.ListMessagesResponse.messages:type_name -> tarn.v1.UserMessage
-	73,  // 38: tarn.v1.GetShareRetentionRequest.max_wait:type_name -> google.protobuf.Duration
-	50,  // 39: tarn.v1.ShareRetention.replicas:type_name -> tarn.v1.ReplicaRetention
-	69,  // 40: tarn.v1.ReplicaRetention.replica_state:type_name -> tarn.v1.ReplicaState
-	79,  // 41: tarn.v1.ReplicaRetention.preview:type_name -> tarn.v1.RetentionPreview
-	0,   // 42: tarn.v1.ListDivergentCopiesRequest.consistency:type_name -> tarn.v1.Consistency
-	80,  // 43: tarn.v1.ListDivergentCopiesResponse.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	73,  // 44: tarn.v1.GetDivergentCopyRequest.max_wait:type_name -> google.protobuf.Duration
-	81,  // 45: tarn.v1.QuotaSet.QuotasEntry.value:type_name -> tarn.v1.QuotaUsage
-	3,   // 46: tarn.v1.ShareTypeService.CreateShareType:input_type -> tarn.v1.CreateShareTypeRequest
-	2,   // 47: tarn.v1.ShareTypeService.GetShareType:input_type -> tarn.v1.GetRequest
-	4,   // 48: tarn.v1.ShareTypeService.ListShareTypes:input_type -> tarn.v1.ListShareTypesRequest
-	6,   // 49: tarn.v1.ShareTypeService.UpdateShareType:input_type -> tarn.v1.UpdateShareTypeRequest
-	2,   // 50: tarn.v1.ShareTypeService.DeleteShareType:input_type -> tarn.v1.GetRequest
-	7,   // 51: tarn.v1.ShareTypeService.SetExtraSpecs:input_type -> tarn.v1.SetExtraSpecsRequest
-	8,   // 52: tarn.v1.ShareTypeService.UnsetExtraSpecs:input_type -> tarn.v1.UnsetExtraSpecsRequest
-	9,   // 53: tarn.v1.ShareTypeService.AddProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
-	9,   // 54: tarn.v1.ShareTypeService.RemoveProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
-	10,  // 55: tarn.v1.ShareService.CreateShare:input_type -> tarn.v1.CreateShareRequest
-	2,   // 56: tarn.v1.ShareService.GetShare:input_type -> tarn.v1.GetRequest
-	13,  // 57: tarn.v1.ShareService.ListShares:input_type -> tarn.v1.ListSharesRequest
-	15,  // 58: tarn.v1.ShareService.UpdateShare:input_type -> tarn.v1.UpdateShareRequest
-	16,  // 59: tarn.v1.ShareService.DeleteShare:input_type -> tarn.v1.DeleteShareRequest
-	17,  // 60: tarn.v1.ShareService.ExtendShare:input_type -> tarn.v1.ResizeShareRequest
-	17,  // 61: tarn.v1.ShareService.ShrinkShare:input_type -> tarn.v1.ResizeShareRequest
-	18,  // 62: tarn.v1.ShareService.SetShareMetadata:input_type -> tarn.v1.SetMetadataRequest
-	19,  // 63: tarn.v1.ShareService.UnsetShareMetadata:input_type -> tarn.v1.UnsetMetadataRequest
-	11,  // 64: tarn.v1.ShareService.ManageShare:input_type -> tarn.v1.ManageShareRequest
-	12,  // 65: tarn.v1.ShareService.UnmanageShare:input_type -> tarn.v1.UnmanageShareRequest
-	20,  // 66: tarn.v1.ShareService.ResetShareStatus:input_type -> tarn.v1.ResetStatusRequest
-	2,   // 67: tarn.v1.ShareService.ListShareExportLocations:input_type -> tarn.v1.GetRequest
-	48,  // 68: tarn.v1.ShareService.GetShareRetention:input_type -> tarn.v1.GetShareRetentionRequest
-	23,  // 69: tarn.v1.ReplicaService.CreateReplica:input_type -> tarn.v1.CreateReplicaRequest
-	2,   // 70: tarn.v1.ReplicaService.GetReplica:input_type -> tarn.v1.GetRequest
-	24,  // 71: tarn.v1.ReplicaService.ListReplicas:input_type -> tarn.v1.ListReplicasRequest
-	26,  // 72: tarn.v1.ReplicaService.PromoteReplica:input_type -> tarn.v1.PromoteReplicaRequest
-	28,  // 73: tarn.v1.ReplicaService.CancelPromotion:input_type -> tarn.v1.CancelPromotionRequest
-	2,   // 74: tarn.v1.ReplicaService.ResyncReplica:input_type -> tarn.v1.GetRequest
-	20,  // 75: tarn.v1.ReplicaService.ResetReplicaStatus:input_type -> tarn.v1.ResetStatusRequest
-	21,  // 76: tarn.v1.ReplicaService.ResetReplicaState:input_type -> tarn.v1.ResetReplicaStateRequest
-	29,  // 77: tarn.v1.ReplicaService.DeleteReplica:input_type -> tarn.v1.DeleteReplicaRequest
-	30,  // 78: tarn.v1.ReplicaService.UnmanageReplica:input_type -> tarn.v1.UnmanageReplicaRequest
-	18,  // 79: tarn.v1.ReplicaService.SetReplicaMetadata:input_type -> tarn.v1.SetMetadataRequest
-	19,  // 80: tarn.v1.ReplicaService.UnsetReplicaMetadata:input_type -> tarn.v1.UnsetMetadataRequest
-	2,   // 81: tarn.v1.ReplicaService.ListReplicaExportLocations:input_type -> tarn.v1.GetRequest
-	51,  // 82: tarn.v1.ReplicaService.ListDivergentCopies:input_type -> tarn.v1.ListDivergentCopiesRequest
-	53,  // 83: tarn.v1.ReplicaService.GetDivergentCopy:input_type -> tarn.v1.GetDivergentCopyRequest
-	54,  // 84: tarn.v1.ReplicaService.PurgeDivergentCopy:input_type -> tarn.v1.PurgeDivergentCopyRequest
-	31,  // 85: tarn.v1.SnapshotService.CreateSnapshot:input_type -> tarn.v1.CreateSnapshotRequest
-	2,   // 86: tarn.v1.SnapshotService.GetSnapshot:input_type -> tarn.v1.GetRequest
-	34,  // 87: tarn.v1.SnapshotService.ListSnapshots:input_type -> tarn.v1.ListSnapshotsRequest
-	36,  // 88: tarn.v1.SnapshotService.UpdateSnapshot:input_type -> tarn.v1.UpdateSnapshotRequest
-	37,  // 89: tarn.v1.SnapshotService.DeleteSnapshot:input_type -> tarn.v1.DeleteSnapshotRequest
-	32,  // 90: tarn.v1.SnapshotService.ManageSnapshot:input_type -> tarn.v1.ManageSnapshotRequest
-	33,  // 91: tarn.v1.SnapshotService.UnmanageSnapshot:input_type -> tarn.v1.UnmanageSnapshotRequest
-	20,  // 92: tarn.v1.SnapshotService.ResetSnapshotStatus:input_type -> tarn.v1.ResetStatusRequest
-	2,   // 93: tarn.v1.SnapshotService.GetSnapshotInstance:input_type -> tarn.v1.GetRequest
-	38,  // 94: tarn.v1.SnapshotService.ListSnapshotInstances:input_type -> tarn.v1.ListSnapshotInstancesRequest
-	40,  // 95: tarn.v1.AccessRuleService.AllowAccess:input_type -> tarn.v1.AllowAccessRequest
-	2,   // 96: tarn.v1.AccessRuleService.GetAccessRule:input_type -> tarn.v1.GetRequest
-	41,  // 97: tarn.v1.AccessRuleService.ListAccessRules:input_type -> tarn.v1.ListAccessRulesRequest
-	43,  // 98: tarn.v1.AccessRuleService.UpdateAccessRule:input_type -> tarn.v1.UpdateAccessRuleRequest
-	2,   // 99: tarn.v1.AccessRuleService.DenyAccess:input_type -> tarn.v1.GetRequest
-	44,  // 100: tarn.v1.QuotaService.GetQuota:input_type -> tarn.v1.GetQuotaRequest
-	82,  // 101: tarn.v1.QuotaService.UpdateQuota:input_type -> tarn.v1.QuotaLimits
-	44,  // 102: tarn.v1.QuotaService.ResetQuota:input_type -> tarn.v1.GetQuotaRequest
-	2,   // 103: tarn.v1.MessageService.GetMessage:input_type -> tarn.v1.GetRequest
-	46,  // 104: tarn.v1.MessageService.ListMessages:input_type -> tarn.v1.ListMessagesRequest
-	2,   // 105: tarn.v1.MessageService.DeleteMessage:input_type -> tarn.v1.GetRequest
-	66,  // 106: tarn.v1.ShareTypeService.CreateShareType:output_type -> tarn.v1.ShareType
-	66,  // 107: tarn.v1.ShareTypeService.GetShareType:output_type -> tarn.v1.ShareType
-	5,   // 108: tarn.v1.ShareTypeService.ListShareTypes:output_type -> tarn.v1.ListShareTypesResponse
-	66,  // 109: tarn.v1.ShareTypeService.UpdateShareType:output_type -> tarn.v1.ShareType
-	1,   // 110: tarn.v1.ShareTypeService.DeleteShareType:output_type -> tarn.v1.Empty
-	66,  // 111: tarn.v1.ShareTypeService.SetExtraSpecs:output_type -> tarn.v1.ShareType
-	66,  // 112: tarn.v1.ShareTypeService.UnsetExtraSpecs:output_type -> tarn.v1.ShareType
-	66,  // 113: tarn.v1.ShareTypeService.AddProjectAccess:output_type -> tarn.v1.ShareType
-	66,  // 114: tarn.v1.ShareTypeService.RemoveProjectAccess:output_type -> tarn.v1.ShareType
-	68,  // 115: tarn.v1.ShareService.CreateShare:output_type -> tarn.v1.Share
-	68,  // 116: tarn.v1.ShareService.GetShare:output_type -> tarn.v1.Share
-	14,  // 117: tarn.v1.ShareService.ListShares:output_type -> tarn.v1.ListSharesResponse
-	68,  // 118: tarn.v1.ShareService.UpdateShare:output_type -> tarn.v1.Share
-	1,   // 119: tarn.v1.ShareService.DeleteShare:output_type -> tarn.v1.Empty
-	68,  // 120: tarn.v1.ShareService.ExtendShare:output_type -> tarn.v1.Share
-	68,  // 121: tarn.v1.ShareService.ShrinkShare:output_type -> tarn.v1.Share
-	68,  // 122: tarn.v1.ShareService.SetShareMetadata:output_type -> tarn.v1.Share
-	68,  // 123: tarn.v1.ShareService.UnsetShareMetadata:output_type -> tarn.v1.Share
-	68,  // 124: tarn.v1.ShareService.ManageShare:output_type -> tarn.v1.Share
-	68,  // 125: tarn.v1.ShareService.UnmanageShare:output_type -> tarn.v1.Share
-	68,  // 126: tarn.v1.ShareService.ResetShareStatus:output_type -> tarn.v1.Share
-	22,  // 127: tarn.v1.ShareService.ListShareExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
-	49,  // 128: tarn.v1.ShareService.GetShareRetention:output_type -> tarn.v1.ShareRetention
-	71,  // 129: tarn.v1.ReplicaService.CreateReplica:output_type -> tarn.v1.Replica
-	71,  // 130: tarn.v1.ReplicaService.GetReplica:output_type -> tarn.v1.Replica
-	25,  // 131: tarn.v1.ReplicaService.ListReplicas:output_type -> tarn.v1.ListReplicasResponse
-	27,  // 132: tarn.v1.ReplicaService.PromoteReplica:output_type -> tarn.v1.PromoteReplicaResponse
-	71,  // 133: tarn.v1.ReplicaService.CancelPromotion:output_type -> tarn.v1.Replica
-	71,  // 134: tarn.v1.ReplicaService.ResyncReplica:output_type -> tarn.v1.Replica
-	71,  // 135: tarn.v1.ReplicaService.ResetReplicaStatus:output_type -> tarn.v1.Replica
-	71,  // 136: tarn.v1.ReplicaService.ResetReplicaState:output_type -> tarn.v1.Replica
-	1,   // 137: tarn.v1.ReplicaService.DeleteReplica:output_type -> tarn.v1.Empty
-	71,  // 138: tarn.v1.ReplicaService.UnmanageReplica:output_type -> tarn.v1.Replica
-	71,  // 139: tarn.v1.ReplicaService.SetReplicaMetadata:output_type -> tarn.v1.Replica
-	71,  // 140: tarn.v1.ReplicaService.UnsetReplicaMetadata:output_type -> tarn.v1.Replica
-	22,  // 141: tarn.v1.ReplicaService.ListReplicaExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
-	52,  // 142: tarn.v1.ReplicaService.ListDivergentCopies:output_type -> tarn.v1.ListDivergentCopiesResponse
-	83,  // 143: tarn.v1.ReplicaService.GetDivergentCopy:output_type -> tarn.v1.DivergentDetail
-	80,  // 144: tarn.v1.ReplicaService.PurgeDivergentCopy:output_type -> tarn.v1.DivergentCopy
-	74,  // 145: tarn.v1.SnapshotService.CreateSnapshot:output_type -> tarn.v1.Snapshot
-	74,  // 146: tarn.v1.SnapshotService.GetSnapshot:output_type -> tarn.v1.Snapshot
-	35,  // 147: tarn.v1.SnapshotService.ListSnapshots:output_type -> tarn.v1.ListSnapshotsResponse
-	74,  // 148: tarn.v1.SnapshotService.UpdateSnapshot:output_type -> tarn.v1.Snapshot
-	1,   // 149: tarn.v1.SnapshotService.DeleteSnapshot:output_type -> tarn.v1.Empty
-	74,  // 150: tarn.v1.SnapshotService.ManageSnapshot:output_type -> tarn.v1.Snapshot
-	74,  // 151: tarn.v1.SnapshotService.UnmanageSnapshot:output_type -> tarn.v1.Snapshot
-	74,  // 152: tarn.v1.SnapshotService.ResetSnapshotStatus:output_type -> tarn.v1.Snapshot
-	75,  // 153: tarn.v1.SnapshotService.GetSnapshotInstance:output_type -> tarn.v1.SnapshotInstance
-	39,  // 154: tarn.v1.SnapshotService.ListSnapshotInstances:output_type -> tarn.v1.ListSnapshotInstancesResponse
-	77,  // 155: tarn.v1.AccessRuleService.AllowAccess:output_type -> tarn.v1.AccessRule
-	77,  // 156: tarn.v1.AccessRuleService.GetAccessRule:output_type -> tarn.v1.AccessRule
-	42,  // 157: tarn.v1.AccessRuleService.ListAccessRules:output_type -> tarn.v1.ListAccessRulesResponse
-	77,  // 158: tarn.v1.AccessRuleService.UpdateAccessRule:output_type -> tarn.v1.AccessRule
-	1,   // 159: tarn.v1.AccessRuleService.DenyAccess:output_type -> tarn.v1.Empty
-	45,  // 160: tarn.v1.QuotaService.GetQuota:output_type -> tarn.v1.QuotaSet
-	45,  // 161: tarn.v1.QuotaService.UpdateQuota:output_type -> tarn.v1.QuotaSet
-	1,   // 162: tarn.v1.QuotaService.ResetQuota:output_type -> tarn.v1.Empty
-	78,  // 163: tarn.v1.MessageService.GetMessage:output_type -> tarn.v1.UserMessage
-	47,  // 164: tarn.v1.MessageService.ListMessages:output_type -> tarn.v1.ListMessagesResponse
-	1,   // 165: tarn.v1.MessageService.DeleteMessage:output_type -> tarn.v1.Empty
-	106, // [106:166] is the sub-list for method output_type
-	46,  // [46:106] is the sub-list for method input_type
-	46,  // [46:46] is the sub-list for extension type_name
-	46,  // [46:46] is the sub-list for extension extendee
-	0,   // [0:46] is the sub-list for field type_name
+	69,  // 3: tarn.v1.ListShareTypesResponse.share_types:type_name -> tarn.v1.ShareType
+	59,  // 4: tarn.v1.SetExtraSpecsRequest.extra_specs:type_name -> tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
+	60,  // 5: tarn.v1.CreateShareRequest.metadata:type_name -> tarn.v1.CreateShareRequest.MetadataEntry
+	61,  // 6: tarn.v1.ManageShareRequest.metadata:type_name -> tarn.v1.ManageShareRequest.MetadataEntry
+	11,  // 7: tarn.v1.ManageSharePreviewRequest.share:type_name -> tarn.v1.ManageShareRequest
+	70,  // 8: tarn.v1.ManageSharePreviewRequest.max_wait:type_name -> google.protobuf.Duration
+	70,  // 9: tarn.v1.ManageReplicaPreviewRequest.max_wait:type_name -> google.protobuf.Duration
+	71,  // 10: tarn.v1.ManagePreview.finding:type_name -> tarn.v1.ManageFinding
+	72,  // 11: tarn.v1.ManagePreview.base:type_name -> tarn.v1.BaseFinding
+	0,   // 12: tarn.v1.ListSharesRequest.consistency:type_name -> tarn.v1.Consistency
+	73,  // 13: tarn.v1.ListSharesRequest.status:type_name -> tarn.v1.Status
+	62,  // 14: tarn.v1.ListSharesRequest.metadata:type_name -> tarn.v1.ListSharesRequest.MetadataEntry
+	74,  // 15: tarn.v1.ListSharesResponse.shares:type_name -> tarn.v1.Share
+	63,  // 16: tarn.v1.SetMetadataRequest.metadata:type_name -> tarn.v1.SetMetadataRequest.MetadataEntry
+	73,  // 17: tarn.v1.ResetStatusRequest.status:type_name -> tarn.v1.Status
+	75,  // 18: tarn.v1.ResetReplicaStateRequest.replica_state:type_name -> tarn.v1.ReplicaState
+	76,  // 19: tarn.v1.ListExportLocationsResponse.export_locations:type_name -> tarn.v1.ExportLocation
+	64,  // 20: tarn.v1.CreateReplicaRequest.metadata:type_name -> tarn.v1.CreateReplicaRequest.MetadataEntry
+	0,   // 21: tarn.v1.ListReplicasRequest.consistency:type_name -> tarn.v1.Consistency
+	75,  // 22: tarn.v1.ListReplicasRequest.replica_state:type_name -> tarn.v1.ReplicaState
+	73,  // 23: tarn.v1.ListReplicasRequest.status:type_name -> tarn.v1.Status
+	77,  // 24: tarn.v1.ListReplicasResponse.replicas:type_name -> tarn.v1.Replica
+	78,  // 25: tarn.v1.PromoteReplicaRequest.consent:type_name -> tarn.v1.Consent
+	70,  // 26: tarn.v1.PromoteReplicaRequest.quiesce_wait_time:type_name -> google.protobuf.Duration
+	77,  // 27: tarn.v1.PromoteReplicaResponse.replica:type_name -> tarn.v1.Replica
+	65,  // 28: tarn.v1.CreateSnapshotRequest.metadata:type_name -> tarn.v1.CreateSnapshotRequest.MetadataEntry
+	66,  // 29: tarn.v1.ManageSnapshotRequest.metadata:type_name -> tarn.v1.ManageSnapshotRequest.MetadataEntry
+	0,   // 30: tarn.v1.ListSnapshotsRequest.consistency:type_name -> tarn.v1.Consistency
+	73,  // 31: tarn.v1.ListSnapshotsRequest.status:type_name -> tarn.v1.Status
+	79,  // 32: tarn.v1.ListSnapshotsResponse.snapshots:type_name -> tarn.v1.Snapshot
+	0,   // 33: tarn.v1.ListSnapshotInstancesRequest.consistency:type_name -> tarn.v1.Consistency
+	80,  // 34: tarn.v1.ListSnapshotInstancesResponse.snapshot_instances:type_name -> tarn.v1.SnapshotInstance
+	81,  // 35: tarn.v1.AllowAccessRequest.access_level:type_name -> tarn.v1.AccessLevel
+	67,  // 36: tarn.v1.AllowAccessRequest.metadata:type_name -> tarn.v1.AllowAccessRequest.MetadataEntry
+	0,   // 37: tarn.v1.ListAccessRulesRequest.consistency:type_name -> tarn.v1.Consistency
+	82,  // 38: tarn.v1.ListAccessRulesResponse.access_rules:type_name -> tarn.v1.AccessRule
+	81,  // 39: tarn.v1.UpdateAccessRuleRequest.access_level:type_name -> tarn.v1.AccessLevel
+	68,  // 40: tarn.v1.QuotaSet.quotas:type_name -> tarn.v1.QuotaSet.QuotasEntry
+	0,   // 41: tarn.v1.ListMessagesRequest.consistency:type_name -> tarn.v1.Consistency
+	83,  // 42: tarn.v1.ListMessagesResponse.messages:type_name -> tarn.v1.UserMessage
+	70,  // 43: tarn.v1.GetShareRetentionRequest.max_wait:type_name -> google.protobuf.Duration
+	53,  // 44: tarn.v1.ShareRetention.replicas:type_name -> tarn.v1.ReplicaRetention
+	75,  // 45: tarn.v1.ReplicaRetention.replica_state:type_name -> tarn.v1.ReplicaState
+	84,  // 46: tarn.v1.ReplicaRetention.preview:type_name -> tarn.v1.RetentionPreview
+	0,   // 47: tarn.v1.ListDivergentCopiesRequest.consistency:type_name -> tarn.v1.Consistency
+	85,  // 48: tarn.v1.ListDivergentCopiesResponse.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	70,  // 49: tarn.v1.GetDivergentCopyRequest.max_wait:type_name -> google.protobuf.Duration
+	86,  // 50: tarn.v1.QuotaSet.QuotasEntry.value:type_name -> tarn.v1.QuotaUsage
+	3,   // 51: tarn.v1.ShareTypeService.CreateShareType:input_type -> tarn.v1.CreateShareTypeRequest
+	2,   // 52: tarn.v1.ShareTypeService.GetShareType:input_type -> tarn.v1.GetRequest
+	4,   // 53: tarn.v1.ShareTypeService.ListShareTypes:input_type -> tarn.v1.ListShareTypesRequest
+	6,   // 54: tarn.v1.ShareTypeService.UpdateShareType:input_type -> tarn.v1.UpdateShareTypeRequest
+	2,   // 55: tarn.v1.ShareTypeService.DeleteShareType:input_type -> tarn.v1.GetRequest
+	7,   // 56: tarn.v1.ShareTypeService.SetExtraSpecs:input_type -> tarn.v1.SetExtraSpecsRequest
+	8,   // 57: tarn.v1.ShareTypeService.UnsetExtraSpecs:input_type -> tarn.v1.UnsetExtraSpecsRequest
+	9,   // 58: tarn.v1.ShareTypeService.AddProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
+	9,   // 59: tarn.v1.ShareTypeService.RemoveProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
+	10,  // 60: tarn.v1.ShareService.CreateShare:input_type -> tarn.v1.CreateShareRequest
+	2,   // 61: tarn.v1.ShareService.GetShare:input_type -> tarn.v1.GetRequest
+	16,  // 62: tarn.v1.ShareService.ListShares:input_type -> tarn.v1.ListSharesRequest
+	18,  // 63: tarn.v1.ShareService.UpdateShare:input_type -> tarn.v1.UpdateShareRequest
+	19,  // 64: tarn.v1.ShareService.DeleteShare:input_type -> tarn.v1.DeleteShareRequest
+	20,  // 65: tarn.v1.ShareService.ExtendShare:input_type -> tarn.v1.ResizeShareRequest
+	20,  // 66: tarn.v1.ShareService.ShrinkShare:input_type -> tarn.v1.ResizeShareRequest
+	21,  // 67: tarn.v1.ShareService.SetShareMetadata:input_type -> tarn.v1.SetMetadataRequest
+	22,  // 68: tarn.v1.ShareService.UnsetShareMetadata:input_type -> tarn.v1.UnsetMetadataRequest
+	11,  // 69: tarn.v1.ShareService.ManageShare:input_type -> tarn.v1.ManageShareRequest
+	12,  // 70: tarn.v1.ShareService.ManageSharePreview:input_type -> tarn.v1.ManageSharePreviewRequest
+	15,  // 71: tarn.v1.ShareService.UnmanageShare:input_type -> tarn.v1.UnmanageShareRequest
+	23,  // 72: tarn.v1.ShareService.ResetShareStatus:input_type -> tarn.v1.ResetStatusRequest
+	2,   // 73: tarn.v1.ShareService.ListShareExportLocations:input_type -> tarn.v1.GetRequest
+	51,  // 74: tarn.v1.ShareService.GetShareRetention:input_type -> tarn.v1.GetShareRetentionRequest
+	26,  // 75: tarn.v1.ReplicaService.CreateReplica:input_type -> tarn.v1.CreateReplicaRequest
+	2,   // 76: tarn.v1.ReplicaService.GetReplica:input_type -> tarn.v1.GetRequest
+	27,  // 77: tarn.v1.ReplicaService.ListReplicas:input_type -> tarn.v1.ListReplicasRequest
+	29,  // 78: tarn.v1.ReplicaService.PromoteReplica:input_type -> tarn.v1.PromoteReplicaRequest
+	31,  // 79: tarn.v1.ReplicaService.CancelPromotion:input_type -> tarn.v1.CancelPromotionRequest
+	2,   // 80: tarn.v1.ReplicaService.ResyncReplica:input_type -> tarn.v1.GetRequest
+	23,  // 81: tarn.v1.ReplicaService.ResetReplicaStatus:input_type -> tarn.v1.ResetStatusRequest
+	24,  // 82: tarn.v1.ReplicaService.ResetReplicaState:input_type -> tarn.v1.ResetReplicaStateRequest
+	32,  // 83: tarn.v1.ReplicaService.DeleteReplica:input_type -> tarn.v1.DeleteReplicaRequest
+	13,  // 84: tarn.v1.ReplicaService.ManageReplicaPreview:input_type -> tarn.v1.ManageReplicaPreviewRequest
+	33,  // 85: tarn.v1.ReplicaService.UnmanageReplica:input_type -> tarn.v1.UnmanageReplicaRequest
+	21,  // 86: tarn.v1.ReplicaService.SetReplicaMetadata:input_type -> tarn.v1.SetMetadataRequest
+	22,  // 87: tarn.v1.ReplicaService.UnsetReplicaMetadata:input_type -> tarn.v1.UnsetMetadataRequest
+	2,   // 88: tarn.v1.ReplicaService.ListReplicaExportLocations:input_type -> tarn.v1.GetRequest
+	54,  // 89: tarn.v1.ReplicaService.ListDivergentCopies:input_type -> tarn.v1.ListDivergentCopiesRequest
+	56,  // 90: tarn.v1.ReplicaService.GetDivergentCopy:input_type -> tarn.v1.GetDivergentCopyRequest
+	57,  // 91: tarn.v1.ReplicaService.PurgeDivergentCopy:input_type -> tarn.v1.PurgeDivergentCopyRequest
+	34,  // 92: tarn.v1.SnapshotService.CreateSnapshot:input_type -> tarn.v1.CreateSnapshotRequest
+	2,   // 93: tarn.v1.SnapshotService.GetSnapshot:input_type -> tarn.v1.GetRequest
+	37,  // 94: tarn.v1.SnapshotService.ListSnapshots:input_type -> tarn.v1.ListSnapshotsRequest
+	39,  // 95: tarn.v1.SnapshotService.UpdateSnapshot:input_type -> tarn.v1.UpdateSnapshotRequest
+	40,  // 96: tarn.v1.SnapshotService.DeleteSnapshot:input_type -> tarn.v1.DeleteSnapshotRequest
+	35,  // 97: tarn.v1.SnapshotService.ManageSnapshot:input_type -> tarn.v1.ManageSnapshotRequest
+	36,  // 98: tarn.v1.SnapshotService.UnmanageSnapshot:input_type -> tarn.v1.UnmanageSnapshotRequest
+	23,  // 99: tarn.v1.SnapshotService.ResetSnapshotStatus:input_type -> tarn.v1.ResetStatusRequest
+	2,   // 100: tarn.v1.SnapshotService.GetSnapshotInstance:input_type -> tarn.v1.GetRequest
+	41,  // 101: tarn.v1.SnapshotService.ListSnapshotInstances:input_type -> tarn.v1.ListSnapshotInstancesRequest
+	43,  // 102: tarn.v1.AccessRuleService.AllowAccess:input_type -> tarn.v1.AllowAccessRequest
+	2,   // 103: tarn.v1.AccessRuleService.GetAccessRule:input_type -> tarn.v1.GetRequest
+	44,  // 104: tarn.v1.AccessRuleService.ListAccessRules:input_type -> tarn.v1.ListAccessRulesRequest
+	46,  // 105: tarn.v1.AccessRuleService.UpdateAccessRule:input_type -> tarn.v1.UpdateAccessRuleRequest
+	2,   // 106: tarn.v1.AccessRuleService.DenyAccess:input_type -> tarn.v1.GetRequest
+	47,  // 107: tarn.v1.QuotaService.GetQuota:input_type -> tarn.v1.GetQuotaRequest
+	87,  // 108: tarn.v1.QuotaService.UpdateQuota:input_type -> tarn.v1.QuotaLimits
+	47,  // 109: tarn.v1.QuotaService.ResetQuota:input_type -> tarn.v1.GetQuotaRequest
+	2,   // 110: tarn.v1.MessageService.GetMessage:input_type -> tarn.v1.GetRequest
+	49,  // 111: tarn.v1.MessageService.ListMessages:input_type -> tarn.v1.ListMessagesRequest
+	2,   // 112: tarn.v1.MessageService.DeleteMessage:input_type -> tarn.v1.GetRequest
+	69,  // 113: tarn.v1.ShareTypeService.CreateShareType:output_type -> tarn.v1.ShareType
+	69,  // 114: tarn.v1.ShareTypeService.GetShareType:output_type -> tarn.v1.ShareType
+	5,   // 115: tarn.v1.ShareTypeService.ListShareTypes:output_type -> tarn.v1.ListShareTypesResponse
+	69,  // 116: tarn.v1.ShareTypeService.UpdateShareType:output_type -> tarn.v1.ShareType
+	1,   // 117: tarn.v1.ShareTypeService.DeleteShareType:output_type -> tarn.v1.Empty
+	69,  // 118: tarn.v1.ShareTypeService.SetExtraSpecs:output_type -> tarn.v1.ShareType
+	69,  // 119: tarn.v1.ShareTypeService.UnsetExtraSpecs:output_type -> tarn.v1.ShareType
+	69,  // 120: tarn.v1.ShareTypeService.AddProjectAccess:output_type -> tarn.v1.ShareType
+	69,  // 121: tarn.v1.ShareTypeService.RemoveProjectAccess:output_type -> tarn.v1.ShareType
+	74,  // 122: tarn.v1.ShareService.CreateShare:output_type -> tarn.v1.Share
+	74,  // 123: tarn.v1.ShareService.GetShare:output_type -> tarn.v1.Share
+	17,  // 124: tarn.v1.ShareService.ListShares:output_type -> tarn.v1.ListSharesResponse
+	74,  // 125: tarn.v1.ShareService.UpdateShare:output_type -> tarn.v1.Share
+	1,   // 126: tarn.v1.ShareService.DeleteShare:output_type -> tarn.v1.Empty
+	74,  // 127: tarn.v1.ShareService.ExtendShare:output_type -> tarn.v1.Share
+	74,  // 128: tarn.v1.ShareService.ShrinkShare:output_type -> tarn.v1.Share
+	74,  // 129: tarn.v1.ShareService.SetShareMetadata:output_type -> tarn.v1.Share
+	74,  // 130: tarn.v1.ShareService.UnsetShareMetadata:output_type -> tarn.v1.Share
+	74,  // 131: tarn.v1.ShareService.ManageShare:output_type -> tarn.v1.Share
+	14,  // 132: tarn.v1.ShareService.ManageSharePreview:output_type -> tarn.v1.ManagePreview
+	74,  // 133: tarn.v1.ShareService.UnmanageShare:output_type -> tarn.v1.Share
+	74,  // 134: tarn.v1.ShareService.ResetShareStatus:output_type -> tarn.v1.Share
+	25,  // 135: tarn.v1.ShareService.ListShareExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
+	52,  // 136: tarn.v1.ShareService.GetShareRetention:output_type -> tarn.v1.ShareRetention
+	77,  // 137: tarn.v1.ReplicaService.CreateReplica:output_type -> tarn.v1.Replica
+	77,  // 138: tarn.v1.ReplicaService.GetReplica:output_type -> tarn.v1.Replica
+	28,  // 139: tarn.v1.ReplicaService.ListReplicas:output_type -> tarn.v1.ListReplicasResponse
+	30,  // 140: tarn.v1.ReplicaService.PromoteReplica:output_type -> tarn.v1.PromoteReplicaResponse
+	77,  // 141: tarn.v1.ReplicaService.CancelPromotion:output_type -> tarn.v1.Replica
+	77,  // 142: tarn.v1.ReplicaService.ResyncReplica:output_type -> tarn.v1.Replica
+	77,  // 143: tarn.v1.ReplicaService.ResetReplicaStatus:output_type -> tarn.v1.Replica
+	77,  // 144: tarn.v1.ReplicaService.ResetReplicaState:output_type -> tarn.v1.Replica
+	1,   // 145: tarn.v1.ReplicaService.DeleteReplica:output_type -> tarn.v1.Empty
+	14,  // 146: tarn.v1.ReplicaService.ManageReplicaPreview:output_type -> tarn.v1.ManagePreview
+	77,  // 147: tarn.v1.ReplicaService.UnmanageReplica:output_type -> tarn.v1.Replica
+	77,  // 148: tarn.v1.ReplicaService.SetReplicaMetadata:output_type -> tarn.v1.Replica
+	77,  // 149: tarn.v1.ReplicaService.UnsetReplicaMetadata:output_type -> tarn.v1.Replica
+	25,  // 150: tarn.v1.ReplicaService.ListReplicaExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
+	55,  // 151: tarn.v1.ReplicaService.ListDivergentCopies:output_type -> tarn.v1.ListDivergentCopiesResponse
+	88,  // 152: tarn.v1.ReplicaService.GetDivergentCopy:output_type -> tarn.v1.DivergentDetail
+	85,  // 153: tarn.v1.ReplicaService.PurgeDivergentCopy:output_type -> tarn.v1.DivergentCopy
+	79,  // 154: tarn.v1.SnapshotService.CreateSnapshot:output_type -> tarn.v1.Snapshot
+	79,  // 155: tarn.v1.SnapshotService.GetSnapshot:output_type -> tarn.v1.Snapshot
+	38,  // 156: tarn.v1.SnapshotService.ListSnapshots:output_type -> tarn.v1.ListSnapshotsResponse
+	79,  // 157: tarn.v1.SnapshotService.UpdateSnapshot:output_type -> tarn.v1.Snapshot
+	1,   // 158: tarn.v1.SnapshotService.DeleteSnapshot:output_type -> tarn.v1.Empty
+	79,  // 159: tarn.v1.SnapshotService.ManageSnapshot:output_type -> tarn.v1.Snapshot
+	79,  // 160: tarn.v1.SnapshotService.UnmanageSnapshot:output_type -> tarn.v1.Snapshot
+	79,  // 161: tarn.v1.SnapshotService.ResetSnapshotStatus:output_type -> tarn.v1.Snapshot
+	80,  // 162: tarn.v1.SnapshotService.GetSnapshotInstance:output_type -> tarn.v1.SnapshotInstance
+	42,  // 163: tarn.v1.SnapshotService.ListSnapshotInstances:output_type -> tarn.v1.ListSnapshotInstancesResponse
+	82,  // 164: tarn.v1.AccessRuleService.AllowAccess:output_type -> tarn.v1.AccessRule
+	82,  // 165: tarn.v1.AccessRuleService.GetAccessRule:output_type -> tarn.v1.AccessRule
+	45,  // 166: tarn.v1.AccessRuleService.ListAccessRules:output_type -> tarn.v1.ListAccessRulesResponse
+	82,  // 167: tarn.v1.AccessRuleService.UpdateAccessRule:output_type -> tarn.v1.AccessRule
+	1,   // 168: tarn.v1.AccessRuleService.DenyAccess:output_type -> tarn.v1.Empty
+	48,  // 169: tarn.v1.QuotaService.GetQuota:output_type -> tarn.v1.QuotaSet
+	48,  // 170: tarn.v1.QuotaService.UpdateQuota:output_type -> tarn.v1.QuotaSet
+	1,   // 171: tarn.v1.QuotaService.ResetQuota:output_type -> tarn.v1.Empty
+	83,  // 172: tarn.v1.MessageService.GetMessage:output_type -> tarn.v1.UserMessage
+	50,  // 173: tarn.v1.MessageService.ListMessages:output_type -> tarn.v1.ListMessagesResponse
+	1,   // 174: tarn.v1.MessageService.DeleteMessage:output_type -> tarn.v1.Empty
+	113, // [113:175] is the sub-list for method output_type
+	51,  // [51:113] is the sub-list for method input_type
+	51,  // [51:51] is the sub-list for extension type_name
+	51,  // [51:51] is the sub-list for extension extendee
+	0,   // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_shares_proto_init() }
@@ -4408,16 +4629,16 @@ func file_tarn_v1_shares_proto_init() {
 	file_tarn_v1_types_proto_init()
 	file_tarn_v1_shares_proto_msgTypes[2].OneofWrappers = []any{}
 	file_tarn_v1_shares_proto_msgTypes[5].OneofWrappers = []any{}
-	file_tarn_v1_shares_proto_msgTypes[14].OneofWrappers = []any{}
-	file_tarn_v1_shares_proto_msgTypes[35].OneofWrappers = []any{}
-	file_tarn_v1_shares_proto_msgTypes[47].OneofWrappers = []any{}
+	file_tarn_v1_shares_proto_msgTypes[17].OneofWrappers = []any{}
+	file_tarn_v1_shares_proto_msgTypes[38].OneofWrappers = []any{}
+	file_tarn_v1_shares_proto_msgTypes[50].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_shares_proto_rawDesc), len(file_tarn_v1_shares_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   65,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

@@ -3300,6 +3300,218 @@ func (x *DivergentSnapshot) GetClones() []string {
 	return nil
 }
 
+// ManageFinding is a dataset as it is, and what would become of it.
+type ManageFinding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What stands in the way, with what to do; empty: nothing.
+	Obstacle  string `protobuf:"bytes,1,opt,name=obstacle,proto3" json:"obstacle,omitempty"`
+	UsedBytes int64  `protobuf:"varint,2,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	// Size of the share.
+	SizeGib int64 `protobuf:"varint,3,opt,name=size_gib,json=sizeGib,proto3" json:"size_gib,omitempty"`
+	Mounted bool  `protobuf:"varint,4,opt,name=mounted,proto3" json:"mounted,omitempty"`
+	// Where clients would find it; empty: nowhere yet.
+	Mountpoint      string                 `protobuf:"bytes,5,opt,name=mountpoint,proto3" json:"mountpoint,omitempty"`
+	Snapshots       int32                  `protobuf:"varint,6,opt,name=snapshots,proto3" json:"snapshots,omitempty"`
+	NewestSnapshot  string                 `protobuf:"bytes,7,opt,name=newest_snapshot,json=newestSnapshot,proto3" json:"newest_snapshot,omitempty"`
+	NewestCreatedAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=newest_created_at,json=newestCreatedAt,proto3" json:"newest_created_at,omitempty"`
+	// GUIDs of the snapshots, newest first, at most 4096.
+	Guids []uint64 `protobuf:"fixed64,9,rep,packed,name=guids,proto3" json:"guids,omitempty"`
+	// Name that it would get, up to the replica's id.
+	RenamedBelow string `protobuf:"bytes,10,opt,name=renamed_below,json=renamedBelow,proto3" json:"renamed_below,omitempty"`
+	// Exports of ZFS's own that would be switched off: sharenfs, sharesmb.
+	SwitchedOff   []string `protobuf:"bytes,11,rep,name=switched_off,json=switchedOff,proto3" json:"switched_off,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageFinding) Reset() {
+	*x = ManageFinding{}
+	mi := &file_tarn_v1_types_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageFinding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageFinding) ProtoMessage() {}
+
+func (x *ManageFinding) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_types_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageFinding.ProtoReflect.Descriptor instead.
+func (*ManageFinding) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ManageFinding) GetObstacle() string {
+	if x != nil {
+		return x.Obstacle
+	}
+	return ""
+}
+
+func (x *ManageFinding) GetUsedBytes() int64 {
+	if x != nil {
+		return x.UsedBytes
+	}
+	return 0
+}
+
+func (x *ManageFinding) GetSizeGib() int64 {
+	if x != nil {
+		return x.SizeGib
+	}
+	return 0
+}
+
+func (x *ManageFinding) GetMounted() bool {
+	if x != nil {
+		return x.Mounted
+	}
+	return false
+}
+
+func (x *ManageFinding) GetMountpoint() string {
+	if x != nil {
+		return x.Mountpoint
+	}
+	return ""
+}
+
+func (x *ManageFinding) GetSnapshots() int32 {
+	if x != nil {
+		return x.Snapshots
+	}
+	return 0
+}
+
+func (x *ManageFinding) GetNewestSnapshot() string {
+	if x != nil {
+		return x.NewestSnapshot
+	}
+	return ""
+}
+
+func (x *ManageFinding) GetNewestCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NewestCreatedAt
+	}
+	return nil
+}
+
+func (x *ManageFinding) GetGuids() []uint64 {
+	if x != nil {
+		return x.Guids
+	}
+	return nil
+}
+
+func (x *ManageFinding) GetRenamedBelow() string {
+	if x != nil {
+		return x.RenamedBelow
+	}
+	return ""
+}
+
+func (x *ManageFinding) GetSwitchedOff() []string {
+	if x != nil {
+		return x.SwitchedOff
+	}
+	return nil
+}
+
+// BaseFinding is how a copy would go on from a source.
+type BaseFinding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// up_to_date, incremental, bookmark, diverged or unrelated.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Newest snapshot or bookmark that both have.
+	Base          string                 `protobuf:"bytes,2,opt,name=base,proto3" json:"base,omitempty"`
+	BaseCreatedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=base_created_at,json=baseCreatedAt,proto3" json:"base_created_at,omitempty"`
+	// Bytes of the first stream by the source's estimate; 0 unknown.
+	EstimateBytes int64 `protobuf:"varint,4,opt,name=estimate_bytes,json=estimateBytes,proto3" json:"estimate_bytes,omitempty"`
+	// Streams until the copy is up to date.
+	Steps         int32 `protobuf:"varint,5,opt,name=steps,proto3" json:"steps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BaseFinding) Reset() {
+	*x = BaseFinding{}
+	mi := &file_tarn_v1_types_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BaseFinding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BaseFinding) ProtoMessage() {}
+
+func (x *BaseFinding) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_types_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BaseFinding.ProtoReflect.Descriptor instead.
+func (*BaseFinding) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *BaseFinding) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *BaseFinding) GetBase() string {
+	if x != nil {
+		return x.Base
+	}
+	return ""
+}
+
+func (x *BaseFinding) GetBaseCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BaseCreatedAt
+	}
+	return nil
+}
+
+func (x *BaseFinding) GetEstimateBytes() int64 {
+	if x != nil {
+		return x.EstimateBytes
+	}
+	return 0
+}
+
+func (x *BaseFinding) GetSteps() int32 {
+	if x != nil {
+		return x.Steps
+	}
+	return 0
+}
+
 type ExportLocation struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -3320,7 +3532,7 @@ type ExportLocation struct {
 
 func (x *ExportLocation) Reset() {
 	*x = ExportLocation{}
-	mi := &file_tarn_v1_types_proto_msgTypes[20]
+	mi := &file_tarn_v1_types_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3332,7 +3544,7 @@ func (x *ExportLocation) String() string {
 func (*ExportLocation) ProtoMessage() {}
 
 func (x *ExportLocation) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[20]
+	mi := &file_tarn_v1_types_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3345,7 +3557,7 @@ func (x *ExportLocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportLocation.ProtoReflect.Descriptor instead.
 func (*ExportLocation) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExportLocation) GetId() string {
@@ -3452,7 +3664,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_tarn_v1_types_proto_msgTypes[21]
+	mi := &file_tarn_v1_types_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3464,7 +3676,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[21]
+	mi := &file_tarn_v1_types_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3477,7 +3689,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{21}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Snapshot) GetId() string {
@@ -3626,7 +3838,7 @@ type SnapshotInstance struct {
 
 func (x *SnapshotInstance) Reset() {
 	*x = SnapshotInstance{}
-	mi := &file_tarn_v1_types_proto_msgTypes[22]
+	mi := &file_tarn_v1_types_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3638,7 +3850,7 @@ func (x *SnapshotInstance) String() string {
 func (*SnapshotInstance) ProtoMessage() {}
 
 func (x *SnapshotInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[22]
+	mi := &file_tarn_v1_types_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3651,7 +3863,7 @@ func (x *SnapshotInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotInstance.ProtoReflect.Descriptor instead.
 func (*SnapshotInstance) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{22}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SnapshotInstance) GetId() string {
@@ -3746,7 +3958,7 @@ type AccessRule struct {
 
 func (x *AccessRule) Reset() {
 	*x = AccessRule{}
-	mi := &file_tarn_v1_types_proto_msgTypes[23]
+	mi := &file_tarn_v1_types_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3758,7 +3970,7 @@ func (x *AccessRule) String() string {
 func (*AccessRule) ProtoMessage() {}
 
 func (x *AccessRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[23]
+	mi := &file_tarn_v1_types_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3771,7 +3983,7 @@ func (x *AccessRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRule.ProtoReflect.Descriptor instead.
 func (*AccessRule) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{23}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AccessRule) GetId() string {
@@ -3875,7 +4087,7 @@ type RuleError struct {
 
 func (x *RuleError) Reset() {
 	*x = RuleError{}
-	mi := &file_tarn_v1_types_proto_msgTypes[24]
+	mi := &file_tarn_v1_types_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3887,7 +4099,7 @@ func (x *RuleError) String() string {
 func (*RuleError) ProtoMessage() {}
 
 func (x *RuleError) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[24]
+	mi := &file_tarn_v1_types_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3900,7 +4112,7 @@ func (x *RuleError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleError.ProtoReflect.Descriptor instead.
 func (*RuleError) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{24}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RuleError) GetAccessRuleId() string {
@@ -3954,7 +4166,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_tarn_v1_types_proto_msgTypes[25]
+	mi := &file_tarn_v1_types_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3966,7 +4178,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[25]
+	mi := &file_tarn_v1_types_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3979,7 +4191,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{25}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Host) GetId() string {
@@ -4154,7 +4366,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_tarn_v1_types_proto_msgTypes[26]
+	mi := &file_tarn_v1_types_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4166,7 +4378,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[26]
+	mi := &file_tarn_v1_types_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4179,7 +4391,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{26}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Pool) GetName() string {
@@ -4298,7 +4510,7 @@ type AvailabilityZone struct {
 
 func (x *AvailabilityZone) Reset() {
 	*x = AvailabilityZone{}
-	mi := &file_tarn_v1_types_proto_msgTypes[27]
+	mi := &file_tarn_v1_types_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4310,7 +4522,7 @@ func (x *AvailabilityZone) String() string {
 func (*AvailabilityZone) ProtoMessage() {}
 
 func (x *AvailabilityZone) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[27]
+	mi := &file_tarn_v1_types_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4323,7 +4535,7 @@ func (x *AvailabilityZone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AvailabilityZone.ProtoReflect.Descriptor instead.
 func (*AvailabilityZone) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{27}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AvailabilityZone) GetName() string {
@@ -4364,7 +4576,7 @@ type QuotaLimits struct {
 
 func (x *QuotaLimits) Reset() {
 	*x = QuotaLimits{}
-	mi := &file_tarn_v1_types_proto_msgTypes[28]
+	mi := &file_tarn_v1_types_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4376,7 +4588,7 @@ func (x *QuotaLimits) String() string {
 func (*QuotaLimits) ProtoMessage() {}
 
 func (x *QuotaLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[28]
+	mi := &file_tarn_v1_types_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4389,7 +4601,7 @@ func (x *QuotaLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaLimits.ProtoReflect.Descriptor instead.
 func (*QuotaLimits) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{28}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *QuotaLimits) GetProjectId() string {
@@ -4437,7 +4649,7 @@ type QuotaUsage struct {
 
 func (x *QuotaUsage) Reset() {
 	*x = QuotaUsage{}
-	mi := &file_tarn_v1_types_proto_msgTypes[29]
+	mi := &file_tarn_v1_types_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4449,7 +4661,7 @@ func (x *QuotaUsage) String() string {
 func (*QuotaUsage) ProtoMessage() {}
 
 func (x *QuotaUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[29]
+	mi := &file_tarn_v1_types_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4462,7 +4674,7 @@ func (x *QuotaUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaUsage.ProtoReflect.Descriptor instead.
 func (*QuotaUsage) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{29}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *QuotaUsage) GetLimit() int64 {
@@ -4501,7 +4713,7 @@ type UserMessage struct {
 
 func (x *UserMessage) Reset() {
 	*x = UserMessage{}
-	mi := &file_tarn_v1_types_proto_msgTypes[30]
+	mi := &file_tarn_v1_types_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4513,7 +4725,7 @@ func (x *UserMessage) String() string {
 func (*UserMessage) ProtoMessage() {}
 
 func (x *UserMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[30]
+	mi := &file_tarn_v1_types_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4526,7 +4738,7 @@ func (x *UserMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserMessage.ProtoReflect.Descriptor instead.
 func (*UserMessage) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{30}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *UserMessage) GetId() string {
@@ -4617,7 +4829,7 @@ type FieldViolation struct {
 
 func (x *FieldViolation) Reset() {
 	*x = FieldViolation{}
-	mi := &file_tarn_v1_types_proto_msgTypes[31]
+	mi := &file_tarn_v1_types_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4629,7 +4841,7 @@ func (x *FieldViolation) String() string {
 func (*FieldViolation) ProtoMessage() {}
 
 func (x *FieldViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[31]
+	mi := &file_tarn_v1_types_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4642,7 +4854,7 @@ func (x *FieldViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldViolation.ProtoReflect.Descriptor instead.
 func (*FieldViolation) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{31}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *FieldViolation) GetField() string {
@@ -4671,7 +4883,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_tarn_v1_types_proto_msgTypes[32]
+	mi := &file_tarn_v1_types_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4683,7 +4895,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[32]
+	mi := &file_tarn_v1_types_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4696,7 +4908,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{32}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NotLeader) GetLeaderId() string {
@@ -4730,7 +4942,7 @@ type PlacementFailure struct {
 
 func (x *PlacementFailure) Reset() {
 	*x = PlacementFailure{}
-	mi := &file_tarn_v1_types_proto_msgTypes[33]
+	mi := &file_tarn_v1_types_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4742,7 +4954,7 @@ func (x *PlacementFailure) String() string {
 func (*PlacementFailure) ProtoMessage() {}
 
 func (x *PlacementFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[33]
+	mi := &file_tarn_v1_types_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4755,7 +4967,7 @@ func (x *PlacementFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementFailure.ProtoReflect.Descriptor instead.
 func (*PlacementFailure) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{33}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PlacementFailure) GetRefusals() []*PoolRefusal {
@@ -4778,7 +4990,7 @@ type PoolRefusal struct {
 
 func (x *PoolRefusal) Reset() {
 	*x = PoolRefusal{}
-	mi := &file_tarn_v1_types_proto_msgTypes[34]
+	mi := &file_tarn_v1_types_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4790,7 +5002,7 @@ func (x *PoolRefusal) String() string {
 func (*PoolRefusal) ProtoMessage() {}
 
 func (x *PoolRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[34]
+	mi := &file_tarn_v1_types_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4803,7 +5015,7 @@ func (x *PoolRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolRefusal.ProtoReflect.Descriptor instead.
 func (*PoolRefusal) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{34}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PoolRefusal) GetPool() string {
@@ -4840,7 +5052,7 @@ type QuotaExceeded struct {
 
 func (x *QuotaExceeded) Reset() {
 	*x = QuotaExceeded{}
-	mi := &file_tarn_v1_types_proto_msgTypes[35]
+	mi := &file_tarn_v1_types_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4852,7 +5064,7 @@ func (x *QuotaExceeded) String() string {
 func (*QuotaExceeded) ProtoMessage() {}
 
 func (x *QuotaExceeded) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[35]
+	mi := &file_tarn_v1_types_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4865,7 +5077,7 @@ func (x *QuotaExceeded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaExceeded.ProtoReflect.Descriptor instead.
 func (*QuotaExceeded) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{35}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *QuotaExceeded) GetKey() string {
@@ -5152,7 +5364,29 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x14\n" +
 	"\x05holds\x18\x04 \x03(\tR\x05holds\x12\x16\n" +
-	"\x06clones\x18\x05 \x03(\tR\x06clones\"\x8f\x03\n" +
+	"\x06clones\x18\x05 \x03(\tR\x06clones\"\x8c\x03\n" +
+	"\rManageFinding\x12\x1a\n" +
+	"\bobstacle\x18\x01 \x01(\tR\bobstacle\x12\x1d\n" +
+	"\n" +
+	"used_bytes\x18\x02 \x01(\x03R\tusedBytes\x12\x19\n" +
+	"\bsize_gib\x18\x03 \x01(\x03R\asizeGib\x12\x18\n" +
+	"\amounted\x18\x04 \x01(\bR\amounted\x12\x1e\n" +
+	"\n" +
+	"mountpoint\x18\x05 \x01(\tR\n" +
+	"mountpoint\x12\x1c\n" +
+	"\tsnapshots\x18\x06 \x01(\x05R\tsnapshots\x12'\n" +
+	"\x0fnewest_snapshot\x18\a \x01(\tR\x0enewestSnapshot\x12F\n" +
+	"\x11newest_created_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x0fnewestCreatedAt\x12\x14\n" +
+	"\x05guids\x18\t \x03(\x06R\x05guids\x12#\n" +
+	"\rrenamed_below\x18\n" +
+	" \x01(\tR\frenamedBelow\x12!\n" +
+	"\fswitched_off\x18\v \x03(\tR\vswitchedOff\"\xb6\x01\n" +
+	"\vBaseFinding\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04base\x18\x02 \x01(\tR\x04base\x12B\n" +
+	"\x0fbase_created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\rbaseCreatedAt\x12%\n" +
+	"\x0eestimate_bytes\x18\x04 \x01(\x03R\restimateBytes\x12\x14\n" +
+	"\x05steps\x18\x05 \x01(\x05R\x05steps\"\x8f\x03\n" +
 	"\x0eExportLocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bshare_id\x18\x02 \x01(\tR\ashareId\x12\x1d\n" +
@@ -5486,7 +5720,7 @@ func file_tarn_v1_types_proto_rawDescGZIP() []byte {
 }
 
 var file_tarn_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 16)
-var file_tarn_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_tarn_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_tarn_v1_types_proto_goTypes = []any{
 	(Status)(0),                   // 0: tarn.v1.Status
 	(ReplicaState)(0),             // 1: tarn.v1.ReplicaState
@@ -5524,137 +5758,141 @@ var file_tarn_v1_types_proto_goTypes = []any{
 	(*PurgeOrder)(nil),            // 33: tarn.v1.PurgeOrder
 	(*DivergentDetail)(nil),       // 34: tarn.v1.DivergentDetail
 	(*DivergentSnapshot)(nil),     // 35: tarn.v1.DivergentSnapshot
-	(*ExportLocation)(nil),        // 36: tarn.v1.ExportLocation
-	(*Snapshot)(nil),              // 37: tarn.v1.Snapshot
-	(*SnapshotInstance)(nil),      // 38: tarn.v1.SnapshotInstance
-	(*AccessRule)(nil),            // 39: tarn.v1.AccessRule
-	(*RuleError)(nil),             // 40: tarn.v1.RuleError
-	(*Host)(nil),                  // 41: tarn.v1.Host
-	(*Pool)(nil),                  // 42: tarn.v1.Pool
-	(*AvailabilityZone)(nil),      // 43: tarn.v1.AvailabilityZone
-	(*QuotaLimits)(nil),           // 44: tarn.v1.QuotaLimits
-	(*QuotaUsage)(nil),            // 45: tarn.v1.QuotaUsage
-	(*UserMessage)(nil),           // 46: tarn.v1.UserMessage
-	(*FieldViolation)(nil),        // 47: tarn.v1.FieldViolation
-	(*NotLeader)(nil),             // 48: tarn.v1.NotLeader
-	(*PlacementFailure)(nil),      // 49: tarn.v1.PlacementFailure
-	(*PoolRefusal)(nil),           // 50: tarn.v1.PoolRefusal
-	(*QuotaExceeded)(nil),         // 51: tarn.v1.QuotaExceeded
-	nil,                           // 52: tarn.v1.ShareType.ExtraSpecsEntry
-	nil,                           // 53: tarn.v1.Share.MetadataEntry
-	nil,                           // 54: tarn.v1.Share.ExtraSpecsEntry
-	nil,                           // 55: tarn.v1.Replica.MetadataEntry
-	nil,                           // 56: tarn.v1.Snapshot.MetadataEntry
-	nil,                           // 57: tarn.v1.AccessRule.MetadataEntry
-	nil,                           // 58: tarn.v1.Host.CapabilitiesEntry
-	nil,                           // 59: tarn.v1.Pool.CapabilitiesEntry
-	nil,                           // 60: tarn.v1.QuotaLimits.LimitsEntry
-	(*timestamppb.Timestamp)(nil), // 61: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 62: google.protobuf.Duration
+	(*ManageFinding)(nil),         // 36: tarn.v1.ManageFinding
+	(*BaseFinding)(nil),           // 37: tarn.v1.BaseFinding
+	(*ExportLocation)(nil),        // 38: tarn.v1.ExportLocation
+	(*Snapshot)(nil),              // 39: tarn.v1.Snapshot
+	(*SnapshotInstance)(nil),      // 40: tarn.v1.SnapshotInstance
+	(*AccessRule)(nil),            // 41: tarn.v1.AccessRule
+	(*RuleError)(nil),             // 42: tarn.v1.RuleError
+	(*Host)(nil),                  // 43: tarn.v1.Host
+	(*Pool)(nil),                  // 44: tarn.v1.Pool
+	(*AvailabilityZone)(nil),      // 45: tarn.v1.AvailabilityZone
+	(*QuotaLimits)(nil),           // 46: tarn.v1.QuotaLimits
+	(*QuotaUsage)(nil),            // 47: tarn.v1.QuotaUsage
+	(*UserMessage)(nil),           // 48: tarn.v1.UserMessage
+	(*FieldViolation)(nil),        // 49: tarn.v1.FieldViolation
+	(*NotLeader)(nil),             // 50: tarn.v1.NotLeader
+	(*PlacementFailure)(nil),      // 51: tarn.v1.PlacementFailure
+	(*PoolRefusal)(nil),           // 52: tarn.v1.PoolRefusal
+	(*QuotaExceeded)(nil),         // 53: tarn.v1.QuotaExceeded
+	nil,                           // 54: tarn.v1.ShareType.ExtraSpecsEntry
+	nil,                           // 55: tarn.v1.Share.MetadataEntry
+	nil,                           // 56: tarn.v1.Share.ExtraSpecsEntry
+	nil,                           // 57: tarn.v1.Replica.MetadataEntry
+	nil,                           // 58: tarn.v1.Snapshot.MetadataEntry
+	nil,                           // 59: tarn.v1.AccessRule.MetadataEntry
+	nil,                           // 60: tarn.v1.Host.CapabilitiesEntry
+	nil,                           // 61: tarn.v1.Pool.CapabilitiesEntry
+	nil,                           // 62: tarn.v1.QuotaLimits.LimitsEntry
+	(*timestamppb.Timestamp)(nil), // 63: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 64: google.protobuf.Duration
 }
 var file_tarn_v1_types_proto_depIdxs = []int32{
-	52, // 0: tarn.v1.ShareType.extra_specs:type_name -> tarn.v1.ShareType.ExtraSpecsEntry
-	61, // 1: tarn.v1.ShareType.created_at:type_name -> google.protobuf.Timestamp
-	61, // 2: tarn.v1.ShareType.updated_at:type_name -> google.protobuf.Timestamp
+	54, // 0: tarn.v1.ShareType.extra_specs:type_name -> tarn.v1.ShareType.ExtraSpecsEntry
+	63, // 1: tarn.v1.ShareType.created_at:type_name -> google.protobuf.Timestamp
+	63, // 2: tarn.v1.ShareType.updated_at:type_name -> google.protobuf.Timestamp
 	2,  // 3: tarn.v1.Share.replication_type:type_name -> tarn.v1.ReplicationType
-	53, // 4: tarn.v1.Share.metadata:type_name -> tarn.v1.Share.MetadataEntry
-	62, // 5: tarn.v1.Share.rpo:type_name -> google.protobuf.Duration
-	61, // 6: tarn.v1.Share.created_at:type_name -> google.protobuf.Timestamp
-	61, // 7: tarn.v1.Share.updated_at:type_name -> google.protobuf.Timestamp
+	55, // 4: tarn.v1.Share.metadata:type_name -> tarn.v1.Share.MetadataEntry
+	64, // 5: tarn.v1.Share.rpo:type_name -> google.protobuf.Duration
+	63, // 6: tarn.v1.Share.created_at:type_name -> google.protobuf.Timestamp
+	63, // 7: tarn.v1.Share.updated_at:type_name -> google.protobuf.Timestamp
 	18, // 8: tarn.v1.Share.fencing:type_name -> tarn.v1.Fencing
 	0,  // 9: tarn.v1.Share.resize_status:type_name -> tarn.v1.Status
-	54, // 10: tarn.v1.Share.extra_specs:type_name -> tarn.v1.Share.ExtraSpecsEntry
+	56, // 10: tarn.v1.Share.extra_specs:type_name -> tarn.v1.Share.ExtraSpecsEntry
 	0,  // 11: tarn.v1.Share.status:type_name -> tarn.v1.Status
 	11, // 12: tarn.v1.Share.access_rules_status:type_name -> tarn.v1.AccessRulesStatus
-	36, // 13: tarn.v1.Share.export_locations:type_name -> tarn.v1.ExportLocation
+	38, // 13: tarn.v1.Share.export_locations:type_name -> tarn.v1.ExportLocation
 	3,  // 14: tarn.v1.Fencing.phase:type_name -> tarn.v1.FencingPhase
 	4,  // 15: tarn.v1.Fencing.mode:type_name -> tarn.v1.PromotionMode
 	5,  // 16: tarn.v1.Fencing.proof:type_name -> tarn.v1.FencingProof
 	20, // 17: tarn.v1.Fencing.consent:type_name -> tarn.v1.Consent
 	21, // 18: tarn.v1.Fencing.loss:type_name -> tarn.v1.LossReport
-	61, // 19: tarn.v1.Fencing.started_at:type_name -> google.protobuf.Timestamp
+	63, // 19: tarn.v1.Fencing.started_at:type_name -> google.protobuf.Timestamp
 	19, // 20: tarn.v1.Fencing.lineage:type_name -> tarn.v1.LineageEntry
-	61, // 21: tarn.v1.LineageEntry.at:type_name -> google.protobuf.Timestamp
-	62, // 22: tarn.v1.Consent.max_loss:type_name -> google.protobuf.Duration
-	61, // 23: tarn.v1.LossReport.kept_created_at:type_name -> google.protobuf.Timestamp
-	62, // 24: tarn.v1.LossReport.kept_age:type_name -> google.protobuf.Duration
+	63, // 21: tarn.v1.LineageEntry.at:type_name -> google.protobuf.Timestamp
+	64, // 22: tarn.v1.Consent.max_loss:type_name -> google.protobuf.Duration
+	63, // 23: tarn.v1.LossReport.kept_created_at:type_name -> google.protobuf.Timestamp
+	64, // 24: tarn.v1.LossReport.kept_age:type_name -> google.protobuf.Duration
 	22, // 25: tarn.v1.LossReport.lost_snapshots:type_name -> tarn.v1.LostSnapshot
-	61, // 26: tarn.v1.LossReport.last_contact:type_name -> google.protobuf.Timestamp
+	63, // 26: tarn.v1.LossReport.last_contact:type_name -> google.protobuf.Timestamp
 	0,  // 27: tarn.v1.Replica.status:type_name -> tarn.v1.Status
 	1,  // 28: tarn.v1.Replica.replica_state:type_name -> tarn.v1.ReplicaState
-	61, // 29: tarn.v1.Replica.created_at:type_name -> google.protobuf.Timestamp
-	61, // 30: tarn.v1.Replica.updated_at:type_name -> google.protobuf.Timestamp
-	61, // 31: tarn.v1.Replica.launched_at:type_name -> google.protobuf.Timestamp
-	55, // 32: tarn.v1.Replica.metadata:type_name -> tarn.v1.Replica.MetadataEntry
-	36, // 33: tarn.v1.Replica.export_locations:type_name -> tarn.v1.ExportLocation
-	40, // 34: tarn.v1.Replica.rule_errors:type_name -> tarn.v1.RuleError
-	61, // 35: tarn.v1.Replica.head_created_at:type_name -> google.protobuf.Timestamp
+	63, // 29: tarn.v1.Replica.created_at:type_name -> google.protobuf.Timestamp
+	63, // 30: tarn.v1.Replica.updated_at:type_name -> google.protobuf.Timestamp
+	63, // 31: tarn.v1.Replica.launched_at:type_name -> google.protobuf.Timestamp
+	57, // 32: tarn.v1.Replica.metadata:type_name -> tarn.v1.Replica.MetadataEntry
+	38, // 33: tarn.v1.Replica.export_locations:type_name -> tarn.v1.ExportLocation
+	42, // 34: tarn.v1.Replica.rule_errors:type_name -> tarn.v1.RuleError
+	63, // 35: tarn.v1.Replica.head_created_at:type_name -> google.protobuf.Timestamp
 	26, // 36: tarn.v1.Replica.error:type_name -> tarn.v1.ReplicaError
 	32, // 37: tarn.v1.Replica.divergent_copies:type_name -> tarn.v1.DivergentCopy
 	24, // 38: tarn.v1.Replica.observed:type_name -> tarn.v1.ReplicaObservation
-	61, // 39: tarn.v1.ReplicaObservation.reported_at:type_name -> google.protobuf.Timestamp
-	62, // 40: tarn.v1.ReplicaObservation.lag:type_name -> google.protobuf.Duration
+	63, // 39: tarn.v1.ReplicaObservation.reported_at:type_name -> google.protobuf.Timestamp
+	64, // 40: tarn.v1.ReplicaObservation.lag:type_name -> google.protobuf.Duration
 	25, // 41: tarn.v1.ReplicaObservation.transfer:type_name -> tarn.v1.TransferProgress
 	12, // 42: tarn.v1.ReplicaObservation.observed_role:type_name -> tarn.v1.Role
-	61, // 43: tarn.v1.ReplicaObservation.head_created_at:type_name -> google.protobuf.Timestamp
+	63, // 43: tarn.v1.ReplicaObservation.head_created_at:type_name -> google.protobuf.Timestamp
 	26, // 44: tarn.v1.ReplicaObservation.error:type_name -> tarn.v1.ReplicaError
 	6,  // 45: tarn.v1.ReplicaObservation.key_state:type_name -> tarn.v1.KeyState
-	62, // 46: tarn.v1.TransferProgress.eta:type_name -> google.protobuf.Duration
-	62, // 47: tarn.v1.TransferProgress.elapsed:type_name -> google.protobuf.Duration
+	64, // 46: tarn.v1.TransferProgress.eta:type_name -> google.protobuf.Duration
+	64, // 47: tarn.v1.TransferProgress.elapsed:type_name -> google.protobuf.Duration
 	7,  // 48: tarn.v1.ReplicaError.code:type_name -> tarn.v1.ReplicaErrorCode
-	61, // 49: tarn.v1.ReplicaError.since:type_name -> google.protobuf.Timestamp
+	63, // 49: tarn.v1.ReplicaError.since:type_name -> google.protobuf.Timestamp
 	28, // 50: tarn.v1.KeepPolicy.rules:type_name -> tarn.v1.KeepRule
-	62, // 51: tarn.v1.KeepRule.up_to:type_name -> google.protobuf.Duration
-	62, // 52: tarn.v1.KeepRule.every:type_name -> google.protobuf.Duration
+	64, // 51: tarn.v1.KeepRule.up_to:type_name -> google.protobuf.Duration
+	64, // 52: tarn.v1.KeepRule.every:type_name -> google.protobuf.Duration
 	8,  // 53: tarn.v1.RetentionCause.reason:type_name -> tarn.v1.RetentionReason
-	61, // 54: tarn.v1.RetentionVerdict.created_at:type_name -> google.protobuf.Timestamp
+	63, // 54: tarn.v1.RetentionVerdict.created_at:type_name -> google.protobuf.Timestamp
 	29, // 55: tarn.v1.RetentionVerdict.causes:type_name -> tarn.v1.RetentionCause
-	61, // 56: tarn.v1.RetentionPreview.as_of:type_name -> google.protobuf.Timestamp
+	63, // 56: tarn.v1.RetentionPreview.as_of:type_name -> google.protobuf.Timestamp
 	30, // 57: tarn.v1.RetentionPreview.snapshots:type_name -> tarn.v1.RetentionVerdict
-	61, // 58: tarn.v1.RetentionPreview.last_run_at:type_name -> google.protobuf.Timestamp
-	61, // 59: tarn.v1.DivergentCopy.created_at:type_name -> google.protobuf.Timestamp
+	63, // 58: tarn.v1.RetentionPreview.last_run_at:type_name -> google.protobuf.Timestamp
+	63, // 59: tarn.v1.DivergentCopy.created_at:type_name -> google.protobuf.Timestamp
 	33, // 60: tarn.v1.DivergentCopy.purge:type_name -> tarn.v1.PurgeOrder
-	61, // 61: tarn.v1.PurgeOrder.requested_at:type_name -> google.protobuf.Timestamp
+	63, // 61: tarn.v1.PurgeOrder.requested_at:type_name -> google.protobuf.Timestamp
 	32, // 62: tarn.v1.DivergentDetail.copy:type_name -> tarn.v1.DivergentCopy
 	35, // 63: tarn.v1.DivergentDetail.snapshots:type_name -> tarn.v1.DivergentSnapshot
-	61, // 64: tarn.v1.DivergentSnapshot.created_at:type_name -> google.protobuf.Timestamp
-	61, // 65: tarn.v1.ExportLocation.created_at:type_name -> google.protobuf.Timestamp
-	61, // 66: tarn.v1.ExportLocation.updated_at:type_name -> google.protobuf.Timestamp
-	1,  // 67: tarn.v1.ExportLocation.replica_state:type_name -> tarn.v1.ReplicaState
-	56, // 68: tarn.v1.Snapshot.metadata:type_name -> tarn.v1.Snapshot.MetadataEntry
-	61, // 69: tarn.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	61, // 70: tarn.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
-	61, // 71: tarn.v1.Snapshot.taken_at:type_name -> google.protobuf.Timestamp
-	0,  // 72: tarn.v1.Snapshot.status:type_name -> tarn.v1.Status
-	0,  // 73: tarn.v1.SnapshotInstance.status:type_name -> tarn.v1.Status
-	61, // 74: tarn.v1.SnapshotInstance.created_at:type_name -> google.protobuf.Timestamp
-	61, // 75: tarn.v1.SnapshotInstance.updated_at:type_name -> google.protobuf.Timestamp
-	9,  // 76: tarn.v1.AccessRule.access_level:type_name -> tarn.v1.AccessLevel
-	57, // 77: tarn.v1.AccessRule.metadata:type_name -> tarn.v1.AccessRule.MetadataEntry
-	61, // 78: tarn.v1.AccessRule.created_at:type_name -> google.protobuf.Timestamp
-	61, // 79: tarn.v1.AccessRule.updated_at:type_name -> google.protobuf.Timestamp
-	10, // 80: tarn.v1.AccessRule.state:type_name -> tarn.v1.AccessRuleState
-	42, // 81: tarn.v1.Host.pools:type_name -> tarn.v1.Pool
-	15, // 82: tarn.v1.Host.fence_class:type_name -> tarn.v1.FenceClass
-	13, // 83: tarn.v1.Host.state:type_name -> tarn.v1.HostState
-	14, // 84: tarn.v1.Host.admin_state:type_name -> tarn.v1.HostAdminState
-	61, // 85: tarn.v1.Host.created_at:type_name -> google.protobuf.Timestamp
-	61, // 86: tarn.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
-	58, // 87: tarn.v1.Host.capabilities:type_name -> tarn.v1.Host.CapabilitiesEntry
-	33, // 88: tarn.v1.Host.purges:type_name -> tarn.v1.PurgeOrder
-	61, // 89: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
-	2,  // 90: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
-	59, // 91: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
-	61, // 92: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
-	60, // 93: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
-	61, // 94: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
-	61, // 95: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
-	50, // 96: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
-	97, // [97:97] is the sub-list for method output_type
-	97, // [97:97] is the sub-list for method input_type
-	97, // [97:97] is the sub-list for extension type_name
-	97, // [97:97] is the sub-list for extension extendee
-	0,  // [0:97] is the sub-list for field type_name
+	63, // 64: tarn.v1.DivergentSnapshot.created_at:type_name -> google.protobuf.Timestamp
+	63, // 65: tarn.v1.ManageFinding.newest_created_at:type_name -> google.protobuf.Timestamp
+	63, // 66: tarn.v1.BaseFinding.base_created_at:type_name -> google.protobuf.Timestamp
+	63, // 67: tarn.v1.ExportLocation.created_at:type_name -> google.protobuf.Timestamp
+	63, // 68: tarn.v1.ExportLocation.updated_at:type_name -> google.protobuf.Timestamp
+	1,  // 69: tarn.v1.ExportLocation.replica_state:type_name -> tarn.v1.ReplicaState
+	58, // 70: tarn.v1.Snapshot.metadata:type_name -> tarn.v1.Snapshot.MetadataEntry
+	63, // 71: tarn.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	63, // 72: tarn.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
+	63, // 73: tarn.v1.Snapshot.taken_at:type_name -> google.protobuf.Timestamp
+	0,  // 74: tarn.v1.Snapshot.status:type_name -> tarn.v1.Status
+	0,  // 75: tarn.v1.SnapshotInstance.status:type_name -> tarn.v1.Status
+	63, // 76: tarn.v1.SnapshotInstance.created_at:type_name -> google.protobuf.Timestamp
+	63, // 77: tarn.v1.SnapshotInstance.updated_at:type_name -> google.protobuf.Timestamp
+	9,  // 78: tarn.v1.AccessRule.access_level:type_name -> tarn.v1.AccessLevel
+	59, // 79: tarn.v1.AccessRule.metadata:type_name -> tarn.v1.AccessRule.MetadataEntry
+	63, // 80: tarn.v1.AccessRule.created_at:type_name -> google.protobuf.Timestamp
+	63, // 81: tarn.v1.AccessRule.updated_at:type_name -> google.protobuf.Timestamp
+	10, // 82: tarn.v1.AccessRule.state:type_name -> tarn.v1.AccessRuleState
+	44, // 83: tarn.v1.Host.pools:type_name -> tarn.v1.Pool
+	15, // 84: tarn.v1.Host.fence_class:type_name -> tarn.v1.FenceClass
+	13, // 85: tarn.v1.Host.state:type_name -> tarn.v1.HostState
+	14, // 86: tarn.v1.Host.admin_state:type_name -> tarn.v1.HostAdminState
+	63, // 87: tarn.v1.Host.created_at:type_name -> google.protobuf.Timestamp
+	63, // 88: tarn.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
+	60, // 89: tarn.v1.Host.capabilities:type_name -> tarn.v1.Host.CapabilitiesEntry
+	33, // 90: tarn.v1.Host.purges:type_name -> tarn.v1.PurgeOrder
+	63, // 91: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
+	2,  // 92: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
+	61, // 93: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
+	63, // 94: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
+	62, // 95: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
+	63, // 96: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
+	63, // 97: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
+	52, // 98: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
+	99, // [99:99] is the sub-list for method output_type
+	99, // [99:99] is the sub-list for method input_type
+	99, // [99:99] is the sub-list for extension type_name
+	99, // [99:99] is the sub-list for extension extendee
+	0,  // [0:99] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_types_proto_init() }
@@ -5668,7 +5906,7 @@ func file_tarn_v1_types_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_types_proto_rawDesc), len(file_tarn_v1_types_proto_rawDesc)),
 			NumEnums:      16,
-			NumMessages:   45,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

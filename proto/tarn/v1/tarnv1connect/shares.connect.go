@@ -100,6 +100,9 @@ const (
 	// ShareServiceManageShareProcedure is the fully-qualified name of the ShareService's ManageShare
 	// RPC.
 	ShareServiceManageShareProcedure = "/tarn.v1.ShareService/ManageShare"
+	// ShareServiceManageSharePreviewProcedure is the fully-qualified name of the ShareService's
+	// ManageSharePreview RPC.
+	ShareServiceManageSharePreviewProcedure = "/tarn.v1.ShareService/ManageSharePreview"
 	// ShareServiceUnmanageShareProcedure is the fully-qualified name of the ShareService's
 	// UnmanageShare RPC.
 	ShareServiceUnmanageShareProcedure = "/tarn.v1.ShareService/UnmanageShare"
@@ -139,6 +142,9 @@ const (
 	// ReplicaServiceDeleteReplicaProcedure is the fully-qualified name of the ReplicaService's
 	// DeleteReplica RPC.
 	ReplicaServiceDeleteReplicaProcedure = "/tarn.v1.ReplicaService/DeleteReplica"
+	// ReplicaServiceManageReplicaPreviewProcedure is the fully-qualified name of the ReplicaService's
+	// ManageReplicaPreview RPC.
+	ReplicaServiceManageReplicaPreviewProcedure = "/tarn.v1.ReplicaService/ManageReplicaPreview"
 	// ReplicaServiceUnmanageReplicaProcedure is the fully-qualified name of the ReplicaService's
 	// UnmanageReplica RPC.
 	ReplicaServiceUnmanageReplicaProcedure = "/tarn.v1.ReplicaService/UnmanageReplica"
@@ -561,6 +567,9 @@ type ShareServiceClient interface {
 	// Operators only. Takes over a dataset with its snapshots as the active replica of
 	// a new share: MANAGE_STARTING, then AVAILABLE or MANAGE_ERROR.
 	ManageShare(context.Context, *v1.ManageShareRequest) (*v1.Share, error)
+	// Operators only. Says what ManageShare would do; the dataset's host is asked, and
+	// nothing is changed anywhere.
+	ManageSharePreview(context.Context, *v1.ManageSharePreviewRequest) (*v1.ManagePreview, error)
 	// Operators only. Gives the dataset back under its former name, without anything of
 	// tarn's. FAILED_PRECONDITION while it has other replicas or snapshots.
 	UnmanageShare(context.Context, *v1.UnmanageShareRequest) (*v1.Share, error)
@@ -644,6 +653,12 @@ func NewShareServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(shareServiceMethods.ByName("ManageShare")),
 			connect.WithClientOptions(opts...),
 		),
+		manageSharePreview: connect.NewClient[v1.ManageSharePreviewRequest, v1.ManagePreview](
+			httpClient,
+			baseURL+ShareServiceManageSharePreviewProcedure,
+			connect.WithSchema(shareServiceMethods.ByName("ManageSharePreview")),
+			connect.WithClientOptions(opts...),
+		),
 		unmanageShare: connect.NewClient[v1.UnmanageShareRequest, v1.Share](
 			httpClient,
 			baseURL+ShareServiceUnmanageShareProcedure,
@@ -683,6 +698,7 @@ type shareServiceClient struct {
 	setShareMetadata         *connect.Client[v1.SetMetadataRequest, v1.Share]
 	unsetShareMetadata       *connect.Client[v1.UnsetMetadataRequest, v1.Share]
 	manageShare              *connect.Client[v1.ManageShareRequest, v1.Share]
+	manageSharePreview       *connect.Client[v1.ManageSharePreviewRequest, v1.ManagePreview]
 	unmanageShare            *connect.Client[v1.UnmanageShareRequest, v1.Share]
 	resetShareStatus         *connect.Client[v1.ResetStatusRequest, v1.Share]
 	listShareExportLocations *connect.Client[v1.GetRequest, v1.ListExportLocationsResponse]
@@ -779,6 +795,15 @@ func (c *shareServiceClient) ManageShare(ctx context.Context, req *v1.ManageShar
 	return nil, err
 }
 
+// ManageSharePreview calls tarn.v1.ShareService.ManageSharePreview.
+func (c *shareServiceClient) ManageSharePreview(ctx context.Context, req *v1.ManageSharePreviewRequest) (*v1.ManagePreview, error) {
+	response, err := c.manageSharePreview.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // UnmanageShare calls tarn.v1.ShareService.UnmanageShare.
 func (c *shareServiceClient) UnmanageShare(ctx context.Context, req *v1.UnmanageShareRequest) (*v1.Share, error) {
 	response, err := c.unmanageShare.CallUnary(ctx, connect.NewRequest(req))
@@ -833,6 +858,9 @@ type ShareServiceHandler interface {
 	// Operators only. Takes over a dataset with its snapshots as the active replica of
 	// a new share: MANAGE_STARTING, then AVAILABLE or MANAGE_ERROR.
 	ManageShare(context.Context, *v1.ManageShareRequest) (*v1.Share, error)
+	// Operators only. Says what ManageShare would do; the dataset's host is asked, and
+	// nothing is changed anywhere.
+	ManageSharePreview(context.Context, *v1.ManageSharePreviewRequest) (*v1.ManagePreview, error)
 	// Operators only. Gives the dataset back under its former name, without anything of
 	// tarn's. FAILED_PRECONDITION while it has other replicas or snapshots.
 	UnmanageShare(context.Context, *v1.UnmanageShareRequest) (*v1.Share, error)
@@ -912,6 +940,12 @@ func NewShareServiceHandler(svc ShareServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(shareServiceMethods.ByName("ManageShare")),
 		connect.WithHandlerOptions(opts...),
 	)
+	shareServiceManageSharePreviewHandler := connect.NewUnaryHandlerSimple(
+		ShareServiceManageSharePreviewProcedure,
+		svc.ManageSharePreview,
+		connect.WithSchema(shareServiceMethods.ByName("ManageSharePreview")),
+		connect.WithHandlerOptions(opts...),
+	)
 	shareServiceUnmanageShareHandler := connect.NewUnaryHandlerSimple(
 		ShareServiceUnmanageShareProcedure,
 		svc.UnmanageShare,
@@ -958,6 +992,8 @@ func NewShareServiceHandler(svc ShareServiceHandler, opts ...connect.HandlerOpti
 			shareServiceUnsetShareMetadataHandler.ServeHTTP(w, r)
 		case ShareServiceManageShareProcedure:
 			shareServiceManageShareHandler.ServeHTTP(w, r)
+		case ShareServiceManageSharePreviewProcedure:
+			shareServiceManageSharePreviewHandler.ServeHTTP(w, r)
 		case ShareServiceUnmanageShareProcedure:
 			shareServiceUnmanageShareHandler.ServeHTTP(w, r)
 		case ShareServiceResetShareStatusProcedure:
@@ -1015,6 +1051,10 @@ func (UnimplementedShareServiceHandler) ManageShare(context.Context, *v1.ManageS
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ShareService.ManageShare is not implemented"))
 }
 
+func (UnimplementedShareServiceHandler) ManageSharePreview(context.Context, *v1.ManageSharePreviewRequest) (*v1.ManagePreview, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ShareService.ManageSharePreview is not implemented"))
+}
+
 func (UnimplementedShareServiceHandler) UnmanageShare(context.Context, *v1.UnmanageShareRequest) (*v1.Share, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ShareService.UnmanageShare is not implemented"))
 }
@@ -1048,6 +1088,8 @@ type ReplicaServiceClient interface {
 	ResetReplicaState(context.Context, *v1.ResetReplicaStateRequest) (*v1.Replica, error)
 	// Never the last active one, forced or not. force (operators): does not wait for the host.
 	DeleteReplica(context.Context, *v1.DeleteReplicaRequest) (*v1.Empty, error)
+	// Operators only. Says what CreateReplica with from_dataset would do.
+	ManageReplicaPreview(context.Context, *v1.ManageReplicaPreviewRequest) (*v1.ManagePreview, error)
 	// Operators only. Gives a secondary's dataset back; the share goes on without it.
 	UnmanageReplica(context.Context, *v1.UnmanageReplicaRequest) (*v1.Replica, error)
 	SetReplicaMetadata(context.Context, *v1.SetMetadataRequest) (*v1.Replica, error)
@@ -1127,6 +1169,12 @@ func NewReplicaServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(replicaServiceMethods.ByName("DeleteReplica")),
 			connect.WithClientOptions(opts...),
 		),
+		manageReplicaPreview: connect.NewClient[v1.ManageReplicaPreviewRequest, v1.ManagePreview](
+			httpClient,
+			baseURL+ReplicaServiceManageReplicaPreviewProcedure,
+			connect.WithSchema(replicaServiceMethods.ByName("ManageReplicaPreview")),
+			connect.WithClientOptions(opts...),
+		),
 		unmanageReplica: connect.NewClient[v1.UnmanageReplicaRequest, v1.Replica](
 			httpClient,
 			baseURL+ReplicaServiceUnmanageReplicaProcedure,
@@ -1183,6 +1231,7 @@ type replicaServiceClient struct {
 	resetReplicaStatus         *connect.Client[v1.ResetStatusRequest, v1.Replica]
 	resetReplicaState          *connect.Client[v1.ResetReplicaStateRequest, v1.Replica]
 	deleteReplica              *connect.Client[v1.DeleteReplicaRequest, v1.Empty]
+	manageReplicaPreview       *connect.Client[v1.ManageReplicaPreviewRequest, v1.ManagePreview]
 	unmanageReplica            *connect.Client[v1.UnmanageReplicaRequest, v1.Replica]
 	setReplicaMetadata         *connect.Client[v1.SetMetadataRequest, v1.Replica]
 	unsetReplicaMetadata       *connect.Client[v1.UnsetMetadataRequest, v1.Replica]
@@ -1273,6 +1322,15 @@ func (c *replicaServiceClient) DeleteReplica(ctx context.Context, req *v1.Delete
 	return nil, err
 }
 
+// ManageReplicaPreview calls tarn.v1.ReplicaService.ManageReplicaPreview.
+func (c *replicaServiceClient) ManageReplicaPreview(ctx context.Context, req *v1.ManageReplicaPreviewRequest) (*v1.ManagePreview, error) {
+	response, err := c.manageReplicaPreview.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // UnmanageReplica calls tarn.v1.ReplicaService.UnmanageReplica.
 func (c *replicaServiceClient) UnmanageReplica(ctx context.Context, req *v1.UnmanageReplicaRequest) (*v1.Replica, error) {
 	response, err := c.unmanageReplica.CallUnary(ctx, connect.NewRequest(req))
@@ -1353,6 +1411,8 @@ type ReplicaServiceHandler interface {
 	ResetReplicaState(context.Context, *v1.ResetReplicaStateRequest) (*v1.Replica, error)
 	// Never the last active one, forced or not. force (operators): does not wait for the host.
 	DeleteReplica(context.Context, *v1.DeleteReplicaRequest) (*v1.Empty, error)
+	// Operators only. Says what CreateReplica with from_dataset would do.
+	ManageReplicaPreview(context.Context, *v1.ManageReplicaPreviewRequest) (*v1.ManagePreview, error)
 	// Operators only. Gives a secondary's dataset back; the share goes on without it.
 	UnmanageReplica(context.Context, *v1.UnmanageReplicaRequest) (*v1.Replica, error)
 	SetReplicaMetadata(context.Context, *v1.SetMetadataRequest) (*v1.Replica, error)
@@ -1428,6 +1488,12 @@ func NewReplicaServiceHandler(svc ReplicaServiceHandler, opts ...connect.Handler
 		connect.WithSchema(replicaServiceMethods.ByName("DeleteReplica")),
 		connect.WithHandlerOptions(opts...),
 	)
+	replicaServiceManageReplicaPreviewHandler := connect.NewUnaryHandlerSimple(
+		ReplicaServiceManageReplicaPreviewProcedure,
+		svc.ManageReplicaPreview,
+		connect.WithSchema(replicaServiceMethods.ByName("ManageReplicaPreview")),
+		connect.WithHandlerOptions(opts...),
+	)
 	replicaServiceUnmanageReplicaHandler := connect.NewUnaryHandlerSimple(
 		ReplicaServiceUnmanageReplicaProcedure,
 		svc.UnmanageReplica,
@@ -1490,6 +1556,8 @@ func NewReplicaServiceHandler(svc ReplicaServiceHandler, opts ...connect.Handler
 			replicaServiceResetReplicaStateHandler.ServeHTTP(w, r)
 		case ReplicaServiceDeleteReplicaProcedure:
 			replicaServiceDeleteReplicaHandler.ServeHTTP(w, r)
+		case ReplicaServiceManageReplicaPreviewProcedure:
+			replicaServiceManageReplicaPreviewHandler.ServeHTTP(w, r)
 		case ReplicaServiceUnmanageReplicaProcedure:
 			replicaServiceUnmanageReplicaHandler.ServeHTTP(w, r)
 		case ReplicaServiceSetReplicaMetadataProcedure:
@@ -1547,6 +1615,10 @@ func (UnimplementedReplicaServiceHandler) ResetReplicaState(context.Context, *v1
 
 func (UnimplementedReplicaServiceHandler) DeleteReplica(context.Context, *v1.DeleteReplicaRequest) (*v1.Empty, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ReplicaService.DeleteReplica is not implemented"))
+}
+
+func (UnimplementedReplicaServiceHandler) ManageReplicaPreview(context.Context, *v1.ManageReplicaPreviewRequest) (*v1.ManagePreview, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ReplicaService.ManageReplicaPreview is not implemented"))
 }
 
 func (UnimplementedReplicaServiceHandler) UnmanageReplica(context.Context, *v1.UnmanageReplicaRequest) (*v1.Replica, error) {
