@@ -51,6 +51,7 @@ type Agent struct {
 	reports  *reports
 	pools    *pools
 	orphans  *orphans
+	purges   *purges
 	ring     *gossip.Ring // nil: no gossip
 	registry *prometheus.Registry
 	counters *metrics.Agent
@@ -204,6 +205,8 @@ func (a *Agent) buildWorkers() error {
 	a.reports.host, a.reports.session, a.reports.class = a.hostID, a.session, a.fencedBy
 	a.reports.pools, a.reports.live = a.pools.status, a.workers.report
 	a.reports.inquiries = newInquiries(a.answer, a.reports.soon)
+	a.purges = newPurges(a.purge, a.reports.soon, a.log)
+	a.reports.purges, a.reports.orphans = a.purges.reports, a.orphans.divergent
 	a.reports.failed = func(err error) { a.log.Warn("report was not taken", "err", err) }
 	a.reports.send = func(ctx context.Context, req *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error) {
 		return call(ctx, a, "Report", callTimeout, a.control.Report, req)

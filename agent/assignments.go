@@ -74,6 +74,7 @@ func (a *Agent) assign(resp *tarnv1.AssignmentsResponse) {
 	a.keeper.Want(a.wanted(resp.GetAssignments()))
 	a.reports.expect(resp.GetRevision(), resp.GetAssignments())
 	gone := a.workers.apply(resp.GetAssignments())
+	a.purges.want(resp.GetPurges())
 	a.revision.Store(resp.GetRevision())
 	for _, left := range gone {
 		a.reports.forget(left.GetReplicaId())

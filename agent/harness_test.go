@@ -79,7 +79,7 @@ func (p *plane) Assignments(ctx context.Context, req *tarnv1.AssignmentsRequest)
 	defer timeout.Stop()
 	for {
 		p.mu.Lock()
-		revision, changed, forgotten := p.revision, p.changed, p.forgotten
+		revision, changed, forgotten, purges := p.revision, p.changed, p.forgotten, p.purges
 		var all []*tarnv1.Assignment
 		for _, a := range p.assignments[req.GetHostId()] {
 			all = append(all, proto.CloneOf(a))
@@ -89,7 +89,7 @@ func (p *plane) Assignments(ctx context.Context, req *tarnv1.AssignmentsRequest)
 			return nil, connect.NewError(connect.CodeNotFound, errors.New("host is not known"))
 		}
 		if revision != req.GetAfterRevision() {
-			return &tarnv1.AssignmentsResponse{Revision: revision, Assignments: all}, nil
+			return &tarnv1.AssignmentsResponse{Revision: revision, Assignments: all, Purges: purges}, nil
 		}
 		select {
 		case <-changed:

@@ -123,10 +123,16 @@ var errQuestion = errors.New("this host's agent does not know the question; upgr
 func (a *Agent) answer(ctx context.Context, i *tarnv1.Inquiry) *tarnv1.InquiryAnswer {
 	out := &tarnv1.InquiryAnswer{Id: i.GetId()}
 	err := errQuestion
-	if q, ok := i.GetQuestion().(*tarnv1.Inquiry_Retention); ok {
+	switch q := i.GetQuestion().(type) {
+	case *tarnv1.Inquiry_Retention:
 		var p *tarnv1.RetentionPreview
 		if p, err = a.previewRetention(ctx, q.Retention); err == nil {
 			out.Answer = &tarnv1.InquiryAnswer_Retention{Retention: p}
+		}
+	case *tarnv1.Inquiry_Divergent:
+		var d *tarnv1.DivergentDetail
+		if d, err = a.describeCopy(ctx, q.Divergent); err == nil {
+			out.Answer = &tarnv1.InquiryAnswer_Divergent{Divergent: d}
 		}
 	}
 	if handled, failed := a.answerManaging(ctx, i, out); handled {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"tarn/agent/replicate"
+	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/zfs"
 )
 
@@ -35,6 +36,18 @@ type orphans struct {
 	mu    sync.Mutex
 	found map[string]int
 	told  map[string]bool
+	// copies are divergent copies of replicas that are not assigned here; swept: they
+	// are known of all pools.
+	copies []*tarnv1.DivergentCopy
+	swept  bool
+}
+
+// divergent are the divergent copies that no replica on this host has, as last seen,
+// and if all pools have been looked through.
+func (o *orphans) divergent() (copies []*tarnv1.DivergentCopy, known bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.copies, o.swept
 }
 
 // counts are the orphans by pool, as last seen.
@@ -48,16 +61,20 @@ func (o *orphans) counts() map[string]int {
 func (o *orphans) sweep(ctx context.Context) error {
 	found, told := map[string]int{}, map[string]bool{}
 	var problems []error
+	var copies []*tarnv1.DivergentCopy
+	swept := true
 	for pool, root := range o.roots {
 		list, err := o.storage.Datasets(ctx, root)
 		if errors.Is(err, zfs.ErrNotExist) {
+			swept = false
 			continue
 		}
 		if err != nil {
-			problems = append(problems, err)
+			swept, problems = false, append(problems, err)
 			continue
 		}
 		taken := o.assigned()
+		copies = append(copies, orphaned(list, root, taken)...)
 		found[pool] = 0
 		for _, d := range list {
 			if isReplica(d, root) && !taken[d.Name] {
@@ -68,7 +85,7 @@ func (o *orphans) sweep(ctx context.Context) error {
 		}
 	}
 	o.mu.Lock()
-	o.found, o.told = found, told
+	o.found, o.told, o.copies, o.swept = found, told, copies, swept
 	o.mu.Unlock()
 	return errors.Join(problems...)
 }

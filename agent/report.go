@@ -30,6 +30,10 @@ type reports struct {
 
 	// inquiries are the leader's questions, answered with reports.
 	inquiries *inquiries
+	// purges tells how the destruction of divergent copies went, orphans which ones have no
+	// replica here any more, and if that is known.
+	purges  func() []*tarnv1.PurgeReport
+	orphans func() (copies []*tarnv1.DivergentCopy, known bool)
 
 	kick chan struct{}
 
@@ -48,6 +52,8 @@ func newReports(interval time.Duration) *reports {
 		interval: interval, live: func(string) *tarnv1.ReplicaReport { return nil },
 		class:     func() tarnv1.FenceClass { return tarnv1.FenceClass_FENCE_CLASS_NONE },
 		inquiries: newInquiries(nil, func() {}),
+		purges:    func() []*tarnv1.PurgeReport { return nil },
+		orphans:   func() ([]*tarnv1.DivergentCopy, bool) { return nil, false },
 		kick:      make(chan struct{}, 1), expected: map[string]bool{},
 		latest: map[string]*tarnv1.ReplicaReport{}, changed: map[string]bool{}, history: map[string]*history{},
 	}
@@ -178,7 +184,8 @@ func (r *reports) once(ctx context.Context, full bool) (complete, want bool, err
 	if full {
 		req.Pools = poolReports(r.pools())
 	}
-	req.Answers = r.inquiries.take()
+	req.Answers, req.Purges = r.inquiries.take(), r.purges()
+	req.OrphanedCopies, req.OrphansKnown = r.orphans()
 	resp, err := r.send(ctx, req)
 	if err != nil {
 		r.giveBack(req)

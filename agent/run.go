@@ -77,6 +77,7 @@ func (a *Agent) work(ctx context.Context) error {
 		group.Go(func() error { return a.announce(ctx) })
 		group.Go(func() error { return a.reports.run(ctx) })
 		group.Go(func() error { return a.reports.inquiries.run(ctx) })
+		group.Go(func() error { return a.purges.run(ctx) })
 		return a.follow(ctx)
 	})
 	err := group.Wait()
@@ -151,5 +152,6 @@ func (a *Agent) sweeps(ctx context.Context) error {
 		if err := a.orphans.sweep(ctx); err != nil && ctx.Err() == nil {
 			a.log.Warn("datasets could not be looked through", "err", err)
 		}
+		a.reports.soon() // with what has no replica here any more
 	}
 }

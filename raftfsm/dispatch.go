@@ -36,6 +36,8 @@ func (tx *txn) apply(cmd *raftv1.Command) (proto.Message, *Error) {
 		return answer(tx.setHostAdminState(v.SetHostAdminState))
 	case *raftv1.Command_RemoveHost:
 		return nil, tx.removeHost(v.RemoveHost)
+	case *raftv1.Command_PurgeDivergentCopy:
+		return answer(tx.purgeDivergentCopy(v.PurgeDivergentCopy, cmd.GetActor()))
 	}
 	return tx.applyShare(cmd)
 }

@@ -31,6 +31,15 @@ func checkInvariants(t tb, v *View) {
 			t.Errorf("instance %s hangs in the air", i.GetId())
 		}
 	}
+	for h := range v.Hosts() {
+		seen := map[uint64]bool{}
+		for _, o := range h.GetPurges() {
+			if seen[o.GetGuid()] || o.GetGuid() == 0 || o.GetHostId() != h.GetId() || o.GetRequestedAt() == nil || len(h.GetPurges()) > maxPurges {
+				t.Errorf("host %s has the purge %v among %d", h.GetId(), o, len(h.GetPurges()))
+			}
+			seen[o.GetGuid()] = true
+		}
+	}
 	checkUsage(t, v)
 }
 

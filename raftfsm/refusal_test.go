@@ -29,6 +29,11 @@ func TestRefusals(t *testing.T) {
 		field string
 		verb  any
 	}{
+		{"purge without GUID", InvalidArgument, "guid", &raftv1.PurgeDivergentCopy{}},
+		{"purge of no dataset", InvalidArgument, "dataset", &raftv1.PurgeDivergentCopy{Order: &tarnv1.PurgeOrder{Guid: 1}}},
+		{"purge for a long reason", InvalidArgument, "reason", &raftv1.PurgeDivergentCopy{Order: &tarnv1.PurgeOrder{Guid: 1, Dataset: "d", Reason: long}}},
+		{"purge on an unknown host", NotFound, "host_id", &raftv1.PurgeDivergentCopy{Order: &tarnv1.PurgeOrder{Guid: 1, Dataset: "d", HostId: "nope"}}},
+		{"purge of what a replica has not", NotFound, "guid", &raftv1.PurgeDivergentCopy{Order: &tarnv1.PurgeOrder{Guid: 1, Dataset: "d", HostId: "h1", ReplicaId: "rep-r1"}}},
 		{"share without id", InvalidArgument, "id", with(newShare("", "dr"), func(*raftv1.CreateShare) {})},
 		{"share without anything", InvalidArgument, "id", &raftv1.CreateShare{}},
 		{"share of nobody", InvalidArgument, "project_id", with(newShare("n", "dr"), func(c *raftv1.CreateShare) { c.Share.ProjectId = "" })},

@@ -27,6 +27,9 @@ func (tx *txn) transitions(c *raftv1.Transitions) *Error {
 	for _, t := range c.GetShares() {
 		tx.count(tx.moveShare(t))
 	}
+	for _, t := range c.GetPurges() {
+		tx.count(tx.endPurge(t))
+	}
 	tx.expireMessages()
 	for _, m := range c.GetMessages() {
 		tx.count(tx.addMessage(m))

@@ -23,7 +23,7 @@ func (tx *txn) registerHost(c *raftv1.RegisterHost) (*tarnv1.Host, *Error) {
 	old, exists := tx.s.host(next.GetId())
 	next.AdminState, next.DisabledReason = tarnv1.HostAdminState_HOST_ADMIN_STATE_ENABLED, ""
 	next.CreatedAt, next.UpdatedAt = tx.now, nil
-	next.State = tarnv1.HostState_HOST_STATE_UP
+	next.State, next.Purges = tarnv1.HostState_HOST_STATE_UP, nil
 	clearHostOutput(next)
 	if !exists {
 		tx.putHost(next)
@@ -34,6 +34,7 @@ func (tx *txn) registerHost(c *raftv1.RegisterHost) (*tarnv1.Host, *Error) {
 	}
 	next.AdminState, next.DisabledReason = old.GetAdminState(), old.GetDisabledReason()
 	next.CreatedAt, next.UpdatedAt, next.Revision = old.GetCreatedAt(), old.GetUpdatedAt(), old.GetRevision()
+	next.Purges = old.GetPurges()
 	tx.keepUsedPools(old, next)
 	return tx.saveHost(old, next), nil
 }

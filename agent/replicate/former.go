@@ -222,6 +222,7 @@ func (w *Worker) untie(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list versions: %w", err)
 	}
+	w.pruned.holds = nil // what is let go of is decided on holds of this moment
 	tags, _, err := w.tags(ctx, versions)
 	if err != nil {
 		return err

@@ -22,6 +22,8 @@ const (
 	// markPeers are the replicas that may have asked here for a step, where the engine
 	// cannot say whose holds there are.
 	markPeers = "tarn:peers"
+	// markBase is the GUID of the snapshot from which a divergent copy parted, 0 for none.
+	markBase = "tarn:base"
 	// markSince is when a divergent copy was put aside, RFC 3339.
 	markSince = "tarn:since"
 )

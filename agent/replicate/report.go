@@ -276,11 +276,9 @@ func (w *Worker) refusalReport() *tarnv1.ReplicaError {
 func copies(asides []zfs.Dataset) []*tarnv1.DivergentCopy {
 	var list []*tarnv1.DivergentCopy
 	for _, d := range asides {
-		c := &tarnv1.DivergentCopy{Dataset: d.Name, Epoch: marksOf(d).epoch, UsedBytes: d.Used}
-		if at, err := time.Parse(time.RFC3339, local(d, markSince)); err == nil {
-			c.CreatedAt = timestamppb.New(at)
+		if c := CopyOf(d); c != nil {
+			list = append(list, c)
 		}
-		list = append(list, c)
 	}
 	return list
 }

@@ -370,3 +370,78 @@ func (c *chain) check(t *rapid.T) {
 		}
 	}
 }
+
+// counted counts the operations on a host by their verb.
+func counted(fs *memzfs.Host) map[string]int {
+	ops := map[string]int{}
+	fs.Before = func(_ int, op, _ string) error { ops[op]++; return nil }
+	return ops
+}
+
+// TestWhatCannotGoIsLeftAlone: a snapshot that the storage refuses to destroy is not
+// tried again at every run, and does not keep the others.
+func TestWhatCannotGoIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := memzfs.New(1, testPool)
+		w := bare(fs, "me", tarnv1.Role_ROLE_ACTIVE)
+		check(t, fs.Create(t.Context(), w.l.dataset(), nil, true))
+		for i := range 4 {
+			check(t, fs.Snapshot(t.Context(), fmt.Sprintf("%s@tarn.%d", w.l.dataset(), i)))
+		}
+		check(t, fs.Clone(t.Context(), w.l.dataset()+"@tarn.1", testPool+"/clone", nil))
+		var failed []string
+		w.hooks.PruneFailed = func(_, reason string) { failed = append(failed, reason) }
+		var left Retained
+		w.hooks.Retained = func(_ string, r Retained) { left = r }
+		check(t, w.prune(t.Context()))
+		_, list, _ := fs.Peek(w.l.dataset())
+		if got := names(list); !slices.Equal(got, []string{"tarn.1", "tarn.3"}) || !slices.Equal(failed, []string{"clones"}) {
+			t.Errorf("left %v, failed %v", got, failed)
+		}
+		ops := counted(fs)
+		check(t, w.prune(t.Context()))
+		if ops["destroy"] != 0 || len(failed) != 1 || left.Overdue != 1 {
+			t.Errorf("tried again: %v, %v, overdue %d", ops, failed, left.Overdue)
+		}
+		fs.Before = nil
+		check(t, fs.Destroy(t.Context(), testPool+"/clone"))
+		time.Sleep(2 * stuckFor)
+		check(t, w.prune(t.Context()))
+		if _, list, _ := fs.Peek(w.l.dataset()); len(list) != 1 {
+			t.Errorf("when the clone is gone %v stay", names(list))
+		}
+	})
+}
+
+// TestUpkeepOfIdleReplicas: a look at many replicas that need nothing costs two listings of
+// their pool, and none of each.
+func TestUpkeepOfIdleReplicas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := memzfs.New(1, testPool)
+		survey := NewSurvey(fs, testRoot)
+		var all []*Worker
+		for i := range 10 {
+			w := bare(fs, fmt.Sprintf("r%d", i), tarnv1.Role_ROLE_SECONDARY)
+			w.cfg.Survey = survey
+			check(t, fs.Create(t.Context(), w.l.dataset(), nil, true))
+			check(t, fs.Snapshot(t.Context(), w.l.dataset()+"@tarn.1"))
+			check(t, fs.Hold(t.Context(), holdLast+w.cfg.ReplicaID, w.l.dataset()+"@tarn.1"))
+			all = append(all, w)
+		}
+		for _, w := range all {
+			check(t, w.keepUp(t.Context(), false))
+		}
+		time.Sleep(maintainEvery)
+		ops := counted(fs)
+		for _, w := range all {
+			check(t, w.keepUp(t.Context(), false))
+		}
+		total := 0
+		for _, n := range ops {
+			total += n
+		}
+		if total != 2 {
+			t.Errorf("ten idle replicas cost %v", ops)
+		}
+	})
+}

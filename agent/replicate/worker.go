@@ -96,6 +96,7 @@ type Worker struct {
 	assigned *tarnv1.Assignment
 	view     view
 	ages     calendar
+	changed  bool // the storage was, by somebody else
 
 	// The rest belongs to Run.
 	s         state
@@ -144,6 +145,14 @@ func (w *Worker) Dataset() string { return w.l.dataset() }
 func (w *Worker) Assign(a *tarnv1.Assignment) {
 	w.mu.Lock()
 	w.assigned = proto.CloneOf(a)
+	w.mu.Unlock()
+	w.poke()
+}
+
+// Look lets the worker read anew what is on the storage: somebody else changed it.
+func (w *Worker) Look() {
+	w.mu.Lock()
+	w.changed = true
 	w.mu.Unlock()
 	w.poke()
 }
@@ -247,6 +256,7 @@ func (w *Worker) rest(a action) {
 func (w *Worker) adopt() {
 	w.mu.Lock()
 	a := w.assigned
+	w.stale, w.changed = w.stale || w.changed, false
 	w.mu.Unlock()
 	old := w.s.a
 	if a == nil || a == old {

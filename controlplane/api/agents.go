@@ -85,8 +85,10 @@ func (s *agentService) Assignments(ctx context.Context, req *tarnv1.AssignmentsR
 	if !news {
 		return &tarnv1.AssignmentsResponse{Revision: req.GetAfterRevision(), Unchanged: true}, nil
 	}
-	assignments, revision := assignment.ForHost(s.State.View(), req.GetHostId())
-	return &tarnv1.AssignmentsResponse{Revision: revision, Assignments: assignments}, nil
+	v := s.State.View()
+	assignments, revision := assignment.ForHost(v, req.GetHostId())
+	host, _ := v.Host(req.GetHostId())
+	return &tarnv1.AssignmentsResponse{Revision: revision, Assignments: assignments, Purges: host.GetPurges()}, nil
 }
 
 // awaitRevision waits until there is something newer for the host than it has.

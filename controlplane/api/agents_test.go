@@ -30,6 +30,11 @@ func (s *server) storage(name, zone string) (string, tarnv1connect.AgentServiceC
 	return id, cl
 }
 
+// agentOf is a client with the certificate of a host.
+func (s *server) agentOf(hostID string) tarnv1connect.AgentServiceClient {
+	return s.client(s.tls(identity.Subject{Role: identity.RoleAgent, ID: hostID})).Agent
+}
+
 func TestRegisterWritesOnlyNews(t *testing.T) {
 	s := newServer(t)
 	id, agent := s.storage("one", "az1")

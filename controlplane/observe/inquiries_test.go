@@ -88,22 +88,22 @@ func TestInquiriesEnd(t *testing.T) {
 	})
 }
 
-// TestOrphansAreWhatTheLastFullReportSaid: a partial report says nothing about them.
-func TestOrphansAreWhatTheLastFullReportSaid(t *testing.T) {
+// TestOrphansAreWhatTheHostSaidLast: a report that does not know is no news.
+func TestOrphansAreWhatTheHostSaidLast(t *testing.T) {
 	s := newState(t)
 	for i, step := range []struct {
-		full bool
-		says []*tarnv1.DivergentCopy
-		want int
-		told bool
+		knows bool
+		says  []*tarnv1.DivergentCopy
+		want  int
+		told  bool
 	}{
 		{false, nil, 0, false},
 		{true, []*tarnv1.DivergentCopy{{Guid: 1}, {Guid: 2}}, 2, true},
 		{false, nil, 2, true},
 		{true, nil, 0, true},
 	} {
-		r := report("a", uint64(i+1), step.full)
-		r.OrphanedCopies = step.says
+		r := report("a", uint64(i+1), true)
+		r.OrphanedCopies, r.OrphansKnown = step.says, step.knows
 		s.Report(r, at(0))
 		if h, _ := s.Host("h"); len(h.Orphaned) != step.want || h.OrphansTold != step.told {
 			t.Errorf("step %d: %d copies, told %v", i, len(h.Orphaned), h.OrphansTold)

@@ -143,7 +143,7 @@ func heard(old *HostSeen, req *tarnv1.ReportRequest, now time.Time) *HostSeen {
 		FenceClass: req.GetFenceClass(), AssignmentsRevision: req.GetAssignmentsRevision(), sequence: req.GetSequence(),
 		Pools: make(map[string]*tarnv1.PoolReport), Purges: req.GetPurges(),
 	}
-	if req.GetFull() {
+	if req.GetOrphansKnown() {
 		h.Orphaned, h.OrphansTold = req.GetOrphanedCopies(), true
 	} else if old != nil {
 		h.Orphaned, h.OrphansTold = old.Orphaned, old.OrphansTold
@@ -281,4 +281,15 @@ func (s *State) Snapshot(now time.Time, leases *Leases) *Snapshot {
 		out.lastGrant = leases.snapshot()
 	}
 	return out
+}
+
+// Copies are the divergent copies of a replica as its host last told them; nil when
+// nothing was heard of it since this node leads.
+func (s *State) Copies(replicaID string) []*tarnv1.DivergentCopy {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.replicas[replicaID]; r != nil {
+		return r.Report.GetDivergentCopies()
+	}
+	return nil
 }

@@ -51,7 +51,7 @@ func sameRuleErrors(a, b []*tarnv1.RuleError) bool {
 // sameCopies ignores sizes, which move without a decision.
 func sameCopies(a, b []*tarnv1.DivergentCopy) bool {
 	return slices.EqualFunc(a, b, func(a, b *tarnv1.DivergentCopy) bool {
-		return a.GetDataset() == b.GetDataset() && a.GetEpoch() == b.GetEpoch()
+		return a.GetDataset() == b.GetDataset() && a.GetEpoch() == b.GetEpoch() && a.GetGuid() == b.GetGuid()
 	})
 }
 

@@ -31,6 +31,8 @@ type simHost struct {
 	blind bool
 	// failing is reported for every replica.
 	failing *tarnv1.ReplicaError
+	// obstacle keeps it from purging divergent copies; "" for none.
+	obstacle string
 	// lease is when it was last asked for with success.
 	lease time.Time
 	data  map[string]*simReplica
@@ -91,6 +93,10 @@ func (h *simHost) act() {
 	for _, a := range list {
 		assigned[a.GetReplicaId()] = true
 		report.Replicas = append(report.Replicas, h.follow(a))
+	}
+	host, _ := h.w.fsm.View().Host(h.id)
+	for _, o := range host.GetPurges() {
+		report.Purges = append(report.Purges, &tarnv1.PurgeReport{Guid: o.GetGuid(), Gone: h.obstacle == "", Error: h.obstacle})
 	}
 	maps.DeleteFunc(h.data, func(id string, r *simReplica) bool { return !assigned[id] || r.gone })
 	h.seq++

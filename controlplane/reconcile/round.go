@@ -48,6 +48,7 @@ func (p Policy) Validate() error {
 func Step(policy Policy, view *raftfsm.View, observed *observe.Snapshot, now time.Time, ids func() string) []*raftv1.Command {
 	r := &round{policy: policy, view: view, obs: observed, now: now, ids: ids, batch: &raftv1.Transitions{}}
 	r.hosts()
+	r.purges()
 	for share := range view.Shares() {
 		r.share(share)
 	}

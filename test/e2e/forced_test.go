@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +48,7 @@ func TestForcedFailoverAndRejoin(t *testing.T) {
 	f.checkLoss()
 	f.rejoin()
 	f.checkDivergent()
+	f.purgeDivergent()
 }
 
 func (f *failover) prepare() {
@@ -257,5 +259,43 @@ func (f *failover) checkDivergent() {
 	}
 	if kept == "" {
 		f.t.Errorf("no tree on the old host has all %d acknowledged files", len(f.diary.entries))
+	}
+}
+
+// purgeDivergent looks at the copy as an operator would, and lets it go. Its replica
+// follows all the time, and nobody but that operator's word destroys it.
+func (f *failover) purgeDivergent() {
+	f.t.Helper()
+	d := f.active.GetDivergentCopies()[0]
+	guid := strconv.FormatUint(d.GetGuid(), 10)
+	if listed := f.must("replica", "divergent", "list", "web"); !strings.Contains(listed, guid) || !strings.Contains(listed, "kept") {
+		f.t.Errorf("tarn replica divergent list:\n%s", listed)
+	}
+	shown := f.must("replica", "divergent", "show", guid)
+	for _, want := range []string{d.GetDataset(), "tarn-divergent-1", "heads/" + guid, "held tarn:divergent"} {
+		if !strings.Contains(shown, want) {
+			f.t.Errorf("tarn replica divergent show does not say %q:\n%s", want, shown)
+		}
+	}
+	if kept := f.must("share", "retention", "web", "--dry-run"); !strings.Contains(kept, "cloned "+d.GetDataset()) {
+		f.t.Errorf("retention does not say what the copy keeps:\n%s", kept)
+	}
+	if refused := f.tarn("replica", "divergent", "purge", guid, "--reason", "checked"); refused.code != codeUsage {
+		f.t.Errorf("purge without a confirmation: exit code %d", refused.code)
+	}
+	f.must("replica", "divergent", "purge", guid, "--reason", "checked", "--yes", "--wait")
+	f.replicaAt(f.share, "az1", func(r *tarnv1.Replica) error {
+		if len(r.GetDivergentCopies()) > 0 {
+			return errors.New("the purged copy is still listed")
+		}
+		return nil
+	})
+	for _, pool := range f.poolDirs(f.agentOf(f.active)) {
+		if _, err := os.Stat(filepath.Join(pool, "heads", guid)); err == nil {
+			f.t.Errorf("files of the purged copy are left in %s", pool)
+		}
+	}
+	if said := f.must("message", "list"); !strings.Contains(said, "checked") {
+		f.t.Errorf("nobody is told of the purge:\n%s", said)
 	}
 }

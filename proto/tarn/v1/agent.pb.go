@@ -1024,8 +1024,10 @@ type ReportRequest struct {
 	FenceClass FenceClass       `protobuf:"varint,8,opt,name=fence_class,json=fenceClass,proto3,enum=tarn.v1.FenceClass" json:"fence_class,omitempty"`
 	// Answers to inquiries of earlier responses.
 	Answers []*InquiryAnswer `protobuf:"bytes,20,rep,name=answers,proto3" json:"answers,omitempty"`
-	// With full: divergent copies here whose replica is not assigned to this host.
+	// Divergent copies here whose replica is not assigned to this host; all there are
+	// when orphans_known.
 	OrphanedCopies []*DivergentCopy `protobuf:"bytes,21,rep,name=orphaned_copies,json=orphanedCopies,proto3" json:"orphaned_copies,omitempty"`
+	OrphansKnown   bool             `protobuf:"varint,23,opt,name=orphans_known,json=orphansKnown,proto3" json:"orphans_known,omitempty"`
 	// How the purges of AssignmentsResponse went, until they are gone from there.
 	Purges        []*PurgeReport `protobuf:"bytes,22,rep,name=purges,proto3" json:"purges,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1130,6 +1132,13 @@ func (x *ReportRequest) GetOrphanedCopies() []*DivergentCopy {
 		return x.OrphanedCopies
 	}
 	return nil
+}
+
+func (x *ReportRequest) GetOrphansKnown() bool {
+	if x != nil {
+		return x.OrphansKnown
+	}
+	return false
 }
 
 func (x *ReportRequest) GetPurges() []*PurgeReport {
@@ -2581,7 +2590,7 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\faccess_level\x18\x03 \x01(\x0e2\x14.tarn.v1.AccessLevelR\vaccessLevel\"3\n" +
 	"\x12ReplicationOptions\x12\x1d\n" +
 	"\n" +
-	"rate_limit\x18\x01 \x01(\x03R\trateLimit\"\xe0\x03\n" +
+	"rate_limit\x18\x01 \x01(\x03R\trateLimit\"\x85\x04\n" +
 	"\rReportRequest\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x1d\n" +
 	"\n" +
@@ -2594,7 +2603,8 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\vfence_class\x18\b \x01(\x0e2\x13.tarn.v1.FenceClassR\n" +
 	"fenceClass\x120\n" +
 	"\aanswers\x18\x14 \x03(\v2\x16.tarn.v1.InquiryAnswerR\aanswers\x12?\n" +
-	"\x0forphaned_copies\x18\x15 \x03(\v2\x16.tarn.v1.DivergentCopyR\x0eorphanedCopies\x12,\n" +
+	"\x0forphaned_copies\x18\x15 \x03(\v2\x16.tarn.v1.DivergentCopyR\x0eorphanedCopies\x12#\n" +
+	"\rorphans_known\x18\x17 \x01(\bR\forphansKnown\x12,\n" +
 	"\x06purges\x18\x16 \x03(\v2\x14.tarn.v1.PurgeReportR\x06purges\"]\n" +
 	"\x0eReportResponse\x12\x1b\n" +
 	"\twant_full\x18\x01 \x01(\bR\bwantFull\x12.\n" +
