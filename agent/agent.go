@@ -205,7 +205,7 @@ func (a *Agent) buildWorkers() error {
 	a.reports.host, a.reports.session, a.reports.class = a.hostID, a.session, a.fencedBy
 	a.reports.pools, a.reports.live = a.pools.status, a.workers.report
 	a.reports.inquiries = newInquiries(a.answer, a.reports.soon)
-	a.purges = newPurges(a.purge, a.reports.soon, a.log)
+	a.purges = newPurges(a.purge, func(result string) { a.counters.Purges.WithLabelValues(result).Inc() }, a.reports.soon, a.log)
 	a.reports.purges, a.reports.orphans = a.purges.reports, a.orphans.divergent
 	a.reports.failed = func(err error) { a.log.Warn("report was not taken", "err", err) }
 	a.reports.send = func(ctx context.Context, req *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error) {

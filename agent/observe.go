@@ -50,12 +50,23 @@ func (h *history) note(r *tarnv1.ReplicaReport, now time.Time) {
 	}
 }
 
+// orphanedCopies are those whose replicas are not here, as last seen.
+func (a *Agent) orphanedCopies() []metrics.CopySample {
+	var samples []metrics.CopySample
+	copies, _ := a.orphans.divergent()
+	for _, c := range copies {
+		samples = append(samples, metrics.CopySample{Share: c.GetShareId(), Bytes: float64(c.GetUsedBytes())})
+	}
+	return samples
+}
+
 // local is the agent's part of a scrape.
 func (a *Agent) local() metrics.Local {
 	l := metrics.Local{
 		Replicas: a.reports.samples(), Pools: a.poolSamples(), Links: a.links(), LeaseRemaining: math.NaN(), ControlContact: math.NaN(),
 		LeasedShares: a.keeper.Count(), AssignmentsRevision: a.revision.Load(), OrphanDatasets: a.orphans.counts(),
-		DeadmanUp: a.deadman != nil && a.deadman.Up(),
+		OrphanedCopies: a.orphanedCopies(),
+		DeadmanUp:      a.deadman != nil && a.deadman.Up(),
 	}
 	if end, ok := a.keeper.Deadline(); ok {
 		l.LeaseRemaining = (end - lease.BootTime()).Seconds()
@@ -104,7 +115,11 @@ func sample(r *tarnv1.ReplicaReport, h *history) metrics.LocalReplica {
 		Lag: math.NaN(), Expected: math.NaN(), Done: math.NaN(), LastProgress: math.NaN(),
 		LastSuccess: unix(h.succeeded), LastVerified: unix(h.verified), LastAttempt: unix(h.attempted),
 		ConsecutiveFailures: h.failures, Snapshots: len(r.GetSnapshots()),
-		OldestSnapshot: math.NaN(), NewestSnapshot: math.NaN(), Holds: h.holds,
+		OldestSnapshot: math.NaN(), NewestSnapshot: math.NaN(), Holds: h.holds, Copies: len(r.GetDivergentCopies()),
+		RetentionRun: unix(h.retained.At), RetentionKeep: math.NaN(), RetentionOldest: unix(h.retained.Oldest), Overdue: h.retained.Overdue,
+	}
+	if keep := h.retained.Keep; keep > 0 {
+		s.RetentionKeep = keep.Seconds()
 	}
 	if r.GetLag() != nil {
 		s.Lag = r.GetLag().AsDuration().Seconds()

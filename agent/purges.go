@@ -18,6 +18,8 @@ const purgeAgain = 30 * time.Second
 type purges struct {
 	// do destroys one copy; nil means that nothing of it is left.
 	do func(context.Context, *tarnv1.PurgeOrder) error
+	// tried counts tries by their result.
+	tried func(result string)
 	// told is called when there is something new to report.
 	told func()
 	log  *slog.Logger
@@ -28,8 +30,8 @@ type purges struct {
 	went   map[uint64]*tarnv1.PurgeReport // by GUID
 }
 
-func newPurges(do func(context.Context, *tarnv1.PurgeOrder) error, told func(), log *slog.Logger) *purges {
-	return &purges{do: do, told: told, log: log, kick: make(chan struct{}, 1), went: map[uint64]*tarnv1.PurgeReport{}}
+func newPurges(do func(context.Context, *tarnv1.PurgeOrder) error, tried func(string), told func(), log *slog.Logger) *purges {
+	return &purges{do: do, tried: tried, told: told, log: log, kick: make(chan struct{}, 1), went: map[uint64]*tarnv1.PurgeReport{}}
 }
 
 // want takes the orders that stand now.
@@ -99,9 +101,11 @@ func (p *purges) note(ctx context.Context, o *tarnv1.PurgeOrder, err error) {
 	}
 	r := &tarnv1.PurgeReport{Guid: o.GetGuid(), Gone: err == nil}
 	if err != nil {
+		p.tried("failed")
 		r.Error = err.Error()
 		p.log.Warn("divergent copy could not be purged", "guid", o.GetGuid(), "dataset", o.GetDataset(), "err", err)
 	} else {
+		p.tried("ok")
 		p.log.Warn("divergent copy purged", "guid", o.GetGuid(), "dataset", o.GetDataset(), "by", o.GetRequestedBy(),
 			"at", o.GetRequestedAt().AsTime(), "reason", o.GetReason())
 	}

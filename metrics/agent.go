@@ -19,6 +19,8 @@ type Agent struct {
 	ResumeDiscarded *prometheus.CounterVec
 	// Divergences found, by share.
 	Divergences *prometheus.CounterVec
+	// Purges of divergent copies by result (ok, failed).
+	Purges *prometheus.CounterVec
 	// FenceActions by action (suspend, demote, seal, deadman, retire) and result (ok, failed).
 	FenceActions *prometheus.CounterVec
 	// StaleHolds released by the janitor.
@@ -54,6 +56,7 @@ func NewAgent(reg prometheus.Registerer) *Agent {
 		StepErrors:             m.counter("tarn_step_errors_total", "Failures of replication steps by class.", "class"),
 		ResumeDiscarded:        m.counter("tarn_resume_discarded_bytes_total", "Half-received bytes that had to be dropped.", "reason"),
 		Divergences:            m.counter("tarn_divergence_total", "Times that a copy was found outside the share's history.", "share"),
+		Purges:                 m.counter("tarn_divergent_purges_total", "Tries to destroy a divergent copy on an operator's order.", "result"),
 		FenceActions:           m.counter("tarn_fence_actions_total", "Actions that end a host's right to write.", "action", "result"),
 		StaleHolds:             m.counter("tarn_stale_holds_released_total", "Forgotten holds released by the janitor."),
 		PruneDestroyed:         m.counter("tarn_prune_destroyed_total", "Replication snapshots destroyed by retention.", "side", "reason"),
@@ -90,6 +93,8 @@ type Local struct {
 	AssignmentsRevision uint64
 	// ControlContact is seconds since the control plane last answered; NaN for never.
 	ControlContact float64
+	// OrphanedCopies are divergent copies of replicas that are not on this host.
+	OrphanedCopies []CopySample
 	// OrphanDatasets by pool: marked as tarn's, but assigned by nobody.
 	OrphanDatasets map[string]int
 	// DeadmanUp tells that the helper process lives and takes deadlines.
@@ -116,8 +121,23 @@ type LocalReplica struct {
 	NewestSnapshot      float64
 	// Holds by kind (step, last, divergent, foreign) as retention last counted them.
 	Holds map[string]int
-	// PreservedBytes of divergent copies kept aside.
+	// Copies kept aside when history forked, and the bytes that they alone use.
+	Copies         int
 	PreservedBytes float64
+
+	// RetentionRun is when retention last ran; RetentionKeep the age in seconds beyond which
+	// the policy keeps nothing, NaN without one.
+	RetentionRun, RetentionKeep float64
+	// RetentionOldest is when the oldest snapshot was taken that the policy keeps or that is
+	// overdue; Overdue counts those that retention would remove and cannot.
+	RetentionOldest float64
+	Overdue         int
+}
+
+// CopySample is a divergent copy.
+type CopySample struct {
+	Share string
+	Bytes float64
 }
 
 // LinkSample is the connection to another agent.

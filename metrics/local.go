@@ -22,7 +22,7 @@ type localCollector struct {
 	facts  []replicaFact
 	pools  poolDescs
 
-	snapshots, holds, preserved, rtt                    *prometheus.Desc
+	snapshots, holds, copies, preserved, rtt            *prometheus.Desc
 	remaining, leased, revision, contact, orphans, dead *prometheus.Desc
 }
 
@@ -33,6 +33,7 @@ func newLocalCollector(source LocalSource) *localCollector {
 		pools:     newPoolDescs(),
 		snapshots: desc("tarn_snapshots", "Snapshots of the share on this host.", "share", "role"),
 		holds:     desc("tarn_holds", "Holds on the share's snapshots.", "share", "kind"),
+		copies:    desc("tarn_divergent_copies", "Divergent copies kept aside until somebody purges them.", "share"),
 		preserved: desc("tarn_diverged_preserved_bytes", "Space used by divergent copies kept aside.", "share"),
 		rtt:       desc("tarn_link_rtt_seconds", "Time that the last question to another agent was on its way.", "host", "peer"),
 		remaining: desc("tarn_lease_remaining_seconds", "Time until this host must stop serving writes."),
@@ -67,6 +68,14 @@ func replicaFacts() []replicaFact {
 			func(r LocalReplica) float64 { return r.OldestSnapshot }),
 		fact("tarn_newest_snapshot_timestamp_seconds", "When the newest snapshot was taken.",
 			func(r LocalReplica) float64 { return r.NewestSnapshot }),
+		fact("tarn_retention_last_run_timestamp_seconds", "When retention last looked at the replica's snapshots.",
+			func(r LocalReplica) float64 { return r.RetentionRun }),
+		fact("tarn_retention_keep_seconds", "Age beyond which the share's policy keeps no replication snapshot.",
+			func(r LocalReplica) float64 { return r.RetentionKeep }),
+		fact("tarn_retention_oldest_timestamp_seconds", "When the oldest snapshot was taken that is here for the policy's sake, or should not be here any more.",
+			func(r LocalReplica) float64 { return r.RetentionOldest }),
+		fact("tarn_retention_overdue_snapshots", "Snapshots that retention would remove but that are held, cloned or in use.",
+			func(r LocalReplica) float64 { return float64(r.Overdue) }),
 	}
 }
 
@@ -76,7 +85,7 @@ func (c *localCollector) Describe(ch chan<- *prometheus.Desc) {
 		ch <- f.desc
 	}
 	for _, d := range []*prometheus.Desc{
-		c.snapshots, c.holds, c.preserved, c.rtt,
+		c.snapshots, c.holds, c.copies, c.preserved, c.rtt,
 		c.remaining, c.leased, c.revision, c.contact, c.orphans, c.dead,
 	} {
 		ch <- d
@@ -91,6 +100,7 @@ func (c *localCollector) Collect(ch chan<- prometheus.Metric) {
 		c.replica(ch, r)
 	}
 	c.perShare(ch, local.Replicas)
+	c.kept(ch, local)
 	for _, p := range local.Pools {
 		c.pools.collect(ch, p)
 	}
@@ -110,10 +120,8 @@ func (c *localCollector) replica(ch chan<- prometheus.Metric, r LocalReplica) {
 func (c *localCollector) perShare(ch chan<- prometheus.Metric, replicas []LocalReplica) {
 	type key struct{ share, label string }
 	snapshots, holds := map[key]int{}, map[key]int{}
-	preserved := map[string]float64{}
 	for _, r := range replicas {
 		snapshots[key{r.Share, r.Role}] += r.Snapshots
-		preserved[r.Share] += r.PreservedBytes
 		for kind, n := range r.Holds {
 			holds[key{r.Share, kind}] += n
 		}
@@ -124,7 +132,21 @@ func (c *localCollector) perShare(ch chan<- prometheus.Metric, replicas []LocalR
 	for k, n := range holds {
 		send(ch, c.holds, float64(n), k.share, k.label)
 	}
+}
+
+// kept adds up what was put aside, of replicas here and of those that are gone.
+func (c *localCollector) kept(ch chan<- prometheus.Metric, local Local) {
+	copies, preserved := map[string]int{}, map[string]float64{}
+	for _, r := range local.Replicas {
+		copies[r.Share] += r.Copies
+		preserved[r.Share] += r.PreservedBytes
+	}
+	for _, o := range local.OrphanedCopies {
+		copies[o.Share]++
+		preserved[o.Share] += o.Bytes
+	}
 	for share, bytes := range preserved {
+		send(ch, c.copies, float64(copies[share]), share)
 		send(ch, c.preserved, bytes, share)
 	}
 }

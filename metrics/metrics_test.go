@@ -59,6 +59,7 @@ func fillAgent(a *Agent) {
 	a.StepErrors.WithLabelValues("diverged").Inc()
 	a.ResumeDiscarded.WithLabelValues("dead_token").Add(1)
 	a.Divergences.WithLabelValues("s").Inc()
+	a.Purges.WithLabelValues("ok").Inc()
 	a.FenceActions.WithLabelValues("suspend", "ok").Inc()
 	a.StaleHolds.WithLabelValues().Inc()
 	a.PruneDestroyed.WithLabelValues("source", "retention").Inc()
@@ -92,7 +93,7 @@ func sampleFleet() Fleet {
 func sampleLocal() Local {
 	r := LocalReplica{Share: "s", Replica: "r", Role: "active", Lag: math.NaN(), Active: true, Expected: 10, Done: 5,
 		LastProgress: 1, LastSuccess: 1, LastAttempt: 1, LastVerified: 1, Snapshots: 3, OldestSnapshot: 1, NewestSnapshot: 2,
-		Holds: map[string]int{"last": 1}}
+		Holds: map[string]int{"last": 1}, RetentionRun: 1, RetentionKeep: 3600, RetentionOldest: 1}
 	other := r
 	other.Replica, other.Lag = "r2", 1
 	return Local{
@@ -100,7 +101,7 @@ func sampleLocal() Local {
 		Pools:          []PoolSample{{Host: "h", Pool: "p", Size: 1, Free: 1}},
 		Links:          []LinkSample{{Host: "h", Peer: "i", RTT: 0.1}},
 		LeaseRemaining: 3, LeasedShares: 1, AssignmentsRevision: 9, ControlContact: 1,
-		OrphanDatasets: map[string]int{"p": 1}, DeadmanUp: true,
+		OrphanDatasets: map[string]int{"p": 1}, DeadmanUp: true, OrphanedCopies: []CopySample{{Share: "gone", Bytes: 3}},
 	}
 }
 

@@ -77,6 +77,8 @@ func absentInHealth() map[string]string {
 		"tarn_step_errors_total":                        "counts by class of failure; no step has failed",
 		"tarn_divergence_total":                         "counts by share; no history has forked",
 		"tarn_transfer_expected_bytes":                  "only while a stream runs",
+		"tarn_retention_keep_seconds":                   "only for types with tarn:keep",
+		"tarn_retention_oldest_timestamp_seconds":       "only where the policy keeps snapshots",
 		"tarn_transfer_done_bytes":                      "only while a stream runs",
 		"tarn_transfer_last_progress_timestamp_seconds": "only while a stream runs, or once one has",
 		"up": "made by Prometheus itself",
