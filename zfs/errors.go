@@ -6,7 +6,7 @@ import (
 )
 
 // Classes of failure, the same for both engines; test with errors.Is. They come
-// from the texts of zfs(8) (reference 1.3), or from dirzfs directly.
+// from the texts of zfs(8) (classify.go), or from dirzfs directly.
 var (
 	ErrInvalid         = errors.New("invalid argument")
 	ErrNotExist        = errors.New("dataset does not exist")
@@ -24,6 +24,8 @@ var (
 	ErrNotResumable    = errors.New("no resumable receive state")
 	ErrStreamTruncated = errors.New("incomplete stream")
 	ErrStreamCorrupt   = errors.New("checksum mismatch or invalid stream")
+	ErrStreamRefused   = errors.New("stream refused before it was received")
+	ErrStreamFlags     = errors.New("stream flags differ from those of the earlier streams")
 	ErrTokenInvalid    = errors.New("resume token is corrupt or stale")
 	ErrBaseMissing     = errors.New("incremental source does not exist")
 	ErrPoolUnavailable = errors.New("pool is unavailable or suspended")
@@ -31,23 +33,32 @@ var (
 	ErrUnsupported     = errors.New("not supported by this engine or version")
 	ErrReadOnly        = errors.New("dataset is read-only")
 	ErrNotMounted      = errors.New("not mounted")
+	ErrKey             = errors.New("encryption key is not available or does not fit")
+	ErrHung            = errors.New("command did not end in time")
+	ErrToolMissing     = errors.New("zfs tools cannot be run")
+	ErrUnclassified    = errors.New("failed")
 )
 
-// Error is a failed operation: what was asked of what, its class, and the
-// engine's own words.
+// Error is a failed operation: what was asked of what, its class, the engine's own
+// words and, where there is one, the operator's next step.
 type Error struct {
 	Op     string // verb as in zfs(8): "receive", "snapshot", ...
 	Object string // dataset, snapshot or pool
-	Class  error  // one of the Err values above
+	Class  error  // one of the Err values above, or the error of an ended context
 	Text   string // detail, bounded to 4 KiB; may be empty
+	Next   string // what to do about it; may be empty
 }
 
-// Error says "zfs receive pool/a@b: out of space: detail".
+// Error says "zfs receive pool/a@b: out of space: detail; next: what to do".
 func (e *Error) Error() string {
-	if e.Text == "" {
-		return fmt.Sprintf("zfs %s %s: %v", e.Op, e.Object, e.Class)
+	s := fmt.Sprintf("zfs %s %s: %v", e.Op, e.Object, e.Class)
+	if e.Text != "" {
+		s += ": " + e.Text
 	}
-	return fmt.Sprintf("zfs %s %s: %v: %s", e.Op, e.Object, e.Class, e.Text)
+	if e.Next != "" {
+		s += "; next: " + e.Next
+	}
+	return s
 }
 
 // Unwrap gives the class.

@@ -2,6 +2,7 @@ package zfs
 
 import (
 	"io"
+	"os"
 	"strconv"
 	"time"
 )
@@ -39,6 +40,7 @@ const (
 	PropReadOnly   = "readonly"   // on or off
 	PropCanMount   = "canmount"   // on, off or noauto
 	PropMountpoint = "mountpoint" // absolute path, or none
+	PropATime      = "atime"      // on or off; dirzfs never keeps access times
 )
 
 // Dataset is a filesystem as zfs get shows it at one moment. Sizes are bytes.
@@ -55,8 +57,12 @@ type Dataset struct {
 	Available  int64
 	Quota      int64 // 0 for none
 	// Written is the bytes changed since the newest snapshot; 0 means the head
-	// equals it. -1 where the version cannot tell.
+	// equals it. -1 where the version cannot tell. Real ZFS shows the last transaction
+	// group: what was written since (5 s, more on a busy pool) is seen after Sync only.
 	Written int64
+	// Encrypted datasets are sent raw. KeyLoaded tells whether they can be mounted.
+	Encrypted bool
+	KeyLoaded bool
 	// ResumeToken is set while a resumable receive is half done.
 	ResumeToken string
 	// User holds the user properties (names with a colon).
@@ -116,7 +122,9 @@ type SendRequest struct {
 	// From is "@name" or "#name" of the incremental base in the same dataset;
 	// "" sends everything.
 	From string
-	// ResumeToken continues a cut receive; it carries From and To itself.
+	// Flags of the stream, as negotiated for the replica. Not with ResumeToken.
+	Flags StreamFlags
+	// ResumeToken continues a cut receive; it carries From, To and Flags itself.
 	ResumeToken string
 }
 
@@ -127,12 +135,22 @@ type Stream interface {
 	io.ReadCloser
 }
 
+// Filer is a reader whose bytes come out of a file descriptor: the pipe of a Stream
+// of Host, for one. Whoever moves the bytes may read the descriptor itself (splice)
+// instead of calling Read, but not both at once. It is closed by its owner.
+type Filer interface {
+	File() *os.File
+}
+
 // ReceiveRequest says where a stream goes.
 type ReceiveRequest struct {
 	// Target is dataset@snapshot, always explicit. A full stream creates the
 	// dataset; it must not exist. There is no force: a head that does not fit is
 	// an error (ErrDiverged, ErrModified), never rolled back.
 	Target string
+	// Expect, if not 0, is the GUID of the snapshot that the stream has to bring;
+	// another is refused before anything is received.
+	Expect GUID
 	// Resumable keeps what arrived of a cut stream and leaves a resume token.
 	Resumable bool
 	// Properties are set on a dataset that a full stream creates. The dataset is never
@@ -147,6 +165,7 @@ type TokenInfo struct {
 	ToGUID   GUID
 	ToName   string
 	Bytes    int64 // already received
+	Flags    StreamFlags
 }
 
 // Capabilities are what an engine on this host can do; the agent advertises them.
@@ -159,7 +178,12 @@ type Capabilities struct {
 	MultiSnapshot bool // one atomic Snapshot call over many datasets
 	HoldsListed   bool // Holds answers
 	Clones        bool
-	Compressed    bool // -c
-	LargeBlocks   bool // -L
-	Raw           bool // -w
+	// ReceiveProperties says that those of a ReceiveRequest are in force from the first
+	// byte on; otherwise they are set when a full stream has arrived.
+	ReceiveProperties bool
+	Compressed        bool // -c
+	LargeBlocks       bool // -L
+	EmbeddedData      bool // -e
+	Raw               bool // -w, and pools that can hold what it brings
+	Encryption        bool // datasets can be encrypted
 }

@@ -139,8 +139,14 @@ func (h *Host) Capabilities(ctx context.Context) (zfs.Capabilities, error) {
 	}
 	return zfs.Capabilities{
 		Engine: "dirzfs", Version: version, Resume: true, Bookmarks: true, Written: true,
-		MultiSnapshot: true, HoldsListed: true, Clones: true,
+		MultiSnapshot: true, HoldsListed: true, Clones: true, ReceiveProperties: true,
 	}, ctx.Err()
+}
+
+// Sync does nothing: Written is measured when it is asked for.
+func (h *Host) Sync(ctx context.Context, pool string) error {
+	_, err := h.pool(pool)
+	return fail("sync", pool, errors.Join(err, ctx.Err()))
 }
 
 // Pools lists the open pools by name.

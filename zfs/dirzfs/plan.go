@@ -32,7 +32,10 @@ func (h *Host) plan(ctx context.Context, req zfs.SendRequest) (pl *plan, release
 		}
 		token, req = &t, zfs.SendRequest{Dataset: t.Head.Dataset, To: t.Head.Snapshot}
 	}
-	p, err := h.snapshotOf(ctx, req.Dataset+"@"+req.To)
+	p, err := h.dataset(ctx, req.Dataset)
+	if err == nil {
+		_, _, err = zfs.ValidateSnapshot(req.Dataset + "@" + req.To)
+	}
 	if err == nil {
 		pl = &plan{p: p}
 		_, unlock, lockErr := p.lockHeads(ctx, req.Dataset)
@@ -52,7 +55,7 @@ func (h *Host) plan(ctx context.Context, req zfs.SendRequest) (pl *plan, release
 }
 
 func (pl *plan) find(m meta, req zfs.SendRequest, token *tokenBody) error {
-	ds, to, err := m.namedSnapshot(req.Dataset + "@" + req.To)
+	ds, to, err := m.toSend(req, token)
 	if err != nil {
 		return err
 	}
@@ -65,6 +68,28 @@ func (pl *plan) find(m meta, req zfs.SendRequest, token *tokenBody) error {
 		return nil
 	}
 	return pl.base(m, ds, to, req.From)
+}
+
+// toSend finds the snapshot to send: by its name, or by the GUID in a token, since it
+// may have been renamed.
+func (m meta) toSend(req zfs.SendRequest, token *tokenBody) (*datasetRec, *snapRec, error) {
+	if token == nil {
+		return m.namedSnapshot(req.Dataset + "@" + req.To)
+	}
+	ds, err := m.dataset(req.Dataset)
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := m.snapshots(ds.GUID)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, s := range list {
+		if s.GUID == token.Head.To {
+			return ds, s, nil
+		}
+	}
+	return nil, nil, fmt.Errorf("%w: snapshot %v of %s", zfs.ErrNotExist, token.Head.To, ds.Name)
 }
 
 // base finds the incremental source: a snapshot or a bookmark of the dataset, or

@@ -27,7 +27,7 @@ func (p *pool) checkProperty(ds, name, value string) (string, error) {
 			return strconv.FormatUint(n, 10), nil
 		}
 		return bad("must be none or bytes")
-	case zfs.PropReadOnly:
+	case zfs.PropReadOnly, zfs.PropATime:
 		if value == "on" || value == "off" {
 			return value, nil
 		}
@@ -55,7 +55,7 @@ func (p *pool) defaultOf(ds, name string) string {
 	switch name {
 	case zfs.PropQuota:
 		return "0"
-	case zfs.PropReadOnly:
+	case zfs.PropReadOnly, zfs.PropATime:
 		return "off"
 	case zfs.PropCanMount:
 		return "on"

@@ -235,7 +235,8 @@ func (h *Host) RenameSnapshot(ctx context.Context, dataset, from, to string) err
 	}))
 }
 
-// DestroySnapshots removes snapshots of one filesystem, all or none.
+// DestroySnapshots removes snapshots of one filesystem, all or none. Names that do not
+// exist are passed over as long as one does.
 func (h *Host) DestroySnapshots(ctx context.Context, dataset string, names ...string) error {
 	p, err := h.dataset(ctx, dataset)
 	if err != nil {
@@ -251,10 +252,21 @@ func (h *Host) DestroySnapshots(ctx context.Context, dataset string, names ...st
 		if err != nil {
 			return err
 		}
+		missing := error(nil)
+		destroyed := 0
 		for _, n := range names {
-			if err := p.destroySnapshot(m, ds, n); err != nil {
+			err := p.destroySnapshot(m, ds, n)
+			switch {
+			case errors.Is(err, zfs.ErrNotExist):
+				missing = err
+			case err != nil:
 				return err
+			default:
+				destroyed++
 			}
+		}
+		if destroyed == 0 {
+			return missing
 		}
 		return nil
 	})

@@ -67,6 +67,7 @@ func testPromote(t *testing.T, s *suite) {
 	if d := s.get(t, ds); d.Origin != clone+"@2" {
 		t.Errorf("the former owner is a clone now: %+v", d)
 	}
+	ok(t, s.Host.Release(ctx, "tag", clone+"@2"))
 }
 
 // testDivergence is rename-clone-promote: what diverged stays readable, and the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"tarn/zfs"
@@ -17,6 +18,8 @@ type Env struct {
 	// Reopen ends the engine's process state and starts it anew on the same pools;
 	// nil for engines that have none.
 	Reopen func(t *testing.T) Host
+	// Slow engines start a process for each call: random tests try less.
+	Slow bool
 }
 
 // suite is one run.
@@ -115,6 +118,14 @@ func (s *suite) get(t *testing.T, dataset string) zfs.Dataset {
 	d, err := s.Host.Dataset(t.Context(), dataset)
 	ok(t, err)
 	return d
+}
+
+// written is what has changed since the newest snapshot, by now.
+func (s *suite) written(t *testing.T, dataset string) int64 {
+	t.Helper()
+	pool, _, _ := strings.Cut(dataset, "/")
+	ok(t, s.Host.Sync(t.Context(), pool))
+	return s.get(t, dataset).Written
 }
 
 func (s *suite) snap(t *testing.T, names ...string) {

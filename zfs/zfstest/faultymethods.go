@@ -61,6 +61,11 @@ func (f *Faulty) Rename(ctx context.Context, from, to string) error {
 	return f.do("Rename", func() error { return f.host.Rename(ctx, from, to) })
 }
 
+// Sync is the wrapped method with its faults.
+func (f *Faulty) Sync(ctx context.Context, pool string) error {
+	return f.do("Sync", func() error { return f.host.Sync(ctx, pool) })
+}
+
 // Snapshot is the wrapped method with its faults.
 func (f *Faulty) Snapshot(ctx context.Context, names ...string) error {
 	return f.do("Snapshot", func() error { return f.host.Snapshot(ctx, names...) })

@@ -13,6 +13,8 @@ import (
 type Host interface {
 	Capabilities(ctx context.Context) (zfs.Capabilities, error)
 	Pools(ctx context.Context) ([]zfs.PoolStatus, error)
+	// Sync waits until all that was written to a pool counts in Dataset.Written.
+	Sync(ctx context.Context, pool string) error
 
 	// Create makes a filesystem. Missing parents are made with canmount=off when parents is set.
 	// It is not mounted by Create unless canmount=on is among props.
@@ -34,7 +36,8 @@ type Host interface {
 	Snapshot(ctx context.Context, names ...string) error
 	// RenameSnapshot keeps the GUID.
 	RenameSnapshot(ctx context.Context, dataset, from, to string) error
-	// DestroySnapshots removes snapshots of one filesystem. Held or cloned ones fail the whole call.
+	// DestroySnapshots removes snapshots of one filesystem. Held or cloned ones fail the whole call;
+	// names that do not exist are passed over, ErrNotExist when none does.
 	DestroySnapshots(ctx context.Context, dataset string, names ...string) error
 	// Versions lists snapshots and bookmarks of one filesystem by createtxg;
 	// VersionsBelow does so for root and all below it in one go.

@@ -102,12 +102,16 @@ func testTokens(t *testing.T, s *suite) {
 		_, err = s.Host.DecodeToken(ctx, bad)
 		fails(t, err, zfs.ErrTokenInvalid)
 	}
+	// A token means the snapshot by its GUID, whatever it is called now.
 	ok(t, s.Host.RenameSnapshot(ctx, ds, "1", "one"))
-	_, err := s.Host.Send(ctx, zfs.SendRequest{ResumeToken: token})
-	fails(t, err, zfs.ErrTokenInvalid)
 	ok(t, s.Host.RenameSnapshot(ctx, ds, "2", "1"))
-	_, err = s.Host.Send(ctx, zfs.SendRequest{ResumeToken: token})
-	fails(t, err, zfs.ErrTokenInvalid)
+	stream, err := s.Host.Send(ctx, zfs.SendRequest{ResumeToken: token})
+	ok(t, err)
+	ok(t, s.Host.Receive(ctx, zfs.ReceiveRequest{Target: s.Target + "/tok@1", Resumable: true}, stream))
+	ok(t, stream.Close())
+	if a, b := s.version(t, ds+"@one"), s.version(t, s.Target+"/tok@1"); a.GUID != b.GUID {
+		t.Errorf("GUID %v became %v", a.GUID, b.GUID)
+	}
 	ok(t, s.Host.DestroySnapshots(ctx, ds, "one"))
 	_, err = s.Host.Send(ctx, zfs.SendRequest{ResumeToken: token})
 	fails(t, err, zfs.ErrTokenInvalid)

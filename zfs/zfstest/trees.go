@@ -2,6 +2,7 @@ package zfstest
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -56,8 +57,8 @@ func testEverything(t *testing.T, s *suite) {
 	s.transfer(t, ds, "", "1", to+"@1")
 	ok(t, s.Host.Mount(ctx, to))
 	sameTree(t, want, readTree(t, s.mountpoint(t, to)))
-	if d := s.get(t, to); s.caps.Written && d.Written != 0 {
-		t.Errorf("written %d after mounting what was received", d.Written)
+	if n := s.written(t, to); s.caps.Written && n != 0 {
+		t.Errorf("written %d after mounting what was received", n)
 	}
 	ok(t, os.Remove(path("script")))
 	ok(t, os.Chmod(path("private"), 0o600))
@@ -97,6 +98,7 @@ func testSparse(t *testing.T, s *suite) {
 // After each the replica is equal to what was snapshotted.
 func testRandomTrees(t *testing.T, s *suite) {
 	var serial atomic.Int64
+	s.fewerChecks(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		name := fmt.Sprintf("rnd%d", serial.Add(1))
 		ds, dir := s.create(t, name)
@@ -115,12 +117,26 @@ func testRandomTrees(t *testing.T, s *suite) {
 				ok(t, s.Host.Mount(t.Context(), to))
 			}
 			sameTree(t, want, readTree(t, s.mountpoint(t, to)))
-			if d := s.get(t, to); s.caps.Written && d.Written != 0 {
-				t.Fatalf("written %d on the replica", d.Written)
+			if n := s.written(t, to); s.caps.Written && n != 0 {
+				t.Fatalf("written %d on the replica", n)
 			}
 			from = "@" + snap
 		}
 	})
+}
+
+// slowChecks is how many random trees an engine of real processes gets; its own suite,
+// run with -rapid.checks, takes as many as are asked for.
+const slowChecks = "12"
+
+func (s *suite) fewerChecks(t *testing.T) {
+	t.Helper()
+	checks := flag.Lookup("rapid.checks")
+	if !s.Slow || checks == nil || checks.Value.String() != checks.DefValue {
+		return
+	}
+	ok(t, checks.Value.Set(slowChecks))
+	t.Cleanup(func() { ok(t, checks.Value.Set(checks.DefValue)) })
 }
 
 // randomOp does one thing to a tree. Names are few, so that operations meet; what

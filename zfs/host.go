@@ -1,0 +1,163 @@
+package zfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Config says how a Host reaches ZFS. Pools is required.
+type Config struct {
+	// Pools are all that the Host looks at or changes; everything else on the
+	// machine does not exist for it.
+	Pools []string
+	// ZFS and Zpool are absolute paths of the tools; empty: found in /usr/sbin, /sbin
+	// and the agent's PATH.
+	ZFS, Zpool string
+	// Deadline of each command that moves no stream. A busy pool may take tens of
+	// seconds. 0: 2 minutes.
+	Deadline time.Duration
+	// UserProperties that Dataset.User shows. Listings are quicker and one process
+	// less on old versions when they are named. nil: all.
+	UserProperties []string
+	// Observe, if set, is told of each process that ended. It must not block.
+	Observe func(Call)
+	Logger  *slog.Logger
+}
+
+// Host drives zfs(8) and zpool(8) of this machine. All methods are safe for
+// concurrent use, classify their errors as *Error and honour ctx. It keeps nothing
+// but what the tools say about themselves.
+type Host struct {
+	runner
+	log   *slog.Logger
+	pools []string
+	user  []string
+	build build
+	held  sendingTable
+
+	mu       sync.Mutex
+	features map[string]poolFeatures // by pool, of the pools seen so far
+}
+
+// Open finds the tools and probes what they can do. The pools need not be imported
+// yet. It fails with ErrToolMissing, or ErrPoolUnavailable when ZFS does not run.
+func Open(ctx context.Context, cfg Config) (*Host, error) {
+	h := &Host{log: cfg.Logger, pools: slices.Clone(cfg.Pools), user: slices.Clone(cfg.UserProperties), features: map[string]poolFeatures{}}
+	if h.log == nil {
+		h.log = slog.New(slog.DiscardHandler)
+	}
+	if len(cfg.Pools) == 0 {
+		return nil, &Error{Op: "open", Object: "host", Class: ErrInvalid, Text: "no pools are configured"}
+	}
+	for _, p := range cfg.Pools {
+		if err := ValidateComponent(p); err != nil {
+			return nil, &Error{Op: "open", Object: p, Class: ErrInvalid, Text: err.Error()}
+		}
+	}
+	for _, p := range cfg.UserProperties {
+		if err := ValidateUserProperty(p, ""); err != nil {
+			return nil, &Error{Op: "open", Object: p, Class: ErrInvalid, Text: err.Error()}
+		}
+	}
+	h.deadline, h.observe = cfg.Deadline, cfg.Observe
+	if h.deadline == 0 {
+		h.deadline = 2 * time.Minute
+	}
+	var err error
+	if h.zfs, err = findTool(cfg.ZFS, "zfs"); err != nil {
+		return nil, err
+	}
+	if h.zpool, err = findTool(cfg.Zpool, "zpool"); err != nil {
+		return nil, err
+	}
+	if h.build, err = h.probe(ctx); err != nil {
+		return nil, err
+	}
+	h.log.Info("storage is ready", "engine", h.build.engine, "version", h.build.version, "zfs", h.zfs, "pools", h.pools)
+	return h, nil
+}
+
+// Close ends nothing: every call waits for its own processes.
+func (h *Host) Close() error { return nil }
+
+// findTool resolves a tool to an absolute path.
+func findTool(path, name string) (string, error) {
+	tries := []string{path}
+	if path == "" {
+		tries = []string{"/usr/sbin/" + name, "/sbin/" + name, name, "/usr/local/sbin/" + name}
+	}
+	var errs []error
+	for _, t := range tries {
+		found, err := exec.LookPath(t)
+		if err == nil && found[0] == '/' {
+			return found, nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", t, err))
+	}
+	return "", &Error{Op: "open", Object: name, Class: ErrToolMissing, Text: errors.Join(errs...).Error(), Next: nextToolMissing}
+}
+
+// allow checks that a dataset belongs to one of the host's pools.
+func (h *Host) allow(op, dataset string) error {
+	if err := ValidateDataset(dataset); err != nil {
+		return &Error{Op: op, Object: dataset, Class: ErrInvalid, Text: err.Error()}
+	}
+	if !slices.Contains(h.pools, poolOf(dataset)) {
+		return &Error{
+			Op: op, Object: dataset, Class: ErrNotExist, Text: fmt.Sprintf("pool %s is not among %v", poolOf(dataset), h.pools),
+			Next: "add the pool to the agent's configuration",
+		}
+	}
+	return nil
+}
+
+// allowSnapshot checks a full snapshot name and gives its dataset.
+func (h *Host) allowSnapshot(op, full string) (dataset, name string, err error) {
+	dataset, name, err = ValidateSnapshot(full)
+	if err != nil {
+		return "", "", &Error{Op: op, Object: full, Class: ErrInvalid, Text: err.Error()}
+	}
+	return dataset, name, h.allow(op, dataset)
+}
+
+func (h *Host) allowBookmark(op, full string) (dataset string, err error) {
+	dataset, _, err = ValidateBookmark(full)
+	if err != nil {
+		return "", &Error{Op: op, Object: full, Class: ErrInvalid, Text: err.Error()}
+	}
+	return dataset, h.allow(op, dataset)
+}
+
+// run is output for commands about a dataset. Where the tools say that something is
+// missing, the reason may be that the whole pool is.
+func (h *Host) run(ctx context.Context, op, object string, args ...string) ([]byte, error) {
+	out, err := h.output(ctx, invocation{op: op, object: object, args: args})
+	if errors.Is(err, ErrNotExist) {
+		err = h.poolOrDataset(ctx, object, err)
+	}
+	return out, err
+}
+
+// poolOrDataset tells a missing dataset from a missing pool, of which zfs speaks in
+// the same words.
+func (h *Host) poolOrDataset(ctx context.Context, object string, missing error) error {
+	pool := poolOf(object)
+	if poolActive(pool) {
+		return missing
+	}
+	_, err := h.output(ctx, invocation{op: "list", object: pool, pool: true, args: []string{"list", "-H", "-o", "name,health", pool}})
+	if !errors.Is(err, ErrNotExist) {
+		return missing
+	}
+	var e *Error
+	if !errors.As(missing, &e) {
+		return missing
+	}
+	return &Error{Op: e.Op, Object: e.Object, Class: ErrPoolUnavailable, Text: "no pool " + pool, Next: nextUnavailable(pool, "")}
+}

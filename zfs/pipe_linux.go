@@ -1,0 +1,153 @@
+package zfs
+
+import (
+	"os"
+	"syscall"
+	"unsafe"
+)
+
+const (
+	setPipeSize = 1031 // F_SETPIPE_SZ
+	pipeSize    = 1 << 20
+	fionread    = 0x541b
+
+	spliceMove     = 1
+	spliceNonblock = 2
+)
+
+// growPipe makes a pipe hold 1 MiB, the most that an ordinary user may ask for:
+// with the default of 64 KiB sender and receiver wait for each other.
+func growPipe(f *os.File) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) { _, _, _ = syscall.Syscall(syscall.SYS_FCNTL, fd, setPipeSize, pipeSize) })
+}
+
+// pending is the number of bytes that a pipe holds.
+func pending(fd uintptr) int {
+	var n int32
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, fd, fionread, uintptr(unsafe.Pointer(&n))); errno != 0 {
+		return 0
+	}
+	return int(n)
+}
+
+// awaitReadable waits until a pipe has bytes (true) or its writers are gone.
+func awaitReadable(f *os.File) (bytes bool) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	asked := false
+	_ = raw.Read(func(fd uintptr) bool {
+		bytes = pending(fd) > 0
+		ready := bytes || asked
+		asked = true
+		return ready
+	})
+	return bytes
+}
+
+// atEnd tells whether a pipe is empty and without writers, without waiting.
+func atEnd(f *os.File) (end bool) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return true // closed by the reader
+	}
+	_ = raw.Control(func(fd uintptr) {
+		fds := pollFd{fd: int32(fd), events: pollIn}
+		var now syscall.Timespec
+		n, _, errno := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&fds)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+		end = errno == 0 && n == 1 && fds.revents&pollHup != 0 && fds.revents&pollIn == 0
+	})
+	return end
+}
+
+type pollFd struct {
+	fd              int32
+	events, revents int16
+}
+
+const (
+	pollIn  = 1
+	pollHup = 16
+)
+
+// spliceAll moves everything from one pipe into another inside the kernel. done is
+// false when nothing was moved because the files are not both pipes.
+func spliceAll(dst, src *os.File) (done bool, err error) {
+	from, err := src.SyscallConn()
+	if err != nil {
+		return true, err
+	}
+	to, err := dst.SyscallConn()
+	if err != nil {
+		return true, err
+	}
+	for moved := false; ; moved = true {
+		n, full, err := spliceSome(to, from)
+		switch {
+		case err == syscall.EINVAL && !moved:
+			return false, nil
+		case err != nil:
+			return true, os.NewSyscallError("splice", err)
+		case full:
+			if err := awaitWritable(to); err != nil {
+				return true, err
+			}
+		case n == 0:
+			return true, nil
+		}
+	}
+}
+
+// spliceSome waits for bytes in from and moves what fits; full says that nothing did.
+func spliceSome(to, from syscall.RawConn) (n int64, full bool, err error) {
+	waitErr := from.Read(func(src uintptr) bool {
+		// Only for the moment of the call, so that a Close of the pipe need not wait.
+		var moved error
+		if err = to.Control(func(dst uintptr) { n, full, moved = spliceNow(dst, src) }); err == nil {
+			err = moved
+		}
+		return full || err != syscall.EAGAIN
+	})
+	if err == nil || err == syscall.EAGAIN {
+		err = waitErr
+	}
+	return n, full, err
+}
+
+// spliceNow moves without waiting. EAGAIN: from is empty.
+func spliceNow(dst, src uintptr) (n int64, full bool, err error) {
+	for {
+		n, err = syscall.Splice(int(src), nil, int(dst), nil, pipeSize, spliceMove|spliceNonblock)
+		if err != syscall.EINTR {
+			break
+		}
+	}
+	if err == syscall.EAGAIN && pending(src) > 0 {
+		return 0, true, nil
+	}
+	return n, false, err
+}
+
+func awaitWritable(to syscall.RawConn) error {
+	asked := false
+	return to.Write(func(uintptr) bool {
+		ready := asked
+		asked = true
+		return ready
+	})
+}
+
+// forgetNames makes the kernel forget the unused names and files of a mounted
+// filesystem, as every remount does.
+func forgetNames(mountpoint string, readOnly bool) error {
+	flags := uintptr(syscall.MS_REMOUNT)
+	if readOnly {
+		flags |= syscall.MS_RDONLY
+	}
+	return os.NewSyscallError("remount", syscall.Mount("zfs", mountpoint, "", flags, ""))
+}

@@ -1,0 +1,220 @@
+package zfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+	"time"
+)
+
+// copyGrace is how long Receive waits for the reader of its stream after zfs receive
+// has ended.
+const copyGrace = time.Second
+
+// Receive reads one stream to its end. The first record is looked at before zfs sees
+// it: streams with properties, clones, volumes and other snapshots than the expected
+// one are refused (ErrStreamRefused). The rest is copied with io.Copy into a pipe of
+// 1 MiB: a reader with WriteTo may splice into the *os.File that it is given, and a
+// Filer of a pipe is spliced from.
+//
+// Nothing is mounted. A failure to mount is none. When ctx ends, zfs receive is killed
+// and waited for; what arrived stays if the receive is resumable. A Read of stream that
+// is in progress when Receive fails may outlast it until the caller closes the stream.
+func (h *Host) Receive(ctx context.Context, req ReceiveRequest, stream io.Reader) error {
+	if _, _, err := h.allowSnapshot("receive", req.Target); err != nil {
+		return err
+	}
+	head := make([]byte, StreamHeadSize)
+	n, err := io.ReadFull(stream, head)
+	if err != nil {
+		text := fmt.Sprintf("%d bytes arrived: %v", n, err)
+		return &Error{Op: "receive", Object: req.Target, Class: ErrStreamTruncated, Text: text}
+	}
+	header, err := ParseStreamHeader(head)
+	if err != nil {
+		return &Error{Op: "receive", Object: req.Target, Class: ErrStreamCorrupt, Text: err.Error()}
+	}
+	if err := header.acceptable(req.Expect); err != nil {
+		return &Error{Op: "receive", Object: req.Target, Class: ErrStreamRefused, Text: err.Error(), Next: "look at the sending host: tarn does not send such streams"}
+	}
+	if err := h.precheck(ctx, req, header); err != nil {
+		return err
+	}
+	inv, err := h.receiveInvocation(req, header)
+	if err != nil {
+		return err
+	}
+	return h.settleReceive(ctx, req, header, h.feed(ctx, inv, head, stream))
+}
+
+func (h *Host) receiveInvocation(req ReceiveRequest, header StreamHeader) (invocation, error) {
+	args := []string{"receive", "-u"}
+	if req.Resumable && h.resumable(poolOf(req.Target)) {
+		args = append(args, "-s")
+	}
+	if header.FromGUID == 0 {
+		options, err := h.options("receive", req.Target, atRest(req.Properties))
+		if err != nil {
+			return invocation{}, err
+		}
+		for _, o := range options {
+			if h.build.receiveOptions {
+				args = append(args, "-o", o)
+			}
+		}
+	}
+	return invocation{op: "receive", object: req.Target, args: append(args, req.Target)}, nil
+}
+
+// precheck is for zfs-fuse, which puts an increment for a dataset that is not there
+// into whatever dataset of the pool has its base, and whose errors do not tell a
+// taken name from a forked history.
+func (h *Host) precheck(ctx context.Context, req ReceiveRequest, header StreamHeader) error {
+	if h.build.receiveOptions || header.FromGUID == 0 {
+		return nil
+	}
+	list, err := h.Versions(ctx, datasetOf(req.Target))
+	if err != nil {
+		return err
+	}
+	for _, v := range list {
+		if v.FullName() == req.Target {
+			return &Error{Op: "receive", Object: req.Target, Class: ErrExists}
+		}
+	}
+	if newest, ok := newestSnapshot(list); !ok || newest.GUID != header.FromGUID {
+		return &Error{Op: "receive", Object: req.Target, Class: ErrDiverged, Text: fmt.Sprintf("it is %v, the stream's base %v", newest.GUID, header.FromGUID)}
+	}
+	return nil
+}
+
+// feed runs zfs receive and copies head and the rest of the stream into it. A failure
+// of the stream itself explains more than what zfs says of it.
+func (h *Host) feed(ctx context.Context, inv invocation, head []byte, stream io.Reader) error {
+	if err := h.stuck.check(inv); err != nil {
+		return err
+	}
+	cmd, err := h.command(inv)
+	if err != nil {
+		return err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return inv.refuse(ErrUnclassified, err.Error())
+	}
+	growPipe(w)
+	out, errs := &tail{limit: stderrLimit}, &tail{limit: stderrLimit}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = r, out, errs
+	began := time.Now()
+	p, err := h.stuck.start(inv, cmd)
+	_ = r.Close() // the child's now
+	if err != nil {
+		_ = w.Close()
+		return h.explain(ctx, inv, began, err, "")
+	}
+	copied := make(chan error, 1)
+	go func() { copied <- errors.Join(pump(w, head, stream), w.Close()) }()
+	err = h.awaitReceive(ctx, p, w)
+	broken := copyError(copied)
+	if err != nil && !errors.Is(err, ErrHung) {
+		err = h.explain(ctx, inv, began, err, errs.String())
+		if broken != nil && ctx.Err() == nil {
+			err = &Error{Op: "receive", Object: inv.object, Class: ErrStreamTruncated, Text: broken.Error()}
+		}
+	}
+	h.note(inv, began, err)
+	return err
+}
+
+// awaitReceive waits for zfs receive however long its stream lasts. After a kill it may
+// have to finish a transaction group.
+func (h *Host) awaitReceive(ctx context.Context, p *process, w *os.File) error {
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		_ = w.Close()
+		p.kill()
+		if !h.stuck.leave(p, h.deadline) {
+			return h.hung(p.inv, p.began)
+		}
+		if p.err != nil {
+			return ctx.Err()
+		}
+	}
+	return p.err
+}
+
+// pump moves the stream into the pipe, through the kernel where it can.
+func pump(w *os.File, head []byte, stream io.Reader) error {
+	if _, err := w.Write(head); err != nil {
+		return err
+	}
+	if f, ok := stream.(Filer); ok {
+		if done, err := spliceAll(w, f.File()); done {
+			return err
+		}
+	}
+	_, err := io.Copy(w, stream)
+	return err
+}
+
+// copyError is why the stream could not be read to its end, nil when it was zfs that
+// stopped reading.
+func copyError(copied <-chan error) error {
+	grace := time.NewTimer(copyGrace)
+	defer grace.Stop()
+	select {
+	case err := <-copied:
+		if errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) {
+			return nil
+		}
+		return err
+	case <-grace.C:
+		return nil
+	}
+}
+
+// settleReceive judges by what is there.
+func (h *Host) settleReceive(ctx context.Context, req ReceiveRequest, header StreamHeader, err error) error {
+	dataset := datasetOf(req.Target)
+	switch {
+	case err == nil:
+		if header.FromGUID == 0 && !h.build.receiveOptions {
+			return h.Set(ctx, dataset, atRest(req.Properties))
+		}
+		return h.showReceived(ctx, dataset)
+	case errors.Is(err, ErrNotMounted): // everything else has worked
+		if _, getErr := h.run(ctx, "get", req.Target, "get", "-H", "-o", "value", "guid", req.Target); getErr == nil {
+			return nil
+		}
+	case errors.Is(err, ErrNotExist):
+		return h.poolOrDataset(ctx, req.Target, err)
+	case errors.Is(err, ErrExists):
+		if d, getErr := h.Dataset(ctx, dataset); getErr == nil && d.ResumeToken != "" {
+			return &Error{Op: "receive", Object: req.Target, Class: ErrResumable}
+		}
+	case errors.Is(err, ErrModified):
+		if list, listErr := h.Versions(ctx, dataset); listErr == nil {
+			if newest, ok := newestSnapshot(list); ok && newest.GUID != header.FromGUID {
+				return &Error{Op: "receive", Object: req.Target, Class: ErrDiverged, Text: fmt.Sprintf("it is %v, the stream's base %v", newest.GUID, header.FromGUID)}
+			}
+		}
+	}
+	return err
+}
+
+// AbortReceive drops half-received state; ErrNotResumable when there is none. Of a full
+// stream the dataset goes with it.
+func (h *Host) AbortReceive(ctx context.Context, dataset string) error {
+	if err := h.allow("receive", dataset); err != nil {
+		return err
+	}
+	if !h.build.resume {
+		return &Error{Op: "receive", Object: dataset, Class: ErrNotResumable, Text: "this version keeps none"}
+	}
+	_, err := h.run(ctx, "receive", dataset, "receive", "-A", dataset)
+	return err
+}

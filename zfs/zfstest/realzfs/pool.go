@@ -1,0 +1,95 @@
+package realzfs
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Pool is a pool on a sparse file, destroyed with its test.
+type Pool struct {
+	Name string
+	Dir  string // where it is mounted
+	File string // its only disk
+}
+
+// Require skips a test when there is no real ZFS, and says why. Where everything is
+// required of root it fails.
+func Require(t testing.TB) {
+	t.Helper()
+	err := Unavailable()
+	switch {
+	case err == nil:
+	case os.Getenv("TARN_REQUIRE_ALL") == "1" && os.Geteuid() == 0:
+		t.Fatalf("real ZFS is required: %v", err)
+	default:
+		t.Skipf("no real ZFS: %v", err)
+	}
+}
+
+// NewPool makes a pool of a size in MiB (at least 64). options are further arguments
+// of zpool create.
+func NewPool(t testing.TB, mib int64, options ...string) Pool {
+	t.Helper()
+	Require(t)
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // never fails
+	name := "tarn" + hex.EncodeToString(b[:])
+	base := filepath.Join(os.Getenv(envDir), name)
+	p := Pool{Name: name, Dir: base + ".mnt", File: base + ".img"}
+	if err := errors.Join(os.WriteFile(p.File, nil, 0o600), os.Truncate(p.File, mib<<20)); err != nil {
+		t.Fatal(err)
+	}
+	args := append([]string{"create", "-o", "cachefile=none", "-o", "ashift=12", "-m", p.Dir}, options...)
+	if err := Zpool(append(args, name, p.File)...); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		err := patiently(func() error { return Zpool("destroy", "-f", name) })
+		if _, gone := os.Stat(p.File); err != nil && gone == nil && !strings.Contains(err.Error(), "no such pool") {
+			t.Errorf("pool %s stays: %v", name, err)
+		}
+		_ = os.Remove(p.File)
+		_ = os.RemoveAll(p.Dir)
+	})
+	return p
+}
+
+// DestroyAll removes a dataset with all below it.
+func DestroyAll(dataset string) error {
+	return patiently(func() error { return Zfs("destroy", "-r", "-f", dataset) })
+}
+
+// patiently tries again for some time what fails because something is busy: zfs-fuse
+// hears late of an unmount.
+func patiently(try func() error) (err error) {
+	for range 100 {
+		if err = try(); err == nil || !strings.Contains(err.Error(), "busy") {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return err
+}
+
+// Zfs runs zfs(8) behind the engine's back, as an administrator would.
+func Zfs(args ...string) error { return run("zfs", args) }
+
+// Zpool runs zpool(8).
+func Zpool(args ...string) error { return run("zpool", args) }
+
+func run(tool string, args []string) error {
+	cmd := exec.Command("/usr/sbin/"+tool, args...)
+	cmd.Env, cmd.Dir = append(os.Environ(), "LC_ALL=C"), "/"
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", tool, strings.Join(args, " "), err, out)
+	}
+	return nil
+}
