@@ -137,11 +137,13 @@ func startDaemon(dir string) (*exec.Cmd, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
 	for range 500 {
 		if _, err := os.Stat("/var/run/zfs/zfs_socket"); err == nil {
 			return cmd, nil
 		}
-		time.Sleep(10 * time.Millisecond)
+		<-tick.C
 	}
 	_ = cmd.Process.Kill()
 	text, _ := os.ReadFile(log.Name())

@@ -70,11 +70,13 @@ func DestroyAll(dataset string) error {
 // patiently tries again for some time what fails because something is busy: zfs-fuse
 // hears late of an unmount.
 func patiently(try func() error) (err error) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
 	for range 100 {
 		if err = try(); err == nil || !strings.Contains(err.Error(), "busy") {
 			return err
 		}
-		time.Sleep(20 * time.Millisecond)
+		<-tick.C
 	}
 	return err
 }
