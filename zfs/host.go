@@ -40,6 +40,8 @@ type Host struct {
 	user  []string
 	build build
 	held  sendingTable
+	// sends and receives bound streams on zfs-fuse; nil elsewhere.
+	sends, receives *slots
 
 	mu       sync.Mutex
 	features map[string]poolFeatures // by pool, of the pools seen so far
@@ -78,6 +80,9 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	}
 	if h.build, err = h.probe(ctx); err != nil {
 		return nil, err
+	}
+	if !h.build.bookmarks {
+		h.sends, h.receives = newSlots("send"), newSlots("receive")
 	}
 	h.log.Info("storage is ready", "engine", h.build.engine, "version", h.build.version, "zfs", h.zfs, "pools", h.pools)
 	return h, nil

@@ -101,6 +101,11 @@ func (h *Host) feed(ctx context.Context, inv invocation, head []byte, stream io.
 	if err != nil {
 		return err
 	}
+	give, err := h.receives.take(ctx) // after the first bytes: the sender has its slot
+	if err != nil {
+		return &Error{Op: "receive", Object: inv.object, Class: err}
+	}
+	defer give()
 	r, w, err := os.Pipe()
 	if err != nil {
 		return inv.refuse(ErrUnclassified, err.Error())

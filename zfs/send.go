@@ -160,12 +160,18 @@ func (h *Host) startSend(ctx context.Context, inv invocation, names []string) (*
 	if err != nil {
 		return nil, err
 	}
+	give, err := h.sends.take(ctx)
+	if err != nil {
+		return nil, &Error{Op: "send", Object: inv.object, Class: err}
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
+		give()
 		return nil, &Error{Op: "send", Object: inv.object, Class: ErrUnclassified, Text: err.Error()}
 	}
 	growPipe(w)
-	s := &sendStream{host: h, pipe: r, errs: &tail{limit: stderrLimit}, release: h.held.add(names)}
+	forget := h.held.add(names)
+	s := &sendStream{host: h, pipe: r, errs: &tail{limit: stderrLimit}, release: func() { forget(); give() }}
 	cmd.Stdout, cmd.Stderr = w, s.errs
 	s.process, err = h.stuck.start(inv, cmd)
 	_ = w.Close() // the child's now
