@@ -169,3 +169,18 @@ func StageOwners(tx *bolt.Tx) []uint64 {
 	}
 	return owners
 }
+
+// Unused is the bytes of the chunks that nothing refers to, which the next sweep frees.
+func Unused(tx *bolt.Tx) (total int64) {
+	c := tx.Bucket(bucketDead).Cursor()
+	for k, _ := c.Seek([]byte{'c'}); len(k) > 0 && k[0] == 'c'; k, _ = c.Next() {
+		v := tx.Bucket(bucketChunk).Get(k[1:])
+		if v == nil {
+			continue
+		}
+		if refs, at := decodeChunk(v); refs == 0 {
+			total += int64(at.len)
+		}
+	}
+	return total
+}
