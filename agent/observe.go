@@ -118,6 +118,9 @@ func sample(r *tarnv1.ReplicaReport, h *history) metrics.LocalReplica {
 		OldestSnapshot: math.NaN(), NewestSnapshot: math.NaN(), Holds: h.holds, Copies: len(r.GetDivergentCopies()),
 		RetentionRun: unix(h.retained.At), RetentionKeep: math.NaN(), RetentionOldest: unix(h.retained.Oldest), Overdue: h.retained.Overdue,
 	}
+	if !h.retained.At.IsZero() {
+		s.Snapshots = h.retained.Total
+	}
 	if keep := h.retained.Keep; keep > 0 {
 		s.RetentionKeep = keep.Seconds()
 	}
@@ -134,6 +137,9 @@ func sample(r *tarnv1.ReplicaReport, h *history) metrics.LocalReplica {
 		if at := snap.GetTakenAt(); at != nil && !(s.OldestSnapshot <= unix(at.AsTime())) {
 			s.OldestSnapshot = unix(at.AsTime())
 		}
+	}
+	if !h.retained.First.IsZero() {
+		s.OldestSnapshot = unix(h.retained.First)
 	}
 	for _, d := range r.GetDivergentCopies() {
 		s.PreservedBytes += float64(d.GetUsedBytes())

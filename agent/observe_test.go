@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"tarn/agent/replicate"
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/zfs"
 )
@@ -30,6 +31,14 @@ func TestSampleTellsWhatHappenedToAReplica(t *testing.T) {
 		t.Errorf("sample %+v", s)
 	}
 	r.step("r", "ok")
+	r.retained("r", replicate.Retained{
+		At: time.Unix(500, 0), Total: 7, First: time.Unix(50, 0), Keep: time.Hour, Oldest: time.Unix(60, 0), Overdue: 2,
+	})
+	r.publish(&tarnv1.ReplicaReport{ReplicaId: "r", ShareId: "s", DivergentCopies: []*tarnv1.DivergentCopy{{UsedBytes: 5}, {UsedBytes: 6}}})
+	if s := r.samples()[0]; s.Snapshots != 7 || s.OldestSnapshot != 50 || s.RetentionRun != 500 || s.RetentionKeep != 3600 ||
+		s.RetentionOldest != 60 || s.Overdue != 2 || s.Copies != 2 || s.PreservedBytes != 11 {
+		t.Errorf("sample after retention %+v", s)
+	}
 	r.publish(&tarnv1.ReplicaReport{ReplicaId: "r", ShareId: "s"})
 	if s := r.samples()[0]; s.ConsecutiveFailures != 0 || s.Active || math.IsNaN(s.LastSuccess) || !math.IsNaN(s.Lag) {
 		t.Errorf("sample after a success %+v", s)

@@ -44,6 +44,10 @@ type Hooks struct {
 type Retained struct {
 	// At is when it ran.
 	At time.Time
+	// Total are the snapshots that it found, whoever they belong to; First is when the
+	// oldest was taken.
+	Total int
+	First time.Time
 	// Keep is the age beyond which the policy keeps nothing; 0 without one.
 	Keep time.Duration
 	// Oldest is when the oldest snapshot was taken that is here for the policy's sake or

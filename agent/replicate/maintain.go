@@ -31,6 +31,8 @@ type upkeep struct {
 	// holds are as last listed. A snapshot with as many as then has the same ones, as
 	// far as doing nothing goes; before anything is done they are read again.
 	holds map[zfs.GUID]listedHolds
+	// listed is when all of them were.
+	listed time.Time
 }
 
 type stuck struct {
@@ -74,6 +76,10 @@ func (w *Worker) keepUp(ctx context.Context, pile bool) error {
 		return w.prune(ctx)
 	}
 	begun := time.Now()
+	if begun.Sub(w.pruned.listed) > stuckFor {
+		// As many holds as before may be others' by now.
+		w.pruned.holds, w.pruned.listed = nil, begun
+	}
 	seen, err := w.cfg.Survey.since(ctx, begun.Add(-maintainEvery/2))
 	if err != nil {
 		return err

@@ -115,8 +115,11 @@ func shorten(s string) string {
 
 // retained sums up a run for metrics.
 func retained(k keeping, v verdict, at time.Time) Retained {
-	r := Retained{At: at, Keep: k.policy.horizon()}
+	r := Retained{At: at, Keep: k.policy.horizon(), Total: len(v.judged)}
 	for _, j := range v.judged {
+		if r.First.IsZero() || j.of.Creation.Before(r.First) {
+			r.First = j.of.Creation
+		}
 		aged := len(j.reasons) > 0 && j.reasons[0].kind == whyPolicy
 		if j.overdue {
 			r.Overdue++

@@ -244,7 +244,9 @@ func bare(fs *memzfs.Host, replica string, role tarnv1.Role, peers ...*tarnv1.Pe
 		l:     layout{pool: testPool, base: testBase, share: "share", replica: replica}, log: slog.New(slog.DiscardHandler),
 		errorsOf: map[string]string{},
 	}
-	w.s.a = &tarnv1.Assignment{ReplicaId: replica, ShareId: "share", Epoch: 1, Role: role, Peers: peers}
+	w.s.a = &tarnv1.Assignment{
+		ReplicaId: replica, ShareId: "share", Epoch: 1, Role: role, Peers: peers, Keep: &tarnv1.KeepPolicy{Claims: []string{"other."}},
+	}
 	return w
 }
 
@@ -346,7 +348,9 @@ func TestRetentionNeverBreaksTheChain(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"snapshot":      func(t *rapid.T) { c.snapshot(t, "tarn.") },
 			"user snapshot": func(t *rapid.T) { c.snapshot(t, userPrefix) },
-			"pull":          func(t *rapid.T) { c.pull(t, receiver.Draw(t, "receiver"), rapid.IntRange(0, 2).Draw(t, "end")) },
+			// Another tool's, which the policy claims.
+			"foreign snapshot": func(t *rapid.T) { c.snapshot(t, "other.") },
+			"pull":             func(t *rapid.T) { c.pull(t, receiver.Draw(t, "receiver"), rapid.IntRange(0, 2).Draw(t, "end")) },
 			"prune source": func(t *rapid.T) {
 				// Some peers count as away at once: bookmarks take the place of their bases.
 				c.source.cfg.AwayBudget = rapid.SampledFrom([]time.Duration{time.Hour, 1}).Draw(t, "budget")

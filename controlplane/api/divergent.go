@@ -22,11 +22,8 @@ func (s *replicas) ListDivergentCopies(ctx context.Context, req *tarnv1.ListDive
 		return nil, err
 	}
 	who := callerFrom(ctx)
-	if req.GetShareId() != "" {
-		// A share that is gone may have left copies behind, which operators see.
-		if _, err := who.share(v, req.GetShareId()); err != nil && !who.isOperator() {
-			return nil, err
-		}
+	if err := mayName(v, who, req); err != nil {
+		return nil, err
 	}
 	wanted := func(c *tarnv1.DivergentCopy) bool {
 		return matches(req.GetShareId(), c.GetShareId()) && matches(req.GetReplicaId(), c.GetReplicaId())
@@ -45,6 +42,25 @@ func (s *replicas) ListDivergentCopies(ctx context.Context, req *tarnv1.ListDive
 		out.SilentHosts = s.untold(v)
 	}
 	return out, nil
+}
+
+// mayName refuses what does not exist for the caller. What is gone may have left
+// copies behind, which operators see.
+func mayName(v *raftfsm.View, who caller, req *tarnv1.ListDivergentCopiesRequest) error {
+	if who.isOperator() {
+		return nil
+	}
+	if id := req.GetShareId(); id != "" {
+		if _, err := who.share(v, id); err != nil {
+			return err
+		}
+	}
+	if id := req.GetReplicaId(); id != "" {
+		if _, err := who.replica(v, id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // copies walks the divergent copies that a caller may see: of the replicas of the

@@ -75,6 +75,7 @@ func TestDivergentCopiesAreListed(t *testing.T) {
 		}
 	}
 	wantCode(t, second(s.member("green").Replicas.ListDivergentCopies(t.Context(), &tarnv1.ListDivergentCopiesRequest{ShareId: share.GetId()})), connect.CodeNotFound)
+	wantCode(t, second(s.member("green").Replicas.ListDivergentCopies(t.Context(), &tarnv1.ListDivergentCopiesRequest{ReplicaId: r.GetId()})), connect.CodeNotFound)
 }
 
 func TestDivergentCopyIsShownByItsHost(t *testing.T) {

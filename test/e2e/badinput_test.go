@@ -110,6 +110,11 @@ func (c *cluster) refusals(share string) []refusal {
 	all := []refusal{
 		{what: "unknown extra spec", args: []string{"share-type", "create", "x", "-e", "tarn:rop=5s"}, code: codeUsage,
 			says: []string{"extra_specs.tarn:rop", "is unknown", "tarn:rpo"}},
+		{what: "retention that would depend on when it runs", args: []string{"share-type", "create", "x", "-e", "tarn:keep=24h:1h,30d:90m"}, code: codeUsage,
+			says: []string{"extra_specs.tarn:keep", "multiple of the one before"}},
+		{what: "retention to try that is none", args: []string{"share", "retention", "web", "--dry-run", "--keep", "1h"}, code: codeUsage, says: []string{"keep: must be a list"}},
+		{what: "purge of nothing", args: []string{"replica", "divergent", "purge", "4711", "--reason", "x", "--yes"}, code: codeNotFound, says: []string{"no divergent copy"}},
+		{what: "unreasoned purge", args: []string{"replica", "divergent", "purge", "4711", "--yes"}, code: codeUsage, says: []string{"--reason"}},
 		{what: "unknown replication type", args: []string{"share-type", "create", "x", "--replication-type", "magic"}, code: codeUsage,
 			says: []string{"extra_specs.replication_type", "readable"}},
 		{what: "extra spec of a type in use", args: []string{"share-type", "set", "gold", "tarn:rpo=0s"}, code: codeUsage,
@@ -164,6 +169,8 @@ func foreign(share, replica, snapshot, rule string) []refusal {
 		{share, []string{"share", "set", share, "--name", "mine"}},
 		{share, []string{"replica", "create", share}},
 		{share, []string{"snapshot", "create", share, "mine"}},
+		{share, []string{"share", "retention", share}},
+		{share, []string{"replica", "divergent", "list", share}},
 		{replica, []string{"replica", "show", replica}},
 		{replica, []string{"replica", "promote", replica}},
 		{replica, []string{"replica", "delete", replica}},
@@ -176,6 +183,7 @@ func foreign(share, replica, snapshot, rule string) []refusal {
 	}
 	return append(all,
 		refusal{what: "member makes a type", args: []string{"share-type", "create", "x"}, code: codeDenied, says: []string{"may not call"}, member: true},
+		refusal{what: "member lists copies of all projects", args: []string{"replica", "divergent", "list", "--all"}, code: codeDenied, says: []string{"all_projects is for operators"}, member: true},
 		refusal{what: "member lists hosts", args: []string{"host", "list"}, code: codeDenied, says: []string{"may not call"}, member: true},
 		refusal{what: "member deletes by force", args: []string{"replica", "delete", replica, "--force"}, code: codeDenied, says: []string{"force is for operators"}, member: true},
 	)

@@ -60,13 +60,7 @@ func (c *divergentList) Run(ctx context.Context, a *app, api *client.Client) err
 		return err
 	}
 	return a.repeat(ctx, c.watchFlags, func(ctx context.Context, w io.Writer) error {
-		var found *tarnv1.ListDivergentCopiesResponse
-		for _, req := range reqs {
-			found, err = api.Replicas.ListDivergentCopies(ctx, req)
-			if err == nil && len(found.GetDivergentCopies()) > 0 {
-				break
-			}
-		}
+		found, err := firstCopies(ctx, api, reqs)
 		if err != nil {
 			return err
 		}
@@ -75,6 +69,23 @@ func (c *divergentList) Run(ctx context.Context, a *app, api *client.Client) err
 		}
 		return copyView.printList(a, w, found.GetDivergentCopies())
 	})
+}
+
+// firstCopies asks until one request finds something. One that names nothing is no
+// error as long as another one names something.
+func firstCopies(ctx context.Context, api *client.Client, reqs []*tarnv1.ListDivergentCopiesRequest) (found *tarnv1.ListDivergentCopiesResponse, err error) {
+	for _, req := range reqs {
+		next, failed := api.Replicas.ListDivergentCopies(ctx, req)
+		switch {
+		case failed == nil && len(next.GetDivergentCopies()) > 0:
+			return next, nil
+		case failed == nil:
+			found, err = next, nil
+		case found == nil:
+			err = failed
+		}
+	}
+	return found, err
 }
 
 // requests are tried one after the other: an id may be a share's or a replica's.
