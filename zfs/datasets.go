@@ -70,6 +70,9 @@ func (h *Host) Create(ctx context.Context, name string, props map[string]string,
 
 // creation is the verb with -o for each property.
 func (h *Host) creation(verb, name string, props map[string]string) ([]string, error) {
+	if props[PropEncryption] != "" && !h.build.raw {
+		return nil, &Error{Op: verb, Object: name, Class: ErrUnsupported, Text: "this version has no encryption"}
+	}
 	options, err := h.options(verb, name, atRest(props))
 	if err != nil {
 		return nil, err
@@ -194,7 +197,7 @@ func (h *Host) propertyLists() []string {
 		named = append(named, "receive_resume_token")
 	}
 	if h.build.raw {
-		named = append(named, "encryption", "keystatus")
+		named = append(named, "encryption", "encryptionroot", "keystatus")
 	}
 	switch {
 	case h.user != nil:

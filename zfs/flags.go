@@ -31,7 +31,7 @@ func NegotiateFlags(source, target Capabilities, encrypted bool) (StreamFlags, e
 		LargeBlocks: source.LargeBlocks && target.LargeBlocks,
 		Compressed:  source.Compressed && target.Compressed,
 		// The target dataset may be encrypted by its parent, and then refuses them.
-		Embedded: source.EmbeddedData && target.EmbeddedData && !source.Encryption && !target.Encryption,
+		Embedded: source.EmbeddedData && target.EmbeddedData && !source.Raw && !target.Raw,
 	}, nil
 }
 

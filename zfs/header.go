@@ -85,7 +85,7 @@ func ParseStreamHeader(head []byte) (StreamHeader, error) {
 // acceptable refuses streams that do more than bring one snapshot of one filesystem:
 // properties (they could mount over the host's files or export them), several
 // datasets, clones of data that is here and not the sender's, volumes.
-func (h StreamHeader) acceptable(want GUID) error {
+func (h StreamHeader) acceptable(want GUID, raw bool) error {
 	switch {
 	case h.compound:
 		return errors.New("it carries properties or several datasets")
@@ -97,6 +97,8 @@ func (h StreamHeader) acceptable(want GUID) error {
 		return errors.New("it is deduplicated, redacted or carries holds")
 	case h.ToGUID == 0:
 		return errors.New("it names no snapshot")
+	case raw != h.Flags.Raw:
+		return fmt.Errorf("raw is %v, expected was %v: the two ends do not agree whether the share is encrypted", h.Flags.Raw, raw)
 	case want != 0 && want != h.ToGUID:
 		return fmt.Errorf("it brings snapshot %v, asked for was %v", h.ToGUID, want)
 	}

@@ -176,6 +176,8 @@ func (d *Dataset) fill(r record) (err error) {
 		d.Written, err = number(r.value)
 	case "encryption":
 		d.Encrypted = r.value != "off" && r.value != "-"
+	case "encryptionroot":
+		d.EncryptionRoot = strings.TrimPrefix(r.value, "-")
 	case "keystatus":
 		d.KeyLoaded = r.value == "available"
 	case "receive_resume_token":

@@ -37,7 +37,7 @@ func (h *Host) Receive(ctx context.Context, req ReceiveRequest, stream io.Reader
 	if err != nil {
 		return &Error{Op: "receive", Object: req.Target, Class: ErrStreamCorrupt, Text: err.Error()}
 	}
-	if err := header.acceptable(req.Expect); err != nil {
+	if err := header.acceptable(req.Expect, req.Raw); err != nil {
 		return &Error{Op: "receive", Object: req.Target, Class: ErrStreamRefused, Text: err.Error(), Next: "look at the sending host: tarn does not send such streams"}
 	}
 	if err := h.precheck(ctx, req, header); err != nil {

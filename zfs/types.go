@@ -41,6 +41,10 @@ const (
 	PropCanMount   = "canmount"   // on, off or noauto
 	PropMountpoint = "mountpoint" // absolute path, or none
 	PropATime      = "atime"      // on or off; dirzfs never keeps access times
+
+	PropEncryption  = "encryption"  // a cipher, on or off; at creation only
+	PropKeyFormat   = "keyformat"   // raw: 32 bytes
+	PropKeyLocation = "keylocation" // file:///path
 )
 
 // Dataset is a filesystem as zfs get shows it at one moment. Sizes are bytes.
@@ -63,6 +67,9 @@ type Dataset struct {
 	// Encrypted datasets are sent raw. KeyLoaded tells whether they can be mounted.
 	Encrypted bool
 	KeyLoaded bool
+	// EncryptionRoot is the dataset whose key it is: itself, or one that it inherits
+	// from; "" when it is not encrypted.
+	EncryptionRoot string
 	// ResumeToken is set while a resumable receive is half done.
 	ResumeToken string
 	// User holds the user properties (names with a colon).
@@ -151,6 +158,9 @@ type ReceiveRequest struct {
 	// Expect, if not 0, is the GUID of the snapshot that the stream has to bring;
 	// another is refused before anything is received.
 	Expect GUID
+	// Raw says that the stream has to be raw, or that it must not be: the two cannot be
+	// mixed in one history, and plain data do not belong where encrypted ones are expected.
+	Raw bool
 	// Resumable keeps what arrived of a cut stream and leaves a resume token.
 	Resumable bool
 	// Properties are set on a dataset that a full stream creates. The dataset is never
@@ -185,5 +195,5 @@ type Capabilities struct {
 	LargeBlocks       bool // -L
 	EmbeddedData      bool // -e
 	Raw               bool // -w, and pools that can hold what it brings
-	Encryption        bool // datasets can be encrypted
+	Encryption        bool // datasets can be encrypted, and their raw streams return (2.2)
 }

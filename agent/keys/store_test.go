@@ -78,9 +78,11 @@ func TestMakeIsRacedSafely(t *testing.T) {
 // A file that is not a secret key is never used and never replaced.
 func TestUnusableFilesStay(t *testing.T) {
 	for name, spoil := range map[string]func(path string) error{
-		"short":     func(p string) error { return os.WriteFile(p, []byte("short"), 0o600) },
-		"long":      func(p string) error { return os.WriteFile(p, make([]byte, keys.Size+1), 0o600) },
-		"readable":  func(p string) error { return errors.Join(os.WriteFile(p, make([]byte, keys.Size), 0o600), os.Chmod(p, 0o640)) },
+		"short": func(p string) error { return os.WriteFile(p, []byte("short"), 0o600) },
+		"long":  func(p string) error { return os.WriteFile(p, make([]byte, keys.Size+1), 0o600) },
+		"readable": func(p string) error {
+			return errors.Join(os.WriteFile(p, make([]byte, keys.Size), 0o600), os.Chmod(p, 0o640))
+		},
 		"directory": func(p string) error { return os.Mkdir(p, 0o700) },
 	} {
 		s := open(t)

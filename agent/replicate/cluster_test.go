@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"tarn/agent/keys"
 	"tarn/agent/stream"
 	"tarn/agent/stream/memzfs"
 	"tarn/controlplane/identity"
@@ -37,6 +38,8 @@ type cluster struct {
 	hosts []*testHost
 	mu    sync.Mutex
 	ping  chan struct{} // closed at every report
+	// encrypted is the share, by its type.
+	encrypted bool
 }
 
 // testHost is one agent as far as replication goes.
@@ -52,6 +55,7 @@ type testHost struct {
 	lease   *testLease
 	exports *testExports
 	tls     *identity.Material
+	keys    Keys
 
 	stop   context.CancelFunc
 	done   chan error
@@ -79,6 +83,12 @@ func newClusterOn(t *testing.T, on maker, n int) *cluster {
 	for i := range n {
 		c.hosts = append(c.hosts, c.newHost(ca, on, i))
 	}
+	for _, h := range c.hosts {
+		if s, ok := h.fs.(*sealed); ok {
+			c.encrypted, h.keys = true, c.hosts[0].keys // copied everywhere
+			s.keyFile = h.keys.Path(c.share)
+		}
+	}
 	return c
 }
 
@@ -89,6 +99,10 @@ func (c *cluster) newHost(ca *identity.CA, on maker, i int) *testHost {
 		lease: &testLease{changed: make(chan struct{})}, exports: &testExports{all: map[string]bool{}}, cut: &cutter{}, steps: map[string]int{},
 	}
 	h.mem, _ = h.fs.(*memzfs.Host)
+	var err error
+	if h.keys, err = keys.Open(filepath.Join(c.t.TempDir(), "keys")); err != nil {
+		c.t.Fatal(err)
+	}
 	cert, key, err := ca.IssueKey(identity.Subject{Role: identity.RoleAgent, ID: h.id})
 	if err != nil {
 		c.t.Fatal(err)
@@ -124,7 +138,7 @@ func (h *testHost) start() {
 	h.c.must(err)
 	h.worker, err = NewWorker(Config{
 		ReplicaID: h.replica, ShareID: h.c.share, Pool: testPool, Base: testBase, Engine: h.fs,
-		Source: h.client, Feed: feed, Board: h.board, Cadence: cadence, Exports: h.exports, Lease: h.lease,
+		Source: h.client, Feed: feed, Board: h.board, Cadence: cadence, Exports: h.exports, Lease: h.lease, Keys: h.keys,
 		Publish: func(*tarnv1.ReplicaReport) { h.c.poke() }, Logger: log, KeepRecent: 4, AwayBudget: h.away,
 		Hooks: Hooks{
 			Step: h.stepped, Bytes: func(_, _ string, n int64) { h.hear("bytes", int(n)) },
@@ -314,7 +328,7 @@ func (h *testHost) assignment(role tarnv1.Role, epoch uint64) *tarnv1.Assignment
 	return &tarnv1.Assignment{
 		ReplicaId: h.replica, ShareId: h.c.share, Pool: testPool, Role: role, Epoch: epoch,
 		Exports: &tarnv1.Exports{Revision: 1}, SizeGib: 1, Cadence: durationpb.New(50 * time.Millisecond),
-		ReplicationType: tarnv1.ReplicationType_REPLICATION_TYPE_READABLE,
+		ReplicationType: tarnv1.ReplicationType_REPLICATION_TYPE_READABLE, Encrypted: h.c.encrypted,
 	}
 }
 

@@ -70,6 +70,7 @@ type Engine interface {
 	Holds
 	Bookmarks
 	Receiver
+	KeyLoader
 }
 
 // Exporter makes a mountpoint reachable for clients. Apply puts the whole rule set

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 
 	tarnv1 "tarn/proto/tarn/v1"
@@ -54,6 +55,8 @@ func (w *Worker) transform(ctx context.Context, a action) error {
 		err := w.abort(ctx, w.s.f.staging, w.whyAborted())
 		w.s.deadToken = false
 		return err
+	case doLoadKey:
+		return w.loadKey(ctx)
 	case doHoldLast:
 		return w.holdLast(ctx)
 	case doSealHead:
@@ -204,6 +207,11 @@ func (w *Worker) create(ctx context.Context) error {
 	if size := w.s.a.GetSizeGib(); size > 0 {
 		props[zfs.PropQuota] = strconv.FormatInt(size*gib, 10)
 	}
+	secret, err := w.encryption()
+	if err != nil {
+		return err
+	}
+	maps.Copy(props, secret)
 	w.s.released = true // nobody can have it open yet
 	return w.cfg.Engine.Create(ctx, w.l.dataset(), props, true)
 }

@@ -72,6 +72,7 @@ func codes() []coded {
 	return []coded{
 		{zfs.ErrNoSpace, tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_OUT_OF_SPACE, "free space in the pool"},
 		{zfs.ErrQuota, tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_QUOTA_EXCEEDED, "extend the share"},
+		{zfs.ErrKey, tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_KEY_UNAVAILABLE, "put the share's key file there"},
 		{zfs.ErrPoolUnavailable, tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_POOL_UNAVAILABLE, "repair the pool"},
 		{zfs.ErrBusy, tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATASET_BUSY, "close what is open on it"},
 		{zfs.ErrDiverged, tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DIVERGED, "the data are put aside before it follows again"},

@@ -42,9 +42,9 @@ func (w *Worker) startPull(ctx context.Context, a action) error {
 	ctx, cancel := context.WithCancel(ctx)
 	w.pull = &running{cancel: cancel, done: make(chan pullResult, 1), staging: staging}
 	w.s.pulling, w.s.wantPull = true, false
-	req, done := w.request(a), w.pull.done
+	req, done, raw := w.request(a), w.pull.done, w.s.a.GetEncrypted()
 	go func() {
-		r := w.transfer(ctx, req, target)
+		r := w.transfer(ctx, req, target, raw)
 		r.staging = staging
 		done <- r
 	}()
@@ -71,7 +71,7 @@ func (w *Worker) request(a action) stream.Request {
 }
 
 // transfer does one step: ask, receive, verify that the GUID arrived.
-func (w *Worker) transfer(ctx context.Context, req stream.Request, target string) (r pullResult) {
+func (w *Worker) transfer(ctx context.Context, req stream.Request, target string, raw bool) (r pullResult) {
 	r.begun = time.Now()
 	p, err := w.cfg.Source.Pull(ctx, req)
 	if err != nil {
@@ -89,7 +89,7 @@ func (w *Worker) transfer(ctx context.Context, req stream.Request, target string
 	// The rate of a stream that takes hours is of interest before its end.
 	p.Moved = func(n int) { w.hooks.Bytes(w.cfg.ShareID, w.cfg.ReplicaID, int64(n)) }
 	received := time.Now()
-	err = w.cfg.Engine.Receive(ctx, zfs.ReceiveRequest{Target: target + "@" + p.Step.ToName, Resumable: true}, p)
+	err = w.cfg.Engine.Receive(ctx, zfs.ReceiveRequest{Target: target + "@" + p.Step.ToName, Expect: p.Step.To, Raw: raw, Resumable: true}, p)
 	sent := p.Finish()
 	w.phase("receive", received)
 	w.mu.Lock()

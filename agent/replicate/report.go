@@ -94,6 +94,7 @@ func (w *Worker) observation() *tarnv1.ReplicaReport {
 	}
 	if f.ds != nil && !w.s.gone {
 		w.describe(r)
+		w.describeKey(r)
 	}
 	if w.s.acked() {
 		w.acknowledge(r)
@@ -201,7 +202,7 @@ func (w *Worker) accessRevision() uint64 {
 		return 0
 	case e.active:
 		return e.revision
-	case w.s.a.GetRole() == tarnv1.Role_ROLE_SECONDARY && !w.s.readable():
+	case w.s.a.GetRole() == tarnv1.Role_ROLE_SECONDARY && (!w.s.readable() || w.s.locked()):
 		return w.s.a.GetExports().GetRevision()
 	}
 	return 0
@@ -267,10 +268,11 @@ func (w *Worker) refusalReport() *tarnv1.ReplicaError {
 	r := w.refusal
 	// A newer assignment is on its way, normally.
 	waits := errors.Is(r.err, errEpochAhead) || errors.Is(r.err, errNoSource)
+	keyless := w.code == tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_KEY_UNAVAILABLE // looked for again and again
 	if waits && time.Since(r.since) < quietFor {
 		return nil
 	}
-	return &tarnv1.ReplicaError{Code: w.code, Message: r.err.Error(), Since: timestamppb.New(r.since), Retrying: waits}
+	return &tarnv1.ReplicaError{Code: w.code, Message: r.err.Error(), Since: timestamppb.New(r.since), Retrying: waits || keyless}
 }
 
 func copies(asides []zfs.Dataset) []*tarnv1.DivergentCopy {

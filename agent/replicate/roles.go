@@ -33,16 +33,25 @@ func active(s *state) []rule {
 	}
 	suspended := !s.lease
 	ro := f.ds.ReadOnly
-	return []rule{
+	rules := []rule{
 		must(suspended && s.reachable(), do(doUnexport)),
 		must(suspended && s.open(), do(doUnmount)),
 		must(suspended && !ro, do(doReadOnly)),
 		must(s.token(), do(doAbort)),
+		fitting(s),
 		must(f.marks.role != rolePrimary && !s.hasBase(), refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DIVERGED, errNoBase)),
 		must(f.marks.role != rolePrimary || f.marks.epoch < epoch, s.marksFor(rolePrimary, epoch, "")),
 		may(s.unlisted && len(unnoted(*f.ds, peerReplicas(s.a))) > 0, do(doNotePeers)),
 		may(s.resize(), do(doQuota)),
-		must(s.lease && ro, do(doWritable)),
+	}
+	return append(append(rules, unlocking(s)...), serving(s)...)
+}
+
+// serving lets the clients of an active replica in.
+func serving(s *state) []rule {
+	f := &s.f
+	return []rule{
+		must(s.lease && f.ds.ReadOnly, do(doWritable)),
 		must(s.lease && s.misplaced(), do(doPath)),
 		must(s.lease && !f.ds.Mounted, do(doMount)),
 		may(s.lease && !s.exported(false), action{kind: doExport}),
@@ -76,6 +85,8 @@ func creating(s *state) []rule {
 	complete := s.f.arrived != 0
 	return []rule{
 		must(s.a.GetEstablished() || s.a.GetEpoch() > 1, refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATASET_MISSING, errMissing)),
+		must(s.a.GetEncrypted() && src != nil, refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_UNSUPPORTED, errKeyedClone)),
+		must(s.a.GetEncrypted() && !s.keyed, refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_UNSUPPORTED, errNoKeys)),
 		must(s.deadToken && s.stagingToken(), do(doAbortStaging)),
 		must(s.junk(), do(doDropStaging)),
 		must(src != nil && complete, do(doAdopt)),
@@ -118,6 +129,7 @@ func secondary(s *state) []rule {
 		must(empty, s.rebaseTo(new(zfs.GUID))),
 		must(former || f.marks.epoch < epoch, s.marksFor(roleReplica, epoch, "")),
 		must(s.unheld(), do(doHoldLast)),
+		fitting(s),
 	}
 	return append(rules, following(s)...)
 }
@@ -139,10 +151,11 @@ func (s *state) rebaseTo(common *zfs.GUID) action {
 
 // following is the steady life of a secondary: seen by its clients, and pulling.
 func following(s *state) []rule {
-	show := s.readable()
+	show := s.readable() && !s.locked()
 	return []rule{
 		may(s.f.ds.Quota != 0, do(doQuota)),
 		may(s.misplaced(), do(doPath)),
+		may(s.locked() && s.keyless == nil, do(doLoadKey)),
 		may(show && s.confirmed && !s.f.ds.Mounted, do(doMount)),
 		may(show && s.confirmed && s.f.ds.Mounted && !s.exported(true), action{kind: doExport, readOnly: true}),
 		may(!show && s.reachable(), do(doUnexport)),

@@ -55,6 +55,10 @@ type state struct {
 	pathTried bool
 	// untied: nothing of tarn's is held on the dataset that is given back.
 	untied bool
+	// keyed: this host keeps keys, so encrypted shares can start here.
+	keyed bool
+	// keyless is why the key of a locked dataset cannot be loaded; nil when it can be tried.
+	keyless error
 	// gone: the replica was removed; nothing is to be looked at again.
 	gone bool
 	// backoff tells actions that failed a moment ago.
@@ -78,6 +82,7 @@ const (
 	doCreate        kind = "create dataset"
 	doClone         kind = "clone snapshot"
 	doAdopt         kind = "adopt received dataset"
+	doLoadKey       kind = "load encryption key"
 	doMark          kind = "mark dataset"
 	doAbort         kind = "abort receive"
 	doAbortStaging  kind = "abort staged receive"

@@ -45,9 +45,31 @@ func onDirectory(t *testing.T, _ int) testStorage {
 	return &dirStorage{Host: h, dir: dir}
 }
 
-// everywhere runs a test on both engines.
+// sealed is an engine that keeps a share encrypted, under a key that every host has.
+type sealed struct {
+	*memzfs.Host
+	keyFile string
+}
+
+func encrypted(_ *testing.T, i int) testStorage {
+	return &sealed{Host: memzfs.New(uint64(i+1), testPool)}
+}
+
+// Read loads the key first, as an operator does who wants to look at a divergent copy.
+func (s *sealed) Read(dataset string) (string, error) {
+	ds, _, ok := s.Peek(dataset)
+	if ok && ds.Encrypted && !ds.KeyLoaded {
+		if err := s.LoadKey(context.Background(), ds.EncryptionRoot, s.keyFile); err != nil {
+			return "", err
+		}
+	}
+	return s.Host.Read(dataset)
+}
+
+// everywhere runs a test on all engines.
 func everywhere(t *testing.T, test func(*testing.T, maker)) {
 	t.Run("memory", func(t *testing.T) { test(t, inMemory) })
+	t.Run("encrypted", func(t *testing.T) { test(t, encrypted) })
 	t.Run("dirzfs", func(t *testing.T) { test(t, onDirectory) })
 }
 

@@ -43,6 +43,8 @@ type Config struct {
 	Publish func(*tarnv1.ReplicaReport)
 	// Survey of the replica's pool, shared by its replicas; optional.
 	Survey *Survey
+	// Keys of encrypted shares; nil: this host keeps none.
+	Keys Keys
 	// Hooks are optional.
 	Hooks Hooks
 	// KeepRecent replication snapshots stay whatever else holds; optional, 16.
@@ -112,6 +114,7 @@ type Worker struct {
 	resynced  uint64
 	errorsOf  map[string]string // user snapshots that could not be taken or removed
 	pruned    upkeep
+	keySeen   time.Time // when a key was last known to be loaded or not
 	strangers strangers
 	ruleErrs  []*tarnv1.RuleError
 	paths     []*tarnv1.ReportedExport
@@ -168,7 +171,7 @@ func (w *Worker) poke() {
 func (w *Worker) Grant(peerHostID string) (stream.Grant, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	g := stream.Grant{Dataset: w.l.dataset(), Epoch: w.assigned.GetEpoch()}
+	g := stream.Grant{Dataset: w.l.dataset(), Epoch: w.assigned.GetEpoch(), Raw: w.assigned.GetEncrypted()}
 	for _, p := range w.assigned.GetPeers() {
 		if p.GetHostId() == peerHostID {
 			g.Replicas = append(g.Replicas, p.GetReplicaId())
@@ -224,6 +227,7 @@ func (w *Worker) round(ctx context.Context) {
 			w.report()
 			return
 		}
+		w.lookForKey()
 		w.attend()
 		act := step(&w.s)
 		if act.kind == doIdle || act.kind == doRefuse {
@@ -263,7 +267,7 @@ func (w *Worker) adopt() {
 		return
 	}
 	w.s.a, w.s.l = a, w.l
-	w.s.backoff = w.backingOff
+	w.s.backoff, w.s.keyed = w.backingOff, w.cfg.Keys != nil
 	if old == nil || old.GetRole() != a.GetRole() || old.GetEpoch() != a.GetEpoch() || old.GetOpId() != a.GetOpId() ||
 		old.GetSource().GetReplicaId() != a.GetSource().GetReplicaId() || old.GetSeal() != a.GetSeal() {
 		w.turn(old)
@@ -294,6 +298,7 @@ func (w *Worker) refresh(ctx context.Context) error {
 	a := w.s.a
 	w.s.lease = a.GetRole() == tarnv1.Role_ROLE_ACTIVE && w.cfg.Lease.Held(a.GetShareId(), a.GetReplicaId(), a.GetEpoch())
 	comparing := w.compare && !w.s.pulling
+	w.stale = w.stale || w.keyDue(time.Now())
 	if !w.stale && !comparing || w.s.gone {
 		return nil
 	}
@@ -301,7 +306,7 @@ func (w *Worker) refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.s.f, w.stale = f, false
+	w.s.f, w.stale, w.keySeen = f, false, time.Now()
 	if comparing {
 		// A full compare looks at the head, too; a receive would only refuse.
 		w.compare = false
@@ -338,6 +343,9 @@ func (w *Worker) idle(now time.Time) time.Duration {
 	wait := maintainEvery
 	if w.obstructed() {
 		wait = lookAgain
+	}
+	if w.s.a != nil && w.s.locked() {
+		wait = min(wait, keyEvery)
 	}
 	for k, f := range w.failures {
 		if w.s.pulling && (k == doPull || k == doPullStaging) {

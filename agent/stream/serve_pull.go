@@ -32,7 +32,7 @@ func (s *Server) pull(w http.ResponseWriter, r *http.Request) {
 	case <-r.Context().Done():
 		return
 	}
-	p, src, err := s.prepare(r.Context(), g.Dataset, req)
+	p, src, err := s.prepare(r.Context(), g, req)
 	if err != nil {
 		s.fail(w, err)
 		return
@@ -50,21 +50,21 @@ func (s *Server) pull(w http.ResponseWriter, r *http.Request) {
 // prepare plans a step and starts its stream, which is nil when there is nothing
 // to send. It plans from what its host listed last, which costs nothing, and from
 // a new list where that has nothing new or something is not there any more.
-func (s *Server) prepare(ctx context.Context, dataset string, req pullBody) (plan, zfs.Stream, error) {
+func (s *Server) prepare(ctx context.Context, g Grant, req pullBody) (plan, zfs.Stream, error) {
 	if s.cfg.Listed != nil && req.Token == "" && req.Want == 0 {
 		if versions := s.cfg.Listed(req.Source); len(versions) > 0 {
-			p, src, err := s.begin(ctx, dataset, versions, req)
+			p, src, err := s.begin(ctx, g, versions, req)
 			if err == nil && src != nil {
 				return p, src, nil
 			}
 		}
 	}
 	for attempt := 0; ; attempt++ {
-		versions, err := s.cfg.Engine.Versions(ctx, dataset)
+		versions, err := s.cfg.Engine.Versions(ctx, g.Dataset)
 		if err != nil {
 			return plan{}, nil, fmt.Errorf("list versions: %w", err)
 		}
-		p, src, err := s.begin(ctx, dataset, versions, req)
+		p, src, err := s.begin(ctx, g, versions, req)
 		vanished := errors.Is(err, zfs.ErrNotExist) || errors.Is(err, zfs.ErrBaseMissing)
 		if attempt > 0 || !vanished || req.Want != 0 {
 			return p, src, err
@@ -74,8 +74,8 @@ func (s *Server) prepare(ctx context.Context, dataset string, req pullBody) (pla
 
 // begin chooses the step and starts the sender. From then on the storage itself
 // keeps the snapshots that are being sent.
-func (s *Server) begin(ctx context.Context, dataset string, versions []zfs.Version, req pullBody) (plan, zfs.Stream, error) {
-	p, err := s.choose(ctx, versions, req)
+func (s *Server) begin(ctx context.Context, g Grant, versions []zfs.Version, req pullBody) (plan, zfs.Stream, error) {
+	p, err := s.choose(ctx, versions, g, req)
 	if err != nil {
 		return p, nil, err
 	}
@@ -83,7 +83,7 @@ func (s *Server) begin(ctx context.Context, dataset string, versions []zfs.Versi
 		s.began(ctx, versions, req, p)
 		return p, nil, nil
 	}
-	sr := sendRequest(dataset, req.Token, p)
+	sr := sendRequest(g, req.Token, p)
 	p.step.Estimate = s.estimate(ctx, req, p, sr)
 	src, err := s.cfg.Engine.Send(ctx, sr)
 	if err != nil {
@@ -117,12 +117,15 @@ func (s *Server) began(ctx context.Context, versions []zfs.Version, req pullBody
 	s.keep(ctx, versions, req, p)
 }
 
-func (s *Server) choose(ctx context.Context, versions []zfs.Version, req pullBody) (plan, error) {
+func (s *Server) choose(ctx context.Context, versions []zfs.Version, g Grant, req pullBody) (plan, error) {
 	switch {
 	case req.Token != "":
 		info, err := s.cfg.Engine.DecodeToken(ctx, req.Token)
 		if err != nil {
 			return plan{}, fmt.Errorf("decode resume token: %v: %w", err, zfs.ErrTokenInvalid)
+		}
+		if info.Flags.Raw != g.Raw {
+			return plan{}, fmt.Errorf("token is of a stream whose rawness is %v, the share's is %v: %w", info.Flags.Raw, g.Raw, zfs.ErrTokenInvalid)
 		}
 		return chooseResume(versions, info)
 	case req.Want != 0:
@@ -163,11 +166,11 @@ func (s *Server) deliver(w http.ResponseWriter, r *http.Request, req pullBody, s
 	return s.copy(w, src, func() { _ = rc.SetWriteDeadline(time.Now().Add(s.cfg.StallTimeout)) }, moved)
 }
 
-func sendRequest(dataset, token string, p plan) zfs.SendRequest {
+func sendRequest(g Grant, token string, p plan) zfs.SendRequest {
 	if token != "" {
 		return zfs.SendRequest{ResumeToken: token}
 	}
-	sr := zfs.SendRequest{Dataset: dataset, To: p.to.Name}
+	sr := zfs.SendRequest{Dataset: g.Dataset, To: p.to.Name, Flags: zfs.StreamFlags{Raw: g.Raw}}
 	if p.base.GUID != 0 {
 		mark := "@"
 		if p.base.Kind == zfs.KindBookmark {

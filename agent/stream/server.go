@@ -45,6 +45,8 @@ type Grant struct {
 	Dataset string
 	// Epoch that the source acts under; the receiver's must be equal.
 	Epoch uint64
+	// Raw: the share is encrypted, and its streams carry the blocks as they lie.
+	Raw bool
 	// Replicas of the peer that may receive; nil: any.
 	Replicas []string
 }

@@ -45,6 +45,8 @@ func (p *pool) checkProperty(ds, name, value string) (string, error) {
 			return "", fmt.Errorf("%w: property mountpoint=%q: a directory pool mounts at %s or not at all", zfs.ErrUnsupported, value, p.mountDir(ds))
 		}
 		return bad("must be none or absolute")
+	case zfs.PropEncryption, zfs.PropKeyFormat, zfs.PropKeyLocation:
+		return "", fmt.Errorf("%w: property %s: a directory pool cannot encrypt", zfs.ErrUnsupported, name)
 	}
 	return value, zfs.ValidateUserProperty(name, value)
 }

@@ -116,6 +116,11 @@ func (f *Faulty) DestroyBookmark(ctx context.Context, bookmark string) error {
 	return f.do("DestroyBookmark", func() error { return f.host.DestroyBookmark(ctx, bookmark) })
 }
 
+// LoadKey is the wrapped method with its faults.
+func (f *Faulty) LoadKey(ctx context.Context, name, file string) error {
+	return f.do("LoadKey", func() error { return f.host.LoadKey(ctx, name, file) })
+}
+
 // Clone is the wrapped method with its faults.
 func (f *Faulty) Clone(ctx context.Context, snapshot, name string, props map[string]string) error {
 	return f.do("Clone", func() error { return f.host.Clone(ctx, snapshot, name, props) })

@@ -52,6 +52,10 @@ type Host interface {
 	Bookmark(ctx context.Context, snapshot, bookmark string) error
 	DestroyBookmark(ctx context.Context, bookmark string) error
 
+	// LoadKey gives the storage a dataset's key, 32 bytes in a file. Idempotent; ErrKey
+	// when there is no key or it does not fit, ErrUnsupported without encryption.
+	LoadKey(ctx context.Context, name, file string) error
+
 	Clone(ctx context.Context, snapshot, name string, props map[string]string) error
 	Promote(ctx context.Context, name string) error
 	// Rollback returns the head to its most recent snapshot, which must be the one

@@ -40,6 +40,7 @@ type dataset struct {
 	snaps   []*snapshot
 	marks   []zfs.Version
 	partial *partial
+	secret  *secret // nil: not encrypted
 }
 
 type snapshot struct {
@@ -155,6 +156,7 @@ func (d *dataset) show() zfs.Dataset {
 	if q := d.props[zfs.PropQuota]; q != "" && q != "none" {
 		_, _ = fmt.Sscan(q, &out.Quota)
 	}
+	d.showKey(&out)
 	for k, v := range d.props {
 		if strings.Contains(k, ":") {
 			out.User[k] = zfs.Property{Value: v, Source: zfs.SourceLocal}
@@ -176,7 +178,11 @@ func (h *Host) Create(ctx context.Context, name string, props map[string]string,
 			}
 			h.all[p] = h.newDataset(p, map[string]string{zfs.PropCanMount: "off"})
 		}
-		h.all[name] = h.newDataset(name, props)
+		d := h.newDataset(name, props)
+		if err := d.encrypt(props); err != nil {
+			return err
+		}
+		h.all[name] = d
 		return nil
 	})
 }
@@ -265,6 +271,9 @@ func (h *Host) Rename(ctx context.Context, from, to string) error {
 func (h *Host) Mount(ctx context.Context, name string) error {
 	return h.do(ctx, "mount", name, func() error {
 		d, err := h.get("mount", name)
+		if err == nil && d.locked() {
+			err = fail("mount", name, zfs.ErrKey)
+		}
 		if err == nil {
 			d.mounted = true
 		}
@@ -312,7 +321,11 @@ func (h *Host) Write(name, text string, root bool) error {
 	if d.props[zfs.PropReadOnly] == "on" && !root {
 		return fail("write", name, zfs.ErrReadOnly)
 	}
-	d.data = append(slices.Clone(d.data), text...)
+	lying, err := d.crypt([]byte(text), len(d.data))
+	if err != nil {
+		return err
+	}
+	d.data = append(slices.Clone(d.data), lying...)
 	d.written += int64(len(text))
 	return nil
 }
@@ -325,7 +338,18 @@ func (h *Host) Read(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return string(d.data), nil
+	text, err := d.crypt(d.data, 0)
+	return string(text), err
+}
+
+// Lying is what is on the disk of a filesystem.
+func (h *Host) Lying(name string) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if d := h.all[name]; d != nil {
+		return string(d.data)
+	}
+	return ""
 }
 
 // Calls is how many operations were asked for.

@@ -196,6 +196,7 @@ func (h *Host) Clone(ctx context.Context, from, name string, props map[string]st
 		}
 		d := h.newDataset(name, props)
 		d.origin, d.data = s, s.data
+		d.inherit(s.of)
 		h.all[name] = d
 		return nil
 	})
@@ -231,5 +232,6 @@ func (h *Host) swap(d *dataset) error {
 		s.of = d
 	}
 	d.origin, old.origin = old.origin, origin
+	d.takeOver(old)
 	return nil
 }

@@ -27,6 +27,7 @@ type header struct {
 	Offset   int
 	Size     int
 	Resume   bool
+	Fit      string // of the key of a raw stream
 }
 
 func (p *partial) token() string {
@@ -42,7 +43,7 @@ func (h *Host) DecodeToken(ctx context.Context, token string) (zfs.TokenInfo, er
 	if err := json.Unmarshal([]byte(token), &t); err != nil {
 		return zfs.TokenInfo{}, fail("send", "token", zfs.ErrTokenInvalid)
 	}
-	return zfs.TokenInfo{FromGUID: t.From, ToGUID: t.To, ToName: t.Name, Bytes: int64(t.Offset)}, ctx.Err()
+	return zfs.TokenInfo{FromGUID: t.From, ToGUID: t.To, ToName: t.Name, Bytes: int64(t.Offset), Flags: zfs.StreamFlags{Raw: t.Fit != ""}}, ctx.Err()
 }
 
 // Estimate is the size of the stream's content.
@@ -85,7 +86,10 @@ func (h *Host) content(req zfs.SendRequest) (header, []byte, error) {
 	if err != nil {
 		return header{}, nil, err
 	}
-	head := header{To: s.guid, Name: s.name, Creation: s.creation}
+	if raw := s.of.secret != nil; raw != req.Flags.Raw {
+		return header{}, nil, fail("send", req.Dataset, zfs.ErrStreamFlags) // mixing them ruins the history
+	}
+	head := header{To: s.guid, Name: s.name, Creation: s.creation, Fit: s.of.fit()}
 	if req.From != "" {
 		guid, txg, ok := s.of.base(req.From)
 		if !ok || txg > s.txg {
@@ -126,6 +130,9 @@ func (h *Host) Receive(ctx context.Context, req zfs.ReceiveRequest, r io.Reader)
 	if json.Unmarshal(line, &head) != nil {
 		return fail("receive", req.Target, zfs.ErrStreamCorrupt)
 	}
+	if req.Raw != (head.Fit != "") {
+		return fail("receive", req.Target, zfs.ErrStreamRefused)
+	}
 	if err := h.do(ctx, "receive", req.Target, func() error { return h.accept(ds, name, head) }); err != nil {
 		return err
 	}
@@ -156,6 +163,8 @@ func (h *Host) accept(ds, name string, head header) error {
 		return fail("receive", ds+"@"+name, zfs.ErrExists)
 	case head.From == 0:
 		return nil
+	case d.fit() != head.Fit:
+		return fail("receive", ds, zfs.ErrKey)
 	case len(d.snaps) == 0 || d.snaps[len(d.snaps)-1].guid != head.From:
 		return fail("receive", ds, zfs.ErrDiverged)
 	case d.written > 0:
@@ -169,6 +178,9 @@ func (h *Host) settle(ds, name string, head header, got []byte, cut, resumable b
 	d := h.all[ds]
 	if d == nil {
 		d = h.newDataset(ds, map[string]string{zfs.PropReadOnly: "on", zfs.PropCanMount: "noauto"})
+		if head.Fit != "" {
+			d.secret = &secret{fit: head.Fit, root: d}
+		}
 		if !cut || resumable {
 			h.all[ds] = d
 		}
