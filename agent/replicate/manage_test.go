@@ -65,7 +65,7 @@ func (h *testHost) portrait(name string) string {
 	return out
 }
 
-func TestTakesOverAndGivesBack(t *testing.T) { everywhere(t, takesOverAndGivesBack) }
+func TestTakesOverAndGivesBack(t *testing.T) { plainly(t, takesOverAndGivesBack) }
 
 func takesOverAndGivesBack(t *testing.T, on maker) {
 	c := newClusterOn(t, on, 2)
@@ -317,7 +317,7 @@ func followedFrom(t *testing.T, c *cluster, a, b *testHost, kind string) {
 	}
 }
 
-func TestTakesACopyOver(t *testing.T) { everywhere(t, takesACopyOver) }
+func TestTakesACopyOver(t *testing.T) { plainly(t, takesACopyOver) }
 
 func takesACopyOver(t *testing.T, on maker) {
 	c, a, b := copied(t, on, func(*testHost, *testHost) {})
@@ -337,7 +337,7 @@ func takesACopyOver(t *testing.T, on maker) {
 // TestTakesACopyOverFromABookmark: the source has the base as another tool's bookmark only.
 func TestTakesACopyOverFromABookmark(t *testing.T) {
 	for _, mark := range []string{"zrepl_CURSOR_G_1f_J_push", "daily-1_syncoid"} {
-		everywhere(t, func(t *testing.T, on maker) {
+		plainly(t, func(t *testing.T, on maker) {
 			c, a, b := copied(t, on, func(a, _ *testHost) {
 				ctx := context.Background()
 				a.c.must(a.fs.Bookmark(ctx, foreignName+"@daily-1", foreignName+"#"+mark))
@@ -356,7 +356,7 @@ func TestTakesACopyOverFromABookmark(t *testing.T) {
 }
 
 // TestTakesADivergedCopyOver: what a copy has beyond the common snapshot is kept aside.
-func TestTakesADivergedCopyOver(t *testing.T) { everywhere(t, takesADivergedCopyOver) }
+func TestTakesADivergedCopyOver(t *testing.T) { plainly(t, takesADivergedCopyOver) }
 
 func takesADivergedCopyOver(t *testing.T, on maker) {
 	c, a, b := copied(t, on, func(_, b *testHost) {

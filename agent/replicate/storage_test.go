@@ -66,10 +66,15 @@ func (s *sealed) Read(dataset string) (string, error) {
 	return s.Host.Read(dataset)
 }
 
-// everywhere runs a test on all engines.
+// everywhere runs a test on all engines, with plain shares and encrypted ones.
 func everywhere(t *testing.T, test func(*testing.T, maker)) {
-	t.Run("memory", func(t *testing.T) { test(t, inMemory) })
 	t.Run("encrypted", func(t *testing.T) { test(t, encrypted) })
+	plainly(t, test)
+}
+
+// plainly runs a test on all engines with plain shares.
+func plainly(t *testing.T, test func(*testing.T, maker)) {
+	t.Run("memory", func(t *testing.T) { test(t, inMemory) })
 	t.Run("dirzfs", func(t *testing.T) { test(t, onDirectory) })
 }
 
