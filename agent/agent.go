@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"tarn/agent/gossip"
+	"tarn/agent/keys"
 	"tarn/agent/lease"
 	"tarn/agent/replicate"
 	"tarn/agent/stream"
@@ -38,6 +39,7 @@ type Agent struct {
 	control  ControlPlane
 	hangUp   func() // ends the connections that New prepared
 	exports  Exporter
+	keys     *keys.Store // nil: the storage cannot encrypt
 	keeper   *lease.Keeper
 	deadman  *lease.Deadman // nil: nothing enforces the lease
 	board    *stream.Board
@@ -99,7 +101,7 @@ func (a *Agent) build() error {
 	a.registry = metrics.NewRegistry(metrics.Build{Version: a.cfg.Version, Revision: a.cfg.Revision, GoVersion: runtime.Version()})
 	a.counters = metrics.NewAgent(a.registry)
 	for _, part := range []func() error{
-		a.buildIdentity, a.buildStorage, a.buildControl, a.buildExports, a.buildLease,
+		a.buildIdentity, a.buildStorage, a.buildKeys, a.buildControl, a.buildExports, a.buildLease,
 		a.buildStream, a.buildCadences, a.buildWorkers, a.buildGossip,
 	} {
 		if err := part(); err != nil {
@@ -126,6 +128,14 @@ func (a *Agent) buildStorage() error {
 	}
 	a.storage = measured{Storage: engine, commands: a.counters.StorageCommands, durations: a.counters.StorageCommandDuration}
 	return nil
+}
+
+// buildKeys opens the directory of keys where the storage has a use for it.
+func (a *Agent) buildKeys() (err error) {
+	if a.cfg.Storage != StorageDir {
+		a.keys, err = keys.Open(a.cfg.Encryption.KeyDir)
+	}
+	return err
 }
 
 func (a *Agent) buildLease() (err error) {
@@ -219,10 +229,14 @@ func (a *Agent) newWorker(as *tarnv1.Assignment) (*replicate.Worker, error) {
 	if cadence == nil {
 		return nil, fmt.Errorf("host has no pool %q", as.GetPool())
 	}
+	var keyFiles replicate.Keys
+	if a.keys != nil {
+		keyFiles = a.keys
+	}
 	return replicate.NewWorker(replicate.Config{
 		ReplicaID: as.GetReplicaId(), ShareID: as.GetShareId(), Pool: as.GetPool(), Base: a.cfg.Base,
 		Engine: a.storage, Source: limited{a.client, int64(a.cfg.Stream.RateLimit)}, Feed: a.feed, Board: a.board, Cadence: cadence, Survey: a.surveys[as.GetPool()],
-		Exports: a.exports, Lease: a.keeper, Publish: a.publish, InUse: a.server.InUse, Hooks: a.hooks(), Logger: a.log,
+		Keys: keyFiles, Exports: a.exports, Lease: a.keeper, Publish: a.publish, InUse: a.server.InUse, Hooks: a.hooks(), Logger: a.log,
 	})
 }
 

@@ -47,6 +47,8 @@ type Config struct {
 	Stream StreamConfig `toml:"stream"`
 	Log    LogConfig    `toml:"log"`
 
+	Encryption EncryptionConfig `toml:"encryption"`
+
 	// What a file cannot hold. All may be zero.
 
 	// DeadmanCommand starts the helper that enforces the lease: program and
@@ -106,6 +108,13 @@ type ExportConfig struct {
 	Bus string `toml:"bus"`
 	// AnyPort admits clients from ports of 1024 and above.
 	AnyPort bool `toml:"any_port"`
+}
+
+// EncryptionConfig says where the keys of encrypted shares are. Storage "zfs" only.
+type EncryptionConfig struct {
+	// KeyDir holds one file per encrypted share, for the agent's user alone. Default:
+	// keys below DataDir.
+	KeyDir string `toml:"key_dir"`
 }
 
 // GossipConfig of the ring in which nodes and agents see each other. It is an
@@ -197,6 +206,7 @@ func (c Config) Defaults() Config {
 	c.Backend = or(c.Backend, c.Storage)
 	c.Base = or(c.Base, "tarn")
 	c.PKIDir = or(c.PKIDir, filepath.Join(c.DataDir, "pki"))
+	c.Encryption.KeyDir = or(c.Encryption.KeyDir, filepath.Join(c.DataDir, "keys"))
 	c.Export.Server = or(c.Export.Server, exportNone)
 	c.Gossip.KeyFile = or(c.Gossip.KeyFile, filepath.Join(c.PKIDir, "gossip.key"))
 	c.Gossip.Profile = or(c.Gossip.Profile, "lan")

@@ -133,6 +133,9 @@ func (c Config) pools(v *validator) {
 		v.check(p.ReservedPercentage >= 0 && p.ReservedPercentage < 100, "%sreserved_percentage is %d, 0 to 99 are allowed", key, p.ReservedPercentage)
 		v.check(p.MaxOverSubscriptionRatio >= 1 && p.MaxOverSubscriptionRatio <= 1000,
 			"%smax_over_subscription_ratio is %g, 1 to 1000 are allowed", key, p.MaxOverSubscriptionRatio)
+		for capability := range p.Capabilities {
+			v.check(!strings.HasPrefix(strings.ToLower(capability), "tarn:"), "%scapabilities: %q is for the agent to say", key, capability)
+		}
 		names = append(names, p.Name)
 	}
 }

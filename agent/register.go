@@ -57,8 +57,13 @@ func (a *Agent) features(ctx context.Context) map[string]string {
 		a.log.Error("storage does not tell what it can do", "err", err)
 		return map[string]string{"storage_engine": a.cfg.Storage}
 	}
-	return features(caps)
+	all := features(caps)
+	all[encryptionFeature] = strconv.FormatBool(caps.Encryption && a.keys != nil)
+	return all
 }
+
+// encryptionFeature is what types with tarn:encryption=on ask of a host.
+const encryptionFeature = "tarn:encryption"
 
 // features are capabilities as share types can ask for them.
 func features(c zfs.Capabilities) map[string]string {

@@ -102,6 +102,10 @@ func (m measured) Clone(ctx context.Context, snapshot, name string, props map[st
 	return m.timed("clone", func() error { return m.Storage.Clone(ctx, snapshot, name, props) })
 }
 
+func (m measured) LoadKey(ctx context.Context, name, file string) error {
+	return m.timed("load_key", func() error { return m.Storage.LoadKey(ctx, name, file) })
+}
+
 func (m measured) Promote(ctx context.Context, name string) error {
 	return m.timed("promote", func() error { return m.Storage.Promote(ctx, name) })
 }
