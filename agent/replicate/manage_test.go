@@ -149,7 +149,7 @@ func TestGivesBackWhatTarnMade(t *testing.T) {
 
 // TestManagedSnapshots: a snapshot that was there becomes a user's and gets its name
 // back, with its GUID; one that is not there is told.
-func TestManagedSnapshots(t *testing.T) { everywhere(t, managedSnapshots) }
+func TestManagedSnapshots(t *testing.T) { plainly(t, managedSnapshots) }
 
 func managedSnapshots(t *testing.T, on maker) {
 	c := newClusterOn(t, on, 1)
@@ -413,7 +413,7 @@ func FuzzParseWas(f *testing.F) {
 
 // TestForesees: what would come of taking something over is told as it would happen,
 // and nothing changes.
-func TestForesees(t *testing.T) { everywhere(t, foresees) }
+func TestForesees(t *testing.T) { plainly(t, foresees) }
 
 func foresees(t *testing.T, on maker) {
 	c := newClusterOn(t, on, 1)
