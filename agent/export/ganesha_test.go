@@ -105,7 +105,11 @@ func mustApply(t *testing.T, e exporter, mountpoint string, want *tarnv1.Exports
 	if _, refused, err := e.Apply(t.Context(), mountpoint, want, readOnly); err != nil || len(refused) > 0 {
 		t.Fatalf("apply: %v, %v", err, refused)
 	}
-	if took := time.Since(begun); took > time.Second {
+	bound := time.Second
+	if os.Getenv("TARN_VM") != "" {
+		bound *= 15 // its processor is emulated, and others work beside it
+	}
+	if took := time.Since(begun); took > bound {
 		t.Errorf("access rules took %s to apply", took)
 	}
 }

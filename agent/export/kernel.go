@@ -34,6 +34,9 @@ type KernelConfig struct {
 	Etab string
 	// Proc is the server's control file system. Default /proc/fs/nfsd.
 	Proc string
+	// Caches are the server's, in the proc file system. Default /proc/thread-self/net/rpc:
+	// the first thread's network need not be everybody's.
+	Caches string
 	// AnyPort admits clients from ports of 1024 and above, where any program of
 	// theirs may claim to be any user.
 	AnyPort bool
@@ -43,6 +46,7 @@ func (c KernelConfig) defaults() KernelConfig {
 	c.Dir = or(c.Dir, "/etc/exports.d")
 	c.Etab = or(c.Etab, "/var/lib/nfs/etab")
 	c.Proc = or(c.Proc, "/proc/fs/nfsd")
+	c.Caches = or(c.Caches, "/proc/thread-self/net/rpc")
 	if len(c.Command) == 0 {
 		c.Command = []string{"exportfs"}
 	}
@@ -67,6 +71,9 @@ type Kernel struct {
 
 	mu    sync.Mutex
 	table *table
+
+	queueing sync.Mutex
+	queue    []*removal // what waits for mu, done in one go by the next who has it
 }
 
 // NewKernel reads the table, if there is one. It changes nothing.
@@ -80,12 +87,6 @@ func NewKernel(config KernelConfig) (*Kernel, error) {
 		return nil, err
 	}
 	return &Kernel{config: config, table: table}, nil
-}
-
-// Run returns when ctx ends: the kernel serves by itself.
-func (k *Kernel) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
 }
 
 // Apply puts the whole rule set of a mountpoint in force and returns where clients
@@ -122,33 +123,6 @@ func (k *Kernel) apply(ctx context.Context, export Export) error {
 		return err
 	}
 	return k.enforce(ctx, export.Mountpoint, entries)
-}
-
-// Remove takes a mountpoint away from every client and ends the state that NFSv4
-// clients have in it, so that it can be unmounted. One that is not exported is no error.
-func (k *Kernel) Remove(ctx context.Context, mountpoint string) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	err := k.sever(ctx, mountpoint)
-	if err == nil {
-		err = k.table.remove(mountpoint)
-	}
-	if err != nil {
-		return fmt.Errorf("remove export %s: %w", mountpoint, err)
-	}
-	return nil
-}
-
-// sever is Remove without the table.
-func (k *Kernel) sever(ctx context.Context, mountpoint string) error {
-	if err := checkMountpoint(mountpoint); err != nil {
-		return err
-	}
-	err := os.Remove(k.file(mountpoint))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return errors.Join(k.enforce(ctx, mountpoint, nil), k.unlock(mountpoint))
 }
 
 // List returns all exports by mountpoint, as recorded.
@@ -250,26 +224,6 @@ func (k *Kernel) writeFile(mountpoint string, entries []kernelEntry) error {
 		return err
 	}
 	return replaceFile(file, text)
-}
-
-// unlock ends the locks and the NFSv4 state of a file system. The kernel acts on
-// the whole of it, hence only on one that is mounted at mountpoint itself.
-func (k *Kernel) unlock(mountpoint string) error {
-	if mounted(mountpoint) != nil {
-		return nil
-	}
-	f, err := os.OpenFile(filepath.Join(k.config.Proc, "unlock_filesystem"), os.O_WRONLY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // no server, no state
-	}
-	if err != nil {
-		return fmt.Errorf("end the state of clients: %w", err)
-	}
-	_, err = f.WriteString(mountpoint + "\n")
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("end the state of clients: %w", err)
-	}
-	return nil
 }
 
 // serving tells whether the kernel has threads to serve with.

@@ -39,6 +39,9 @@ func fakeExportfs(etab string, args []string) error {
 		return err
 	}
 	lines := slices.Collect(strings.Lines(string(data)))
+	if args[0] == "-f" {
+		return nil
+	}
 	remove := args[0] == "-u"
 	options := ""
 	if remove {
@@ -91,7 +94,7 @@ func newFakeServer(t *testing.T) fakeServer {
 	}
 	k, err := NewKernel(KernelConfig{
 		Table: filepath.Join(dir, "table.json"), Host: "192.0.2.1", Dir: filepath.Join(dir, "exports.d"),
-		Command: []string{self}, Etab: etab, Proc: proc,
+		Command: []string{self}, Etab: etab, Proc: proc, Caches: filepath.Join(dir, "caches"),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -59,8 +59,8 @@ func Remember(dir string, e Recorder) error {
 	return nil
 }
 
-// severPatience is how long an NFS-Ganesha of the agent's may take to let go of
-// one mountpoint, before it has to let go of all.
+// severPatience is how long a server may take to let go of one mountpoint. An
+// NFS-Ganesha of the agent's then has to let go of all.
 const severPatience = 2 * time.Second
 
 // Sever makes a mountpoint unreachable for every client, at once and with nothing
@@ -86,7 +86,9 @@ func Sever(ctx context.Context, dir, mountpoint string) error {
 		return nil
 	case serverKernel:
 		k := Kernel{config: r.Kernel.defaults()}
-		err = k.sever(ctx, mountpoint)
+		if err = k.sever(ctx, mountpoint)[mountpoint]; err == nil {
+			k.settle(ctx, severPatience, mountpoint)
+		}
 	case serverGanesha:
 		err = r.Ganesha.severOrKill(ctx, mountpoint)
 	default:
