@@ -44,6 +44,7 @@ func Conformance(t *testing.T, newEnv func(t *testing.T) Env) {
 		{"streams", streamTests()},
 		{"resume", resumeTests()},
 		{"trees", treeTests()},
+		{"encryption", encryptionTests()},
 		{"concurrency", concurrencyTests()},
 	}
 	var counts tally
