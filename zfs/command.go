@@ -87,7 +87,8 @@ func (inv invocation) harmless() error {
 		return inv.refuse(ErrInvalid, "the engine never runs zpool "+verb)
 	}
 	for _, arg := range rest {
-		if len(arg) > 1 && arg[0] == '-' && !strings.HasPrefix(arg, "--") && strings.ContainsAny(arg, forbidden) && forbidden != "" {
+		flag := strings.HasPrefix(arg, "-") && forbidden != ""
+		if flag && (strings.HasPrefix(arg, "--") || strings.ContainsAny(arg, forbidden)) {
 			return inv.refuse(ErrInvalid, fmt.Sprintf("zfs %s %s is never run", verb, arg))
 		}
 		if strings.ContainsRune(arg, 0) {

@@ -136,7 +136,10 @@ func size(s string) (int64, error) {
 	if s == "-" {
 		return 0, nil
 	}
-	shift := strings.IndexByte("BKMGTPE", s[max(len(s)-1, 0):][0])
+	if s == "" {
+		return 0, errors.New("no size")
+	}
+	shift := strings.IndexByte("BKMGTPE", s[len(s)-1])
 	if shift < 0 {
 		return number(s)
 	}

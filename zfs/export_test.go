@@ -1,0 +1,30 @@
+package zfs
+
+// For the tests of what is inside.
+var (
+	Classify      = classify
+	ParseRecords  = parseRecords
+	ParseVersions = parseVersions
+	ParseHolds    = parseHolds
+	ParseEstimate = parseEstimate
+	ParsePools    = parsePools
+	ReadFeatures  = readFeatures
+	ReadVersion   = readVersion
+	Size          = size
+	Chunks        = chunks
+	HasFlag       = hasFlag
+)
+
+// Record is one record of a listing.
+type Record = record
+
+// Parts of it.
+func (r record) Parts() (name, property, value string, source Source) {
+	return r.name, r.property, r.value, r.source
+}
+
+// Harmless judges arguments as the runner does.
+func Harmless(args ...string) error { return invocation{op: "test", args: args}.harmless() }
+
+// Acceptable judges a stream's header.
+func (h StreamHeader) Acceptable(want GUID) error { return h.acceptable(want) }
