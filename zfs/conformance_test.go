@@ -2,6 +2,7 @@ package zfs_test
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"sync/atomic"
 	"testing"
@@ -16,7 +17,7 @@ func TestMain(m *testing.M) { os.Exit(realzfs.Main(m)) }
 // open gives a Host of pools.
 func open(t testing.TB, pools ...realzfs.Pool) *zfs.Host {
 	t.Helper()
-	cfg := zfs.Config{}
+	cfg := zfs.Config{Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	for _, p := range pools {
 		cfg.Pools = append(cfg.Pools, p.Name)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -220,11 +221,34 @@ func (h *Host) Set(ctx context.Context, name string, props map[string]string) er
 	}
 	if h.build.multiSet {
 		_, err := h.run(ctx, "set", name, append(append([]string{"set"}, options...), name)...)
-		return err
+		return h.setAllTheSame(ctx, name, props, err)
 	}
 	for _, o := range options {
 		if _, err := h.run(ctx, "set", name, "set", o, name); err != nil {
 			return err
+		}
+	}
+	if value, ok := props[PropReadOnly]; ok && h.lateRelease() {
+		return h.mountFollows(name, value == "on")
+	}
+	return nil
+}
+
+// setAllTheSame forgives a failure to mount anew with changed properties: with files
+// open for writing a filesystem cannot be mounted read-only, but readonly=on counts
+// from now on all the same. What is forgiven is read back.
+func (h *Host) setAllTheSame(ctx context.Context, name string, props map[string]string, err error) error {
+	var e *Error
+	if !errors.As(err, &e) || !strings.Contains(e.Text, "property may be set") {
+		return err
+	}
+	got, getErr := h.Get(ctx, name, slices.Collect(maps.Keys(props))...)
+	if getErr != nil {
+		return getErr
+	}
+	for k, v := range props {
+		if got[k].Value != v {
+			return &Error{Op: "set", Object: name, Class: ErrBusy, Text: e.Text, Next: "unmount it first"}
 		}
 	}
 	return nil
@@ -239,6 +263,9 @@ func (h *Host) Inherit(ctx context.Context, name, prop string) error {
 		return err
 	}
 	_, err := h.run(ctx, "inherit", name, "inherit", prop, name)
+	if err == nil && prop == PropReadOnly && h.lateRelease() {
+		return h.mountAnew(ctx, name)
+	}
 	return err
 }
 

@@ -1,5 +1,7 @@
 package zfs
 
+import "time"
+
 // For the tests of what is inside.
 var (
 	Classify      = classify
@@ -28,3 +30,11 @@ func Harmless(args ...string) error { return invocation{op: "test", args: args}.
 
 // Acceptable judges a stream's header.
 func (h StreamHeader) Acceptable(want GUID) error { return h.acceptable(want) }
+
+// Stuck makes h believe that n commands of a pool cannot be ended.
+func (h *Host) Stuck(pool string, n int) {
+	h.stuck.left = map[*process]struct{}{}
+	for range n {
+		h.stuck.left[&process{inv: invocation{op: "get", object: pool + "/x", args: []string{"get", "all", pool}}, began: time.Now()}] = struct{}{}
+	}
+}

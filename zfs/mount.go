@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // Mount makes a filesystem's files reachable at its mountpoint.
@@ -12,7 +15,10 @@ func (h *Host) Mount(ctx context.Context, name string) error {
 	if err := h.allow("mount", name); err != nil {
 		return err
 	}
-	err := h.patiently(ctx, name, "mount", name)
+	if h.lateRelease() {
+		return h.mountFlagged(ctx, name)
+	}
+	_, err := h.run(ctx, "mount", name, "mount", name)
 	var e *Error
 	if errors.As(err, &e) && strings.Contains(e.Text, "already mounted") {
 		return nil
@@ -21,26 +27,61 @@ func (h *Host) Mount(ctx context.Context, name string) error {
 }
 
 // Unmount takes a filesystem out of the tree of files. ErrBusy, with the holders'
-// process ids, while somebody has something of it open.
+// process ids, while somebody has something of it open: through its mountpoint, through
+// a mount that Fence detached, or in another mount namespace. force asks the kernel to
+// try harder, which for ZFS on Linux means little: open files still win. On zfs-fuse it
+// asks for nothing, since a forced unmount wedges the daemon.
 func (h *Host) Unmount(ctx context.Context, name string, force bool) error {
 	if err := h.allow("unmount", name); err != nil {
 		return err
 	}
 	args := []string{"unmount"}
-	if force && h.build.bookmarks { // it wedges the daemon of zfs-fuse
+	if force && !h.lateRelease() {
 		args = append(args, "-f")
 	}
 	_, err := h.run(ctx, "unmount", name, append(args, name)...)
-	if err == nil {
-		return h.awaitReleased(ctx, name)
-	}
 	switch {
-	case errors.Is(err, ErrNotMounted):
-		return nil
+	case err == nil, errors.Is(err, ErrNotMounted):
+		return h.released(ctx, name)
 	case errors.Is(err, ErrBusy):
 		return h.nameHolders(ctx, name, err)
 	}
 	return err
+}
+
+// released makes sure that an unmounted filesystem has no users that the tree of files
+// does not show.
+func (h *Host) released(ctx context.Context, name string) error {
+	if h.lateRelease() {
+		return h.detachedUsers(ctx, name)
+	}
+	got, err := h.Get(ctx, name, "objsetid")
+	if err != nil {
+		return err
+	}
+	id, err := strconv.ParseUint(got["objsetid"].Value, 10, 64)
+	if err != nil { // 0.7 has no such property
+		return nil //nolint:nilerr // and no such check
+	}
+	stat := fmt.Sprintf("/proc/spl/kstat/zfs/%s/objset-0x%x", poolOf(name), id)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for begun := time.Now(); ; {
+		if _, err := os.Stat(stat); err != nil {
+			return nil //nolint:nilerr // it is gone
+		}
+		if time.Since(begun) > time.Second {
+			return &Error{
+				Op: "unmount", Object: name, Class: ErrBusy, Text: "it is not in the tree of files, but the kernel still has it open",
+				Next: "somebody has files open on a detached mount, or it is mounted in another mount namespace (a container, a service with private mounts)",
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return &Error{Op: "unmount", Object: name, Class: ctx.Err()}
+		case <-tick.C:
+		}
+	}
 }
 
 // nameHolders adds to a busy error who keeps the filesystem busy.

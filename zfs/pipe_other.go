@@ -2,7 +2,10 @@
 
 package zfs
 
-import "os"
+import (
+	"fmt"
+	"os"
+)
 
 // Elsewhere pipes keep their size, and a stream's end shows when it is read.
 
@@ -14,4 +17,8 @@ func atEnd(*os.File) bool { return false }
 
 func spliceAll(_, _ *os.File) (done bool, err error) { return false, nil }
 
-func forgetNames(string, bool) error { return nil }
+func remount(string, bool) error { return nil }
+
+func detachMount(dir string) (busy bool, err error) {
+	return false, fmt.Errorf("detach %s: this system cannot", dir)
+}

@@ -226,6 +226,5 @@ func (h *Host) Rollback(ctx context.Context, snapshot string) error {
 	if _, _, err := h.allowSnapshot("rollback", snapshot); err != nil {
 		return err
 	}
-	_, err := h.run(ctx, "rollback", snapshot, "rollback", snapshot)
-	return err
+	return h.patiently(ctx, snapshot, "rollback", snapshot)
 }

@@ -1,3 +1,5 @@
+//go:build linux
+
 package zfs
 
 import (
@@ -142,12 +144,28 @@ func awaitWritable(to syscall.RawConn) error {
 	})
 }
 
-// forgetNames makes the kernel forget the unused names and files of a mounted
-// filesystem, as every remount does.
-func forgetNames(mountpoint string, readOnly bool) error {
+// remount makes a mount read-only or writable. As every remount does, it lets the kernel
+// forget the unused names and files of the filesystem. EBUSY while somebody has files
+// open for writing that shall become read-only.
+func remount(mountpoint string, readOnly bool) error {
 	flags := uintptr(syscall.MS_REMOUNT)
 	if readOnly {
 		flags |= syscall.MS_RDONLY
 	}
 	return os.NewSyscallError("remount", syscall.Mount("zfs", mountpoint, "", flags, ""))
+}
+
+// detachMount takes a mount out of the tree of files, whoever uses it. busy says that
+// somebody does.
+func detachMount(dir string) (busy bool, err error) {
+	const nofollow = 8 // UMOUNT_NOFOLLOW
+	err = syscall.Unmount(dir, nofollow)
+	if err == syscall.EBUSY {
+		busy = true
+		err = syscall.Unmount(dir, syscall.MNT_DETACH|nofollow)
+	}
+	if err != nil && err != syscall.EINVAL {
+		return busy, os.NewSyscallError("umount2", err)
+	}
+	return busy, nil // EINVAL: it is no longer a mount
 }

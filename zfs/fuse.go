@@ -1,0 +1,107 @@
+package zfs
+
+import (
+	"context"
+	"errors"
+	"strings"
+)
+
+// showReceived lets a filesystem of zfs-fuse that stays mounted during a receive show what
+// arrived: the kernel keeps names and attributes of FUSE files for an hour (Debian's
+// /etc/zfs/zfsrc) and is told of no change. It is mounted anew; while somebody uses it,
+// only what is not in use is forgotten.
+func (h *Host) showReceived(ctx context.Context, name string) error {
+	if !h.lateRelease() {
+		return nil
+	}
+	d, err := h.Dataset(ctx, name)
+	if err != nil || !d.Mounted {
+		return err
+	}
+	err = h.Unmount(ctx, name, false)
+	if errors.Is(err, ErrBusy) {
+		h.log.Warn("received snapshot may show late to those who use the filesystem: set fuse-attr-timeout and fuse-entry-timeout to 0 in /etc/zfs/zfsrc", "dataset", name)
+		return remount(d.Mountpoint, d.ReadOnly)
+	}
+	if err != nil {
+		return err
+	}
+	return h.Mount(ctx, name)
+}
+
+// mountFlagged is Mount for zfs-fuse, whose readonly=on keeps nobody from writing into
+// files that exist: a read-only filesystem has to be mounted so.
+func (h *Host) mountFlagged(ctx context.Context, name string) error {
+	d, err := h.Dataset(ctx, name)
+	if err != nil || d.Mounted {
+		return err
+	}
+	args := []string{"mount"}
+	if d.ReadOnly {
+		args = append(args, "-o", "ro")
+	}
+	return h.patiently(ctx, name, append(args, name)...)
+}
+
+// mountFollows gives the mount of a dataset the readonly property that was set. Those who
+// have files open for writing keep them; datasets below follow when they are mounted
+// anew. (What zfs get shows for a mounted dataset is the mount's, not the property.)
+func (h *Host) mountFollows(name string, readOnly bool) error {
+	list, err := mountsOf(name)
+	if err != nil {
+		return unreadable("set", name, err)
+	}
+	for _, m := range list {
+		if err := remount(m.dir, readOnly); err != nil {
+			h.log.Warn("readonly is in force for new writers only", "dataset", name, "mountpoint", m.dir, "err", err)
+		}
+	}
+	return nil
+}
+
+// mountAnew lets the mount of a dataset follow a readonly property that it inherits.
+func (h *Host) mountAnew(ctx context.Context, name string) error {
+	list, err := mountsOf(name)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	if err := h.Unmount(ctx, name, false); err != nil {
+		return err
+	}
+	return h.Mount(ctx, name)
+}
+
+// renameUnmounted is Rename for zfs-fuse, which cannot rename what is mounted and
+// unmounts it before it looks at the new name.
+func (h *Host) renameUnmounted(ctx context.Context, from, to string) error {
+	if _, err := h.run(ctx, "list", to, "list", "-H", "-o", "name", to); err == nil {
+		return &Error{Op: "rename", Object: from, Class: ErrExists, Text: to}
+	}
+	if i := strings.LastIndexByte(to, '/'); i > 0 {
+		if _, err := h.run(ctx, "rename", to[:i], "list", "-H", "-o", "name", to[:i]); err != nil {
+			return err
+		}
+	}
+	tree, err := h.Datasets(ctx, from)
+	if err != nil {
+		return err
+	}
+	for i := len(tree) - 1; i >= 0; i-- { // children first
+		if tree[i].Mounted {
+			if err := h.Unmount(ctx, tree[i].Name, false); err != nil {
+				return err
+			}
+		}
+	}
+	moved := h.patiently(ctx, from, "rename", from, to)
+	now := to
+	if moved != nil {
+		now = from
+	}
+	for _, d := range tree {
+		if d.Mounted {
+			moved = errors.Join(moved, h.Mount(ctx, now+strings.TrimPrefix(d.Name, from)))
+		}
+	}
+	return moved
+}
