@@ -29,7 +29,7 @@ func (r record) Parts() (name, property, value string, source Source) {
 func Harmless(args ...string) error { return invocation{op: "test", args: args}.harmless() }
 
 // Acceptable judges a stream's header.
-func (h StreamHeader) Acceptable(want GUID) error { return h.acceptable(want) }
+func (h StreamHeader) Acceptable(want GUID) error { return h.acceptable(want, false) }
 
 // Stuck makes h believe that n commands of a pool cannot be ended.
 func (h *Host) Stuck(pool string, n int) {

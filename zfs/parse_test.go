@@ -229,7 +229,7 @@ func TestStreamFlags(t *testing.T) {
 			t.Fatalf("%+v, %v", got, err)
 		case got.Compressed && !(from.Compressed && to.Compressed), got.LargeBlocks && !(from.LargeBlocks && to.LargeBlocks):
 			t.Fatalf("%+v for %+v and %+v", got, from, to)
-		case got.Embedded && (encrypted || from.Encryption || to.Encryption):
+		case got.Embedded && (encrypted || from.Raw || to.Raw):
 			t.Fatal("embedded data with encryption")
 		}
 	})
