@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	tarnv1 "tarn/proto/tarn/v1"
@@ -111,8 +112,29 @@ func (s *story) rejoin(ctx context.Context, lost string) error {
 	if err := s.check(true, "what it had alone is kept aside: %s", aside.GetDataset()); err != nil {
 		return err
 	}
-	if s.cluster.Engine() == "" {
-		return nil
+	if s.cluster.Engine() != "" {
+		err := s.tarn(ctx, "dev", "exec", lost, "zfs", "list", "-r", "-t", "all", "-o", "name,used,refer,origin", aside.GetDataset())
+		if err != nil {
+			return err
+		}
 	}
-	return s.tarn(ctx, "dev", "exec", lost, "zfs", "list", "-r", "-t", "all", "-o", "name,used,refer,origin", aside.GetDataset())
+	return s.purge(ctx, aside)
+}
+
+// purge looks at what was put aside, and lets it go.
+func (s *story) purge(ctx context.Context, aside *tarnv1.DivergentCopy) error {
+	guid := strconv.FormatUint(aside.GetGuid(), 10)
+	for _, args := range [][]string{
+		{"replica", "divergent", "show", guid},
+		{"replica", "divergent", "purge", guid, "--reason", "seen in the demo", "--yes", "--wait"},
+	} {
+		if err := s.tarn(ctx, args...); err != nil {
+			return err
+		}
+	}
+	r, err := s.replica(ctx, s.second)
+	if err != nil {
+		return err
+	}
+	return s.check(len(r.GetDivergentCopies()) == 0, "nothing of it is left, by an operator's order")
 }
