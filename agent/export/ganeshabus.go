@@ -118,7 +118,7 @@ func (b *bus) show(ctx context.Context, id uint16) (ganeshaExportInfo, error) {
 			info.foreign = append(info.foreign, c.Client)
 			continue
 		}
-		info.clients = append(info.clients, ganeshaClient{Prefix: p, Bits: c.Options & ganeshaBits})
+		info.clients = append(info.clients, ganeshaClient{Prefix: p, Bits: c.Options & ganeshaBits, UID: c.AnonUID, GID: c.AnonGID})
 	}
 	return info, nil
 }

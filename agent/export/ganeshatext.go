@@ -25,10 +25,15 @@ const (
 	ganeshaBits = 0x1 | ganeshaRootSquash | ganeshaAllSquash | ganeshaRead | ganeshaWrite | ganeshaPrivileged
 )
 
+// ganeshaNobody is who squashed users become. Ganesha's own choice, -2, is no user
+// that every file system takes.
+const ganeshaNobody = 65534
+
 // ganeshaClient is one client of an export, as Ganesha is told and as it answers.
 type ganeshaClient struct {
-	Prefix netip.Prefix
-	Bits   uint32
+	Prefix   netip.Prefix
+	Bits     uint32
+	UID, GID uint32 // of nobody
 }
 
 // errPrefix is Ganesha's own limit: its reader takes a prefix length of two digits.
@@ -62,25 +67,23 @@ func ganeshaClients(export Export, anyPort bool) []ganeshaClient {
 		case SquashNone:
 		}
 		for _, p := range halves(c.Prefix) {
-			out = append(out, ganeshaClient{Prefix: p, Bits: bits})
+			out = append(out, ganeshaClient{Prefix: p, Bits: bits, UID: ganeshaNobody, GID: ganeshaNobody})
 		}
 	}
 	return out
 }
 
 // ganeshaText is the export's own file. A client that no block names has no access.
-// fsid_type None keeps the host's own number of the file system out of handles,
-// so that they mean the same on the host that the share moves to.
 func ganeshaText(export Export, clients []ganeshaClient) string {
 	var b strings.Builder
 	major, minor := fsidNumbers(export.FSID)
 	fmt.Fprintf(&b, "# Written by the tarn agent, which owns this file: changes are lost.\nEXPORT {\n"+
 		"\tExport_Id = %d;\n\tPath = \"%s\";\n\tPseudo = \"%s\";\n\tFilesystem_Id = %d.%d;\n"+
-		"\tAccess_Type = None;\n\tProtocols = 4;\n\tTransports = TCP;\n\tSecType = sys;\n\tFSAL { Name = VFS; fsid_type = None; }\n",
+		"\tAccess_Type = None;\n\tProtocols = 4;\n\tTransports = TCP;\n\tSecType = sys;\n\tFSAL { Name = VFS; }\n",
 		export.ID, export.Mountpoint, export.Mountpoint, major, minor)
 	for _, c := range clients {
-		fmt.Fprintf(&b, "\tCLIENT { Clients = %s; Access_Type = %s; Squash = %s; PrivilegedPort = %t; Protocols = 4; }\n",
-			clientName(c.Prefix), ganeshaAccess(c.Bits), ganeshaSquash(c.Bits), c.Bits&ganeshaPrivileged != 0)
+		fmt.Fprintf(&b, "\tCLIENT { Clients = %s; Access_Type = %s; Squash = %s; Anonymous_Uid = %d; Anonymous_Gid = %d; PrivilegedPort = %t; Protocols = 4; }\n",
+			clientName(c.Prefix), ganeshaAccess(c.Bits), ganeshaSquash(c.Bits), c.UID, c.GID, c.Bits&ganeshaPrivileged != 0)
 	}
 	b.WriteString("}\n")
 	return b.String()
@@ -112,9 +115,8 @@ func fsidNumbers(fsid string) (major, minor uint64) {
 	return binary.BigEndian.Uint64(id[:8]), binary.BigEndian.Uint64(id[8:])
 }
 
-// exportID derives Ganesha's number of an export, which is part of its file
-// handles, from the fsid: so it is the same on every host, unless another export
-// has it there. 0 is the pseudo file system's, and small ones are an administrator's.
+// exportID derives Ganesha's number of an export from the fsid: so it is the same
+// at every start, unless another export has it. It is part of file handles. 0 is the pseudo file system's, and small ones are an administrator's.
 func exportID(fsid string, taken func(uint16) bool) (uint16, error) {
 	const first, last = 1024, 65535
 	h := fnv.New32a()
