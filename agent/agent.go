@@ -36,6 +36,8 @@ type Agent struct {
 	material *identity.Material
 
 	storage  Storage
+	sync     func(pool string) func(context.Context) error // how to make a listing exact
+	lacks    atomic.Pointer[replicate.Lacks]               // nil: not known yet
 	control  ControlPlane
 	hangUp   func() // ends the connections that New prepared
 	exports  Exporter
@@ -126,6 +128,7 @@ func (a *Agent) buildStorage() error {
 	if err != nil {
 		return err
 	}
+	a.sync = func(pool string) func(context.Context) error { return syncing(engine, pool) }
 	a.storage = measured{Storage: engine, commands: a.counters.StorageCommands, durations: a.counters.StorageCommandDuration}
 	return nil
 }
@@ -183,7 +186,7 @@ func (a *Agent) buildCadences() error {
 	a.cadences, a.surveys = map[string]*replicate.Cadence{}, map[string]*replicate.Survey{}
 	for _, p := range a.cfg.Pools {
 		cadence, err := replicate.NewCadence(replicate.CadenceConfig{
-			Engine: a.storage, Root: a.root(p.Name), Board: a.board, Logger: a.log,
+			Engine: a.storage, Root: a.root(p.Name), Board: a.board, Logger: a.log, Sync: a.sync(p.Name),
 		})
 		if err != nil {
 			return err
@@ -233,10 +236,14 @@ func (a *Agent) newWorker(as *tarnv1.Assignment) (*replicate.Worker, error) {
 	if a.keys != nil {
 		keyFiles = a.keys
 	}
+	var lacks replicate.Lacks
+	if known := a.lacks.Load(); known != nil {
+		lacks = *known
+	}
 	return replicate.NewWorker(replicate.Config{
 		ReplicaID: as.GetReplicaId(), ShareID: as.GetShareId(), Pool: as.GetPool(), Base: a.cfg.Base,
 		Engine: a.storage, Source: limited{a.client, int64(a.cfg.Stream.RateLimit)}, Feed: a.feed, Board: a.board, Cadence: cadence, Survey: a.surveys[as.GetPool()],
-		Keys: keyFiles, Exports: a.exports, Lease: a.keeper, Publish: a.publish, InUse: a.server.InUse, Hooks: a.hooks(), Logger: a.log,
+		Keys: keyFiles, Exports: a.exports, Lease: a.keeper, Publish: a.publish, InUse: a.server.InUse, Hooks: a.hooks(), Lacks: lacks, Logger: a.log,
 	})
 }
 

@@ -112,7 +112,7 @@ func (p *pools) remember(name string, guid zfs.GUID, prepared bool) {
 // usable judges a pool by its health, and names the next step.
 func usable(name string, s zfs.PoolStatus) error {
 	switch {
-	case s.Name == "":
+	case s.Name == "" || s.Health == unavailable && s.GUID == 0:
 		return fmt.Errorf("%w: pool %s is not imported: see what `zpool import` finds, then `zpool import %s`", zfs.ErrPoolUnavailable, name, name)
 	case s.Health == "SUSPENDED":
 		return fmt.Errorf("%w: pool %s is suspended: repair its devices, then `zpool clear %s`", zfs.ErrPoolUnavailable, name, name)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"tarn/agent/replicate"
 	"tarn/metrics"
 	"tarn/zfs"
 )
@@ -97,7 +98,12 @@ func ended(ctx context.Context, err error) error {
 // preparePool makes the dataset above a pool's replicas, and takes out of reach what
 // an earlier life left writable: there is no lease for it yet.
 func (a *Agent) preparePool(ctx context.Context, pool string) error {
-	err := a.storage.Create(ctx, a.root(pool), a.rootProperties(pool), true)
+	caps, err := a.storage.Capabilities(ctx)
+	if err != nil {
+		return fmt.Errorf("ask storage for its capabilities: %w", err)
+	}
+	a.lacks.Store(&replicate.Lacks{HoldList: !caps.HoldsListed, Resume: !caps.Resume})
+	err = a.storage.Create(ctx, a.root(pool), a.rootProperties(pool), true)
 	if errors.Is(err, zfs.ErrExists) {
 		err = a.storage.Set(ctx, a.root(pool), a.rootProperties(pool))
 	}

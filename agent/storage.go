@@ -10,7 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"tarn/agent/lease"
+	"tarn/agent/replicate"
 	"tarn/zfs"
 	"tarn/zfs/dirzfs"
 )
@@ -20,9 +20,32 @@ func openStorage(cfg Config, log *slog.Logger) (Storage, error) {
 	switch cfg.Storage {
 	case StorageDir:
 		return openDir(cfg, log)
+	case StorageZFS:
+		return openZFS(cfg, log), nil
 	default:
-		return nil, fmt.Errorf("this build has no engine %q: use dir", cfg.Storage)
+		return nil, fmt.Errorf("this build has no engine %q", cfg.Storage)
 	}
+}
+
+// openZFS only prepares: that ZFS does not run, or lacks a pool, is no reason not to start.
+func openZFS(cfg Config, log *slog.Logger) *lateZFS {
+	var pools []string
+	for _, p := range cfg.Pools {
+		pools = append(pools, p.Name)
+	}
+	return &lateZFS{
+		cfg:  zfs.Config{Pools: pools, UserProperties: replicate.Marks(), Logger: log},
+		open: func(ctx context.Context, cfg zfs.Config) (zfsHost, error) { return zfs.Open(ctx, cfg) },
+	}
+}
+
+// syncing is how a pool's listings are made exact; nil where they always are.
+func syncing(engine Storage, pool string) func(context.Context) error {
+	late, ok := engine.(*lateZFS)
+	if !ok {
+		return nil
+	}
+	return func(ctx context.Context) error { return late.Sync(ctx, pool) }
 }
 
 func openDir(cfg Config, log *slog.Logger) (Storage, error) {
@@ -54,13 +77,6 @@ func (a *Agent) rootProperties(pool string) map[string]string {
 }
 
 const propShareNFS = "sharenfs"
-
-// RunDeadman is the whole of the dead-man's process, which Config.DeadmanCommand
-// starts: it fences datasets at the end of their lease when the agent, stopped or
-// dead, cannot. dir is the agent's data directory, the last argument of the command.
-func RunDeadman(dir string, log *slog.Logger) error {
-	return lease.DeadmanMain(dir, func(t lease.Target) error { return dirzfs.Fence(t.PoolDir, t.Dataset) }, log)
-}
 
 // measured counts and times what is asked of the storage.
 type measured struct {

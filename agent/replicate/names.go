@@ -28,6 +28,11 @@ const (
 	markSince = "tarn:since"
 )
 
+// Marks are the user properties that this package reads.
+func Marks() []string {
+	return []string{markShare, markReplica, markRole, markEpoch, markOp, markPeers, markSince, markFrom, markWas, markBase}
+}
+
 // Values of tarn:role.
 const (
 	rolePrimary   = "primary"
@@ -35,6 +40,10 @@ const (
 	roleFenced    = "fenced"
 	roleDivergent = "divergent"
 )
+
+// noOp is the value of tarn:op when nothing is under way: old versions of ZFS set no
+// empty value.
+const noOp = "none"
 
 // Names of snapshots and holds.
 const (
@@ -128,6 +137,9 @@ type marks struct {
 
 func marksOf(d zfs.Dataset) marks {
 	m := marks{share: local(d, markShare), replica: local(d, markReplica), role: local(d, markRole), op: local(d, markOp)}
+	if m.op == noOp {
+		m.op = ""
+	}
 	if n, err := strconv.ParseUint(local(d, markEpoch), 10, 64); err == nil {
 		m.epoch = n
 	}
@@ -142,9 +154,13 @@ func local(d zfs.Dataset, name string) string {
 }
 
 func (m marks) properties() map[string]string {
+	op := m.op
+	if op == "" {
+		op = noOp
+	}
 	return map[string]string{
 		markShare: m.share, markReplica: m.replica, markRole: m.role,
-		markEpoch: strconv.FormatUint(m.epoch, 10), markOp: m.op,
+		markEpoch: strconv.FormatUint(m.epoch, 10), markOp: op,
 	}
 }
 

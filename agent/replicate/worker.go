@@ -385,7 +385,7 @@ func (w *Worker) act(ctx context.Context, a action) {
 func (w *Worker) forget(begun time.Time) {
 	for k, f := range w.failures {
 		running := w.s.pulling && (k == doPull || k == doPullStaging)
-		if f.until.Before(begun) && !running {
+		if f.until.Before(begun) && !running && k != doPrune { // which comes after the others
 			delete(w.failures, k)
 		}
 	}
