@@ -160,11 +160,10 @@ func (s *story) sameGUID(ctx context.Context, instances []*tarnv1.SnapshotInstan
 		if err != nil {
 			return err
 		}
-		out, err := s.shown(ctx, s.cfg.Binary, "tarn", "dev", "exec", s.nodeOf(r), "zfs", "get", "-Hp", "-o", "value", "guid", i.GetProviderLocation())
-		if err != nil {
+		if err := s.tarn(ctx, "dev", "exec", s.nodeOf(r), "zfs", "get", "-Hp", "-o", "value", "guid", i.GetProviderLocation()); err != nil {
 			return err
 		}
-		guids[out] = true
+		guids[s.last] = true
 	}
 	return s.check(len(guids) == 1, "both pools say the same GUID")
 }

@@ -8,17 +8,35 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
+
+	"tarn/cmd/tarn/dev"
 )
 
 // nfsClient is libnfs's command line: a real client that needs no kernel, no mount
-// and no root.
-type nfsClient struct{ cp, cat string }
+// and no root. before is what its programs are started with.
+type nfsClient struct {
+	cp, cat string
+	before  []string
+	files   int // tried to write
+}
 
-// nobodysUser writes over NFS: a client's root is no one here.
-const nobodysUser = 65534
+// nfsUser writes over NFS: a client's root is nobody.
+const nfsUser = 1000
+
+// shiftedClock starts a program whose monotonic clock is 25 days ahead. libnfs makes
+// the verifier of an exclusive create from it, which the server keeps in the file's
+// times; zfs-fuse has 31 bits for those, and the verifier of a machine that has not
+// been up for so long has 32.
+func shiftedClock() []string { return []string{"unshare", "--time", "--monotonic", "2200000"} }
+
+func (c nfsClient) command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	line := append(slices.Clone(c.before), program)
+	line = append(line, args...)
+	return exec.CommandContext(ctx, line[0], line[1:]...)
+}
 
 // findNFS finds the client; nil if there is none on this machine.
 func findNFS() *nfsClient {
@@ -48,19 +66,23 @@ func (s *story) useNFS(ctx context.Context) error {
 		s.say("\n   shares are served over NFS; with nfs-cp and nfs-cat (Debian package libnfs-utils) this demo would use them")
 		return nil
 	}
+	if s.cluster.Engine() == dev.ZFSFuse {
+		s.nfs.before = shiftedClock()
+	}
 	s.title("The same share over NFS, with a client of its own")
 	dir, err := s.mountpoint(ctx, s.first)
 	if err != nil {
 		return err
 	}
 	// The share's owner lets others write: the client's root is nobody.
-	if err := os.Chmod(dir, 0o1777); err != nil {
+	if err := os.Chmod(dir, 0o777); err != nil {
 		return err
 	}
-	if err := s.nfsWrites(ctx, s.first, "over-nfs"); err != nil {
+	file, err := s.nfsWrites(ctx, s.first)
+	if err != nil {
 		return err
 	}
-	if err := s.nfsReads(ctx, s.second, "over-nfs"); err != nil {
+	if err := s.nfsReads(ctx, s.second, file); err != nil {
 		return err
 	}
 	return s.nfsRefused(ctx, s.second, "the copy is read-only")
@@ -71,10 +93,11 @@ func (s *story) nfsAfterPromotion(ctx context.Context) error {
 	if s.nfs == nil {
 		return nil
 	}
-	if err := s.nfsWrites(ctx, s.second, "over-nfs-after"); err != nil {
+	file, err := s.nfsWrites(ctx, s.second)
+	if err != nil {
 		return err
 	}
-	if err := s.nfsReads(ctx, s.first, "over-nfs-after"); err != nil {
+	if err := s.nfsReads(ctx, s.first, file); err != nil {
 		return err
 	}
 	return s.nfsRefused(ctx, s.first, "the old active is read-only")
@@ -90,49 +113,56 @@ func (s *story) target(ctx context.Context, replica, file string) (string, error
 	if err != nil {
 		return "", err
 	}
-	u := url.URL{Scheme: "nfs", Host: n.IP, Path: filepath.Join(r.GetObserved().GetMountpoint(), file), RawQuery: url.Values{
-		"version": {strconv.Itoa(n.NFSVersion)}, "nfsport": {strconv.Itoa(n.NFS)}, "mountport": {strconv.Itoa(n.NFS)}, "uid": {strconv.Itoa(nobodysUser)}, "gid": {strconv.Itoa(nobodysUser)},
-	}.Encode()}
+	u := url.URL{Scheme: "nfs", Host: n.IP, Path: filepath.Join(r.GetObserved().GetMountpoint(), file)}
+	// The order is libnfs's: the user is of the connection that the version makes.
+	u.RawQuery = fmt.Sprintf("version=%d&nfsport=%d&mountport=%d&uid=%d&gid=%d", n.NFSVersion, n.NFS, n.NFS, nfsUser, nfsUser)
 	return u.String(), nil
 }
 
+// nfsContent is no more than Debian's libnfs can write over NFSv4 in one piece.
 func nfsContent(file string) []byte {
-	return []byte(strings.Repeat(file+" was written over NFS\n", 1000))
+	return []byte(strings.Repeat(file+" was written over NFS\n", 60))
 }
 
-// nfsCopy copies a file of known content to a replica.
-func (s *story) nfsCopy(ctx context.Context, replica, file string) error {
+// nfsCopy prepares to copy a file of known content to a replica.
+func (s *story) nfsCopy(ctx context.Context, replica, file string) (cmd *exec.Cmd, words []string, err error) {
 	local := filepath.Join(s.cfg.Dir, file)
 	if err := os.WriteFile(local, nfsContent(file), 0o600); err != nil {
-		return err
+		return nil, nil, err
 	}
 	to, err := s.target(ctx, replica, file)
-	if err != nil {
-		return err
-	}
-	_, err = s.shown(ctx, s.nfs.cp, "nfs-cp", local, to)
-	return err
+	return s.nfs.command(ctx, s.nfs.cp, local, to), []string{"nfs-cp", local, to}, err
 }
 
-// nfsWrites waits until a client may write, which is a moment after a change.
-func (s *story) nfsWrites(ctx context.Context, replica, file string) error {
+// nfsWrites waits until a client may write, which is a moment after a change, and
+// gives the file's name: a try that failed half way keeps its own.
+func (s *story) nfsWrites(ctx context.Context, replica string) (file string, err error) {
 	begun := time.Now()
-	err := s.until(ctx, "a client may write", func(ctx context.Context) (bool, error) {
-		err := s.nfsCopy(ctx, replica, file)
-		return err == nil, err
+	err = s.until(ctx, "a client may write", func(ctx context.Context) (bool, error) {
+		s.nfs.files++
+		file = fmt.Sprintf("over-nfs-%d", s.nfs.files)
+		cmd, words, err := s.nfsCopy(ctx, replica, file)
+		if err != nil {
+			return false, err
+		}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return false, fmt.Errorf("%w: %s", err, out)
+		}
+		s.say("\n$ %s", strings.Join(words, " "))
+		return true, nil
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
 	dir, err := s.mountpoint(ctx, replica)
 	if err != nil {
-		return err
+		return "", err
 	}
 	got, err := os.ReadFile(filepath.Join(dir, file))
 	if err != nil {
-		return err
+		return "", err
 	}
-	return s.check(bytes.Equal(got, nfsContent(file)), "written over NFS, and there are the bytes, %s after the first try", time.Since(begun).Round(time.Millisecond))
+	return file, s.check(bytes.Equal(got, nfsContent(file)), "written over NFS, and the bytes are there, %s after the first try", time.Since(begun).Round(time.Millisecond))
 }
 
 func (s *story) nfsReads(ctx context.Context, replica, file string) error {
@@ -142,7 +172,7 @@ func (s *story) nfsReads(ctx context.Context, replica, file string) error {
 	}
 	s.say("\n$ nfs-cat %s", from)
 	err = s.until(ctx, "the copy shows "+file+" over NFS", func(ctx context.Context) (bool, error) {
-		out, err := exec.CommandContext(ctx, s.nfs.cat, from).Output()
+		out, err := s.nfs.command(ctx, s.nfs.cat, from).Output()
 		if err == nil && !bytes.Equal(out, nfsContent(file)) {
 			err = fmt.Errorf("%d bytes of something else", len(out))
 		}
@@ -155,6 +185,11 @@ func (s *story) nfsReads(ctx context.Context, replica, file string) error {
 }
 
 func (s *story) nfsRefused(ctx context.Context, replica, why string) error {
-	err := s.nfsCopy(ctx, replica, "refused")
-	return s.check(err != nil, "%s: a write over NFS is refused", why)
+	cmd, words, err := s.nfsCopy(ctx, replica, "refused")
+	if err != nil {
+		return err
+	}
+	err = s.show(cmd, words...)
+	refused := err != nil && (strings.Contains(s.last, "NFS4ERR_ROFS") || strings.Contains(s.last, "NFS4ERR_ACCESS"))
+	return s.check(refused, "%s: a write over NFS is refused", why)
 }

@@ -45,6 +45,7 @@ type story struct {
 	share, first, second string
 	files                *filetree.Tree
 	nfs                  *nfsClient // nil: shares are not reached over NFS here
+	last                 string     // output of the last command shown
 }
 
 // Run tells the whole story. The first check that does not hold ends it.
@@ -168,25 +169,24 @@ func (s *story) check(ok bool, format string, args ...any) error {
 
 // tarn runs one command as a user would, shows it with its output, and fails if it does.
 func (s *story) tarn(ctx context.Context, args ...string) error {
-	_, err := s.shown(ctx, s.cfg.Binary, "tarn", args...)
-	return err
+	cmd := exec.CommandContext(ctx, s.cfg.Binary, args...)
+	cmd.Env = append(os.Environ(), "TARN_CONFIG="+s.cluster.ClientConfig(), "TARN_DEV=", "TARN_PROJECT=")
+	return s.show(cmd, append([]string{"tarn"}, args...)...)
 }
 
-// shown runs a program, shows its command line under a short name, and its output.
-func (s *story) shown(ctx context.Context, program, name string, args ...string) (string, error) {
-	line := name + " " + strings.Join(args, " ")
+// show runs a command, shows it as words that a user would type, and its output.
+func (s *story) show(cmd *exec.Cmd, words ...string) error {
+	line := strings.Join(words, " ")
 	s.say("\n$ %s", line)
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = append(os.Environ(), "TARN_CONFIG="+s.cluster.ClientConfig(), "TARN_DEV=", "TARN_PROJECT=")
 	var both bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &both, &both
 	err := cmd.Run()
-	out := strings.TrimRight(both.String(), "\n")
-	s.say("%s", out)
+	s.last = strings.TrimRight(both.String(), "\n")
+	s.say("%s", s.last)
 	if err != nil {
-		return out, fmt.Errorf("%s: %w", line, err)
+		return fmt.Errorf("%s: %w", line, err)
 	}
-	return out, nil
+	return nil
 }
 
 // until polls cond until it holds. what is for the error.
@@ -195,14 +195,18 @@ func (s *story) until(ctx context.Context, what string, cond func(context.Contex
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
+	var last error // of a try that was not cut
 	for {
 		ok, err := cond(ctx)
 		if ok {
 			return nil
 		}
+		if ctx.Err() == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not within %s: %s (%w)", patience, what, errors.Join(err, ctx.Err()))
+			return fmt.Errorf("not within %s: %s (%w)", patience, what, errors.Join(last, ctx.Err()))
 		case <-tick.C:
 		}
 	}

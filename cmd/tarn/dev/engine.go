@@ -9,8 +9,8 @@ import (
 
 // What drives the pools of a cluster with storage zfs.
 const (
-	engineKernel = "openzfs"  // the module of this machine's kernel
-	engineFuse   = "zfs-fuse" // a daemon per host of the cluster
+	OpenZFS = "openzfs"  // the module of this machine's kernel
+	ZFSFuse = "zfs-fuse" // a daemon per host of the cluster
 )
 
 // probe is what findEngine asks of the machine.
@@ -45,10 +45,10 @@ func findEngine(m probe) (string, error) {
 	}
 	tools := m.programs("zfs") && m.programs("zpool")
 	switch {
-	case tools && m.exists("/sys/module/zfs"):
-		return engineKernel, nil
+	case tools && m.exists("/dev/zfs"):
+		return OpenZFS, nil
 	case tools && m.programs("zfs-fuse") && m.exists("/dev/fuse"):
-		return engineFuse, nil
+		return ZFSFuse, nil
 	case tools && m.programs("zfs-fuse"):
 		return "", errors.New("zfs-fuse needs /dev/fuse, which is not there: load the module fuse (modprobe fuse), or use --storage dir")
 	case tools:

@@ -205,7 +205,8 @@ func (c *Cluster) Engine() string { return c.layout.Engine }
 // program is what a node runs, with its arguments.
 func (c *Cluster) program(n Node) []string {
 	if n.Kind == Storage {
-		return []string{"zfs-fuse", "--no-daemon", "--no-kstat-mount", "--max-arc-size", "64"}
+		// What a copy receives has to be seen at once: the kernel must not remember names.
+		return []string{"zfs-fuse", "--no-daemon", "--no-kstat-mount", "--max-arc-size", "64", "-a", "0", "-e", "0"}
 	}
 	return []string{c.binary, string(n.Kind), "--config", c.configFile(n)}
 }
@@ -213,7 +214,7 @@ func (c *Cluster) program(n Node) []string {
 // PoolsLeft are pools of this cluster that the machine still shows.
 func (c *Cluster) PoolsLeft(ctx context.Context) ([]string, error) {
 	var left []string
-	if c.layout.Engine != engineKernel {
+	if c.layout.Engine != OpenZFS {
 		return nil, nil // they end with their daemons
 	}
 	for _, n := range c.layout.of(Agent) {

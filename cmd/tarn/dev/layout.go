@@ -147,7 +147,7 @@ func (l *layout) addStorage(id string) {
 		for j, p := range n.Pools {
 			n.Pools[j] = poolName(p, i+1, id)
 		}
-		if l.Engine == engineFuse {
+		if l.Engine == ZFSFuse {
 			l.Nodes = append(l.Nodes, Node{Name: n.Name + "-zfs", Kind: Storage, IP: n.IP, Zone: n.Zone, Host: n.Name})
 		}
 	}

@@ -27,13 +27,13 @@ func TestEngineIsWhatTheMachineHas(t *testing.T) {
 		m          probe
 		want, says string
 	}{
-		{with(true, "zfs", "zpool", "/sys/module/zfs"), engineKernel, ""},
-		{with(true, "zfs", "zpool", "/sys/module/zfs", "zfs-fuse", "/dev/fuse"), engineKernel, ""},
-		{with(true, "zfs", "zpool", "zfs-fuse", "/dev/fuse"), engineFuse, ""},
+		{with(true, "zfs", "zpool", "/dev/zfs"), OpenZFS, ""},
+		{with(true, "zfs", "zpool", "/dev/zfs", "zfs-fuse", "/dev/fuse"), OpenZFS, ""},
+		{with(true, "zfs", "zpool", "zfs-fuse", "/dev/fuse"), ZFSFuse, ""},
 		{with(true, "zfs", "zpool", "zfs-fuse"), "", "modprobe fuse"},
 		{with(true, "zfs", "zpool"), "", "modprobe zfs"},
 		{with(true), "", "apt-get install zfs-fuse"},
-		{with(false, "zfs", "zpool", "/sys/module/zfs"), "", "as root"},
+		{with(false, "zfs", "zpool", "/dev/zfs"), "", "as root"},
 	} {
 		got, err := findEngine(c.m)
 		if got != c.want || (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
