@@ -10,15 +10,17 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"tarn/agent/export"
 	"tarn/agent/lease"
 	"tarn/zfs"
 	"tarn/zfs/dirzfs"
 )
+
+// noFollow is UMOUNT_NOFOLLOW of umount2(2).
+const noFollow = 8
 
 // severTimeout bounds the time to take clients off a mountpoint.
 const severTimeout = 5 * time.Second
@@ -84,22 +86,22 @@ func severAll(dir, dataset string, mounted []string) error {
 // detach unmounts, and ends the processes that have something open below: their
 // right to write is over. What cannot be unmounted is an error, to be tried again.
 func detach(mountpoint string, log *slog.Logger) error {
-	err := unix.Unmount(mountpoint, unix.UMOUNT_NOFOLLOW)
-	if !errors.Is(err, unix.EBUSY) {
+	err := syscall.Unmount(mountpoint, noFollow)
+	if !errors.Is(err, syscall.EBUSY) {
 		return ignoreUnmounted(err)
 	}
 	for _, pid := range holding(mountpoint) {
 		log.Warn("dead-man ends a process that keeps a share busy", "pid", pid, "mountpoint", mountpoint)
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 			log.Error("process could not be ended", "pid", pid, "err", err)
 		}
 	}
-	return ignoreUnmounted(unix.Unmount(mountpoint, unix.UMOUNT_NOFOLLOW))
+	return ignoreUnmounted(syscall.Unmount(mountpoint, noFollow))
 }
 
 // ignoreUnmounted drops what says that nothing is mounted there any more.
 func ignoreUnmounted(err error) error {
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOENT) {
 		return nil
 	}
 	return err

@@ -125,6 +125,10 @@ func (l *lateZFS) Get(ctx context.Context, name string, props ...string) (map[st
 	return from(ctx, l, func(h zfsHost) (map[string]zfs.Property, error) { return h.Get(ctx, name, props...) })
 }
 
+func (l *lateZFS) LoadKey(ctx context.Context, name, file string) error {
+	return l.with(ctx, func(h zfsHost) error { return h.LoadKey(ctx, name, file) })
+}
+
 func (l *lateZFS) Mount(ctx context.Context, name string) error {
 	return l.with(ctx, func(h zfsHost) error { return h.Mount(ctx, name) })
 }

@@ -113,10 +113,10 @@ func sample(r *tarnv1.ReplicaReport, h *history) metrics.LocalReplica {
 	s := metrics.LocalReplica{
 		Share: r.GetShareId(), Replica: r.GetReplicaId(), Role: roleLabel(r.GetObservedRole()),
 		Lag: math.NaN(), Expected: math.NaN(), Done: math.NaN(), LastProgress: math.NaN(),
-		LastSuccess: seconds(h.succeeded), LastVerified: seconds(h.verified), LastAttempt: seconds(h.attempted),
+		LastSuccess: unix(h.succeeded), LastVerified: unix(h.verified), LastAttempt: unix(h.attempted),
 		ConsecutiveFailures: h.failures, Snapshots: len(r.GetSnapshots()),
 		OldestSnapshot: math.NaN(), NewestSnapshot: math.NaN(), Holds: h.holds, Copies: len(r.GetDivergentCopies()),
-		RetentionRun: seconds(h.retained.At), RetentionKeep: math.NaN(), RetentionOldest: seconds(h.retained.Oldest), Overdue: h.retained.Overdue,
+		RetentionRun: unix(h.retained.At), RetentionKeep: math.NaN(), RetentionOldest: unix(h.retained.Oldest), Overdue: h.retained.Overdue,
 	}
 	if !h.retained.At.IsZero() {
 		s.Snapshots = h.retained.Total
@@ -128,14 +128,14 @@ func sample(r *tarnv1.ReplicaReport, h *history) metrics.LocalReplica {
 		s.Lag = r.GetLag().AsDuration().Seconds()
 	}
 	if t := r.GetTransfer(); t != nil {
-		s.Active, s.Expected, s.Done, s.LastProgress = true, float64(t.GetExpectedBytes()), float64(t.GetDoneBytes()), seconds(h.progressed)
+		s.Active, s.Expected, s.Done, s.LastProgress = true, float64(t.GetExpectedBytes()), float64(t.GetDoneBytes()), unix(h.progressed)
 	}
 	if r.GetHeadCreatedAt() != nil {
-		s.NewestSnapshot = seconds(r.GetHeadCreatedAt().AsTime())
+		s.NewestSnapshot = unix(r.GetHeadCreatedAt().AsTime())
 	}
 	for _, snap := range r.GetSnapshots() {
-		if at := snap.GetTakenAt(); at != nil && !(s.OldestSnapshot <= seconds(at.AsTime())) {
-			s.OldestSnapshot = seconds(at.AsTime())
+		if at := snap.GetTakenAt(); at != nil && !(s.OldestSnapshot <= unix(at.AsTime())) {
+			s.OldestSnapshot = unix(at.AsTime())
 		}
 	}
 	if !h.retained.First.IsZero() {
@@ -151,8 +151,8 @@ func roleLabel(r tarnv1.Role) string {
 	return strings.ToLower(strings.TrimPrefix(r.String(), "ROLE_"))
 }
 
-// seconds is the time since the epoch, NaN for never.
-func seconds(t time.Time) float64 {
+// unix is seconds, NaN for never.
+func unix(t time.Time) float64 {
 	if t.IsZero() {
 		return math.NaN()
 	}
