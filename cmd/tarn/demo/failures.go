@@ -219,8 +219,9 @@ func (s *story) deleteAll(ctx context.Context) error {
 		return err
 	}
 	for _, dir := range dirs {
-		_, err := os.Stat(dir)
-		if err := s.check(errors.Is(err, os.ErrNotExist), "%s is gone", dir); err != nil {
+		// The mountpoint may stay, with nothing in it.
+		entries, err := os.ReadDir(dir)
+		if err := s.check(errors.Is(err, os.ErrNotExist) || err == nil && len(entries) == 0, "%s is gone", dir); err != nil {
 			return err
 		}
 	}
