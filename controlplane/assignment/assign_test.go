@@ -283,3 +283,19 @@ func TestAtMostOneWriter(t *testing.T) {
 		}
 	})
 }
+
+// TestKeepFollowsTheShare: hosts get the policy of the share's own extra specs, in
+// every role that keeps data.
+func TestKeepFollowsTheShare(t *testing.T) {
+	f := shareOf(dr, &tarnv1.Fencing{})
+	if f.of("a").GetKeep() != nil {
+		t.Errorf("without tarn:keep: %v", f.of("a").GetKeep())
+	}
+	f.share.ExtraSpecs = map[string]string{"tarn:keep": "1h:all,30d:1d"}
+	for _, id := range []string{"a", "b"} {
+		rules := f.of(id).GetKeep().GetRules()
+		if len(rules) != 2 || rules[1].GetUpTo().AsDuration() != 30*24*time.Hour || rules[1].GetEvery().AsDuration() != 24*time.Hour {
+			t.Errorf("replica %s: %v", id, rules)
+		}
+	}
+}

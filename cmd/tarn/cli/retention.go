@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"tarn/controlplane/client"
 	tarnv1 "tarn/proto/tarn/v1"
@@ -59,6 +60,9 @@ func (a *app) answered(found *tarnv1.ShareRetention) error {
 		} else if n := int(r.GetPreview().GetTotal()) - len(r.GetPreview().GetSnapshots()); n > 0 {
 			fmt.Fprintf(a.stderr, "replica %s %s: the %d oldest of %d snapshots are not listed\n",
 				r.GetReplicaId(), r.GetHost(), n, r.GetPreview().GetTotal())
+		}
+		if at := r.GetPreview().GetAsOf(); at != nil && time.Since(at.AsTime()).Abs() > time.Hour {
+			fmt.Fprintf(a.stderr, "replica %s %s: ages are counted to %s: its clock is not believed yet\n", r.GetReplicaId(), r.GetHost(), stampText(at))
 		}
 	}
 	if silent > 0 && silent == len(found.GetReplicas()) {
