@@ -243,7 +243,7 @@ func (a *Agent) newWorker(as *tarnv1.Assignment) (*replicate.Worker, error) {
 	return replicate.NewWorker(replicate.Config{
 		ReplicaID: as.GetReplicaId(), ShareID: as.GetShareId(), Pool: as.GetPool(), Base: a.cfg.Base,
 		Engine: a.storage, Source: limited{a.client, int64(a.cfg.Stream.RateLimit)}, Feed: a.feed, Board: a.board, Cadence: cadence, Survey: a.surveys[as.GetPool()],
-		Keys: keyFiles, Exports: a.exports, Lease: a.keeper, Publish: a.publish, InUse: a.server.InUse, Hooks: a.hooks(), Lacks: lacks, Logger: a.log,
+		Keys: keyFiles, Exports: a.exports, Lease: a.keeper, Publish: a.publish, Settle: a.server.Settle, Hooks: a.hooks(), Lacks: lacks, Logger: a.log,
 	})
 }
 

@@ -49,7 +49,6 @@ func (a *Agent) services(ctx context.Context, group *errgroup.Group) {
 	group.Go(func() error { return admin.Run(ctx) })
 	group.Go(func() error { return a.exports.Run(ctx) })
 	group.Go(func() error { return a.serve(ctx) })
-	group.Go(func() error { return ended(ctx, a.server.Run(ctx)) })
 	group.Go(func() error { return a.renew(ctx) })
 	if a.door != nil {
 		group.Go(func() error { return ended(ctx, a.door.Run(ctx)) })

@@ -1,8 +1,10 @@
 package zfs
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"os"
 	"strings"
 )
 
@@ -11,7 +13,7 @@ import (
 // /etc/zfs/zfsrc) and is told of no change. It is mounted anew; while somebody uses it,
 // only what is not in use is forgotten.
 func (h *Host) showReceived(ctx context.Context, name string) error {
-	if !h.lateRelease() {
+	if !h.lateRelease() || !mountedHere(name) {
 		return nil
 	}
 	d, err := h.Dataset(ctx, name)
@@ -104,4 +106,11 @@ func (h *Host) renameUnmounted(ctx context.Context, from, to string) error {
 		}
 	}
 	return moved
+}
+
+// mountedHere tells without a process whether this process sees a filesystem mounted;
+// true when that cannot be told.
+func mountedHere(name string) bool {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	return err != nil || bytes.HasPrefix(mounts, []byte(name+" ")) || bytes.Contains(mounts, []byte("\n"+name+" "))
 }

@@ -40,6 +40,8 @@ type Host struct {
 	user  []string
 	build build
 	held  sendingTable
+	// listings are shared by callers that ask for versions at the same time.
+	listings together[[]Version]
 	// sends and receives bound streams on zfs-fuse; nil elsewhere.
 	sends, receives *slots
 
@@ -71,6 +73,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	if h.deadline == 0 {
 		h.deadline = 2 * time.Minute
 	}
+	h.listings = together[[]Version]{run: h.listTogether, limit: commandLimit, deadline: 2 * h.deadline}
 	var err error
 	if h.zfs, err = findTool(cfg.ZFS, "zfs"); err != nil {
 		return nil, err

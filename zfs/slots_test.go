@@ -3,6 +3,7 @@ package zfs_test
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sync/errgroup"
@@ -34,5 +35,44 @@ func TestManyStreamsAtOnce(t *testing.T) {
 	}
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestListingsAreShared: many who ask at once cost few processes.
+func TestListingsAreShared(t *testing.T) {
+	pool := realzfs.NewPool(t, 256)
+	var processes atomic.Int64
+	h := openWith(t, zfs.Config{Pools: []string{pool.Name}, Observe: func(zfs.Call) { processes.Add(1) }})
+	var names []string
+	for i := range 8 {
+		names = append(names, fmt.Sprintf("%s/%d", pool.Name, i))
+		if err := errors.Join(realzfs.Zfs("create", names[i]), realzfs.Zfs("snapshot", fmt.Sprintf("%s@%d", names[i], i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begun := processes.Load()
+	var g errgroup.Group
+	for range 10 {
+		for i, name := range names {
+			g.Go(func() error {
+				list, err := h.Versions(t.Context(), name)
+				if err == nil && (len(list) != 1 || list[0].Name != fmt.Sprint(i)) {
+					err = fmt.Errorf("%s has %+v", name, list)
+				}
+				return err
+			})
+		}
+	}
+	g.Go(func() error { // who asks for what is not there spoils it for nobody
+		if _, err := h.Versions(t.Context(), pool.Name+"/none"); !errors.Is(err, zfs.ErrNotExist) {
+			return fmt.Errorf("a missing filesystem: %v", err)
+		}
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if n := processes.Load() - begun; n > 20 {
+		t.Errorf("%d processes for 81 questions", n)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sort"
 	"strings"
 )
 
@@ -129,69 +128,6 @@ func (h *Host) destroyOneByOne(ctx context.Context, dataset string, names []stri
 		}
 	}
 	return nil
-}
-
-// Versions lists snapshots and bookmarks of one filesystem by createtxg, in one
-// process. Names that ValidateSnapshot refuses (with spaces) are left out.
-func (h *Host) Versions(ctx context.Context, dataset string) ([]Version, error) {
-	return h.versions(ctx, dataset, "-d", "1")
-}
-
-// VersionsBelow does so for root and all below it, in one process.
-func (h *Host) VersionsBelow(ctx context.Context, root string) (map[string][]Version, error) {
-	list, err := h.versions(ctx, root)
-	if err != nil {
-		return nil, err
-	}
-	all := map[string][]Version{}
-	for _, v := range list {
-		all[v.Dataset] = append(all[v.Dataset], v)
-	}
-	return all, nil
-}
-
-func (h *Host) versions(ctx context.Context, root string, depth ...string) ([]Version, error) {
-	if err := h.allow("list", root); err != nil {
-		return nil, err
-	}
-	list, err := h.listVersions(ctx, root, depth)
-	if err != nil {
-		return nil, err
-	}
-	sort.SliceStable(list, func(i, j int) bool {
-		if list[i].CreateTXG != list[j].CreateTXG {
-			return list[i].CreateTXG < list[j].CreateTXG
-		}
-		return list[i].Kind < list[j].Kind
-	})
-	return list, nil
-}
-
-func (h *Host) listVersions(ctx context.Context, root string, depth []string) (list []Version, err error) {
-	if h.build.listExact {
-		args := append([]string{"list", "-Hp", "-r"}, depth...)
-		out, err := h.run(ctx, "list", root, append(args, "-t", "snapshot,bookmark", "-o", "name,guid,createtxg,creation,userrefs", root)...)
-		if err != nil {
-			return nil, err
-		}
-		if list, err = parseVersions(string(out)); err != nil {
-			return nil, unreadable("list", root, err)
-		}
-		return list, nil
-	}
-	args := append([]string{"get", "-Hp", "-r"}, depth...)
-	out, err := h.run(ctx, "get", root, append(args, "-o", "name,property,value,source", "guid,createtxg,creation,userrefs", root)...)
-	if err != nil {
-		return nil, err
-	}
-	records, err := parseRecords(string(out))
-	if err == nil {
-		list, err = versionsOf(records)
-	}
-	if err != nil {
-		return nil, unreadable("get", root, err)
-	}
-	return list, nil
 }
 
 // Clone makes a writable filesystem of a snapshot. Without canmount among props it

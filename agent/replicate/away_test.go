@@ -75,8 +75,10 @@ func longAbsence(t *testing.T, on maker) {
 	if after := b.kinds(); after["bookmark"] == before["bookmark"] || after["full"] != before["full"] {
 		t.Errorf("steps before the absence %v, after it %v", before, after)
 	}
-	a.rewrite(99, 64)
-	c.until("in sync", inSync(a, b))
+	for round := range pruneAfter { // so that retention runs
+		a.rewrite(100+round, 64)
+		c.until("in sync", inSync(a, b))
+	}
 	c.until("the cursor goes once it is passed", func() bool {
 		_, cursor := present()
 		return !cursor

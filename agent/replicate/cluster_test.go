@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,6 +53,7 @@ type testHost struct {
 	addr    string
 	board   *stream.Board
 	client  *stream.Client
+	server  atomic.Pointer[stream.Server]
 	lease   *testLease
 	exports *testExports
 	tls     *identity.Material
@@ -139,7 +141,7 @@ func (h *testHost) start() {
 	h.worker, err = NewWorker(Config{
 		ReplicaID: h.replica, ShareID: h.c.share, Pool: testPool, Base: testBase, Engine: h.fs,
 		Source: h.client, Feed: feed, Board: h.board, Cadence: cadence, Exports: h.exports, Lease: h.lease, Keys: h.keys,
-		Publish: func(*tarnv1.ReplicaReport) { h.c.poke() }, Logger: log, KeepRecent: 4, AwayBudget: h.away,
+		Publish: func(*tarnv1.ReplicaReport) { h.c.poke() }, Logger: log, KeepRecent: 4, AwayBudget: h.away, Settle: h.settle,
 		Hooks: Hooks{
 			Step: h.stepped, Bytes: func(_, _ string, n int64) { h.hear("bytes", int(n)) },
 			Discarded: func(reason string, n int64) { h.hear("discarded "+reason, int(n)) },
@@ -158,7 +160,10 @@ func (h *testHost) start() {
 	g.Go(func() error { return h.worker.Run(ctx) })
 	// A handler of the life before may still run: it has its own worker.
 	worker := h.worker
-	g.Go(func() error { return h.serve(ctx, worker, log) })
+	srv, err := h.newServer(worker, log)
+	h.c.must(err)
+	h.server.Store(srv)
+	g.Go(func() error { return h.serve(ctx, srv, log) })
 	h.stop, h.done = cancel, make(chan error, 1)
 	go func() { h.done <- g.Wait() }()
 	if h.want != nil {
@@ -202,8 +207,17 @@ func (h *testHost) second(replica string) *testHost {
 	return o
 }
 
-func (h *testHost) serve(ctx context.Context, worker *Worker, log *slog.Logger) error {
-	srv, err := stream.NewServer(stream.Config{
+// settle is the server's, which is made after the worker.
+func (h *testHost) settle(ctx context.Context, replica string, versions []zfs.Version) (bool, error) {
+	srv := h.server.Load()
+	if srv == nil {
+		return false, nil
+	}
+	return srv.Settle(ctx, replica, versions)
+}
+
+func (h *testHost) newServer(worker *Worker, log *slog.Logger) (*stream.Server, error) {
+	return stream.NewServer(stream.Config{
 		Engine: h.fs, Board: h.board, Logger: log,
 		PeerID: func(r *http.Request) (string, error) {
 			id, err := identity.Peer(*r.TLS)
@@ -216,16 +230,13 @@ func (h *testHost) serve(ctx context.Context, worker *Worker, log *slog.Logger) 
 			return worker.Grant(peer)
 		},
 	})
-	if err != nil {
-		return err
-	}
+}
+
+func (h *testHost) serve(ctx context.Context, srv *stream.Server, log *slog.Logger) error {
 	l, err := net.Listen("tcp", h.addr)
 	if err != nil {
 		return err
 	}
-	upkeep := make(chan error, 1)
-	go func() { upkeep <- srv.Run(ctx) }()
-	defer func() { <-upkeep }()
 	hs := &http.Server{Handler: h.cut.handler(srv), ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	stopped := context.AfterFunc(ctx, func() { _ = hs.Close() })
 	defer stopped()

@@ -127,14 +127,8 @@ func users(a *tarnv1.Assignment) map[zfs.GUID]bool {
 
 // newKeeping is what the assignment says about retention here.
 func (w *Worker) newKeeping(a *tarnv1.Assignment, versions []zfs.Version, clones map[string][]string, p policy) keeping {
-	stays := fixed(a)
-	if w.cfg.InUse != nil {
-		for _, guid := range w.cfg.InUse(w.cfg.ReplicaID) {
-			stays[guid] = true
-		}
-	}
 	return keeping{
-		versions: versions, self: w.cfg.ReplicaID, peers: peerReplicas(a), protected: protected(a), fixed: stays, users: users(a),
+		versions: versions, self: w.cfg.ReplicaID, peers: peerReplicas(a), protected: protected(a), fixed: fixed(a), users: users(a),
 		following: a.GetRole() == tarnv1.Role_ROLE_SECONDARY, recent: w.cfg.KeepRecent,
 		policy: p, now: w.agesFrom(versions), clones: clones,
 	}
@@ -173,11 +167,10 @@ func (w *Worker) keeping(ctx context.Context, versions []zfs.Version, clones map
 // so that a crash in between leaves too much, never too little.
 func (w *Worker) prune(ctx context.Context) error {
 	begun := time.Now()
-	versions, err := w.cfg.Engine.Versions(ctx, w.l.dataset())
+	versions, err := w.settle(ctx)
 	if err != nil {
-		return fmt.Errorf("list versions: %w", err)
+		return err
 	}
-	w.s.f.versions = versions
 	clones, err := w.clones(ctx, begun)
 	if err != nil {
 		return err
@@ -208,6 +201,38 @@ func (w *Worker) prune(ctx context.Context) error {
 	err = w.destroySnapshots(ctx, still(v.destroy, versions))
 	w.phase("prune", begun)
 	return err
+}
+
+// settle brings the holds up to date that stand for what was received here and
+// pulled from here since retention ran last, and lists the versions.
+func (w *Worker) settle(ctx context.Context) ([]zfs.Version, error) {
+	list := func() (err error) {
+		if w.s.f.versions, err = w.cfg.Engine.Versions(ctx, w.l.dataset()); err != nil {
+			return fmt.Errorf("list versions: %w", err)
+		}
+		return nil
+	}
+	if err := list(); err != nil {
+		return nil, err
+	}
+	changed := false
+	if w.cfg.Settle != nil {
+		var err error
+		if changed, err = w.cfg.Settle(ctx, w.cfg.ReplicaID, w.s.f.versions); err != nil {
+			return nil, err
+		}
+	}
+	if w.s.a.GetRole() == tarnv1.Role_ROLE_SECONDARY && w.s.unheld() {
+		if err := w.holdLast(ctx); err != nil {
+			return nil, err
+		}
+		changed = true
+	}
+	if changed {
+		w.pruned.holds = nil
+		return w.s.f.versions, list()
+	}
+	return w.s.f.versions, nil
 }
 
 // still are those of list that have their name and their GUID.

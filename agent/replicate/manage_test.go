@@ -323,8 +323,9 @@ func takesACopyOver(t *testing.T, on maker) {
 	c, a, b := copied(t, on, func(*testHost, *testHost) {})
 	followedFrom(t, c, a, b, "incremental")
 	v, _ := (&facts{versions: b.snapshots(b.dataset())}).named("daily-1")
-	if holds, err := b.fs.Holds(t.Context(), v.FullName()); err != nil || len(holds) != 1 || holds[0].Tag != "zrepl_last_received_J_pull" {
-		t.Errorf("another tool's hold: %v %v", holds, err)
+	holds, err := b.fs.Holds(t.Context(), v.FullName())
+	if err != nil || !slices.ContainsFunc(holds, func(h zfs.Hold) bool { return h.Tag == "zrepl_last_received_J_pull" }) {
+		t.Errorf("another tool's hold is gone: %v %v", holds, err)
 	}
 	b.assign(manages(b.assignment(tarnv1.Role_ROLE_RELEASING, 1), backupName))
 	c.until("copy given back", func() bool { return b.report().GetGone() })

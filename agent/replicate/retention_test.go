@@ -278,11 +278,7 @@ func newChain(t *rapid.T, receivers int) *chain {
 	if err != nil {
 		t.Fatal(err)
 	}
-	upkeep, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- srv.Run(upkeep) }()
-	t.Cleanup(func() { stop(); <-ended })
-	c.source.cfg.InUse = srv.InUse
+	c.source.cfg.Settle = srv.Settle
 	hs := httptest.NewUnstartedServer(srv)
 	hs.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	hs.StartTLS()

@@ -128,10 +128,17 @@ func secondary(s *state) []rule {
 		must(s.diverged != nil, s.rebaseTo(s.diverged)),
 		must(empty, s.rebaseTo(new(zfs.GUID))),
 		must(former || f.marks.epoch < epoch, s.marksFor(roleReplica, epoch, "")),
-		must(s.unheld(), do(doHoldLast)),
+		must(s.unheld() && s.promised(), do(doHoldLast)),
 		fitting(s),
 	}
 	return append(rules, following(s)...)
+}
+
+// promised reports that a promotion counts on the newest snapshot. At other times
+// retention holds what was received last, before it removes anything.
+func (s *state) promised() bool {
+	final := zfs.GUID(s.a.GetFinalGuid())
+	return final != 0 && s.f.newest().GUID == final
 }
 
 // unheld reports that the newest snapshot is not yet held as last received. A

@@ -54,9 +54,9 @@ type Config struct {
 	AwayBudget time.Duration
 	// Lacks is what Engine cannot do; optional.
 	Lacks Lacks
-	// InUse names snapshots of a replica that a stream needs and that are not held
-	// yet; optional.
-	InUse  func(replicaID string) []zfs.GUID
+	// Settle has what the receivers of a replica stand on held, before retention
+	// decides: stream.Server's; optional.
+	Settle func(ctx context.Context, replicaID string, versions []zfs.Version) (changed bool, err error)
 	Logger *slog.Logger
 }
 

@@ -3,166 +3,104 @@ package stream
 import (
 	"context"
 	"errors"
-	"maps"
-	"slices"
+	"fmt"
 
 	"tarn/zfs"
 )
 
 // HoldPrefix and the receiving replica's id make the tag under which a source
-// holds base and target of that receiver's last step. The holds stay until the
-// next step replaces them, so the newest common snapshot is always held.
+// holds base and target of that receiver's last step, as of the last Settle.
 const HoldPrefix = "tarn.step."
 
 // CursorPrefix, the GUID of a snapshot and ".<receiving replica>" make the name of
 // a bookmark that retention put in the place of that receiver's base.
 const CursorPrefix = "tarn.c."
 
-// upkeep is what one step changes about holds on the source.
-type upkeep struct {
-	source string // replica
-	tag    string
-	// guids of base and target, in use until they are held.
-	guids []zfs.GUID
-	// hold are base and target of the step.
-	hold []string
-	// release are the snapshots of earlier steps, cursors their bookmarks.
-	release, cursors []string
+// stood is where a receiver stood at its last step: it has base, and to is on its way.
+type stood struct{ base, to zfs.GUID }
+
+// note remembers a step until Settle. On ZFS a hold costs a process and a transaction
+// group; nothing is destroyed here but by retention, which settles first, so the holds
+// need not be renewed with every step.
+func (s *Server) note(req pullBody, p plan) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.steps[req.Source] == nil {
+		s.steps[req.Source] = map[string]stood{}
+	}
+	s.steps[req.Source][req.Replica] = stood{base: p.base.GUID, to: p.to.GUID}
 }
 
-// queued upkeep beyond this is done by the step itself.
-const maxQueued = 4096
+// Settle has what the last steps of each receiver stand on held, and what only their
+// earlier ones needed let go of: retention has to call it before it decides. versions
+// are those of the source replica, read a moment ago; changed says that holds or
+// bookmarks are different now. A step that begins meanwhile stands on the target of
+// the one before and brings the newest snapshot: neither is retention's to remove.
+//
+// A restart forgets what was not settled. Then the older holds still stand, and the
+// newer bases are among the newest snapshots, of which retention leaves more than are
+// taken between two of its runs.
+func (s *Server) Settle(ctx context.Context, sourceReplicaID string, versions []zfs.Version) (changed bool, err error) {
+	s.mu.Lock()
+	steps := s.steps[sourceReplicaID]
+	delete(s.steps, sourceReplicaID)
+	s.mu.Unlock()
+	for receiver, at := range steps {
+		if err = s.settle(ctx, receiver, at, versions); err != nil {
+			s.putBack(sourceReplicaID, steps)
+			return true, err
+		}
+	}
+	return len(steps) > 0, nil
+}
 
-// keep has base and target of p held for the receiver, and what its earlier steps
-// left let go of. On ZFS each of the calls waits for a transaction group, so the
-// stream does not wait for them: meanwhile the storage itself keeps what is being
-// sent, the base is held since the step that brought it, and the target is among
-// the newest snapshots, which retention does not touch.
-func (s *Server) keep(ctx context.Context, versions []zfs.Version, req pullBody, p plan) {
-	u := upkeep{source: req.Source, tag: HoldPrefix + req.Replica}
+// putBack keeps what could not be settled, unless newer steps took its place.
+func (s *Server) putBack(source string, steps map[string]stood) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.steps[source] == nil {
+		s.steps[source] = map[string]stood{}
+	}
+	for receiver, at := range steps {
+		if _, newer := s.steps[source][receiver]; !newer {
+			s.steps[source][receiver] = at
+		}
+	}
+}
+
+// settle holds first and lets go then, so that no crash leaves nothing.
+func (s *Server) settle(ctx context.Context, receiver string, at stood, versions []zfs.Version) error {
+	tag := HoldPrefix + receiver
+	var hold, release, cursors []string
+	base, _ := find(versions, at.base, true)
 	for _, v := range versions {
 		switch {
 		case v.Kind == zfs.KindBookmark:
-			mine := v.Name == CursorPrefix+v.GUID.String()+"."+req.Replica
+			mine := v.Name == CursorPrefix+v.GUID.String()+"."+receiver
 			// The receiver said that it has something newer.
-			if mine && v.GUID != p.base.GUID && v.CreateTXG < p.base.CreateTXG {
-				u.cursors = append(u.cursors, v.FullName())
+			if mine && v.GUID != at.base && v.CreateTXG < base.CreateTXG {
+				cursors = append(cursors, v.FullName())
 			}
-		case v.GUID == p.base.GUID || v.GUID == p.to.GUID:
-			u.hold, u.guids = append(u.hold, v.FullName()), append(u.guids, v.GUID)
+		case v.GUID == at.base || v.GUID == at.to:
+			hold = append(hold, v.FullName())
 		case v.UserRefs > 0:
-			u.release = append(u.release, v.FullName())
+			release = append(release, v.FullName())
 		}
 	}
-	s.using(u, 1)
-	select {
-	case s.queue <- u:
-	default:
-		s.upkeep(ctx, []upkeep{u})
-	}
-}
-
-// using counts who needs a snapshot that is not held yet.
-func (s *Server) using(u upkeep, change int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.used[u.source] == nil {
-		s.used[u.source] = map[zfs.GUID]int{}
-	}
-	m := s.used[u.source]
-	for _, g := range u.guids {
-		if m[g] += change; m[g] <= 0 {
-			delete(m, g)
+	if len(hold) > 0 {
+		if err := s.cfg.Engine.Hold(ctx, tag, hold...); err != nil {
+			return fmt.Errorf("hold base and target: %w", err)
 		}
 	}
-	if len(m) == 0 {
-		delete(s.used, u.source)
-	}
-}
-
-// InUse are the snapshots of a source replica that a step needs and that are not
-// held yet: retention must not touch them.
-func (s *Server) InUse(sourceReplicaID string) []zfs.GUID {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Collect(maps.Keys(s.used[sourceReplicaID]))
-}
-
-// Run keeps holds and bookmarks as the steps need them until ctx ends, which is
-// the only error it returns. Steps of many shares that end together cost one call
-// for each of their tags.
-func (s *Server) Run(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case u := <-s.queue:
-			s.upkeep(ctx, s.drain(u))
+	if len(release) > 0 {
+		if err := s.cfg.Engine.Release(ctx, tag, release...); err != nil && !errors.Is(err, zfs.ErrNotExist) {
+			return fmt.Errorf("release earlier steps: %w", err)
 		}
 	}
-}
-
-func (s *Server) drain(first upkeep) []upkeep {
-	batch := []upkeep{first}
-	for {
-		select {
-		case u := <-s.queue:
-			batch = append(batch, u)
-		default:
-			return batch
+	for _, cursor := range cursors {
+		if err := s.cfg.Engine.DestroyBookmark(ctx, cursor); err != nil && !errors.Is(err, zfs.ErrNotExist) {
+			return fmt.Errorf("remove passed cursor: %w", err)
 		}
 	}
-}
-
-// upkeep holds first and lets go then, so that no crash leaves nothing. What fails
-// is tried again with the next step of its receiver.
-func (s *Server) upkeep(ctx context.Context, batch []upkeep) {
-	tags := map[string][]upkeep{}
-	for _, u := range batch {
-		defer s.using(u, -1)
-		tags[u.tag] = append(tags[u.tag], u)
-	}
-	for tag, list := range tags {
-		held := s.together(ctx, "hold base and target", list, func(u upkeep) []string { return u.hold }, func(names []string) error {
-			return s.cfg.Engine.Hold(ctx, tag, names...)
-		})
-		s.together(ctx, "release earlier steps", held, func(u upkeep) []string { return u.release }, func(names []string) error {
-			return s.cfg.Engine.Release(ctx, tag, names...)
-		})
-		for _, u := range held {
-			for _, cursor := range u.cursors {
-				if err := s.cfg.Engine.DestroyBookmark(ctx, cursor); err != nil && !errors.Is(err, zfs.ErrNotExist) {
-					s.cfg.Logger.Warn("remove passed cursor", "bookmark", cursor, "err", err)
-				}
-			}
-		}
-	}
-}
-
-// together makes one call for all of list, and if that fails one for each; it
-// gives those for which it went well.
-func (s *Server) together(ctx context.Context, what string, list []upkeep, names func(upkeep) []string, call func([]string) error) (done []upkeep) {
-	var all []string
-	for _, u := range list {
-		all = append(all, names(u)...)
-	}
-	slices.Sort(all)
-	all = slices.Compact(all)
-	if len(all) == 0 || call(all) == nil {
-		return list
-	}
-	for _, u := range list {
-		one := names(u)
-		if len(one) == 0 {
-			done = append(done, u)
-			continue
-		}
-		err := call(one)
-		if err == nil || errors.Is(err, zfs.ErrNotExist) {
-			done = append(done, u)
-		} else if ctx.Err() == nil {
-			s.cfg.Logger.Warn(what, "tag", u.tag, "err", err)
-		}
-	}
-	return done
+	return nil
 }

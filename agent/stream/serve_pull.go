@@ -80,7 +80,7 @@ func (s *Server) begin(ctx context.Context, g Grant, versions []zfs.Version, req
 		return p, nil, err
 	}
 	if p.step.UpToDate() {
-		s.began(ctx, versions, req, p)
+		s.began(req, p)
 		return p, nil, nil
 	}
 	sr := sendRequest(g, req.Token, p)
@@ -89,7 +89,7 @@ func (s *Server) begin(ctx context.Context, g Grant, versions []zfs.Version, req
 	if err != nil {
 		return p, nil, fmt.Errorf("start send: %w", err)
 	}
-	s.began(ctx, versions, req, p)
+	s.began(req, p)
 	return p, src, nil
 }
 
@@ -110,11 +110,11 @@ func (s *Server) estimate(ctx context.Context, req pullBody, p plan, sr zfs.Send
 }
 
 // began tells who has to know that the receiver has the base of p.
-func (s *Server) began(ctx context.Context, versions []zfs.Version, req pullBody, p plan) {
+func (s *Server) began(req pullBody, p plan) {
 	if s.cfg.Acked != nil && len(req.Have) > 0 {
 		s.cfg.Acked(Ack{Share: req.Share, Source: req.Source, Replica: req.Replica, GUID: req.Have[0]})
 	}
-	s.keep(ctx, versions, req, p)
+	s.note(req, p)
 }
 
 func (s *Server) choose(ctx context.Context, versions []zfs.Version, g Grant, req pullBody) (plan, error) {

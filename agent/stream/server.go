@@ -92,16 +92,15 @@ const DefaultStall = 10 * time.Minute
 const defaultStreams = 64
 
 // Server answers other agents. It is an http.Handler for /v1/heads and /v1/pull,
-// safe for concurrent use. Run looks after the holds of what it sends.
+// safe for concurrent use.
 type Server struct {
 	cfg     Config
 	mux     *http.ServeMux
 	slots   chan struct{}
-	queue   chan upkeep
 	buffers *sync.Pool
 
-	mu   sync.Mutex
-	used map[string]map[zfs.GUID]int // by source replica: not held yet
+	mu    sync.Mutex
+	steps map[string]map[string]stood // by source and receiving replica: not settled yet
 }
 
 // NewServer checks cfg and returns a handler; it starts nothing.
@@ -119,8 +118,8 @@ func NewServer(cfg Config) (*Server, error) {
 		cfg.MaxStreams = defaultStreams
 	}
 	s := &Server{
-		cfg: cfg, mux: http.NewServeMux(), slots: make(chan struct{}, cfg.MaxStreams), queue: make(chan upkeep, maxQueued),
-		buffers: newBuffers(), used: map[string]map[zfs.GUID]int{},
+		cfg: cfg, mux: http.NewServeMux(), slots: make(chan struct{}, cfg.MaxStreams),
+		buffers: newBuffers(), steps: map[string]map[string]stood{},
 	}
 	s.mux.HandleFunc("POST "+pathHeads, s.heads)
 	s.mux.HandleFunc("POST "+pathPull, s.pull)

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -46,10 +45,6 @@ func newRig(t *testing.T, stall time.Duration, wrap func(http.Handler) http.Hand
 		},
 	})
 	fatal(t, err)
-	upkeep, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- srv.Run(upkeep) }()
-	t.Cleanup(func() { stop(); <-ended })
 	r.server = srv
 	var h http.Handler = srv
 	if wrap != nil {
@@ -86,11 +81,13 @@ func (r *rig) request() Request {
 	return Request{Source: r.src, Share: "s", Replica: "b", Epoch: 1}
 }
 
-// held waits until what the steps so far need is held, and counts the holds.
-func (r *rig) held() map[zfs.GUID]int {
-	for len(r.server.InUse("a")) > 0 {
-		runtime.Gosched()
-	}
+// held settles the steps so far and counts the holds.
+func (r *rig) held(t *testing.T) map[zfs.GUID]int {
+	t.Helper()
+	versions, err := r.fs.Versions(t.Context(), "tank/d")
+	fatal(t, err)
+	_, err = r.server.Settle(t.Context(), "a", versions)
+	fatal(t, err)
 	_, list, _ := r.fs.Peek("tank/d")
 	held := map[zfs.GUID]int{}
 	for _, v := range list {
@@ -130,7 +127,7 @@ func TestPullBringsTheNextStep(t *testing.T) {
 	if p.Step.From != one || p.Step.To != three {
 		t.Errorf("%+v", p.Step)
 	}
-	if h := r.held(); len(h) != 2 || h[one] != 1 || h[three] != 1 || h[two] != 0 {
+	if h := r.held(t); len(h) != 2 || h[one] != 1 || h[three] != 1 || h[two] != 0 {
 		t.Errorf("holds %v", h)
 	}
 	req.Have = []zfs.GUID{three, one}
@@ -139,7 +136,7 @@ func TestPullBringsTheNextStep(t *testing.T) {
 	if !p.Step.UpToDate() {
 		t.Errorf("%+v", p.Step)
 	}
-	if h := r.held(); len(h) != 1 || h[three] != 1 {
+	if h := r.held(t); len(h) != 1 || h[three] != 1 {
 		t.Errorf("holds after the acknowledgement %v", h)
 	}
 }
@@ -169,7 +166,7 @@ func TestPullRefusals(t *testing.T) {
 			t.Errorf("%s: told why: %v", name, err)
 		}
 	}
-	if len(r.held()) != 0 {
+	if len(r.held(t)) != 0 {
 		t.Error("refusals left holds")
 	}
 	r.src.Address = "127.0.0.1:1"
