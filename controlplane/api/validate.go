@@ -33,6 +33,7 @@ func longFields() map[protoreflect.Name]int {
 		"message":           4096,
 		"error":             4096,
 		"provider_location": 4096,
+		"reading":           4096, // commands with a dataset, a mountpoint and a directory each
 	}
 }
 

@@ -190,6 +190,6 @@ func (s *story) nfsRefused(ctx context.Context, replica, why string) error {
 		return err
 	}
 	err = s.show(cmd, words...)
-	refused := err != nil && (strings.Contains(s.last, "NFS4ERR_ROFS") || strings.Contains(s.last, "NFS4ERR_ACCESS"))
+	refused := err != nil && (strings.Contains(s.last, "ERR_ROFS") || strings.Contains(s.last, "ERR_ACC"))
 	return s.check(refused, "%s: a write over NFS is refused", why)
 }
