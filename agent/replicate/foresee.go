@@ -23,7 +23,7 @@ func Foresee(ctx context.Context, e Engine, root string, q *tarnv1.ManageQuestio
 		return nil, fmt.Errorf("check name: %w", err)
 	}
 	pool, base, _ := strings.Cut(root, "/")
-	s := &state{a: &tarnv1.Assignment{ManagedFrom: name, SizeGib: q.GetSizeGib(), Role: tarnv1.Role_ROLE_ACTIVE}, l: layout{pool: pool, base: base}}
+	s := &state{a: &tarnv1.Assignment{ManagedFrom: name, SizeGib: q.GetSizeGib(), Role: tarnv1.Role_ROLE_ACTIVE, Encrypted: q.GetEncrypted()}, l: layout{pool: pool, base: base}}
 	if q.GetSecondary() {
 		s.a.Role = tarnv1.Role_ROLE_SECONDARY
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"path"
+	"strconv"
 	"strings"
 
 	tarnv1 "tarn/proto/tarn/v1"
@@ -27,6 +28,10 @@ const (
 const (
 	propShareNFS = "sharenfs"
 	propShareSMB = "sharesmb"
+	// propChildren is the space of all below, volumes included.
+	propChildren  = "usedbychildren"
+	propKeyRoot   = "encryptionroot"
+	propKeyStatus = "keystatus"
 )
 
 // former is a dataset as it is under the name that it had before tarn.
@@ -35,6 +40,12 @@ type former struct {
 	marks marks
 	// below is the name of one dataset below it, "" for none.
 	below string
+	// volume: it is no file system.
+	volume bool
+	// keyRoot is the dataset whose key it is encrypted with, "" for none; locked: that
+	// key is not loaded.
+	keyRoot string
+	locked  bool
 }
 
 // was is how a dataset was before it was taken over: what is to be put back.
@@ -115,7 +126,7 @@ func (w *Worker) observeFormer(ctx context.Context, f *facts) error {
 }
 
 // lookFormer looks at a dataset that may not be tarn's; nil if there is none.
-func lookFormer(ctx context.Context, e Datasets, from string) (*former, error) {
+func lookFormer(ctx context.Context, e Engine, from string) (*former, error) {
 	list, err := e.Datasets(ctx, from)
 	if errors.Is(err, zfs.ErrNotExist) {
 		return nil, nil
@@ -123,16 +134,44 @@ func lookFormer(ctx context.Context, e Datasets, from string) (*former, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look at %s: %w", from, err)
 	}
-	var f *former
+	f := &former{ds: zfs.Dataset{Name: from}, volume: true} // file systems alone are listed
 	for _, d := range list {
-		if d.Name == from {
-			f = &former{ds: d, marks: marksOf(d)}
+		switch {
+		case d.Name == from:
+			f.ds, f.marks, f.volume = d, marksOf(d), false
+		case f.below == "":
+			f.below = d.Name
 		}
 	}
-	if f != nil && len(list) > 1 {
-		f.below = list[1].Name
+	return f, f.lookDeeper(ctx, e)
+}
+
+// lookDeeper finds what listings of file systems do not show: volumes below, and keys.
+func (f *former) lookDeeper(ctx context.Context, e Properties) error {
+	children, err := getKnown(ctx, e, f.ds.Name, propChildren)
+	if err != nil {
+		return err
 	}
-	return f, nil
+	if n, err := strconv.ParseInt(children[propChildren].Value, 10, 64); err == nil && n > 0 && f.below == "" {
+		f.below = "a volume"
+	}
+	key, err := getKnown(ctx, e, f.ds.Name, propKeyRoot, propKeyStatus)
+	if err != nil {
+		return err
+	}
+	if root := key[propKeyRoot].Value; root != "-" {
+		f.keyRoot, f.locked = root, key[propKeyStatus].Value == "unavailable"
+	}
+	return nil
+}
+
+// getKnown reads properties that some engines and versions do not have.
+func getKnown(ctx context.Context, e Properties, name string, props ...string) (map[string]zfs.Property, error) {
+	found, err := e.Get(ctx, name, props...)
+	if err != nil && !errors.Is(err, zfs.ErrInvalid) && !errors.Is(err, zfs.ErrUnsupported) {
+		return nil, fmt.Errorf("look at properties of %s: %w", name, err)
+	}
+	return found, nil
 }
 
 // record notes on the dataset whose it is to become and what it was like. Nothing
@@ -157,9 +196,9 @@ func before(ctx context.Context, e Properties, d zfs.Dataset) (was, error) {
 	if err != nil {
 		return out, fmt.Errorf("look at properties: %w", err)
 	}
-	exports, err := e.Get(ctx, d.Name, propShareNFS, propShareSMB)
-	if err != nil && !errors.Is(err, zfs.ErrInvalid) && !errors.Is(err, zfs.ErrUnsupported) {
-		return out, fmt.Errorf("look at exports: %w", err)
+	exports, err := getKnown(ctx, e, d.Name, propShareNFS, propShareSMB)
+	if err != nil {
+		return out, err
 	}
 	for _, group := range []map[string]zfs.Property{native, exports} {
 		for name, p := range group {
@@ -313,8 +352,10 @@ func (w *Worker) restoreProps(ctx context.Context, d zfs.Dataset) error {
 		switch {
 		case own, prop == zfs.PropMountpoint && text == "":
 			continue
-		case prop == zfs.PropQuota: // cannot be inherited
+		case prop == zfs.PropQuota: // this and the next are never inherited, and have defaults
 			err = w.cfg.Engine.Set(ctx, d.Name, map[string]string{prop: none})
+		case prop == zfs.PropCanMount:
+			err = w.cfg.Engine.Set(ctx, d.Name, map[string]string{prop: on})
 		default:
 			err = w.cfg.Engine.Inherit(ctx, d.Name, prop)
 		}

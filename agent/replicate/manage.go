@@ -90,16 +90,37 @@ func (s *state) unfit() unmanageable {
 		return unfitf("dataset %s contains %s, where tarn keeps its own: take over one that does not", d.Name, root)
 	case f.marks.replica != "" && !s.marked(f.marks):
 		return unfitf("dataset %s carries the marks of replica %s: unmanage that one, or remove its tarn: properties", d.Name, f.marks.replica)
+	case f.volume:
+		return unfitf("%s is no file system: tarn shares file systems, volumes it leaves alone", d.Name)
 	case f.below != "":
 		return unfitf("dataset %s has others below it, %s for one: take over each by itself, or move them away", d.Name, f.below)
 	case d.Origin != "":
 		return unfitf("dataset %s is a clone of %s: promote it first (zfs promote)", d.Name, d.Origin)
 	case d.ResumeToken != "":
 		return unfitf("dataset %s is half received: finish that, or drop it (zfs receive -A)", d.Name)
+	case s.unfitKey() != "":
+		return s.unfitKey()
 	case s.unrelated:
 		return unfitf("dataset %s has no snapshot in common with the share's active replica: replicate it first, or create the replica without it", d.Name)
 	}
 	return s.tooSmall()
+}
+
+// unfitKey: an encrypted dataset is a root of its own, since a key that is inherited
+// would keep it where it is, and its share is of a type that says so.
+func (s *state) unfitKey() unmanageable {
+	f, encrypted := s.f.former, s.a.GetEncrypted()
+	switch {
+	case f.keyRoot == "" && encrypted:
+		return unfitf("dataset %s is not encrypted, and the share's type asks for it (tarn:encryption): choose another type", f.ds.Name)
+	case f.keyRoot != "" && !encrypted:
+		return unfitf("dataset %s is encrypted: choose a share type with tarn:encryption", f.ds.Name)
+	case f.keyRoot != "" && f.keyRoot != f.ds.Name:
+		return unfitf("dataset %s inherits the key of %s: give it one of its own first (zfs change-key)", f.ds.Name, f.keyRoot)
+	case f.locked && !s.following():
+		return unfitf("the key of dataset %s is not loaded: load it first (zfs load-key)", f.ds.Name)
+	}
+	return ""
 }
 
 func (s *state) tooSmall() unmanageable {

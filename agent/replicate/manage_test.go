@@ -46,7 +46,7 @@ func (h *testHost) portrait(name string) string {
 	h.c.must(err)
 	out := fmt.Sprintf("guid %v mounted %v at %q ro %v quota %v", ds.GUID, ds.Mounted, ds.Mountpoint, ds.ReadOnly, ds.Quota)
 	for _, p := range managedProps() {
-		out += fmt.Sprintf("\n%s %v", p, props[p])
+		out += fmt.Sprintf("\n%s %v", p, setOrNot(p, props[p]))
 	}
 	var marks []string
 	for k, v := range ds.User {
@@ -63,6 +63,15 @@ func (h *testHost) portrait(name string) string {
 		out += fmt.Sprintf("\n%s %v refs %d", v.FullName(), v.GUID, v.UserRefs)
 	}
 	return out
+}
+
+// setOrNot: the two that are never inherited are set to their default.
+func setOrNot(name string, p zfs.Property) string {
+	defaults := map[string]string{zfs.PropCanMount: on, zfs.PropQuota: none}
+	if d, ok := defaults[name]; ok && (p.Source != zfs.SourceLocal || p.Value == "0" || p.Value == d) {
+		return d
+	}
+	return fmt.Sprint(p)
 }
 
 func TestTakesOverAndGivesBack(t *testing.T) { plainly(t, takesOverAndGivesBack) }
@@ -260,6 +269,35 @@ func TestTakeoverChecksTheSize(t *testing.T) {
 	}
 	if got := foundSize(&zfs.Dataset{Used: 3 * gib, Quota: 4*gib - 1}); got != 4 {
 		t.Errorf("a dataset with a quota counts %d GiB", got)
+	}
+}
+
+// TestUnfit is what engines without volumes and keys cannot show.
+func TestUnfit(t *testing.T) {
+	for _, c := range []struct {
+		what string
+		says string
+		edit func(*state, *former)
+	}{
+		{"fit", "", func(*state, *former) {}},
+		{"volume", "no file system", func(_ *state, f *former) { f.volume = true }},
+		{"volume below", "a volume for one", func(_ *state, f *former) { f.below = "a volume" }},
+		{"half received", "zfs receive -A", func(_ *state, f *former) { f.ds.ResumeToken = "t" }},
+		{"the base's parent", "take over one that does not", func(_ *state, f *former) { f.ds.Name = "p/up" }},
+		{"encrypted", "tarn:encryption", func(_ *state, f *former) { f.keyRoot = "p/data" }},
+		{"not encrypted", "not encrypted", func(s *state, _ *former) { s.a.Encrypted = true }},
+		{"another's key", "zfs change-key", func(s *state, f *former) { s.a.Encrypted, f.keyRoot = true, "p" }},
+		{"locked", "zfs load-key", func(s *state, f *former) { s.a.Encrypted, f.keyRoot, f.locked = true, "p/data", true }},
+		{"a locked copy", "", func(s *state, f *former) {
+			s.a.Encrypted, f.keyRoot, f.locked, s.a.Role = true, "p/data", true, tarnv1.Role_ROLE_SECONDARY
+		}},
+	} {
+		s := takeoverState(tarnv1.Role_ROLE_ACTIVE, nil)
+		s.l.base = "up/tarn"
+		c.edit(s, s.f.former)
+		if got := s.unfit().Error(); got != c.says && (c.says == "" || !strings.Contains(got, c.says)) {
+			t.Errorf("%s: %q, want %q", c.what, got, c.says)
+		}
 	}
 }
 

@@ -24,7 +24,7 @@ func (s *shares) ManageSharePreview(ctx context.Context, req *tarnv1.ManageShare
 		return nil, err
 	}
 	out, err := s.foresee(ctx, v, cmd.GetCreateShare().GetReplica(), wanted, &tarnv1.ManageQuestion{
-		Dataset: m.GetDataset(), SizeGib: m.GetSizeGib(),
+		Dataset: m.GetDataset(), SizeGib: m.GetSizeGib(), Encrypted: schedule.Encrypted(wanted.ExtraSpecs),
 	}, req.GetMaxWait())
 	return out, err
 }
@@ -41,7 +41,7 @@ func (s *replicas) ManageReplicaPreview(ctx context.Context, req *tarnv1.ManageR
 	if err != nil {
 		return nil, err
 	}
-	question := &tarnv1.ManageQuestion{Dataset: req.GetFromDataset(), Secondary: true}
+	question := &tarnv1.ManageQuestion{Dataset: req.GetFromDataset(), Secondary: true, Encrypted: schedule.Encrypted(wanted.ExtraSpecs)}
 	out, err := s.foresee(ctx, v, cmd.GetCreateReplica().GetReplica(), wanted, question, req.GetMaxWait())
 	if err != nil || out.GetFinding().GetObstacle() != "" {
 		return out, err

@@ -1564,7 +1564,9 @@ type ManageQuestion struct {
 	// As the active replica of a share of this size; 0 takes the dataset's own.
 	SizeGib int64 `protobuf:"varint,2,opt,name=size_gib,json=sizeGib,proto3" json:"size_gib,omitempty"`
 	// As a secondary.
-	Secondary     bool `protobuf:"varint,3,opt,name=secondary,proto3" json:"secondary,omitempty"`
+	Secondary bool `protobuf:"varint,3,opt,name=secondary,proto3" json:"secondary,omitempty"`
+	// Of a share type with tarn:encryption.
+	Encrypted     bool `protobuf:"varint,4,opt,name=encrypted,proto3" json:"encrypted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1616,6 +1618,13 @@ func (x *ManageQuestion) GetSizeGib() int64 {
 func (x *ManageQuestion) GetSecondary() bool {
 	if x != nil {
 		return x.Secondary
+	}
+	return false
+}
+
+func (x *ManageQuestion) GetEncrypted() bool {
+	if x != nil {
+		return x.Encrypted
 	}
 	return false
 }
@@ -2632,11 +2641,12 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"replica_id\x18\x01 \x01(\tR\treplicaId\x12'\n" +
 	"\x04keep\x18\x02 \x01(\v2\x13.tarn.v1.KeepPolicyR\x04keep\"'\n" +
 	"\x11DivergentQuestion\x12\x12\n" +
-	"\x04guid\x18\x01 \x01(\x06R\x04guid\"c\n" +
+	"\x04guid\x18\x01 \x01(\x06R\x04guid\"\x81\x01\n" +
 	"\x0eManageQuestion\x12\x18\n" +
 	"\adataset\x18\x01 \x01(\tR\adataset\x12\x19\n" +
 	"\bsize_gib\x18\x02 \x01(\x03R\asizeGib\x12\x1c\n" +
-	"\tsecondary\x18\x03 \x01(\bR\tsecondary\"A\n" +
+	"\tsecondary\x18\x03 \x01(\bR\tsecondary\x12\x1c\n" +
+	"\tencrypted\x18\x04 \x01(\bR\tencrypted\"A\n" +
 	"\fBaseQuestion\x12\x1d\n" +
 	"\n" +
 	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x12\n" +
