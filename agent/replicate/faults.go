@@ -24,6 +24,7 @@ type failure struct {
 	count int
 	until time.Time
 	since time.Time
+	last  time.Time
 	err   error
 }
 
@@ -32,7 +33,7 @@ func (f *failure) add(err error, now time.Time) {
 		f.since = now
 	}
 	f.count++
-	f.err = err
+	f.err, f.last = err, now
 	limit := longPause
 	if soon(err) {
 		limit = shortPause

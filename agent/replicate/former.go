@@ -128,13 +128,15 @@ func (w *Worker) observeFormer(ctx context.Context, f *facts) error {
 // lookFormer looks at a dataset that may not be tarn's; nil if there is none.
 func lookFormer(ctx context.Context, e Engine, from string) (*former, error) {
 	list, err := e.Datasets(ctx, from)
-	if errors.Is(err, zfs.ErrNotExist) {
+	f := &former{ds: zfs.Dataset{Name: from}, volume: true} // file systems alone are listed
+	switch {
+	case errors.Is(err, zfs.ErrNotExist):
 		return nil, nil
-	}
-	if err != nil {
+	case errors.Is(err, zfs.ErrInvalid): // so says the kernel's of what is none
+		return f, nil
+	case err != nil:
 		return nil, fmt.Errorf("look at %s: %w", from, err)
 	}
-	f := &former{ds: zfs.Dataset{Name: from}, volume: true} // file systems alone are listed
 	for _, d := range list {
 		switch {
 		case d.Name == from:

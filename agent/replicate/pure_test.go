@@ -343,3 +343,20 @@ func TestForeignSnapshotIsTheHead(t *testing.T) {
 		}
 	})
 }
+
+// TestSlowRoundsEnd: where looking at everything takes longer than the pause after a
+// failure, the failure is told all the same.
+func TestSlowRoundsEnd(t *testing.T) {
+	w := &Worker{failures: map[kind]*failure{}, begun: time.Now().Add(-time.Minute)}
+	f := &failure{}
+	f.add(zfs.ErrBusy, time.Now())
+	f.until = time.Time{} // over
+	w.failures[doUnmount] = f
+	if !w.backingOff(doUnmount) {
+		t.Error("what failed in this round is tried again in it")
+	}
+	w.begun = time.Now()
+	if w.backingOff(doUnmount) {
+		t.Error("the next round does not try again")
+	}
+}

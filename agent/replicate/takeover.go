@@ -23,6 +23,18 @@ func (w *Worker) obstructed() bool {
 	return ok
 }
 
+// rest notes why nothing more can be done now, if it is for an obstacle.
+func (w *Worker) rest(a action) {
+	if a.kind == doIdle {
+		w.refusal = nil
+		return
+	}
+	w.refused(a)
+	if w.obstructed() { // perhaps it has gone when the worker looks again
+		w.stale, w.s.unrelated = true, false
+	}
+}
+
 // manage does the actions of a takeover and of its reverse.
 func (w *Worker) manage(ctx context.Context, a action) error {
 	switch a.kind {

@@ -102,9 +102,10 @@ type Worker struct {
 
 	// The rest belongs to Run.
 	s         state
-	stale     bool // facts have to be read again
-	compare   bool // a full compare was asked for
-	entering  bool // first look since the assignment turned
+	begun     time.Time // of the present round
+	stale     bool      // facts have to be read again
+	compare   bool      // a full compare was asked for
+	entering  bool      // first look since the assignment turned
 	failures  map[kind]*failure
 	refusal   *failure
 	code      tarnv1.ReplicaErrorCode
@@ -217,6 +218,7 @@ func (w *Worker) leave() {
 // round does all that can be done now, one action after the other.
 func (w *Worker) round(ctx context.Context) {
 	begun := time.Now()
+	w.begun = begun
 	for ctx.Err() == nil {
 		w.adopt()
 		if w.s.a == nil {
@@ -241,18 +243,6 @@ func (w *Worker) round(ctx context.Context) {
 			return
 		}
 		w.act(ctx, act)
-	}
-}
-
-// rest notes why nothing more can be done now, if it is for an obstacle.
-func (w *Worker) rest(a action) {
-	if a.kind == doIdle {
-		w.refusal = nil
-		return
-	}
-	w.refused(a)
-	if w.obstructed() { // perhaps it has gone when the worker looks again
-		w.stale, w.s.unrelated = true, false
 	}
 }
 
@@ -356,9 +346,12 @@ func (w *Worker) idle(now time.Time) time.Duration {
 	return max(wait, time.Millisecond)
 }
 
+// backingOff reports an action that failed a moment ago. One that failed in this round
+// is not tried again in it, however long looking at everything takes: what stands in
+// the way would never be told.
 func (w *Worker) backingOff(k kind) bool {
 	f := w.failures[k]
-	return f != nil && time.Now().Before(f.until)
+	return f != nil && (time.Now().Before(f.until) || f.last.After(w.begun))
 }
 
 // act executes one action and remembers how it went.
