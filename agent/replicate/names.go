@@ -30,11 +30,7 @@ const (
 
 // Marks are the user properties that this package reads.
 func Marks() []string {
-<<<<<<< HEAD
 	return []string{markShare, markReplica, markRole, markEpoch, markOp, markPeers, markSince, markFrom, markWas, markBase}
-=======
-	return []string{markShare, markReplica, markRole, markEpoch, markOp, markPeers, markSince, markFrom, markWas}
->>>>>>> ce9873f (test/adoption: pairs of syncoid and zrepl are taken over and given back on real ZFS; agent/replicate: a round ends when an action failed in it)
 }
 
 // Values of tarn:role.
