@@ -114,7 +114,6 @@ func (h *host) start() {
 	g.Go(func() error { return feed.Run(ctx) })
 	g.Go(func() error { return cadence.Run(ctx) })
 	g.Go(func() error { return h.worker.Run(ctx) })
-	g.Go(func() error { return server.Run(ctx) })
 	g.Go(func() error { return h.serve(ctx, server, log) })
 	h.stop = sync.OnceFunc(func() {
 		cancel()
