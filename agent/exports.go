@@ -29,12 +29,9 @@ type Exporter interface {
 	List(ctx context.Context) ([]export.Export, error)
 }
 
-// buildExports makes the exporter and writes down for the dead-man how it is reached.
 func (a *Agent) buildExports() (err error) {
-	if a.exports, err = openExports(a.cfg, a.mayServe, a.log); err != nil {
-		return err
-	}
-	return export.Remember(a.cfg.DataDir, a.exports)
+	a.exports, err = openExports(a.cfg, a.mayServe, a.log)
+	return err
 }
 
 // mayServe tells the embedded server whether a request may be answered now. It is

@@ -90,6 +90,9 @@ func (h *host) spawn(join string) *exec.Cmd {
 		"lease": map[string]any{"duration": leaseDuration.String(), "renew": leaseRenew.String(), "margin": leaseMargin.String()},
 		"pool":  []map[string]any{{"name": "tank", "path": h.cfg.Pools[0].Path}},
 	}
+	if e := h.cfg.Export; e.Server != "" {
+		config["export"] = map[string]any{"server": e.Server, "listen": e.Listen, "any_port": e.AnyPort}
+	}
 	var text bytes.Buffer
 	if err := toml.NewEncoder(&text).Encode(config); err != nil {
 		h.t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"tarn/agent/export"
 	"tarn/agent/replicate"
 	"tarn/metrics"
 	"tarn/zfs"
@@ -60,6 +61,9 @@ func (a *Agent) services(ctx context.Context, group *errgroup.Group) {
 
 // work is the agent's life: first nothing is writable, then it follows the control plane.
 func (a *Agent) work(ctx context.Context) error {
+	if err := export.Succeed(ctx, a.cfg.DataDir, a.exports); err != nil {
+		return ended(ctx, err)
+	}
 	a.pools.look(ctx)
 	group, ctx := errgroup.WithContext(ctx)
 	a.workers.begin(ctx)

@@ -322,3 +322,60 @@ func TestGaneshaOutlivesTheAgentAndItself(t *testing.T) {
 		t.Errorf("process %d is left", now)
 	}
 }
+
+// A Ganesha that somebody else runs is told the same way, and what else it serves
+// stays as it is.
+func TestGaneshaOfSomebodyElse(t *testing.T) {
+	dir := shortDir(t)
+	server := freePort(t, "127.0.0.1")
+	theirs := startGanesha(t, dir, server)
+	layout := theirs.runner.layout
+	foreign := share(t, filepath.Join(dir, "foreign"))
+	file := filepath.Join(layout.exports(), "foreign.conf")
+	text := fmt.Sprintf("EXPORT { Export_Id = 7; Path = %q; Pseudo = %q; Protocols = 4; SecType = sys; Access_Type = RW; FSAL { Name = VFS; } }\n", foreign, foreign)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b, err := dialBus(t.Context(), layout.busAddress())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.close()
+	if err := b.add(t.Context(), file, 7); err != nil {
+		t.Fatal(err)
+	}
+	g, err := NewGanesha(GaneshaConfig{
+		Table: filepath.Join(dir, "ours.json"), Host: "127.0.0.1", AnyPort: true, Exports: layout.exports(), Bus: layout.busAddress(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runExporter(t, g)
+	data := filepath.Join(dir, "data")
+	if err := os.Mkdir(data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	checkRules(t, g, 4, server, data)
+	newClient(t, 4, "127.0.0.9", server).mustWrite(foreign+"/f", "untouched")
+	info, err := b.show(t.Context(), 7)
+	if err != nil || info.path != foreign {
+		t.Errorf("the foreign export is %+v, %v", info, err)
+	}
+	if now, err := os.ReadFile(file); err != nil || string(now) != text {
+		t.Errorf("the foreign file is %q, %v", now, err)
+	}
+	// Its number is never taken from it.
+	if id, err := g.number(Export{Mountpoint: "/x", FSID: shareFSID, ID: 0}, map[uint16]string{ganeshaID(t): "/elsewhere"}); err != nil || id == ganeshaID(t) {
+		t.Errorf("number %d, %v", id, err)
+	}
+}
+
+// ganeshaID is what a share's export would be called where nothing else is.
+func ganeshaID(t *testing.T) uint16 {
+	t.Helper()
+	id, err := exportID(shareFSID, func(uint16) bool { return false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}

@@ -59,6 +59,45 @@ func Remember(dir string, e Recorder) error {
 	return nil
 }
 
+// Succeed makes e the agent's exporter: what another kind served for it before, in
+// an earlier life with another configuration, is taken away from clients first. It
+// is for the agent alone, before anything is applied.
+func Succeed(ctx context.Context, dir string, e Recorder) error {
+	old, err := readRecord(dir)
+	if err != nil {
+		return err
+	}
+	if now := e.record(); old.Server != "" && (old.Server != now.Server || old.Table != now.Table) {
+		if err := old.retire(ctx, dir); err != nil {
+			return fmt.Errorf("end what the export server %s of an earlier configuration serves: %w", old.Server, err)
+		}
+	}
+	return Remember(dir, e)
+}
+
+// retire takes everything away that a record's table has, and the table.
+func (r record) retire(ctx context.Context, dir string) error {
+	t, err := openTable(r.Table)
+	if err != nil {
+		return err
+	}
+	var problems []error
+	for _, e := range t.list() {
+		problems = append(problems, Sever(ctx, dir, e.Mountpoint))
+	}
+	if r.Ganesha != nil && r.Ganesha.Dir != "" {
+		layout := ganeshaLayout{r.Ganesha.Dir}
+		problems = append(problems, end(func() int { return ganeshaPID(layout) }), end(func() int { return busPID(layout) }))
+	}
+	if err := errors.Join(problems...); err != nil {
+		return err
+	}
+	if err := os.Remove(r.Table); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 // severPatience is how long a server may take to let go of one mountpoint. An
 // NFS-Ganesha of the agent's then has to let go of all.
 const severPatience = 2 * time.Second

@@ -108,3 +108,45 @@ func FuzzDecodeRecord(f *testing.F) {
 		}
 	})
 }
+
+// Another server in the configuration takes over; the former one serves nothing more.
+func TestSuccessorOfAnotherKind(t *testing.T) {
+	k := newFakeServer(t)
+	if err := Succeed(t.Context(), k.dir, k); err != nil {
+		t.Fatal(err)
+	}
+	mustApply(t, k, aMount, exportsOf(shareFSID, rule("1", "10.0.0.1", rw)), false)
+	if err := Succeed(t.Context(), k.dir, k); err != nil {
+		t.Fatal(err)
+	}
+	if have := k.read(t); !strings.Contains(have, "10.0.0.1(") {
+		t.Errorf("the same server again took its exports away: %q", have)
+	}
+	d := open(t, filepath.Join(k.dir, "exports.json"))
+	if err := Succeed(t.Context(), k.dir, d); err != nil {
+		t.Fatal(err)
+	}
+	if have := k.read(t); have != "" {
+		t.Errorf("the former server exports %q", have)
+	}
+	if all, err := Remembered(k.dir); err != nil || len(all) != 0 {
+		t.Errorf("remembered %v, %v", all, err)
+	}
+}
+
+func TestSuccessorOfGanesha(t *testing.T) {
+	dir := shortDir(t)
+	server := freePort(t, "127.0.0.1")
+	a := share(t, filepath.Join(dir, "a"))
+	g := startGanesha(t, dir, server)
+	if err := Succeed(t.Context(), dir, g); err != nil {
+		t.Fatal(err)
+	}
+	mustApply(t, g, a, exportsOf(shareFSID, rule("w", "127.0.0.5", rw)), false)
+	client := newClient(t, 4, "127.0.0.5", server)
+	client.mustRead(a+"/hello", "hello\n")
+	if err := Succeed(t.Context(), dir, open(t, filepath.Join(dir, "other.json"))); err != nil {
+		t.Fatal(err)
+	}
+	client.mustNotRead(a + "/hello") // whether or not somebody starts it again
+}

@@ -321,6 +321,26 @@ func (g *guest) checkRules(options string) {
 	if _, _, err := g.Apply(t.Context(), "/srv/s", exportsOf(shareFSID), false); err == nil {
 		t.Error("exported though nothing is mounted")
 	}
+
+	t.Log("the dead-man does the same without the agent")
+	g.run("zfs", "mount", "a/s")
+	mustApply(t, g, "/srv/s", exportsOf(shareFSID, rule("r", "10.9.6.2", rw)), false)
+	if err := Remember(g.dir, g.Kernel); err != nil {
+		t.Fatal(err)
+	}
+	held, err = os.OpenFile(r+"/hello", os.O_RDONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	begun = time.Now()
+	if err := Sever(t.Context(), g.dir, "/srv/s"); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("severed after %s", time.Since(begun).Round(time.Millisecond))
+	if got, err := readOpen(held); err == nil {
+		t.Errorf("a severed export reads %q", got)
+	}
 	if got, err := readNow(foreign + "/hello"); err != nil || got != "hello\n" {
 		t.Errorf("somebody else's export: %q, %v", got, err)
 	}
