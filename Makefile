@@ -68,6 +68,11 @@ fuzz: ## Run each fuzz target for FUZZTIME.
 bench: ## The figures of docs/benchmarks.md.
 	go test -run "^$$" -bench . -benchtime 1x -timeout 60m ./zfs/dirzfs ./agent/replicate ./controlplane/schedule ./controlplane/reconcile ./controlplane/api ./raftfsm ./controlplane/consensus ./controlplane
 
+.PHONY: bench-zfs
+bench-zfs: ## The figures of real ZFS beside the plain pipe, syncoid and zrepl.
+	@test/install kernel
+	test/bench/zfs
+
 .PHONY: vet
 vet: ## go vet.
 	go vet ./...

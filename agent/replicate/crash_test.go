@@ -2,11 +2,13 @@ package replicate
 
 import (
 	"errors"
+	"os"
 	"sync/atomic"
 	"testing"
 
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/zfs"
+	"tarn/zfs/zfstest/realzfs"
 )
 
 var errDied = errors.New("the process died")
@@ -65,6 +67,19 @@ func TestCrashesOfAPlannedMove(t *testing.T) {
 	}
 	t.Run("memory", func(t *testing.T) { crashesOfAPlannedMove(t, inMemory, 1, 1) })
 	t.Run("dirzfs", func(t *testing.T) { crashesOfAPlannedMove(t, onHookedDirectory, 2, 3) })
+	t.Run("zfs", func(t *testing.T) { realzfs.Require(t); crashesOfAPlannedMove(t, onHookedPools(t), 1, realStride()) })
+}
+
+// realStride is how many crash points lie between two that are tried on real pools,
+// where each costs seconds.
+func realStride() int {
+	switch {
+	case os.Getenv("TARN_SLOW") != "":
+		return 1
+	case realzfs.Kernel(): // emulated
+		return 13
+	}
+	return 5
 }
 
 func crashesOfAPlannedMove(t *testing.T, on maker, first, stride int) {
@@ -103,9 +118,14 @@ func TestCrashesOfARejoin(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: every crash point takes a run of its own")
 	}
+	t.Run("memory", func(t *testing.T) { crashesOfARejoin(t, inMemory, 1, 1) })
+	t.Run("zfs", func(t *testing.T) { realzfs.Require(t); crashesOfARejoin(t, onHookedPools(t), 2, realStride()) })
+}
+
+func crashesOfARejoin(t *testing.T, on maker, first, stride int) {
 	for _, after := range []bool{false, true} {
-		for n := 1; ; n++ {
-			c, a, b := forked(t)
+		for n := first; ; n += stride {
+			c, a, b := forked(t, on)
 			dead := a.dieAt(n, after)
 			a.start()
 			c.recover(a, dead.Load, inSync(b, a))
@@ -121,7 +141,7 @@ func TestCrashesOfARejoin(t *testing.T) {
 			a.kill()
 			b.kill()
 			if !dead.Load() {
-				t.Logf("after=%v: %d crash points", after, n-1)
+				t.Logf("after=%v: crash points %d, %d ... below %d", after, first, first+stride, n)
 				break
 			}
 		}
@@ -129,8 +149,8 @@ func TestCrashesOfARejoin(t *testing.T) {
 }
 
 // forked is a share whose old owner, not running, has data that the new one lacks.
-func forked(t *testing.T) (c *cluster, a, b *testHost) {
-	c, a, b = pair(t)
+func forked(t *testing.T, on maker) (c *cluster, a, b *testHost) {
+	c, a, b = pairOn(t, on)
 	a.write("kept\n")
 	c.until("in sync", inSync(a, b))
 	b.kill()
@@ -157,9 +177,17 @@ func TestCrashesOfAFirstReplica(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: every crash point takes a run of its own")
 	}
+	t.Run("memory", func(t *testing.T) { crashesOfAFirstReplica(t, inMemory, 1, 1, 90) })
+	t.Run("zfs", func(t *testing.T) {
+		realzfs.Require(t)
+		crashesOfAFirstReplica(t, onHookedPools(t), 3, realStride(), 5000)
+	})
+}
+
+func crashesOfAFirstReplica(t *testing.T, on maker, first, stride int, cut int64) {
 	for _, after := range []bool{false, true} {
-		for n := 1; ; n++ {
-			c := newCluster(t, 2)
+		for n := first; ; n += stride {
+			c := newClusterOn(t, on, 2)
 			a, b := c.hosts[0], c.hosts[1]
 			a.lease.set(1)
 			a.assign(a.active(1))
@@ -169,20 +197,20 @@ func TestCrashesOfAFirstReplica(t *testing.T) {
 			c.until("in a snapshot", func() bool {
 				return len(a.snapshots(a.dataset())) > 1 || a.report().GetHeadGuid() != 0 && a.report().GetDirtyBytes() == 0
 			})
-			a.cut.plan(90)
+			a.cut.plan(cut)
 			b.assign(b.secondary(1, a))
 			dead := b.dieAt(n, after)
 			b.start()
 			c.recover(b, dead.Load, inSync(a, b))
 			c.until("replica complete", inSync(a, b))
 			b.clean()
-			if _, err := b.fs.Dataset(t.Context(), testRoot+"/"+stagingDir+"/"+b.replica); !errors.Is(err, zfs.ErrNotExist) {
+			if _, err := b.fs.Dataset(t.Context(), b.root()+"/"+stagingDir+"/"+b.replica); !errors.Is(err, zfs.ErrNotExist) {
 				t.Fatalf("crash at %d: staging: %v", n, err)
 			}
 			a.kill()
 			b.kill()
 			if !dead.Load() {
-				t.Logf("after=%v: %d crash points", after, n-1)
+				t.Logf("after=%v: crash points %d, %d ... below %d", after, first, first+stride, n)
 				break
 			}
 		}

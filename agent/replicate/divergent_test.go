@@ -15,7 +15,7 @@ import (
 // keeps what it had alone as one divergent copy.
 func apart(t *testing.T) (c *cluster, a *testHost, aside *tarnv1.DivergentCopy) {
 	t.Helper()
-	c, a, b := forked(t)
+	c, a, b := forked(t, inMemory)
 	a.start()
 	c.until("follows the new lineage", inSync(b, a))
 	c.until("copy recorded", func() bool { return len(a.report().GetDivergentCopies()) == 1 })

@@ -3,7 +3,6 @@ package replicate
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -104,20 +103,26 @@ func (d *dirStorage) Write(dataset, text string, root bool) error {
 	return errors.Join(err, f.Close())
 }
 
-func (d *dirStorage) Read(dataset string) (text string, err error) {
+func (d *dirStorage) Read(dataset string) (string, error) { return readShare(d.Host, dataset) }
+
+// readShare reads the one file, and mounts its dataset for that if need be.
+func readShare(fs Engine, dataset string) (text string, err error) {
 	ctx := context.Background()
-	ds, err := d.Dataset(ctx, dataset)
+	ds, err := fs.Dataset(ctx, dataset)
 	if err != nil {
 		return "", err
 	}
 	if !ds.Mounted {
-		if err := d.Mount(ctx, dataset); err != nil {
+		if err := fs.Mount(ctx, dataset); err != nil {
 			return "", err
 		}
-		defer func() { err = errors.Join(err, d.Unmount(ctx, dataset, false)) }()
+		defer func() { err = errors.Join(err, fs.Unmount(ctx, dataset, false)) }()
+	}
+	if ds, err = fs.Dataset(ctx, dataset); err != nil {
+		return "", err
 	}
 	data, err := os.ReadFile(filepath.Join(ds.Mountpoint, testFile))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) {
 		return "", nil
 	}
 	return string(data), err

@@ -385,7 +385,7 @@ func removalLeavesNothing(t *testing.T, on maker) {
 	for _, h := range []*testHost{b, a} {
 		h.assign(h.assignment(tarnv1.Role_ROLE_DELETING, 1))
 		c.until("gone", func() bool { return h.report().GetGone() })
-		list, err := h.fs.Datasets(t.Context(), testRoot)
+		list, err := h.fs.Datasets(t.Context(), h.root())
 		c.must(err)
 		for _, d := range list {
 			if strings.Contains(d.Name, h.replica) {

@@ -52,14 +52,22 @@ func NewPool(t testing.TB, mib int64, options ...string) Pool {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		err := patiently(func() error { return Zpool("destroy", "-f", name) })
-		if _, gone := os.Stat(p.File); err != nil && gone == nil && !strings.Contains(err.Error(), "no such pool") {
+		if err := p.Destroy(); err != nil {
 			t.Errorf("pool %s stays: %v", name, err)
 		}
-		_ = os.Remove(p.File)
-		_ = os.RemoveAll(p.Dir)
 	})
 	return p
+}
+
+// Destroy ends the pool before its test does; one that is gone is no error.
+func (p Pool) Destroy() error {
+	err := patiently(func() error { return Zpool("destroy", "-f", p.Name) })
+	if _, gone := os.Stat(p.File); gone != nil || err != nil && strings.Contains(err.Error(), "no such pool") {
+		err = nil
+	}
+	_ = os.Remove(p.File)
+	_ = os.RemoveAll(p.Dir)
+	return err
 }
 
 // DestroyAll removes a dataset with all below it.
