@@ -232,6 +232,10 @@ func (a *Agent) newWorker(as *tarnv1.Assignment) (*replicate.Worker, error) {
 	if cadence == nil {
 		return nil, fmt.Errorf("host has no pool %q", as.GetPool())
 	}
+	// Nothing is made on a pool before the datasets above the replicas are what they have to be.
+	if err := a.pools.unprepared(as.GetPool()); err != nil {
+		return nil, err
+	}
 	var keyFiles replicate.Keys
 	if a.keys != nil {
 		keyFiles = a.keys

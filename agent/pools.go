@@ -173,6 +173,31 @@ func (p *pools) err() error {
 	return errors.Join(problems...)
 }
 
+// present are the configured pools that were there at the last look, usable or not.
+func (p *pools) present() []string {
+	var names []string
+	for _, s := range p.status() {
+		if s.GUID != 0 || s.Health != unavailable {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
+
+// unprepared is why nothing may be done on a pool: it is not there, or not yet made
+// ready. One that is suspended stays prepared: what is on it still has to be taken care of.
+func (p *pools) unprepared(name string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.prepared[name]; ok {
+		return nil
+	}
+	if err := p.problems[name]; err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: pool %s has not been looked at yet", zfs.ErrPoolUnavailable, name)
+}
+
 // missing reports that a pool could not be used at the last look.
 func (p *pools) missing(name string) error {
 	p.mu.Lock()

@@ -20,6 +20,7 @@ import (
 	"tarn/proto/tarn/v1/tarnv1connect"
 	"tarn/zfs"
 	"tarn/zfs/dirzfs"
+	"tarn/zfs/zfstest/realzfs"
 )
 
 // The tests here need agents that can be killed: this test binary again, told by
@@ -36,7 +37,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	os.Exit(realzfs.Main(m))
 }
 
 func agentProcess(config string) int {
@@ -93,6 +94,9 @@ func (h *host) spawn(join string) *exec.Cmd {
 	if e := h.cfg.Export; e.Server != "" {
 		config["export"] = map[string]any{"server": e.Server, "listen": e.Listen, "any_port": e.AnyPort}
 	}
+	if h.cfg.Storage == StorageZFS {
+		config["storage"], config["pool"] = StorageZFS, []map[string]any{{"name": h.cfg.Pools[0].Name, "mountpoint": h.cfg.Pools[0].Mountpoint}}
+	}
 	var text bytes.Buffer
 	if err := toml.NewEncoder(&text).Encode(config); err != nil {
 		h.t.Fatal(err)
@@ -137,31 +141,38 @@ func TestShareIsFencedWithoutItsAgent(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP} {
 		t.Run(signal.String(), func(t *testing.T) {
 			p, ca := newPlane(), newCA(t)
-			h := newHost(t, p, ca, "a")
-			share, replica := ids(t)
-			h.assign(active(share, replica, 1))
-			agent := h.spawn(p.serve(t, ca))
-			mountpoint := p.await(t, replica, "writable", writable).GetMountpoint()
-			put(t, mountpoint, "f", "data")
-			p.mu.Lock()
-			class := p.hosts[h.id].GetFenceClass()
-			p.mu.Unlock()
-			if class != tarnv1.FenceClass_FENCE_CLASS_HELPER {
-				t.Errorf("fence class %v", class)
-			}
-			if err := agent.Process.Signal(signal); err != nil {
-				t.Fatal(err)
-			}
-			eventually(t, "fenced", func() bool { return !exists(filepath.Join(mountpoint, "f")) })
-			if signal == syscall.SIGSTOP {
-				// It wakes, finds itself fenced, and serves again with a new lease.
-				if err := agent.Process.Signal(syscall.SIGCONT); err != nil {
-					t.Fatal(err)
-				}
-				eventually(t, "served again", func() bool { return exists(filepath.Join(mountpoint, "f")) })
-				check(t, mountpoint, "f", "data")
-			}
+			fencedWithoutItsAgent(t, p, newHost(t, p, ca, "a"), p.serve(t, ca), signal)
 		})
+	}
+}
+
+func fencedWithoutItsAgent(t *testing.T, p *plane, h *host, join string, signal syscall.Signal) {
+	t.Helper()
+	share, replica := ids(t)
+	as := active(share, replica, 1)
+	as.Pool = h.cfg.Pools[0].Name
+	h.assign(as)
+	defer h.printLog()
+	agent := h.spawn(join)
+	mountpoint := p.await(t, replica, "writable", writable).GetMountpoint()
+	put(t, mountpoint, "f", "data")
+	p.mu.Lock()
+	class := p.hosts[h.id].GetFenceClass()
+	p.mu.Unlock()
+	if class != tarnv1.FenceClass_FENCE_CLASS_HELPER {
+		t.Errorf("fence class %v", class)
+	}
+	if err := agent.Process.Signal(signal); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "fenced", func() bool { return !exists(filepath.Join(mountpoint, "f")) })
+	if signal == syscall.SIGSTOP {
+		// It wakes, finds itself fenced, and serves again with a new lease.
+		if err := agent.Process.Signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "served again", func() bool { return exists(filepath.Join(mountpoint, "f")) })
+		check(t, mountpoint, "f", "data")
 	}
 }
 

@@ -134,9 +134,9 @@ func (a *Agent) spread(features map[string]string) {
 	}
 }
 
-// poolsChanged lets everybody look anew at pools that came back.
-func (a *Agent) poolsChanged(usable, _ []string) {
-	for _, pool := range usable {
+// poolsChanged lets everybody look anew at pools that came back, or are gone.
+func (a *Agent) poolsChanged(usable, lost []string) {
+	for _, pool := range append(usable, lost...) {
 		a.workers.recheckPool(pool)
 	}
 	a.sweepSoon()

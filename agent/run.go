@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -125,7 +123,7 @@ func (a *Agent) preparePool(ctx context.Context, pool string) error {
 func (a *Agent) retire() error {
 	ctx, cancel := context.WithTimeout(context.Background(), retireTimeout)
 	defer cancel()
-	err := a.orphans.quiesce(ctx, slices.Collect(maps.Keys(a.orphans.roots))...)
+	err := a.orphans.quiesce(ctx, a.pools.present()...)
 	a.countFence("retire", err)
 	if err != nil {
 		return fmt.Errorf("unmount before the end: %w", err)
