@@ -54,6 +54,7 @@ type Agent struct {
 	workers  *workers
 	reports  *reports
 	pools    *pools
+	damages  *damages
 	orphans  *orphans
 	purges   *purges
 	ring     *gossip.Ring // nil: no gossip
@@ -213,6 +214,7 @@ func (a *Agent) buildWorkers() error {
 	for _, p := range a.cfg.Pools {
 		a.pools.names = append(a.pools.names, p.Name)
 	}
+	a.damages = &damages{storage: a.storage, pools: a.pools.names, log: a.log}
 	a.orphans = &orphans{storage: a.storage, exports: a.exports, roots: roots, assigned: a.assignedDatasets, log: a.log}
 	a.reports = newReports(a.cfg.ReportInterval)
 	a.reports.host, a.reports.session, a.reports.class = a.hostID, a.session, a.fencedBy
@@ -247,7 +249,7 @@ func (a *Agent) newWorker(as *tarnv1.Assignment) (*replicate.Worker, error) {
 	return replicate.NewWorker(replicate.Config{
 		ReplicaID: as.GetReplicaId(), ShareID: as.GetShareId(), Pool: as.GetPool(), Base: a.cfg.Base,
 		Engine: a.storage, Source: limited{a.client, int64(a.cfg.Stream.RateLimit)}, Feed: a.feed, Board: a.board, Cadence: cadence, Survey: a.surveys[as.GetPool()],
-		Keys: keyFiles, Exports: a.exports, Lease: a.keeper, Publish: a.publish, Settle: a.server.Settle, Hooks: a.hooks(), Lacks: lacks, Logger: a.log,
+		Keys: keyFiles, Damage: a.damages.of, Exports: a.exports, Lease: a.keeper, Publish: a.publish, Settle: a.server.Settle, Hooks: a.hooks(), Lacks: lacks, Logger: a.log,
 	})
 }
 

@@ -81,6 +81,10 @@ func (l *lateZFS) Pools(ctx context.Context) ([]zfs.PoolStatus, error) {
 	return from(ctx, l, func(h zfsHost) ([]zfs.PoolStatus, error) { return h.Pools(ctx) })
 }
 
+func (l *lateZFS) Damage(ctx context.Context, pool string) ([]zfs.Damage, error) {
+	return from(ctx, l, func(h zfsHost) ([]zfs.Damage, error) { return h.Damage(ctx, pool) })
+}
+
 func (l *lateZFS) Sync(ctx context.Context, pool string) error {
 	return l.with(ctx, func(h zfsHost) error { return h.Sync(ctx, pool) })
 }

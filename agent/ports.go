@@ -32,5 +32,6 @@ type Storage interface {
 	replicate.CadenceEngine
 	stream.Engine
 	Inventory
+	surveyor
 	io.Closer
 }

@@ -71,6 +71,7 @@ func (a *Agent) work(ctx context.Context) error {
 		group.Go(func() error { return ended(ctx, cadence.Run(ctx)) })
 	}
 	group.Go(func() error { return a.pools.run(ctx) })
+	group.Go(func() error { return a.damages.run(ctx) })
 	group.Go(func() error { return a.sweeps(ctx) })
 	group.Go(func() error {
 		if err := a.register(ctx); err != nil {

@@ -59,6 +59,7 @@ type testHost struct {
 	exports *testExports
 	tls     *identity.Material
 	keys    Keys
+	damage  func(string) error
 
 	stop   context.CancelFunc
 	done   chan error
@@ -142,7 +143,7 @@ func (h *testHost) start() {
 	h.c.must(err)
 	h.worker, err = NewWorker(Config{
 		ReplicaID: h.replica, ShareID: h.c.share, Pool: h.pool, Base: testBase, Engine: h.fs, Lacks: lacksOf(h.fs),
-		Source: h.client, Feed: feed, Board: h.board, Cadence: cadence, Exports: h.exports, Lease: h.lease, Keys: h.keys,
+		Source: h.client, Feed: feed, Board: h.board, Cadence: cadence, Exports: h.exports, Lease: h.lease, Keys: h.keys, Damage: h.damage,
 		Publish: func(*tarnv1.ReplicaReport) { h.c.poke() }, Logger: log, KeepRecent: 4, AwayBudget: h.away, Settle: h.settle,
 		Hooks: Hooks{
 			Step: h.stepped, Bytes: func(_, _ string, n int64) { h.hear("bytes", int(n)) },

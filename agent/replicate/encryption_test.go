@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	tarnv1 "tarn/proto/tarn/v1"
@@ -216,4 +217,47 @@ func TestPlainStreamIsRefused(t *testing.T) {
 	if !errors.Is(err, zfs.ErrStreamRefused) {
 		t.Errorf("raw into a plain share: %v", err)
 	}
+}
+
+// What the pool cannot read is told, and not built on; a source goes on serving.
+func TestDamageHoldsUpReplication(t *testing.T) {
+	c := newCluster(t, 2)
+	a, b := c.hosts[0], c.hosts[1]
+	hurt := errors.New("pool tank cannot read 1 places")
+	var damage atomic.Pointer[error]
+	for _, h := range c.hosts {
+		h.damage = func(string) error {
+			if err := damage.Load(); err != nil {
+				return *err
+			}
+			return nil
+		}
+	}
+	a.lease.set(1)
+	a.assign(a.active(1))
+	b.assign(b.secondary(1, a))
+	a.start()
+	b.start()
+	c.until("in sync", func() bool { return a.report().GetWritable() && inSync(a, b)() })
+	damage.Store(&hurt)
+	a.worker.poke()
+	b.worker.poke()
+	damaged := func(h *testHost) bool {
+		e := h.report().GetError()
+		return e.GetCode() == tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATA_DAMAGED && e.GetRetrying()
+	}
+	c.until("both say so", func() bool { return damaged(a) && damaged(b) })
+	if !a.report().GetWritable() {
+		t.Error("the source does not serve any more")
+	}
+	held := b.head()
+	a.write("not to be built on what cannot be read")
+	c.until("the source has a new head", func() bool { return a.head() != held })
+	if b.head() != held || b.report().GetReady() {
+		t.Errorf("a damaged copy goes on: ready %v", b.report().GetReady())
+	}
+	damage.Store(nil)
+	a.worker.poke()
+	b.worker.poke()
+	c.until("healed, it follows again", func() bool { return inSync(a, b)() && b.report().GetError() == nil })
 }

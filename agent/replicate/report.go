@@ -258,21 +258,31 @@ func (w *Worker) problem() *tarnv1.ReplicaError {
 		worst, of = &failure{since: t.Failing, err: t.Err}, doSnapshot
 	}
 	if worst == nil {
-		return nil
+		return w.damageReport()
 	}
 	code, sentence := explain(of, worst.err)
 	return &tarnv1.ReplicaError{Code: code, Message: sentence, Since: timestamppb.New(worst.since), Retrying: true}
+}
+
+// damageReport is said of a replica that serves or follows in spite of what its pool
+// cannot read.
+func (w *Worker) damageReport() *tarnv1.ReplicaError {
+	if w.s.damage == nil {
+		return nil
+	}
+	return &tarnv1.ReplicaError{Code: tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATA_DAMAGED, Message: w.s.damage.Error(), Retrying: true}
 }
 
 func (w *Worker) refusalReport() *tarnv1.ReplicaError {
 	r := w.refusal
 	// A newer assignment is on its way, normally.
 	waits := errors.Is(r.err, errEpochAhead) || errors.Is(r.err, errNoSource)
-	keyless := w.code == tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_KEY_UNAVAILABLE // looked for again and again
+	// Looked for again and again, and mended by somebody else.
+	mendable := w.code == tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_KEY_UNAVAILABLE || w.code == tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATA_DAMAGED
 	if waits && time.Since(r.since) < quietFor {
 		return nil
 	}
-	return &tarnv1.ReplicaError{Code: w.code, Message: r.err.Error(), Since: timestamppb.New(r.since), Retrying: waits || keyless}
+	return &tarnv1.ReplicaError{Code: w.code, Message: r.err.Error(), Since: timestamppb.New(r.since), Retrying: waits || mendable}
 }
 
 func copies(asides []zfs.Dataset) []*tarnv1.DivergentCopy {

@@ -169,6 +169,8 @@ func following(s *state) []rule {
 		may(!show && s.f.ds.Mounted, do(doUnmount)),
 		may(s.unwanted(), do(doRetire)),
 		may(s.a.GetSource() == nil, refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_INTERNAL, errNoSource)),
+		// What cannot be read is not built on.
+		may(s.damage != nil, refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATA_DAMAGED, s.damage)),
 		may(s.wantPull && !s.pulling, do(doPull)),
 	}
 }

@@ -55,6 +55,8 @@ type state struct {
 	pathTried bool
 	// untied: nothing of tarn's is held on the dataset that is given back.
 	untied bool
+	// damage is what the pool cannot read of the dataset.
+	damage error
 	// keyed: this host keeps keys, so encrypted shares can start here.
 	keyed bool
 	// keyless is why the key of a locked dataset cannot be loaded; nil when it can be tried.

@@ -45,6 +45,8 @@ type Config struct {
 	Survey *Survey
 	// Keys of encrypted shares; nil: this host keeps none.
 	Keys Keys
+	// Damage tells what the pool has found unreadable in a dataset; optional.
+	Damage func(dataset string) error
 	// Hooks are optional.
 	Hooks Hooks
 	// KeepRecent replication snapshots stay whatever else holds; optional, 16.
@@ -230,6 +232,9 @@ func (w *Worker) round(ctx context.Context) {
 			return
 		}
 		w.lookForKey()
+		if w.cfg.Damage != nil {
+			w.s.damage = w.cfg.Damage(w.l.dataset())
+		}
 		w.attend()
 		act := step(&w.s)
 		if act.kind == doIdle || act.kind == doRefuse {

@@ -84,6 +84,11 @@ func TestPromotionNeedsTheKey(t *testing.T) {
 	if err != nil || seen.GetObserved().GetKeyFile() != "" {
 		t.Errorf("users see the key's place %q, %v", seen.GetObserved().GetKeyFile(), err)
 	}
+	damaged := &tarnv1.ReplicaError{Code: tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATA_DAMAGED, Retrying: true}
+	report(&tarnv1.ReplicaReport{KeyState: tarnv1.KeyState_KEY_STATE_AVAILABLE, Error: damaged})
+	if got := refusal(op.Replicas, &tarnv1.PromoteReplicaRequest{}); !strings.Contains(got, "cannot read") {
+		t.Errorf("a damaged replica: %s", got)
+	}
 	report(&tarnv1.ReplicaReport{KeyState: tarnv1.KeyState_KEY_STATE_AVAILABLE})
 	if _, err := op.Replicas.PromoteReplica(t.Context(), &tarnv1.PromoteReplicaRequest{Id: target.GetId()}); err != nil {
 		t.Errorf("with the key: %v", err)

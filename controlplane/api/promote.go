@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -27,7 +28,7 @@ func (s *replicas) PromoteReplica(ctx context.Context, req *tarnv1.PromoteReplic
 		if !ok {
 			return nil, notFound("replica", req.GetId())
 		}
-		if err := s.keyed(who, share, target); err != nil {
+		if err := errors.Join(s.keyed(who, share, target), s.whole(target, req.GetForce())); err != nil {
 			return nil, err
 		}
 		return promotion(who, share, req), nil
@@ -76,6 +77,16 @@ func (s *replicas) keyed(who caller, share *tarnv1.Share, target *tarnv1.Replica
 	}
 	return refused("id", "the share is encrypted and its key is not on host %s; nothing was stopped: copy the key file from the active replica's host to %s, "+
 		"the agent loads it by itself, then promote again", hostPart(target.GetHost()), seen.GetKeyFile())
+}
+
+// whole refuses a planned promotion of a replica that its pool cannot read. A forced
+// one may be the best that is left.
+func (s *replicas) whole(target *tarnv1.Replica, force bool) error {
+	seen := s.Soft.Observation(target.GetId(), time.Now())
+	if force || seen.GetError().GetCode() != tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATA_DAMAGED {
+		return nil
+	}
+	return refused("id", "the replica's pool has found data of it that it cannot read; nothing was stopped: promote another replica, or this one by force")
 }
 
 func promotion(who caller, share *tarnv1.Share, req *tarnv1.PromoteReplicaRequest) *raftv1.Command {
