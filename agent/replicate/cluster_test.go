@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -119,13 +121,20 @@ func (c *cluster) newHost(ca *identity.CA, on maker, i int) *testHost {
 	if h.tls, err = identity.LoadMaterial(dir); err != nil {
 		c.t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", ownLoopback())
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	h.addr = l.Addr().String()
 	_ = l.Close()
 	return h
+}
+
+// ownLoopback is an address of this process's own, any port: one on 127.0.0.1 is given
+// to somebody else as soon as it is let go of.
+func ownLoopback() string {
+	pid := os.Getpid()
+	return fmt.Sprintf("127.%d.%d.%d:0", 1+pid>>14&0x7f, pid>>7&0x7f, 1+pid&0x7f)
 }
 
 // start runs the host's agent parts with a fresh worker: what a process start is.

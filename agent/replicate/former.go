@@ -259,9 +259,9 @@ func (w *Worker) keepPath(ctx context.Context) error {
 // snapshots. The newest and what replicas acknowledged last stay, without holds:
 // whatever replicates the data next can go on from there.
 func (w *Worker) untie(ctx context.Context) error {
-	versions, err := w.cfg.Engine.Versions(ctx, w.l.dataset())
+	versions, err := w.settledVersions(ctx)
 	if err != nil {
-		return fmt.Errorf("list versions: %w", err)
+		return err
 	}
 	w.pruned.holds = nil // what is let go of is decided on holds of this moment
 	tags, _, err := w.tags(ctx, versions)
@@ -282,6 +282,22 @@ func (w *Worker) untie(ctx context.Context) error {
 	}
 	w.s.untied = true
 	return nil
+}
+
+// settledVersions lists the dataset's versions after what its last receivers stand on
+// was held: so it is known here.
+func (w *Worker) settledVersions(ctx context.Context) ([]zfs.Version, error) {
+	versions, err := w.cfg.Engine.Versions(ctx, w.l.dataset())
+	if err != nil {
+		return nil, fmt.Errorf("list versions: %w", err)
+	}
+	if w.cfg.Settle == nil {
+		return versions, nil
+	}
+	if changed, err := w.cfg.Settle(ctx, w.cfg.ReplicaID, versions); err != nil || !changed {
+		return versions, err
+	}
+	return w.cfg.Engine.Versions(ctx, w.l.dataset())
 }
 
 func stepHeld(tags []string) bool {

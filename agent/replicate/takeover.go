@@ -14,6 +14,9 @@ import (
 // looked at: an operator removes it by hand, and nobody else tells the agent.
 const lookAgain = 2 * time.Second
 
+// comparePatience bounds a question to the source: nothing else goes on meanwhile.
+const comparePatience = 15 * time.Second
+
 // obstructed reports that only somebody with the dataset at hand can help.
 func (w *Worker) obstructed() bool {
 	if w.refusal == nil {
@@ -80,7 +83,9 @@ func (w *Worker) compareFormer(ctx context.Context) error {
 		return nil
 	}
 	a := w.s.a
-	p, err := w.cfg.Source.Pull(ctx, stream.Request{
+	asked, cancel := context.WithTimeout(ctx, comparePatience)
+	defer cancel()
+	p, err := w.cfg.Source.Pull(asked, stream.Request{
 		Source: a.GetSource(), Share: a.GetShareId(), Replica: a.GetReplicaId(), Epoch: a.GetEpoch(), Have: have,
 	})
 	if err == nil {
@@ -92,6 +97,8 @@ func (w *Worker) compareFormer(ctx context.Context) error {
 		w.s.unrelated = true
 	case err == nil, errors.As(err, &d): // what it has beyond that is put aside later
 		w.s.compared, w.s.unrelated = true, false
+	case asked.Err() != nil && ctx.Err() == nil:
+		return fmt.Errorf("no answer within %s: %w", comparePatience, stream.ErrUnreachable)
 	default:
 		return err
 	}

@@ -34,6 +34,7 @@ type host struct {
 	id, replica string
 	share       string
 	addr        string
+	listener    net.Listener // of the first start
 	fs          *zfs.Host
 	engine      replicate.Engine // fs, unless it is to fail
 	lacks       replicate.Lacks
@@ -65,8 +66,8 @@ func newHost(t *testing.T, ca *identity.CA, share, pool string) *host {
 	h.must(err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	h.must(err)
-	h.addr = l.Addr().String()
-	h.must(l.Close())
+	h.listener, h.addr = l, l.Addr().String()
+	t.Cleanup(func() { _ = l.Close() })
 	return h
 }
 
@@ -94,12 +95,6 @@ func (h *host) start() {
 	h.must(err)
 	cadence, err := replicate.NewCadence(replicate.CadenceConfig{Engine: h.fs, Root: h.root(), Board: board, Logger: log, Sync: h.sync})
 	h.must(err)
-	h.worker, err = replicate.NewWorker(replicate.Config{
-		ReplicaID: h.replica, ShareID: h.share, Pool: h.pool, Base: base, Engine: h.engine, Source: client, Feed: feed, Board: board,
-		Cadence: cadence, Exports: noExports{}, Lease: h.lease, Publish: func(*tarnv1.ReplicaReport) {}, Lacks: h.lacks, Logger: log,
-		Hooks: replicate.Hooks{Step: h.stepped, Bytes: h.moved},
-	})
-	h.must(err)
 	server, err := stream.NewServer(stream.Config{
 		Engine: h.fs, Board: board, Logger: log,
 		PeerID: func(r *http.Request) (string, error) {
@@ -109,12 +104,23 @@ func (h *host) start() {
 		Authorize: func(peer, _, _ string) (stream.Grant, error) { return h.worker.Grant(peer) },
 	})
 	h.must(err)
+	h.worker, err = replicate.NewWorker(replicate.Config{
+		ReplicaID: h.replica, ShareID: h.share, Pool: h.pool, Base: base, Engine: h.engine, Source: client, Feed: feed, Board: board,
+		Cadence: cadence, Exports: noExports{}, Lease: h.lease, Publish: func(*tarnv1.ReplicaReport) {}, Lacks: h.lacks, Settle: server.Settle, Logger: log,
+		Hooks: replicate.Hooks{Step: h.stepped, Bytes: h.moved},
+	})
+	h.must(err)
+	listener := h.listener
+	if h.listener = nil; listener == nil { // it goes with its process; nobody asks the next one
+		listener, err = net.Listen("tcp", "127.0.0.1:0")
+		h.must(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return feed.Run(ctx) })
 	g.Go(func() error { return cadence.Run(ctx) })
 	g.Go(func() error { return h.worker.Run(ctx) })
-	g.Go(func() error { return h.serve(ctx, server, log) })
+	g.Go(func() error { return h.serve(ctx, listener, server, log) })
 	h.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
@@ -128,14 +134,10 @@ func (h *host) start() {
 // sync lets a listing show what was written before it was asked for.
 func (h *host) sync(ctx context.Context) error { return h.fs.Sync(ctx, h.pool) }
 
-func (h *host) serve(ctx context.Context, handler http.Handler, log *slog.Logger) error {
-	l, err := net.Listen("tcp", h.addr)
-	if err != nil {
-		return err
-	}
+func (h *host) serve(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
 	hs := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	defer context.AfterFunc(ctx, func() { _ = hs.Close() })()
-	if err := hs.Serve(tls.NewListener(l, h.tls.ServerConfig("http/1.1"))); !errors.Is(err, http.ErrServerClosed) {
+	if err := hs.Serve(tls.NewListener(listener, h.tls.ServerConfig("http/1.1"))); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
