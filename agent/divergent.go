@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"tarn/agent/replicate"
 	tarnv1 "tarn/proto/tarn/v1"
@@ -23,11 +25,29 @@ func (a *Agent) purge(ctx context.Context, o *tarnv1.PurgeOrder) error {
 	if err := replicate.NewCopies(a.storage, a.root(pool)).Purge(ctx, o); err != nil {
 		return err
 	}
-	if w := a.workers.worker(o.GetReplicaId()); w != nil {
-		w.Look()
-	}
-	a.sweepSoon()
+	a.unlist(ctx, o)
 	return nil
+}
+
+// unlistFor is how long a purge waits until nobody on this host tells of the copy any more.
+const unlistFor = 5 * time.Second
+
+// unlist lets what tells of copies look again, so that the news that one is gone does
+// not come before a report that still has it.
+func (a *Agent) unlist(ctx context.Context, o *tarnv1.PurgeOrder) {
+	if err := a.orphans.sweep(ctx); err != nil && ctx.Err() == nil {
+		a.log.Warn("datasets could not be looked through", "err", err)
+	}
+	w := a.workers.worker(o.GetReplicaId())
+	if w == nil {
+		return
+	}
+	w.Look()
+	ctx, cancel := context.WithTimeout(ctx, unlistFor)
+	defer cancel()
+	listed := func(c *tarnv1.DivergentCopy) bool { return c.GetGuid() == o.GetGuid() }
+	for slices.ContainsFunc(w.Report().GetDivergentCopies(), listed) && wait(ctx, coalesce/2) == nil {
+	}
 }
 
 // describeCopy finds a copy on any pool and says how to read it.

@@ -104,16 +104,23 @@ func (q *inquiries) sent(answers []*tarnv1.InquiryAnswer) {
 	}
 }
 
-// notSent keeps answers for the next report, unless the report was refused as it
-// was: then an answer must not keep the others from being heard.
+// notSent keeps answers for the next report. If the report was refused as it was, the
+// next one says so instead: an answer must not keep everything else from being heard,
+// nor be asked for again.
 func (q *inquiries) notSent(answers []*tarnv1.InquiryAnswer, err error) {
-	if connect.CodeOf(err) == connect.CodeInvalidArgument {
-		q.sent(answers)
-		return
-	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.done = append(answers, q.done...)
+	if connect.CodeOf(err) != connect.CodeInvalidArgument {
+		q.done = append(answers, q.done...)
+		return
+	}
+	for _, a := range answers {
+		if a.GetAnswer() == nil {
+			delete(q.known, a.GetId()) // the refusal was refused, too
+			continue
+		}
+		q.done = append(q.done, &tarnv1.InquiryAnswer{Id: a.GetId(), Error: "the control plane does not take the host's answer: upgrade both"})
+	}
 }
 
 // errQuestion is the answer to what this version does not know.

@@ -34,8 +34,17 @@ func TestInquiriesAreAnsweredOnce(t *testing.T) {
 	if answers = q.take(); len(answers) != 2 {
 		t.Errorf("answers that were not sent: %v", answers)
 	}
-	q.notSent(answers[:1], connect.NewError(connect.CodeInvalidArgument, errors.New("too long")))
+	// One that is refused becomes an error, which is not asked for again, and that ends it.
+	refused := connect.NewError(connect.CodeInvalidArgument, errors.New("too long"))
+	answers[0].Answer = &tarnv1.InquiryAnswer_Retention{Retention: &tarnv1.RetentionPreview{}}
+	q.notSent(answers[:1], refused)
 	q.sent(answers[1:])
+	q.ask([]*tarnv1.Inquiry{{Id: answers[0].GetId()}})
+	left := q.take()
+	if len(left) != 1 || left[0].GetId() != answers[0].GetId() || left[0].GetError() == "" || left[0].GetAnswer() != nil {
+		t.Errorf("answers left: %v", left)
+	}
+	q.notSent(left, refused)
 	if left := q.take(); len(left) != 0 {
 		t.Errorf("answers left: %v", left)
 	}
