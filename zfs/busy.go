@@ -10,10 +10,11 @@ import (
 // settleTime bounds the wait for zfs-fuse to notice an unmount.
 const settleTime = 3 * time.Second
 
-// lateRelease tells a version whose datasets stay busy for some milliseconds after they
-// were unmounted: the kernel's FUSE has let go of them, the zfs-fuse daemon has not
-// heard of it. Whatever needs the dataset alone fails until then.
-func (h *Host) lateRelease() bool { return !h.build.bookmarks }
+// isFuse tells zfs-fuse, the only version without bookmarks that is still about. Its
+// datasets stay busy for some milliseconds after they were unmounted: the kernel's FUSE
+// has let go of them, the daemon has not heard of it. Whatever needs the dataset alone
+// fails until then.
+func (h *Host) isFuse() bool { return !h.build.bookmarks }
 
 // patiently runs a command, on zfs-fuse again and again for settleTime while the
 // dataset is busy.
@@ -21,7 +22,7 @@ func (h *Host) patiently(ctx context.Context, object string, args ...string) err
 	begun, wait := time.Now(), 5*time.Millisecond
 	for {
 		_, err := h.run(ctx, args[0], object, args...)
-		if !h.lateRelease() || !early(err) || time.Since(begun) > settleTime {
+		if !h.isFuse() || !early(err) || time.Since(begun) > settleTime {
 			return err
 		}
 		if pause(ctx, wait) != nil {

@@ -228,7 +228,7 @@ func (h *Host) Set(ctx context.Context, name string, props map[string]string) er
 			return err
 		}
 	}
-	if value, ok := props[PropReadOnly]; ok && h.lateRelease() {
+	if value, ok := props[PropReadOnly]; ok && h.isFuse() {
 		return h.mountFollows(name, value == "on")
 	}
 	return nil
@@ -263,7 +263,7 @@ func (h *Host) Inherit(ctx context.Context, name, prop string) error {
 		return err
 	}
 	_, err := h.run(ctx, "inherit", name, "inherit", prop, name)
-	if err == nil && prop == PropReadOnly && h.lateRelease() {
+	if err == nil && prop == PropReadOnly && h.isFuse() {
 		return h.mountAnew(ctx, name)
 	}
 	return err
@@ -323,7 +323,7 @@ func (h *Host) Rename(ctx context.Context, from, to string) error {
 	if err := errors.Join(h.allow("rename", from), h.allow("rename", to)); err != nil {
 		return err
 	}
-	if h.lateRelease() {
+	if h.isFuse() {
 		return h.renameUnmounted(ctx, from, to)
 	}
 	_, err := h.run(ctx, "rename", from, "rename", from, to)

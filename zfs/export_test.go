@@ -1,6 +1,9 @@
 package zfs
 
-import "time"
+import (
+	"io"
+	"time"
+)
 
 // For the tests of what is inside.
 var (
@@ -38,3 +41,9 @@ func (h *Host) Stuck(pool string, n int) {
 		h.stuck.left[&process{inv: invocation{op: "get", object: pool + "/x", args: []string{"get", "all", pool}}, began: time.Now()}] = struct{}{}
 	}
 }
+
+// NewGuard is what a stream for zfs-fuse goes through.
+func NewGuard(head []byte, from io.Reader) io.Reader { return newGuard(head, from) }
+
+// ErrRecord is why it stops.
+var ErrRecord = errRecord

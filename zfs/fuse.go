@@ -13,7 +13,7 @@ import (
 // /etc/zfs/zfsrc) and is told of no change. It is mounted anew; while somebody uses it,
 // only what is not in use is forgotten.
 func (h *Host) showReceived(ctx context.Context, name string) error {
-	if !h.lateRelease() || !mountedHere(name) {
+	if !h.isFuse() || !mountedHere(name) {
 		return nil
 	}
 	d, err := h.Dataset(ctx, name)

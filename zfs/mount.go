@@ -15,7 +15,7 @@ func (h *Host) Mount(ctx context.Context, name string) error {
 	if err := h.allow("mount", name); err != nil {
 		return err
 	}
-	if h.lateRelease() {
+	if h.isFuse() {
 		return h.mountFlagged(ctx, name)
 	}
 	_, err := h.run(ctx, "mount", name, "mount", name)
@@ -36,7 +36,7 @@ func (h *Host) Unmount(ctx context.Context, name string, force bool) error {
 		return err
 	}
 	args := []string{"unmount"}
-	if force && !h.lateRelease() {
+	if force && !h.isFuse() {
 		args = append(args, "-f")
 	}
 	_, err := h.run(ctx, "unmount", name, append(args, name)...)
@@ -52,7 +52,7 @@ func (h *Host) Unmount(ctx context.Context, name string, force bool) error {
 // released makes sure that an unmounted filesystem has no users that the tree of files
 // does not show.
 func (h *Host) released(ctx context.Context, name string) error {
-	if h.lateRelease() {
+	if h.isFuse() {
 		return h.detachedUsers(ctx, name)
 	}
 	got, err := h.Get(ctx, name, "objsetid")

@@ -14,6 +14,10 @@ import (
 // has ended.
 const copyGrace = time.Second
 
+// lastWrites is how many deadlines of a command zfs receive may take to write what it has
+// read, after the end of its stream.
+const lastWrites = 5
+
 // Receive reads one stream to its end. The first record is looked at before zfs sees
 // it: streams with properties, clones, volumes and other snapshots than the expected
 // one are refused (ErrStreamRefused). The rest is copied with io.Copy into a pipe of
@@ -46,6 +50,9 @@ func (h *Host) Receive(ctx context.Context, req ReceiveRequest, stream io.Reader
 	inv, err := h.receiveInvocation(req, header)
 	if err != nil {
 		return err
+	}
+	if h.isFuse() {
+		stream = newGuard(head, stream)
 	}
 	return h.settleReceive(ctx, req, header, h.feed(ctx, inv, head, stream))
 }
@@ -120,25 +127,38 @@ func (h *Host) feed(ctx context.Context, inv invocation, head []byte, stream io.
 		_ = w.Close()
 		return h.explain(ctx, inv, began, err, "")
 	}
-	copied := make(chan error, 1)
-	go func() { copied <- errors.Join(pump(w, head, stream), w.Close()) }()
-	err = h.awaitReceive(ctx, p, w)
+	copied, fed := make(chan error, 1), make(chan struct{})
+	go func() {
+		copied <- errors.Join(pump(w, head, stream), w.Close())
+		close(fed)
+	}()
+	err = h.awaitReceive(ctx, p, w, fed)
 	broken := copyError(copied)
 	if err != nil && !errors.Is(err, ErrHung) {
 		err = h.explain(ctx, inv, began, err, errs.String())
 		if broken != nil && ctx.Err() == nil {
-			err = &Error{Op: "receive", Object: inv.object, Class: ErrStreamTruncated, Text: broken.Error()}
+			class := ErrStreamTruncated
+			if errors.Is(broken, errRecord) {
+				class = ErrStreamCorrupt
+			}
+			err = inv.refuse(class, broken.Error())
 		}
 	}
 	h.note(inv, began, err)
 	return err
 }
 
-// awaitReceive waits for zfs receive however long its stream lasts. After a kill it may
-// have to finish a transaction group.
-func (h *Host) awaitReceive(ctx context.Context, p *process, w *os.File) error {
+// awaitReceive waits for zfs receive however long its stream lasts, and for a bounded time
+// after that. When it is killed it may have to finish a transaction group.
+func (h *Host) awaitReceive(ctx context.Context, p *process, w *os.File, fed <-chan struct{}) error {
+	stuck := h.afterFed(p, fed)
 	select {
 	case <-p.done:
+	case <-stuck:
+		p.kill()
+		if !h.stuck.leave(p, killGrace) || p.err != nil {
+			return h.hung(p.inv, p.began)
+		}
 	case <-ctx.Done():
 		_ = w.Close()
 		p.kill()
@@ -150,6 +170,31 @@ func (h *Host) awaitReceive(ctx context.Context, p *process, w *os.File) error {
 		}
 	}
 	return p.err
+}
+
+// afterFed tells when zfs receive has had the whole stream for too long: zfs-fuse
+// sometimes waits for ever for more of a damaged one.
+func (h *Host) afterFed(p *process, fed <-chan struct{}) <-chan time.Time {
+	patience := lastWrites * h.deadline
+	if h.isFuse() {
+		patience = h.deadline / 4
+	}
+	stuck := make(chan time.Time, 1)
+	go func() {
+		select {
+		case <-p.done:
+			return
+		case <-fed:
+		}
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		select {
+		case <-p.done:
+		case now := <-timer.C:
+			stuck <- now
+		}
+	}()
+	return stuck
 }
 
 // pump moves the stream into the pipe, through the kernel where it can.

@@ -103,3 +103,11 @@ func run(tool string, args []string) error {
 	}
 	return nil
 }
+
+// Export takes a pool away from the machine, as when its disks are pulled in good order.
+func Export(p Pool) error { return patiently(func() error { return Zpool("export", p.Name) }) }
+
+// Import brings it back.
+func Import(p Pool) error {
+	return Zpool("import", "-d", filepath.Dir(p.File), "-o", "cachefile=none", p.Name)
+}
