@@ -18,6 +18,7 @@ const (
 	oldMaxBlock = 128 << 10
 	oldMaxBonus = 320
 	maxObject   = 1 << 48
+	maxOffset   = 1 << 56 // 64 PiB: files of zfs-fuse are smaller, holes and all
 )
 
 var errRecord = errors.New("damaged record")
@@ -123,7 +124,7 @@ func (g *guard) judge(head []byte) (body int64, guid uint64, err error) {
 		return 0, u64(24), err
 	case recordWrite:
 		offset, length := u64(24), u64(32)
-		if !oldObject(u64(8)) || !oldBlock(length) || offset%max(length, 1) != 0 || offset+length > 1<<62 {
+		if !oldObject(u64(8)) || !oldBlock(length) || offset%max(length, 1) != 0 || offset > maxOffset {
 			err = fmt.Errorf("%w: write of %d bytes at %d of object %d", errRecord, length, offset, u64(8))
 		}
 		return int64(min(length, oldMaxBlock)), u64(40), err
