@@ -90,9 +90,8 @@ func newClusterOn(t *testing.T, on maker, n int) *cluster {
 		c.hosts = append(c.hosts, c.newHost(ca, on, i))
 	}
 	for _, h := range c.hosts {
-		if s, ok := h.fs.(*sealed); ok {
+		if s, ok := h.fs.(sealable); ok && s.seal(c.hosts[0].keys.Path(c.share)) {
 			c.encrypted, h.keys = true, c.hosts[0].keys // copied everywhere
-			s.keyFile = h.keys.Path(c.share)
 		}
 	}
 	return c

@@ -10,6 +10,7 @@ import (
 
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/zfs"
+	"tarn/zfs/zfstest/realzfs"
 )
 
 const (
@@ -260,4 +261,19 @@ func TestDamageHoldsUpReplication(t *testing.T) {
 	a.worker.poke()
 	b.worker.poke()
 	c.until("healed, it follows again", func() bool { return inSync(a, b)() && b.report().GetError() == nil })
+}
+
+// TestEncryptedSharesOnZFS moves encrypted shares both ways, and sets a forked history
+// aside, on pools that encrypt.
+func TestEncryptedSharesOnZFS(t *testing.T) {
+	t.Run("zfs", func(t *testing.T) {
+		if !realzfs.Kernel() {
+			t.Skip("zfs-fuse cannot encrypt: make test-kernel runs this on the kernel's ZFS")
+		}
+		for name, test := range map[string]func(*testing.T, maker){
+			"planned": plannedPromotionBothWays, "forced": forcedFailoverKeepsDivergentData, "unrelated": nothingInCommonIsPutAside,
+		} {
+			t.Run(name, func(t *testing.T) { test(t, onSealedPools(t)) })
+		}
+	})
 }

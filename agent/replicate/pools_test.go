@@ -22,6 +22,24 @@ import (
 type poolStorage struct {
 	*zfs.Host
 	pool realzfs.Pool
+	// encrypts its shares, under a key that every host has in keyFile.
+	encrypts bool
+	keyFile  string
+}
+
+// onSealedPools is onPools for encrypted shares.
+func onSealedPools(t *testing.T) maker {
+	make := onPools(t)
+	return func(t *testing.T, i int) testStorage {
+		p := make(t, i).(*poolStorage)
+		p.encrypts = true
+		return p
+	}
+}
+
+func (p *poolStorage) seal(keyFile string) bool {
+	p.keyFile = keyFile
+	return p.encrypts
 }
 
 // onPools makes hosts on real pools, one pool for each. A later cluster of the same
@@ -127,7 +145,19 @@ func (p *poolStorage) Write(dataset, text string, root bool) error {
 	return errors.Join(err, f.Close())
 }
 
-func (p *poolStorage) Read(dataset string) (string, error) { return readShare(p.Host, dataset) }
+// Read loads the key first, if it has to.
+func (p *poolStorage) Read(dataset string) (string, error) {
+	if p.encrypts {
+		ds, err := p.Dataset(context.Background(), dataset)
+		if err == nil && ds.Encrypted && !ds.KeyLoaded {
+			err = p.LoadKey(context.Background(), ds.EncryptionRoot, p.keyFile)
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	return readShare(p.Host, dataset)
+}
 
 func (p *poolStorage) Fence(dataset string) { _ = zfs.Fence(context.Background(), dataset) }
 

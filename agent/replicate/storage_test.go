@@ -54,6 +54,14 @@ func encrypted(_ *testing.T, i int) testStorage {
 	return &sealed{Host: memzfs.New(uint64(i+1), testPool)}
 }
 
+// sealable storage may keep its shares encrypted; it hears of the key file and says.
+type sealable interface{ seal(keyFile string) bool }
+
+func (s *sealed) seal(keyFile string) bool {
+	s.keyFile = keyFile
+	return true
+}
+
 // Read loads the key first, as an operator does who wants to look at a divergent copy.
 func (s *sealed) Read(dataset string) (string, error) {
 	ds, _, ok := s.Peek(dataset)
