@@ -2,6 +2,7 @@ package export
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -44,6 +45,14 @@ func shortDir(t *testing.T) string {
 // startGanesha runs an exporter with its own Ganesha and waits until it answers.
 func startGanesha(t *testing.T, dir string, listen netip.AddrPort) *Ganesha {
 	t.Helper()
+	g := newGanesha(t, dir, listen)
+	runExporter(t, g)
+	until(t, 30*time.Second, func() error { return g.runner.answers(t.Context()) })
+	return g
+}
+
+func newGanesha(t *testing.T, dir string, listen netip.AddrPort) *Ganesha {
+	t.Helper()
 	needRoot(t)
 	need(t, "ganesha.nfsd", "dbus-daemon", "nfs-cat", "nfs-cp", "nfs-ls")
 	g, err := NewGanesha(GaneshaConfig{
@@ -52,8 +61,12 @@ func startGanesha(t *testing.T, dir string, listen netip.AddrPort) *Ganesha {
 	if err != nil {
 		t.Fatal(err)
 	}
-	runExporter(t, g)
-	until(t, 30*time.Second, func() error { return g.runner.answers(t.Context()) })
+	t.Cleanup(func() {
+		if busPID(g.runner.layout) != 0 || ganeshaPID(g.runner.layout) != 0 {
+			t.Error("processes are left")
+			g.runner.stop()
+		}
+	})
 	return g
 }
 
@@ -289,7 +302,11 @@ func TestGaneshaOutlivesTheAgentAndItself(t *testing.T) {
 	dir := shortDir(t)
 	server := freePort(t, "127.0.0.1")
 	a := share(t, filepath.Join(dir, "a"))
-	first := startGanesha(t, dir, server)
+	first := newGanesha(t, dir, server)
+	// As Run does, but nobody is left to look after it.
+	if err := errors.Join(first.runner.write(), first.runner.start(t.Context())); err != nil {
+		t.Fatal(err)
+	}
 	mustApply(t, first, a, exportsOf(shareFSID, rule("w", "127.0.0.5", rw)), false)
 	client := newClient(t, 4, "127.0.0.5", server)
 	client.mustRead(a+"/hello", "hello\n")
