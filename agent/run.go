@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -107,7 +109,7 @@ func (a *Agent) preparePool(ctx context.Context, pool string) error {
 	a.lacks.Store(&replicate.Lacks{HoldList: !caps.HoldsListed, Resume: !caps.Resume})
 	err = a.storage.Create(ctx, a.root(pool), a.rootProperties(pool), true)
 	if errors.Is(err, zfs.ErrExists) {
-		err = a.storage.Set(ctx, a.root(pool), a.rootProperties(pool))
+		err = a.setRoot(ctx, pool)
 	}
 	if err != nil {
 		return fmt.Errorf("prepare %s: %w", a.root(pool), err)
@@ -117,6 +119,24 @@ func (a *Agent) preparePool(ctx context.Context, pool string) error {
 		a.log.Error("what an earlier run left writable could not be unmounted yet", "pool", pool, "err", err)
 	}
 	return nil
+}
+
+// setRoot gives the dataset above all replicas the properties that it lacks. Setting
+// one mounts what is below anew, which fails while clients have it open: so those that
+// are as they should be are left alone.
+func (a *Agent) setRoot(ctx context.Context, pool string) error {
+	want := a.rootProperties(pool)
+	have, err := a.storage.Get(ctx, a.root(pool), slices.Sorted(maps.Keys(want))...)
+	if err != nil {
+		return err
+	}
+	maps.DeleteFunc(want, func(name, value string) bool {
+		return have[name].Value == value && have[name].Source == zfs.SourceLocal
+	})
+	if len(want) == 0 {
+		return nil
+	}
+	return a.storage.Set(ctx, a.root(pool), want)
 }
 
 // retire ends what clients can write. The dead-man keeps what could not be
