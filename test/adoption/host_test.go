@@ -165,7 +165,7 @@ func (h *host) received() (int64, map[string]int) {
 func (h *host) assign(role tarnv1.Role, from string, edit ...func(*tarnv1.Assignment)) {
 	a := &tarnv1.Assignment{
 		ReplicaId: h.replica, ShareId: h.share, Pool: h.pool, Role: role, Epoch: 1, Exports: &tarnv1.Exports{Revision: 1},
-		Cadence: durationpb.New(200 * time.Millisecond), ReplicationType: tarnv1.ReplicationType_REPLICATION_TYPE_READABLE, ManagedFrom: from,
+		Cadence: durationpb.New(patience() / 300), ReplicationType: tarnv1.ReplicationType_REPLICATION_TYPE_READABLE, ManagedFrom: from,
 	}
 	for _, e := range edit {
 		e(a)
@@ -180,7 +180,7 @@ func (h *host) report() *tarnv1.ReplicaReport {
 	return &tarnv1.ReplicaReport{}
 }
 
-// patience is long where a processor is emulated.
+// patience is long where a processor is emulated; a 300th of it lies between snapshots.
 func patience() time.Duration {
 	if os.Getenv("TARN_VM") != "" {
 		return 5 * time.Minute
