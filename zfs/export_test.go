@@ -47,3 +47,6 @@ func NewGuard(head []byte, from io.Reader) io.Reader { return newGuard(head, fro
 
 // ErrRecord is why it stops.
 var ErrRecord = errRecord
+
+// SpliceAll moves one pipe into another.
+var SpliceAll = spliceAll

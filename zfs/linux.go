@@ -11,7 +11,6 @@ import (
 const (
 	setPipeSize = 1031 // F_SETPIPE_SZ
 	pipeSize    = 1 << 20
-	fionread    = 0x541b
 
 	spliceMove     = 1
 	spliceNonblock = 2
@@ -27,27 +26,16 @@ func growPipe(f *os.File) {
 	_ = raw.Control(func(fd uintptr) { _, _, _ = syscall.Syscall(syscall.SYS_FCNTL, fd, setPipeSize, pipeSize) })
 }
 
-// pending is the number of bytes that a pipe holds.
-func pending(fd uintptr) int {
-	var n int32
-	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, fd, fionread, uintptr(unsafe.Pointer(&n))); errno != 0 {
-		return 0
-	}
-	return int(n)
-}
-
 // awaitReadable waits until a pipe has bytes (true) or its writers are gone.
 func awaitReadable(f *os.File) (bytes bool) {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return false
 	}
-	asked := false
 	_ = raw.Read(func(fd uintptr) bool {
-		bytes = pending(fd) > 0
-		ready := bytes || asked
-		asked = true
-		return ready
+		now := poll(fd, pollIn)
+		bytes = now&pollIn != 0
+		return now != 0
 	})
 	return bytes
 }
@@ -59,23 +47,37 @@ func atEnd(f *os.File) (end bool) {
 		return true // closed by the reader
 	}
 	_ = raw.Control(func(fd uintptr) {
-		fds := pollFd{fd: int32(fd), events: pollIn}
-		var now syscall.Timespec
-		n, _, errno := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&fds)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
-		end = errno == 0 && n == 1 && fds.revents&pollHup != 0 && fds.revents&pollIn == 0
+		now := poll(fd, pollIn)
+		end = now&pollHup != 0 && now&pollIn == 0
 	})
 	return end
 }
 
-type pollFd struct {
-	fd              int32
-	events, revents int16
-}
-
 const (
 	pollIn  = 1
+	pollOut = 4
 	pollHup = 16
 )
+
+// poll tells the state of a descriptor without waiting. The runtime tells changes of
+// state only: whoever waits for one has to look at the state first, or waits for ever.
+func poll(fd uintptr, events int16) int16 {
+	fds := struct {
+		fd              int32
+		events, revents int16
+	}{fd: int32(fd), events: events}
+	var now syscall.Timespec
+	for {
+		_, _, errno := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&fds)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+		switch errno {
+		case 0:
+			return fds.revents
+		case syscall.EINTR:
+		default:
+			return pollHup
+		}
+	}
+}
 
 // spliceAll moves everything from one pipe into another inside the kernel. done is
 // false when nothing was moved because the files are not both pipes.
@@ -129,19 +131,14 @@ func spliceNow(dst, src uintptr) (n int64, full bool, err error) {
 			break
 		}
 	}
-	if err == syscall.EAGAIN && pending(src) > 0 {
+	if err == syscall.EAGAIN && poll(dst, pollOut) == 0 {
 		return 0, true, nil
 	}
 	return n, false, err
 }
 
 func awaitWritable(to syscall.RawConn) error {
-	asked := false
-	return to.Write(func(uintptr) bool {
-		ready := asked
-		asked = true
-		return ready
-	})
+	return to.Write(func(fd uintptr) bool { return poll(fd, pollOut) != 0 })
 }
 
 // remount makes a mount read-only or writable. As every remount does, it lets the kernel
