@@ -68,8 +68,7 @@ func plainRig(t *testing.T, stall time.Duration, e func(*memzfs.Host) Engine) (*
 			t.Errorf("door ended with %v", err)
 		}
 	})
-	var r *rig
-	r = newRig(t, stall, func(h http.Handler) http.Handler {
+	r := newRig(t, stall, func(h http.Handler) http.Handler {
 		s := h.(*Server)
 		s.cfg.Door = door
 		s.cfg.Engine = e(s.cfg.Engine.(*memzfs.Host))

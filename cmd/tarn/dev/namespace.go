@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,19 +74,4 @@ func onThread(f func() error) error {
 // seenFrom is the path under which this process sees what another one has at path.
 func seenFrom(pid int, path string) string {
 	return fmt.Sprintf("/proc/%d/root%s", pid, path)
-}
-
-// mountsBelow counts what a process has mounted below dir.
-func mountsBelow(pid int, dir string) (int, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
-	if err != nil {
-		return 0, fmt.Errorf("list mounts: %w", err)
-	}
-	n := 0
-	for line := range strings.Lines(string(data)) {
-		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
-			n++
-		}
-	}
-	return n, nil
 }
