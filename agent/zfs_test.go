@@ -16,6 +16,7 @@ import (
 
 	"tarn/controlplane/identity"
 	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs"
 	"tarn/zfs/zfstest/realzfs"
 )
 
@@ -104,6 +105,11 @@ func TestPoolComesAndGoes(t *testing.T) {
 		t.Errorf("mounted at %s", mountpoint)
 	}
 	put(t, mountpoint, "f", "data")
+	storage, err := zfs.Open(t.Context(), zfs.Config{Pools: []string{pool.Name}})
+	must(err)
+	if d, err := storage.Dataset(t.Context(), pool.Name+"/tarn/"+replica); err != nil || d.RefQuota != 1<<30 || d.Quota != 0 {
+		t.Errorf("size in force: %+v, %v", d, err)
+	}
 	established := proto.CloneOf(as)
 	established.Established = true
 	h.assign(established)

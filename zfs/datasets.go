@@ -14,12 +14,12 @@ import (
 // versions.
 var shownProperties = []string{
 	"guid", "createtxg", "", // written or unique
-	"mounted", PropMountpoint, PropReadOnly, "origin", "used", "referenced", "available", PropQuota,
+	"mounted", PropMountpoint, PropReadOnly, "origin", "used", "referenced", "available", PropQuota, PropRefQuota,
 }
 
 // settable are the native properties that the engine sets.
 var settable = []string{
-	PropQuota, PropReadOnly, PropCanMount, PropMountpoint, PropATime, "refquota", "reservation", "refreservation", "compression",
+	PropQuota, PropReadOnly, PropCanMount, PropMountpoint, PropATime, PropRefQuota, "reservation", "refreservation", "compression",
 	"recordsize", "sharenfs", "sharesmb", "snapdir", "xattr", "acltype", "exec", "setuid", "devices", "encryption", "keyformat", "keylocation",
 }
 

@@ -175,6 +175,8 @@ func (d *Dataset) fill(r record) (err error) {
 		d.Available, err = number(r.value)
 	case PropQuota:
 		d.Quota, err = number(r.value)
+	case PropRefQuota:
+		d.RefQuota, err = number(r.value)
 	case "written", "unique":
 		d.Written, err = number(r.value)
 	case "encryption":

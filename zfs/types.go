@@ -37,6 +37,7 @@ type Property struct {
 // colon in their name, lower case, at most 256 bytes; values at most 8 KiB.
 const (
 	PropQuota      = "quota"      // bytes, "none" or "0" for no limit
+	PropRefQuota   = "refquota"   // the same, of what the head refers to: snapshots do not count
 	PropReadOnly   = "readonly"   // on or off
 	PropCanMount   = "canmount"   // on, off or noauto
 	PropMountpoint = "mountpoint" // absolute path, or none
@@ -60,6 +61,7 @@ type Dataset struct {
 	Referenced int64
 	Available  int64
 	Quota      int64 // 0 for none
+	RefQuota   int64 // of what the head refers to; 0 for none
 	// Written is the bytes changed since the newest snapshot; 0 means the head
 	// equals it. -1 where the version cannot tell. Real ZFS shows the last transaction
 	// group: what was written since (5 s, more on a busy pool) is seen after Sync only.

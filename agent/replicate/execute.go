@@ -143,24 +143,35 @@ func (w *Worker) unmount(ctx context.Context, name string) error {
 	return w.cfg.Engine.Unmount(ctx, name, force)
 }
 
+// unlimited are the properties of a dataset without limits, limited those of a share of
+// a size. It is what the users see that counts, as df shows it: snapshots are kept for
+// the sake of copies, by tarn's choice, and must not use up a share.
+func unlimited() map[string]string {
+	return map[string]string{zfs.PropQuota: none, zfs.PropRefQuota: none}
+}
+
+func limited(size int64) map[string]string {
+	return map[string]string{zfs.PropQuota: none, zfs.PropRefQuota: strconv.FormatInt(size, 10)}
+}
+
 // quota limits an active replica to the share's size. A secondary has none: what
 // fitted at the source must not be refused here for the sake of older snapshots.
 func (w *Worker) quota(ctx context.Context, name string) error {
 	if w.s.a.GetRole() != tarnv1.Role_ROLE_ACTIVE {
-		if err := w.cfg.Engine.Set(ctx, name, map[string]string{zfs.PropQuota: none}); err != nil {
+		if err := w.cfg.Engine.Set(ctx, name, unlimited()); err != nil {
 			return err
 		}
-		w.s.f.ds.Quota = 0
+		w.s.f.ds.Quota, w.s.f.ds.RefQuota = 0, 0
 		return nil
 	}
 	want := w.s.a.GetSizeGib() * gib
-	err := w.cfg.Engine.Set(ctx, name, map[string]string{zfs.PropQuota: strconv.FormatInt(want, 10)})
+	err := w.cfg.Engine.Set(ctx, name, limited(want))
 	if errors.Is(err, zfs.ErrNoSpace) || errors.Is(err, zfs.ErrQuota) {
 		w.s.sizeRefused = want
 		return nil
 	}
 	if err == nil {
-		w.s.f.ds.Quota, w.s.sizeRefused = want, 0
+		w.s.f.ds.Quota, w.s.f.ds.RefQuota, w.s.sizeRefused = 0, want, 0
 	}
 	return err
 }
@@ -205,7 +216,7 @@ func (w *Worker) newMarks(role string) marks {
 func (w *Worker) create(ctx context.Context) error {
 	props := resting(w.newMarks(rolePrimary))
 	if size := w.s.a.GetSizeGib(); size > 0 {
-		props[zfs.PropQuota] = strconv.FormatInt(size*gib, 10)
+		props[zfs.PropRefQuota] = strconv.FormatInt(size*gib, 10)
 	}
 	secret, err := w.encryption()
 	if err != nil {

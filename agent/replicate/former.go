@@ -70,7 +70,7 @@ func (w was) exports() []string {
 
 // managedProps are the properties that tarn changes for good.
 func managedProps() []string {
-	return []string{zfs.PropReadOnly, zfs.PropCanMount, zfs.PropMountpoint, zfs.PropQuota}
+	return []string{zfs.PropReadOnly, zfs.PropCanMount, zfs.PropMountpoint, zfs.PropQuota, zfs.PropRefQuota}
 }
 
 // String is the value of markWas.
@@ -370,7 +370,7 @@ func (w *Worker) restoreProps(ctx context.Context, d zfs.Dataset) error {
 		switch {
 		case own, prop == zfs.PropMountpoint && text == "":
 			continue
-		case prop == zfs.PropQuota: // this and the next are never inherited, and have defaults
+		case prop == zfs.PropQuota, prop == zfs.PropRefQuota: // this and the next are never inherited, and have defaults
 			err = w.cfg.Engine.Set(ctx, d.Name, map[string]string{prop: none})
 		case prop == zfs.PropCanMount:
 			err = w.cfg.Engine.Set(ctx, d.Name, map[string]string{prop: on})

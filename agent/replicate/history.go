@@ -140,7 +140,7 @@ func (w *Worker) finishAside(ctx context.Context) error {
 	return w.cfg.Engine.Set(ctx, w.s.f.moved.Name, map[string]string{
 		markRole: roleDivergent, markOp: noOp, markSince: time.Now().UTC().Format(time.RFC3339), markBase: w.s.f.common().String(),
 		markEpoch:     strconv.FormatUint(w.s.wroteUnder(marksOf(*w.s.f.moved)), 10),
-		zfs.PropQuota: none, zfs.PropReadOnly: on, zfs.PropCanMount: noauto,
+		zfs.PropQuota: none, zfs.PropRefQuota: none, zfs.PropReadOnly: on, zfs.PropCanMount: noauto,
 	})
 }
 

@@ -136,7 +136,7 @@ func ceilGiB(bytes int64) int64 { return (bytes + gib - 1) / gib }
 
 // foundSize is what a share counts with whose size nobody named: the dataset's quota,
 // else what it uses; 1 GiB at least.
-func foundSize(d *zfs.Dataset) int64 { return max(1, ceilGiB(max(d.Quota, d.Used))) }
+func foundSize(d *zfs.Dataset) int64 { return max(1, ceilGiB(max(d.Quota, d.RefQuota, d.Used))) }
 
 // formerPath is where clients found the data before they were tarn's.
 func (s *state) formerPath() string {

@@ -115,7 +115,7 @@ func (w *Worker) describe(r *tarnv1.ReplicaReport) {
 		r.Mountpoint = f.ds.Mountpoint
 	}
 	if w.s.a.GetRole() == tarnv1.Role_ROLE_ACTIVE {
-		r.AppliedSizeGib = f.ds.Quota / gib
+		r.AppliedSizeGib = f.ds.RefQuota / gib
 		if w.s.a.GetSizeGib() == 0 {
 			r.AppliedSizeGib = foundSize(f.ds)
 		}

@@ -63,7 +63,7 @@ func serving(s *state) []rule {
 // resize reports that the quota is not what is wanted, and was not refused.
 func (s *state) resize() bool {
 	want := s.a.GetSizeGib() * gib
-	return want > 0 && s.f.ds.Quota != want && s.sizeRefused != want
+	return want > 0 && (s.f.ds.RefQuota != want || s.f.ds.Quota != 0) && s.sizeRefused != want
 }
 
 // hasBase checks that the epoch's first snapshot is here, when the lineage says which.
@@ -160,7 +160,7 @@ func (s *state) rebaseTo(common *zfs.GUID) action {
 func following(s *state) []rule {
 	show := s.readable() && !s.locked()
 	return []rule{
-		may(s.f.ds.Quota != 0, do(doQuota)),
+		may(s.f.ds.Quota != 0 || s.f.ds.RefQuota != 0, do(doQuota)),
 		may(s.misplaced(), do(doPath)),
 		may(s.locked() && s.keyless == nil, do(doLoadKey)),
 		may(show && s.confirmed && !s.f.ds.Mounted, do(doMount)),

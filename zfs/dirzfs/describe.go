@@ -74,7 +74,7 @@ func (p *pool) describe(ctx context.Context, name string) (zfs.Dataset, error) {
 	}
 	out := zfs.Dataset{
 		Name: name, GUID: ds.GUID, CreateTXG: ds.TXG, Mounted: p.isMounted(ds),
-		Quota: parseQuota(ds.Props[zfs.PropQuota]), Written: written,
+		Quota: parseQuota(ds.Props[zfs.PropQuota]), RefQuota: parseQuota(ds.Props[zfs.PropRefQuota]), Written: written,
 	}
 	return out, p.view(func(m meta) error { return p.describeIn(m, ds, &out, free) })
 }
@@ -91,6 +91,9 @@ func (p *pool) describeIn(m meta, ds *datasetRec, out *zfs.Dataset, free int64) 
 	out.Used, out.Available = below+out.Written, max(0, min(free, room-out.Written))
 	if out.Referenced, err = p.referenced(m, ds, out.Written); err != nil {
 		return err
+	}
+	if out.RefQuota > 0 {
+		out.Available = max(0, min(out.Available, out.RefQuota-out.Referenced))
 	}
 	if out.User, err = m.userProperties(ds); err != nil {
 		return err

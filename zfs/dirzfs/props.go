@@ -19,7 +19,7 @@ func (p *pool) checkProperty(ds, name, value string) (string, error) {
 		return "", fmt.Errorf("%w: property %s=%q: %s", zfs.ErrInvalid, name, value, rule)
 	}
 	switch name {
-	case zfs.PropQuota:
+	case zfs.PropQuota, zfs.PropRefQuota:
 		if value == "none" {
 			return "0", nil
 		}
@@ -51,11 +51,13 @@ func (p *pool) checkProperty(ds, name, value string) (string, error) {
 	return value, zfs.ValidateUserProperty(name, value)
 }
 
-func inheritable(name string) bool { return name != zfs.PropQuota && name != zfs.PropCanMount }
+func inheritable(name string) bool {
+	return name != zfs.PropQuota && name != zfs.PropRefQuota && name != zfs.PropCanMount
+}
 
 func (p *pool) defaultOf(ds, name string) string {
 	switch name {
-	case zfs.PropQuota:
+	case zfs.PropQuota, zfs.PropRefQuota:
 		return "0"
 	case zfs.PropReadOnly, zfs.PropATime:
 		return "off"
@@ -136,6 +138,11 @@ func (p *pool) set(ctx context.Context, name string, props map[string]string) er
 			ds.Props = map[string]string{}
 		}
 		maps.Copy(ds.Props, clean)
+		for _, limit := range []string{zfs.PropQuota, zfs.PropRefQuota} {
+			if clean[limit] == "0" {
+				delete(ds.Props, limit) // as with ZFS, where no limit is the default
+			}
+		}
 		return m.putDataset(ds)
 	})
 	if _, ok := clean[zfs.PropReadOnly]; !ok || err != nil {
@@ -157,6 +164,15 @@ func (p *pool) checkProperties(ds string, props map[string]string) (map[string]s
 }
 
 func (p *pool) quotaFits(m meta, ds *datasetRec, props map[string]string) error {
+	if limit := parseQuota(props[zfs.PropRefQuota]); limit != 0 {
+		refers, err := p.referenced(m, ds, 0)
+		if err != nil {
+			return err
+		}
+		if refers > limit {
+			return fmt.Errorf("%w: refquota %d is less than the %d bytes referred to", zfs.ErrNoSpace, limit, refers)
+		}
+	}
 	limit := parseQuota(props[zfs.PropQuota])
 	if limit == 0 {
 		return nil
@@ -258,7 +274,7 @@ func (p *pool) properties(m meta, ds *datasetRec, names []string) (map[string]zf
 		if err != nil {
 			return nil, err
 		}
-		names = append(slices.Collect(maps.Keys(user)), zfs.PropQuota, zfs.PropReadOnly, zfs.PropCanMount, zfs.PropMountpoint)
+		names = append(slices.Collect(maps.Keys(user)), zfs.PropQuota, zfs.PropRefQuota, zfs.PropReadOnly, zfs.PropCanMount, zfs.PropMountpoint)
 	}
 	out := make(map[string]zfs.Property, len(names))
 	for _, n := range names {

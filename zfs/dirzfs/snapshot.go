@@ -180,6 +180,9 @@ func (p *pool) addSnapshot(m meta, ds *datasetRec, s *snapRec) error {
 	if s.Written > room {
 		return fmt.Errorf("%w: %s needs %d bytes, the quota leaves %d", zfs.ErrQuota, ds.Name, s.Written, max(room, 0))
 	}
+	if limit := parseQuota(ds.Props[zfs.PropRefQuota]); limit > 0 && s.Referenced > limit {
+		return fmt.Errorf("%w: %s refers to %d bytes, the refquota is %d", zfs.ErrQuota, ds.Name, s.Referenced, limit)
+	}
 	if s.TXG, err = m.nextTXG(); err != nil {
 		return err
 	}

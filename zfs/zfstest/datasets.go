@@ -13,6 +13,7 @@ func datasetTests() map[string]func(*testing.T, *suite) {
 		"names":      testNames,
 		"properties": testProperties,
 		"quota":      testQuota,
+		"refquota":   testRefQuota,
 		"rename":     testRename,
 		"destroy":    testDestroy,
 		"pools":      testPools,
@@ -170,4 +171,26 @@ func testPools(t *testing.T, s *suite) {
 		}
 	}
 	t.Errorf("no pool for %s in %+v", s.Source, list)
+}
+
+// testRefQuota: what only snapshots keep does not count.
+func testRefQuota(t *testing.T, s *suite) {
+	ctx := t.Context()
+	ds, dir := s.create(t, "refquota")
+	ok(t, s.Host.Set(ctx, ds, map[string]string{zfs.PropRefQuota: "10485760"}))
+	if d := s.get(t, ds); d.RefQuota != 10<<20 || d.Quota != 0 || d.Available > 10<<20 {
+		t.Errorf("refquota %d, quota %d, available %d", d.RefQuota, d.Quota, d.Available)
+	}
+	for _, name := range []string{"1", "2", "3"} {
+		writeFile(t, dir+"/f", random(6<<20))
+		s.snap(t, ds+"@"+name)
+	}
+	if d := s.get(t, ds); d.Used < 16<<20 || d.Referenced > 8<<20 {
+		t.Errorf("three times 6 MiB in snapshots: used %d, referenced %d", d.Used, d.Referenced)
+	}
+	fails(t, s.Host.Set(ctx, ds, map[string]string{zfs.PropRefQuota: "1048576"}), zfs.ErrNoSpace, zfs.ErrQuota)
+	ok(t, s.Host.Set(ctx, ds, map[string]string{zfs.PropQuota: "none", zfs.PropRefQuota: "none"}))
+	if q := s.get(t, ds).RefQuota; q != 0 {
+		t.Errorf("refquota %d after none", q)
+	}
 }

@@ -156,6 +156,9 @@ func (d *dataset) show() zfs.Dataset {
 	if q := d.props[zfs.PropQuota]; q != "" && q != "none" {
 		_, _ = fmt.Sscan(q, &out.Quota)
 	}
+	if q := d.props[zfs.PropRefQuota]; q != "" && q != "none" {
+		_, _ = fmt.Sscan(q, &out.RefQuota)
+	}
 	d.showKey(&out)
 	for k, v := range d.props {
 		if strings.Contains(k, ":") {

@@ -44,6 +44,11 @@ func (h *Host) Set(ctx context.Context, name string, props map[string]string) er
 		d, err := h.get("set", name)
 		if err == nil {
 			maps.Copy(d.props, props)
+			for _, limit := range []string{zfs.PropQuota, zfs.PropRefQuota} {
+				if props[limit] == "none" {
+					delete(d.props, limit) // zfs get calls that the default
+				}
+			}
 		}
 		return err
 	})
