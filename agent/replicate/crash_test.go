@@ -83,6 +83,14 @@ func realStride() int {
 	return 5
 }
 
+// moments are the ones at which a process dies: before an operation, after its effect.
+func moments(t *testing.T) []bool {
+	if sampled(t) {
+		return []bool{true}
+	}
+	return []bool{false, true}
+}
+
 // realFirst is the first crash point that is tried: where it is the only one, one in
 // the middle.
 func realFirst(n int) int {
@@ -102,7 +110,7 @@ func sampled(t *testing.T) bool {
 }
 
 func crashesOfAPlannedMove(t *testing.T, on maker, first, stride int) {
-	for _, after := range []bool{false, true} {
+	for _, after := range moments(t) {
 		for n := first; ; n += stride {
 			c, a, b := pairOn(t, on)
 			a.write("data\n")
@@ -149,7 +157,7 @@ func TestCrashesOfARejoin(t *testing.T) {
 }
 
 func crashesOfARejoin(t *testing.T, on maker, first, stride int) {
-	for _, after := range []bool{false, true} {
+	for _, after := range moments(t) {
 		for n := first; ; n += stride {
 			c, a, b := forked(t, on)
 			dead := a.dieAt(n, after)
@@ -215,7 +223,7 @@ func TestCrashesOfAFirstReplica(t *testing.T) {
 }
 
 func crashesOfAFirstReplica(t *testing.T, on maker, first, stride int, cut int64) {
-	for _, after := range []bool{false, true} {
+	for _, after := range moments(t) {
 		for n := first; ; n += stride {
 			c := newClusterOn(t, on, 2)
 			a, b := c.hosts[0], c.hosts[1]
