@@ -38,7 +38,7 @@ demo: build ## Start a cluster of real processes and walk through what tarn does
 
 .PHONY: test
 test: deps vet lint arch ## All checks and tests with the race detector.
-	go test -race -timeout 15m $(GOTESTFLAGS) $$(go list ./... | grep -v '^tarn/test') ./test/divergence
+	go test -race -timeout 30m $(GOTESTFLAGS) $$(go list ./... | grep -v '^tarn/test') ./test/divergence
 
 .PHONY: shorttest
 shorttest: ## Tests in short mode, without the race detector.
