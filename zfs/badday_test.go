@@ -298,9 +298,10 @@ func TestProcesses(t *testing.T) {
 	costs("snapshot", 1, h.Snapshot(ctx, ds+"@1"))
 	costs("hold", 1, h.Hold(ctx, "t", ds+"@1"))
 	costs("release", 1, h.Release(ctx, "t", ds+"@1"))
+	costs("two properties", either(1, 2), h.Set(ctx, ds, map[string]string{"tarn:role": "x", "tarn:epoch": "1"}))
 	d, err := h.Dataset(ctx, ds)
 	costs("dataset", 1, err)
-	if d.User["tarn:role"].Value != "" || d.GUID == 0 {
+	if d.User["tarn:role"].Value != "x" || d.User["tarn:epoch"].Value != "" || d.GUID == 0 {
 		t.Errorf("%+v", d)
 	}
 	_, err = h.Datasets(ctx, src.Name)

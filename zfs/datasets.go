@@ -247,7 +247,8 @@ func (h *Host) setAllTheSame(ctx context.Context, name string, props map[string]
 		return getErr
 	}
 	for k, v := range props {
-		if got[k].Value != v {
+		// While it is mounted the mount's value is shown, as a temporary one.
+		if got[k].Value != v && got[k].Source != "temporary" {
 			return &Error{Op: "set", Object: name, Class: ErrBusy, Text: e.Text, Next: "unmount it first"}
 		}
 	}

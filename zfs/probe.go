@@ -64,7 +64,7 @@ func readUsage(usage string) build {
 	b := build{
 		multiSnapshot:  strings.Contains(usage, "<filesystem|volume>@<snap> ..."),
 		commaDestroy:   strings.Contains(usage, "[%<snap>]"),
-		multiSet:       strings.Contains(usage, "set <property=value> ..."),
+		multiSet:       hasOption(usage, "set", "<property=value> ..."),
 		listExact:      hasFlag(usage, "list", 'p'),
 		getTypes:       hasOption(usage, "get", "[-t type"),
 		bookmarks:      strings.Contains(usage, "\tbookmark "),
