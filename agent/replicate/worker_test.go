@@ -211,9 +211,7 @@ func plannedPromotionBothWays(t *testing.T, on maker) {
 		want += text
 		base := c.demote(a, b, epoch)
 		c.activate(b, a, epoch+1, base)
-		if got, _ := b.fs.Read(b.dataset()); got != want {
-			t.Fatalf("new active has %q, want %q", got, want)
-		}
+		c.reads(b, b.dataset(), want)
 		c.until("old active follows", inSync(b, a))
 		if len(a.report().GetDivergentCopies()) != 0 {
 			t.Error("a planned promotion left a divergent copy")
@@ -291,14 +289,10 @@ func forcedFailoverKeepsDivergentData(t *testing.T, on maker) {
 	b.write("new\n")
 	a.start()
 	c.until("old owner follows the new lineage", inSync(b, a))
-	if got, _ := a.fs.Read(a.dataset()); got != "kept\nnew\n" {
-		t.Errorf("old owner has %q", got)
-	}
+	c.reads(a, a.dataset(), "kept\nnew\n")
 	c.until("divergent copy reported", func() bool { return len(a.report().GetDivergentCopies()) == 1 })
 	copied := a.report().GetDivergentCopies()[0]
-	if got, _ := a.fs.Read(copied.GetDataset()); got != "kept\nlost\ndirty\n" {
-		t.Errorf("divergent copy has %q", got)
-	}
+	c.reads(a, copied.GetDataset(), "kept\nlost\ndirty\n")
 	if copied.GetEpoch() != 1 {
 		t.Errorf("divergent copy is said to be of epoch %d, it was written under 1", copied.GetEpoch())
 	}
@@ -306,9 +300,7 @@ func forcedFailoverKeepsDivergentData(t *testing.T, on maker) {
 	del := a.assignment(tarnv1.Role_ROLE_DELETING, 2)
 	a.assign(del)
 	c.until("gone", func() bool { return a.report().GetGone() })
-	if got, _ := a.fs.Read(copied.GetDataset()); got != "kept\nlost\ndirty\n" {
-		t.Errorf("after removal the divergent copy has %q", got)
-	}
+	c.reads(a, copied.GetDataset(), "kept\nlost\ndirty\n")
 	if _, err := a.fs.Read(a.dataset()); err == nil {
 		t.Error("dataset is still there")
 	}
@@ -333,9 +325,7 @@ func nothingInCommonIsPutAside(t *testing.T, on maker) {
 	b.assign(b.secondary(2, a))
 	c.until("in sync from scratch", inSync(a, b))
 	c.until("old data kept", func() bool { return len(b.report().GetDivergentCopies()) == 1 })
-	if got, _ := b.fs.Read(b.report().GetDivergentCopies()[0].GetDataset()); got != "data of "+b.id {
-		t.Errorf("kept %q", got)
-	}
+	c.reads(b, b.report().GetDivergentCopies()[0].GetDataset(), "data of "+b.id)
 	b.clean()
 }
 
