@@ -36,6 +36,8 @@ func (h StreamHeader) Acceptable(want GUID) error { return h.acceptable(want, fa
 
 // Stuck makes h believe that n commands of a pool cannot be ended.
 func (h *Host) Stuck(pool string, n int) {
+	h.stuck.mu.Lock()
+	defer h.stuck.mu.Unlock()
 	h.stuck.left = map[*process]struct{}{}
 	for range n {
 		h.stuck.left[&process{inv: invocation{op: "get", object: pool + "/x", args: []string{"get", "all", pool}}, began: time.Now()}] = struct{}{}
