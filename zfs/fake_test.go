@@ -253,6 +253,9 @@ func TestReceiverDiesFirst(t *testing.T) {
 	defer w.Close() //nolint:errcheck // a pipe in memory
 	err := h.Receive(t.Context(), zfs.ReceiveRequest{Target: "p/y@1"}, io.MultiReader(bytes.NewReader(head(binary.LittleEndian, nil)), r))
 	fails(t, err, zfs.ErrNoSpace)
+	// One that reads to the end: otherwise either side may be the first to fail.
+	cfg, _ = fake(t, `[ "$1" = receive ] && { cat >/dev/null; echo "cannot receive new filesystem stream: out of space" >&2; exit 1; }; exit 0`)
+	h = openWith(t, cfg)
 	err = h.Receive(t.Context(), zfs.ReceiveRequest{Target: "p/y@1"}, iotestErr{head(binary.LittleEndian, nil)})
 	fails(t, err, zfs.ErrStreamTruncated)
 }
