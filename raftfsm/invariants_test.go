@@ -25,6 +25,11 @@ func checkInvariants(t tb, v *View) {
 			t.Errorf("replica %s of no share", r.GetId())
 		}
 	}
+	for s := range v.Snapshots() {
+		if _, ok := v.Share(s.GetShareId()); !ok {
+			t.Errorf("snapshot %s of no share", s.GetId())
+		}
+	}
 	for i := range v.SnapshotInstances() {
 		_, a := v.Snapshot(i.GetSnapshotId())
 		if _, b := v.Replica(i.GetReplicaId()); !a || !b {

@@ -242,6 +242,11 @@ func (tx *txn) removeReplica(r *tarnv1.Replica) {
 	for _, rule := range slices.Collect(tx.s.rulesOf(s.GetId())) {
 		tx.dropRule(rule)
 	}
+	// Snapshots are in the dataset that is gone. A share that is deleted has none left; one
+	// whose replica was only reset to such a status by hand may.
+	for _, snap := range slices.Collect(tx.s.snapshotsOf(s.GetId())) {
+		tx.dropSnapshot(snap)
+	}
 	tx.removeShare(s)
 }
 
