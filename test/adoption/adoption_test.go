@@ -49,8 +49,8 @@ func portrait(t *testing.T, name string) string {
 	var lines []string
 	for line := range strings.Lines(output(t, "zfs", "get", "-H", "-o", "property,value,source", "all", name)) {
 		f := strings.Split(strings.TrimSpace(line), "\t")
-		// The two that are never inherited have a default, and are set to it.
-		never := f[0] == "canmount" || f[0] == "quota"
+		// Those that are never inherited have a default, and are set to it.
+		never := f[0] == "canmount" || f[0] == "quota" || f[0] == "refquota"
 		switch {
 		case never:
 			lines = append(lines, f[0]+" "+f[1])
