@@ -27,16 +27,25 @@ var errRecord = errors.New("damaged record")
 // zfs-fuse checks the sum of a stream when all of it has been written, and until then
 // believes every offset and length: one flipped bit ends the daemon, and with it every
 // pool of the host. Newer versions check each record themselves.
+//
+// It looks at heads of records inside the buffer that carries the stream, so that what
+// passes is neither copied again nor cut into pieces.
 type guard struct {
 	from  io.Reader
 	order binary.ByteOrder
 	to    uint64 // GUID that every record names
 
-	head  []byte // of the record that is being read, what is left of it and those before
-	body  int64  // bytes of its payload that are left
-	ended bool
-	freed [2]uint64 // objects that the record before frees: first, and first that stays
+	buf    []byte // read from the stream
+	passed int    // bytes of buf that may go to zfs
+	seen   int    // bytes of buf that were looked at: from passed on they wait for a successor
+	body   int64  // bytes of the payload of a record that are to come after buf
+	ended  bool
+	err    error     // why nothing comes after buf
+	freed  [2]uint64 // objects that the record before frees: first, and first that stays
 }
+
+// guardBuffer is what a pipe holds.
+const guardBuffer = 1 << 20
 
 func newGuard(head []byte, from io.Reader) *guard {
 	g := &guard{from: from, order: binary.LittleEndian}
@@ -47,51 +56,98 @@ func newGuard(head []byte, from io.Reader) *guard {
 	return g
 }
 
+// Read is WriteTo for readers of a few bytes.
 func (g *guard) Read(p []byte) (int, error) {
-	if len(g.head) == 0 && g.body == 0 {
-		if err := g.next(); err != nil {
-			return 0, err
+	for g.passed == 0 {
+		if g.err != nil {
+			return 0, g.err
 		}
+		g.err = g.more()
 	}
-	if len(g.head) > 0 {
-		n := copy(p, g.head)
-		g.head = g.head[n:]
-		return n, nil
-	}
-	n, err := g.from.Read(p[:min(int64(len(p)), g.body)])
-	g.body -= int64(n)
-	return n, err
+	n := copy(p, g.buf[:g.passed])
+	g.drop(n)
+	return n, nil
 }
 
-// next reads and judges the head of a record. One that frees objects is let through with
-// its successor only: when that one needs an object that would be freed, a bit of the
-// range has flipped.
-func (g *guard) next() error {
+// WriteTo moves the whole stream to w, which io.Copy prefers to Read.
+func (g *guard) WriteTo(w io.Writer) (total int64, err error) {
+	for {
+		if g.passed > 0 {
+			n, err := w.Write(g.buf[:g.passed])
+			total += int64(n)
+			if err != nil {
+				return total, err
+			}
+			g.drop(n)
+		}
+		switch {
+		case g.err == nil:
+			g.err = g.more()
+		case g.passed > 0: // came together with the error
+		case errors.Is(g.err, io.EOF):
+			return total, nil
+		default:
+			return total, g.err
+		}
+	}
+}
+
+// drop forgets the first n bytes, which are with zfs.
+func (g *guard) drop(n int) {
+	left := copy(g.buf, g.buf[n:])
+	g.buf, g.passed, g.seen = g.buf[:left], g.passed-n, g.seen-n
+}
+
+// more reads what the stream has now and judges it. It fails when nothing more may
+// pass: io.EOF after the last record, and between records, where zfs says itself that
+// the stream is too short.
+func (g *guard) more() error {
 	if g.ended {
 		return io.EOF
 	}
-	g.freed = [2]uint64{}
-	var held []byte
-	for {
-		if err := g.one(); err != nil {
-			return err
-		}
-		held = append(held, g.head...)
-		if g.freed[1] == 0 || g.ended {
-			g.head = held
-			return nil
-		}
+	if g.buf == nil {
+		g.buf = make([]byte, 0, guardBuffer)
 	}
+	n, err := g.from.Read(g.buf[len(g.buf):cap(g.buf)])
+	g.buf = g.buf[:len(g.buf)+n]
+	if jerr := g.judgeAll(); jerr != nil {
+		return jerr
+	}
+	if errors.Is(err, io.EOF) && (len(g.buf) > g.seen || g.body > 0) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
-// one reads and judges one head.
-func (g *guard) one() error {
+// judgeAll looks at every head that is whole in the buffer. A record that frees objects
+// passes with its successor only: when that one needs an object that would be freed, a
+// bit of the range has flipped.
+func (g *guard) judgeAll() error {
+	for !g.ended {
+		if skip := min(g.body, int64(len(g.buf)-g.seen)); skip > 0 {
+			g.seen, g.body = g.seen+int(skip), g.body-skip
+			g.passed = g.seen
+		}
+		if g.body > 0 || len(g.buf)-g.seen < StreamHeadSize {
+			return nil
+		}
+		if err := g.one(g.buf[g.seen : g.seen+StreamHeadSize]); err != nil {
+			return err
+		}
+		g.passed = g.seen // the successor of what waited is here
+		g.seen += StreamHeadSize
+		if g.freed[1] == 0 || g.ended {
+			g.passed = g.seen
+		}
+	}
+	g.buf = g.buf[:g.seen] // what follows the end is not the stream's
+	return nil
+}
+
+// one judges one head.
+func (g *guard) one(head []byte) error {
 	before := g.freed
 	g.freed = [2]uint64{}
-	head := make([]byte, StreamHeadSize)
-	if _, err := io.ReadFull(g.from, head); err != nil {
-		return err // io.EOF between records: zfs says that the stream is too short
-	}
 	body, guid, err := g.judge(head)
 	if err != nil {
 		return err
@@ -102,7 +158,7 @@ func (g *guard) one() error {
 	if guid != g.to || g.order.Uint32(head[4:]) != 0 {
 		return fmt.Errorf("%w: it belongs to snapshot %d, the stream to %d", errRecord, guid, g.to)
 	}
-	g.head, g.body = head, body
+	g.body = body
 	return nil
 }
 

@@ -29,6 +29,10 @@ func TestGuard(t *testing.T) {
 		if err != nil || !bytes.Equal(got, rest) {
 			t.Errorf("%s: %d bytes of %d, %v", name, len(got), len(rest), err)
 		}
+		var moved bytes.Buffer
+		if n, err := io.Copy(&moved, zfs.NewGuard(head, wrap(bytes.NewReader(rest)))); err != nil || n != int64(len(rest)) || !bytes.Equal(moved.Bytes(), rest) {
+			t.Errorf("%s moved: %d bytes of %d, %v", name, n, len(rest), err)
+		}
 	}
 	at := firstWrite(rest)
 	for _, i := range []int{4, 8, 24, 25, 31, 32, 33, 36, 39, 40, 47} {
@@ -71,9 +75,14 @@ func FuzzGuard(f *testing.F) {
 		if len(rest) > 0 {
 			rest[0] = kind % 8
 		}
-		got, _ := io.ReadAll(zfs.NewGuard(head, bytes.NewReader(rest)))
+		got, err := io.ReadAll(zfs.NewGuard(head, iotest.OneByteReader(bytes.NewReader(rest))))
 		if !bytes.HasPrefix(rest, got) {
 			t.Errorf("%d bytes in, %d others out", len(rest), len(got))
+		}
+		var moved bytes.Buffer
+		_, merr := io.Copy(&moved, zfs.NewGuard(head, bytes.NewReader(rest)))
+		if !bytes.Equal(moved.Bytes(), got) || (merr == nil) != (err == nil) {
+			t.Errorf("bytes by bytes %d and %v, at once %d and %v", len(got), err, moved.Len(), merr)
 		}
 	})
 }
