@@ -65,6 +65,16 @@ func sentence(e *tarnv1.ReplicaError) string {
 		return "The replica holds data that are not in the share's history. They are kept aside; ask the operator."
 	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_NO_COMMON_SNAPSHOT:
 		return "The replica has no snapshot in common with the active one. Delete it and create another."
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_STREAM_CORRUPT:
+		return "What the replica receives arrives damaged. Its data are whole up to the last snapshot; ask the operator to look at the network and the pools."
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_STREAM_REFUSED:
+		return "The replica refuses what its source sends. Its data are whole up to the last snapshot; ask the operator to look at both hosts."
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_STORAGE_UNRESPONSIVE:
+		return "The storage of the host does not answer as it should. Ask the operator."
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_SOURCE_UNREACHABLE:
+		return "The replica cannot reach the active one. It goes on by itself when the way between them is open again."
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_STALLED:
+		return "The active replica sends nothing more. It goes on by itself when its storage or the network does."
 	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_EXPORT_FAILED:
 		return "The share could not be exported by its host. Ask the operator."
 	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_PERMISSION_DENIED:
@@ -100,6 +110,8 @@ func storageFault(e *tarnv1.ReplicaError) bool {
 		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_QUOTA_EXCEEDED,
 		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_POOL_UNAVAILABLE,
 		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_STREAM_CORRUPT,
+		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_STREAM_REFUSED,
+		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_STORAGE_UNRESPONSIVE,
 		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_KEY_UNAVAILABLE,
 		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATA_DAMAGED:
 		return true
