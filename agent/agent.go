@@ -37,7 +37,7 @@ type Agent struct {
 
 	storage  Storage
 	sync     func(pool string) func(context.Context) error // how to make a listing exact
-	lacks    atomic.Pointer[replicate.Lacks]               // nil: not known yet
+	able     atomic.Pointer[zfs.Capabilities]              // of the storage; nil: not known yet
 	control  ControlPlane
 	hangUp   func() // ends the connections that New prepared
 	exports  Exporter
@@ -242,14 +242,15 @@ func (a *Agent) newWorker(as *tarnv1.Assignment) (*replicate.Worker, error) {
 	if a.keys != nil {
 		keyFiles = a.keys
 	}
-	var lacks replicate.Lacks
-	if known := a.lacks.Load(); known != nil {
-		lacks = *known
+	able := a.able.Load()
+	if able == nil {
+		return nil, fmt.Errorf("what the storage can do is not known yet: %w", zfs.ErrPoolUnavailable)
 	}
 	return replicate.NewWorker(replicate.Config{
 		ReplicaID: as.GetReplicaId(), ShareID: as.GetShareId(), Pool: as.GetPool(), Base: a.cfg.Base,
 		Engine: a.storage, Source: limited{a.client, int64(a.cfg.Stream.RateLimit)}, Feed: a.feed, Board: a.board, Cadence: cadence, Survey: a.surveys[as.GetPool()],
-		Keys: keyFiles, Damage: a.damages.of, Exports: a.exports, Lease: a.keeper, Publish: a.publish, Settle: a.server.Settle, Hooks: a.hooks(), Lacks: lacks, Logger: a.log,
+		Keys: keyFiles, Damage: a.damages.of, Exports: a.exports, Lease: a.keeper, Publish: a.publish, Settle: a.server.Settle, Hooks: a.hooks(), Logger: a.log,
+		Lacks: replicate.Lacks{HoldList: !able.HoldsListed, Resume: !able.Resume}, Can: able.StreamFlags(),
 	})
 }
 

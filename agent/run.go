@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tarn/agent/export"
-	"tarn/agent/replicate"
 	"tarn/metrics"
 	"tarn/zfs"
 )
@@ -106,7 +105,7 @@ func (a *Agent) preparePool(ctx context.Context, pool string) error {
 	if err != nil {
 		return fmt.Errorf("ask storage for its capabilities: %w", err)
 	}
-	a.lacks.Store(&replicate.Lacks{HoldList: !caps.HoldsListed, Resume: !caps.Resume})
+	a.able.Store(&caps)
 	err = a.storage.Create(ctx, a.root(pool), a.rootProperties(pool), true)
 	if errors.Is(err, zfs.ErrExists) {
 		err = a.setRoot(ctx, pool)

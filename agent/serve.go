@@ -74,7 +74,13 @@ func (a *Agent) buildStream() (err error) {
 		Authorize: func(peer, share, replica string) (stream.Grant, error) {
 			return a.workers.authorize(peer, share, replica)
 		},
-		Listed:       a.listed,
+		Listed: a.listed,
+		Can: func() zfs.StreamFlags {
+			if able := a.able.Load(); able != nil {
+				return able.StreamFlags()
+			}
+			return zfs.StreamFlags{}
+		},
 		StallTimeout: a.cfg.Stream.StallTimeout, MaxStreams: a.cfg.Stream.MaxStreams,
 		Sent: func(share, replica string, n int64) {
 			a.counters.TransferBytes.WithLabelValues(share, replica, "send").Add(float64(n))

@@ -16,14 +16,20 @@ type StreamFlags struct {
 	Embedded    bool // -e: tiny blocks inside their pointers; never with encryption
 }
 
-// NegotiateFlags chooses the flags of a new replica from what both ends can do.
-// encrypted says whether the source dataset is. An encrypted dataset travels raw or
-// not at all: otherwise its data would lie in clear on the target.
-func NegotiateFlags(source, target Capabilities, encrypted bool) (StreamFlags, error) {
+// StreamFlags are those that the engine can send and receive.
+func (c Capabilities) StreamFlags() StreamFlags {
+	return StreamFlags{Raw: c.Raw, LargeBlocks: c.LargeBlocks, Compressed: c.Compressed, Embedded: c.EmbeddedData}
+}
+
+// NegotiateFlags chooses the flags of a new replica from what both ends can do
+// (Capabilities.StreamFlags). encrypted says whether the source dataset is. An
+// encrypted dataset travels raw or not at all: otherwise its data would lie in clear
+// on the target.
+func NegotiateFlags(source, target StreamFlags, encrypted bool) (StreamFlags, error) {
 	if encrypted {
 		if !source.Raw || !target.Raw {
-			return StreamFlags{}, fmt.Errorf("%w: the dataset is encrypted and both hosts must send and receive raw streams (OpenZFS 0.8 and a pool with feature@encryption); %s %s and %s %s do not",
-				ErrUnsupported, source.Engine, source.Version, target.Engine, target.Version)
+			return StreamFlags{}, fmt.Errorf("%w: the dataset is encrypted and both hosts must send and receive raw streams (OpenZFS 0.8 and a pool with feature@encryption); the source can do %s, the target %s",
+				ErrUnsupported, source, target)
 		}
 		return StreamFlags{Raw: true}, nil // implies the others
 	}
@@ -31,8 +37,13 @@ func NegotiateFlags(source, target Capabilities, encrypted bool) (StreamFlags, e
 		LargeBlocks: source.LargeBlocks && target.LargeBlocks,
 		Compressed:  source.Compressed && target.Compressed,
 		// The target dataset may be encrypted by its parent, and then refuses them.
-		Embedded: source.EmbeddedData && target.EmbeddedData && !source.Raw && !target.Raw,
+		Embedded: source.Embedded && target.Embedded && !source.Raw && !target.Raw,
 	}, nil
+}
+
+// Within reports that all of f are among what an end can do.
+func (f StreamFlags) Within(can StreamFlags) bool {
+	return (!f.Raw || can.Raw) && (!f.LargeBlocks || can.LargeBlocks) && (!f.Compressed || can.Compressed) && (!f.Embedded || can.Embedded)
 }
 
 // String is the form that a dataset's mark keeps: "plain", or words joined by "+", as

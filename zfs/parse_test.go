@@ -216,9 +216,8 @@ func TestStreamFlags(t *testing.T) {
 		if got, err := zfs.ParseStreamFlags(f.String()); err != nil || got != f {
 			t.Fatalf("%q: %+v, %v", f, got, err)
 		}
-		caps := func(n string) zfs.Capabilities {
-			e := b(n + " encryption")
-			return zfs.Capabilities{Compressed: b(n + "c"), LargeBlocks: b(n + "l"), EmbeddedData: b(n + "e"), Raw: e && b(n+"r"), Encryption: e}
+		caps := func(n string) zfs.StreamFlags {
+			return zfs.Capabilities{Compressed: b(n + "c"), LargeBlocks: b(n + "l"), EmbeddedData: b(n + "e"), Raw: b(n + "r")}.StreamFlags()
 		}
 		from, to, encrypted := caps("from"), caps("to"), b("encrypted")
 		got, err := zfs.NegotiateFlags(from, to, encrypted)
@@ -231,6 +230,8 @@ func TestStreamFlags(t *testing.T) {
 			t.Fatalf("%+v for %+v and %+v", got, from, to)
 		case got.Embedded && (encrypted || from.Raw || to.Raw):
 			t.Fatal("embedded data with encryption")
+		case !got.Within(from), !got.Within(to):
+			t.Fatalf("%v is beyond %v or %v", got, from, to)
 		}
 	})
 	for _, bad := range []string{"", "raw+compressed", "plain+raw", "raw+raw", "fast", "Raw"} {

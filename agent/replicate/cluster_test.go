@@ -63,10 +63,12 @@ type testHost struct {
 	keys    Keys
 	damage  func(string) error
 
-	stop   context.CancelFunc
-	done   chan error
-	worker *Worker
-	want   *tarnv1.Assignment
+	// reserved keeps the address until every host of the cluster has one of its own.
+	reserved net.Listener
+	stop     context.CancelFunc
+	done     chan error
+	worker   *Worker
+	want     *tarnv1.Assignment
 	// away is how long its peers may be; 0 for the default. steps is what the hooks told.
 	away  time.Duration
 	steps map[string]int
@@ -88,6 +90,9 @@ func newClusterOn(t *testing.T, on maker, n int) *cluster {
 	c := &cluster{t: t, share: uuid.NewString(), ping: make(chan struct{})}
 	for i := range n {
 		c.hosts = append(c.hosts, c.newHost(ca, on, i))
+	}
+	for _, h := range c.hosts {
+		_ = h.reserved.Close()
 	}
 	for _, h := range c.hosts {
 		if s, ok := h.fs.(sealable); ok && s.seal(c.hosts[0].keys.Path(c.share)) {
@@ -124,8 +129,7 @@ func (c *cluster) newHost(ca *identity.CA, on maker, i int) *testHost {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	h.addr = l.Addr().String()
-	_ = l.Close()
+	h.addr, h.reserved = l.Addr().String(), l
 	return h
 }
 
@@ -150,7 +154,7 @@ func (h *testHost) start() {
 	cadence, err := NewCadence(CadenceConfig{Engine: h.fs, Root: h.root(), Board: h.board, Logger: log, Sync: syncOf(h)})
 	h.c.must(err)
 	h.worker, err = NewWorker(Config{
-		ReplicaID: h.replica, ShareID: h.c.share, Pool: h.pool, Base: testBase, Engine: h.fs, Lacks: lacksOf(h.fs),
+		ReplicaID: h.replica, ShareID: h.c.share, Pool: h.pool, Base: testBase, Engine: h.fs, Lacks: lacksOf(h.fs), Can: flagsOf(h.fs),
 		Source: h.client, Feed: feed, Board: h.board, Cadence: cadence, Exports: h.exports, Lease: h.lease, Keys: h.keys, Damage: h.damage,
 		Publish: func(*tarnv1.ReplicaReport) { h.c.poke() }, Logger: log, KeepRecent: 4, AwayBudget: h.away, Settle: h.settle,
 		Hooks: Hooks{
@@ -234,6 +238,7 @@ func (h *testHost) newServer(worker *Worker, log *slog.Logger) (*stream.Server, 
 			id, err := identity.Peer(*r.TLS)
 			return id.ID, err
 		},
+		Can: func() zfs.StreamFlags { return flagsOf(h.fs) },
 		Authorize: func(peer, share, replica string) (stream.Grant, error) {
 			if share != h.c.share || replica != h.replica {
 				return stream.Grant{}, stream.ErrDenied
@@ -264,7 +269,9 @@ func (h *testHost) kill() {
 		return
 	}
 	h.stop()
-	<-h.done
+	if err := <-h.done; err != nil && !errors.Is(err, context.Canceled) {
+		h.c.t.Errorf("host %s ended by itself: %v", h.id[:4], err)
+	}
 	h.client.Close()
 	h.stop = nil
 }

@@ -30,7 +30,7 @@ func (w *Worker) execute(ctx context.Context, a action) error {
 		return w.startPull(ctx, a)
 	case doExport, doUnexport:
 		return w.expose(ctx, a)
-	case doMount, doUnmount, doWritable, doReadOnly, doMark, doQuota:
+	case doMount, doUnmount, doWritable, doReadOnly, doMark, doKeepFlags, doQuota:
 		return w.change(ctx, a)
 	}
 	w.stale = true
@@ -127,6 +127,11 @@ func (w *Worker) change(ctx context.Context, a action) error {
 			return err
 		}
 		w.s.f.marks = a.marks
+	case doKeepFlags:
+		if err := w.cfg.Engine.Set(ctx, name, map[string]string{markFlags: w.s.flags}); err != nil {
+			return err
+		}
+		w.stale = true
 	case doQuota:
 		return w.quota(ctx, name)
 	}

@@ -38,6 +38,14 @@ func (f *facts) newest() zfs.Version {
 	return zfs.Version{}
 }
 
+// flags of the streams by which the dataset came to be; "" when that is not known.
+func (f *facts) flags() string {
+	if f.ds == nil {
+		return ""
+	}
+	return local(*f.ds, markFlags)
+}
+
 // named finds a snapshot by name.
 func (f *facts) named(name string) (zfs.Version, bool) {
 	for _, v := range f.versions {

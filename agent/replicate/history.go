@@ -131,6 +131,9 @@ func (w *Worker) rebase(ctx context.Context) error {
 	if noted := local(*w.s.f.moved, markPeers); noted != "" {
 		props[markPeers] = noted // their holds come along with the snapshots
 	}
+	if flags := local(*w.s.f.moved, markFlags); flags != "" {
+		props[markFlags] = flags // the clone's blocks are those of the copy
+	}
 	return w.cfg.Engine.Clone(ctx, v.FullName(), w.l.dataset(), props)
 }
 

@@ -24,13 +24,16 @@ const (
 	markPeers = "tarn:peers"
 	// markBase is the GUID of the snapshot from which a divergent copy parted, 0 for none.
 	markBase = "tarn:base"
+	// markFlags are the flags of the streams that the replica received: kept for life,
+	// because streams of other flags do not fit its blocks.
+	markFlags = "tarn:flags"
 	// markSince is when a divergent copy was put aside, RFC 3339.
 	markSince = "tarn:since"
 )
 
 // Marks are the user properties that this package reads.
 func Marks() []string {
-	return []string{markShare, markReplica, markRole, markEpoch, markOp, markPeers, markSince, markFrom, markWas, markBase}
+	return []string{markShare, markReplica, markRole, markEpoch, markOp, markPeers, markSince, markFrom, markWas, markBase, markFlags}
 }
 
 // Values of tarn:role.

@@ -105,6 +105,21 @@ func lacksOf(s testStorage) Lacks {
 	return Lacks{HoldList: err != nil || !caps.HoldsListed, Resume: err != nil || !caps.Resume}
 }
 
+// flagsOf are those of the engine's streams; memory insists on large blocks as
+// OpenZFS does.
+func flagsOf(s testStorage) zfs.StreamFlags {
+	p := pooled(s)
+	if p == nil {
+		_, directory := s.(*dirStorage)
+		return zfs.StreamFlags{LargeBlocks: !directory, Compressed: !directory}
+	}
+	caps, err := p.Capabilities(context.Background())
+	if err != nil {
+		return zfs.StreamFlags{}
+	}
+	return caps.StreamFlags()
+}
+
 // cadenceOf is fast for an engine that starts no processes.
 func cadenceOf(s testStorage) time.Duration {
 	if pooled(s) != nil {

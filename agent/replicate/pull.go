@@ -55,18 +55,21 @@ func (w *Worker) request(a action) stream.Request {
 	s, f := w.s.a, &w.s.f
 	req := stream.Request{
 		Source: s.GetSource(), Share: s.GetShareId(), Replica: s.GetReplicaId(), Epoch: s.GetEpoch(),
-		RateLimit: s.GetOptions().GetRateLimit(), Want: a.want,
+		RateLimit: s.GetOptions().GetRateLimit(), Want: a.want, Can: w.cfg.Can,
 	}
 	if a.want != 0 {
 		req.Source, req.Share = s.GetCloneSource().GetSource(), s.GetCloneSource().GetShareId()
 	}
 	if a.kind == doPullStaging {
 		if f.staging != nil {
-			req.Token = f.staging.ResumeToken
+			req.Token, req.Flags = f.staging.ResumeToken, local(*f.staging, markFlags)
 		}
 		return req
 	}
-	req.Have, req.Token = f.have(), f.ds.ResumeToken
+	req.Have, req.Token, req.Flags = f.have(), f.ds.ResumeToken, f.flags()
+	if req.Flags == "" {
+		req.Flags = w.s.otherFlags
+	}
 	return req
 }
 
@@ -89,7 +92,9 @@ func (w *Worker) transfer(ctx context.Context, req stream.Request, target string
 	// The rate of a stream that takes hours is of interest before its end.
 	p.Moved = func(n int) { w.hooks.Bytes(w.cfg.ShareID, w.cfg.ReplicaID, int64(n)) }
 	received := time.Now()
-	err = w.cfg.Engine.Receive(ctx, zfs.ReceiveRequest{Target: target + "@" + p.Step.ToName, Expect: p.Step.To, Raw: raw, Resumable: true}, p)
+	err = w.cfg.Engine.Receive(ctx, zfs.ReceiveRequest{
+		Target: target + "@" + p.Step.ToName, Expect: p.Step.To, Raw: raw, Resumable: true, Properties: map[string]string{markFlags: p.Step.Flags},
+	}, p)
 	sent := p.Finish()
 	w.phase("receive", received)
 	w.mu.Lock()
@@ -160,7 +165,7 @@ func (w *Worker) pulled(r pullResult) {
 	}
 	delete(w.failures, doPull)
 	delete(w.failures, doPullStaging)
-	w.s.confirmed = true
+	w.s.confirmed, w.s.flags, w.s.otherFlags = true, r.step.Flags, ""
 	if r.staging {
 		w.stale = true
 	} else if r.versions != nil {
@@ -213,6 +218,17 @@ func (w *Worker) pullFailed(r pullResult) {
 	}
 }
 
+// largeBlocks turns -L over in flags that were a guess: what tool made a copy that was
+// taken over, and how, nobody knows. "" when they were none.
+func largeBlocks(flags string) string {
+	f, err := zfs.ParseStreamFlags(flags)
+	if err != nil || f.Raw {
+		return ""
+	}
+	f.LargeBlocks = !f.LargeBlocks
+	return f.String()
+}
+
 // cure notes what has to be done before the next try; true when that makes an
 // immediate one worthwhile.
 func (w *Worker) cure(r pullResult) bool {
@@ -227,6 +243,9 @@ func (w *Worker) cure(r pullResult) bool {
 	case errors.Is(r.err, stream.ErrNoCommon) && !r.staging:
 		w.s.diverged = new(zfs.GUID)
 		return true
+	case errors.Is(r.err, zfs.ErrStreamFlags) && !r.staging && w.s.f.flags() == "" && w.s.otherFlags == "":
+		w.s.otherFlags = largeBlocks(r.step.Flags)
+		return w.s.otherFlags != ""
 	case errors.Is(r.err, zfs.ErrModified) && !r.staging && w.s.a.GetRole() == tarnv1.Role_ROLE_SECONDARY:
 		w.s.modified = true
 		return true

@@ -22,6 +22,7 @@ type view struct {
 	behind int
 	follow *stream.Following
 	pull   *stream.Pull
+	flags  string // of the streams by which the dataset came to be
 	// What retention found when it last ran.
 	ranAt   time.Time
 	strange map[string]bool
@@ -75,7 +76,7 @@ func (v *view) addLag(r *tarnv1.ReplicaReport, now time.Time) {
 func (w *Worker) report() {
 	r := w.observation()
 	w.mu.Lock()
-	w.view.report, w.view.head = r, zfs.GUID(r.GetHeadGuid())
+	w.view.report, w.view.head, w.view.flags = r, zfs.GUID(r.GetHeadGuid()), w.s.f.flags()
 	w.mu.Unlock()
 	if proto.Equal(r, w.last) {
 		return

@@ -171,6 +171,7 @@ func following(s *state) []rule {
 		may(s.a.GetSource() == nil, refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_INTERNAL, errNoSource)),
 		// What cannot be read is not built on.
 		may(s.damage != nil, refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATA_DAMAGED, s.damage)),
+		may(!s.pulling && s.flags != "" && s.f.flags() == "", do(doKeepFlags)),
 		may(s.wantPull && !s.pulling, do(doPull)),
 	}
 }

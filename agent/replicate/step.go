@@ -32,6 +32,9 @@ type state struct {
 	// confirmed: what is here belongs to the source's history, as far as is known.
 	// Before, a former owner shows nothing (reliability 3.9, R1).
 	confirmed bool
+	// flags of the last stream, to be kept with the dataset. otherFlags are tried once
+	// where it keeps none and the first try did not fit.
+	flags, otherFlags string
 	// news is the head that the feed told last.
 	news zfs.GUID
 	// heldLast is the snapshot known to be held as last received.
@@ -86,6 +89,7 @@ const (
 	doAdopt         kind = "adopt received dataset"
 	doLoadKey       kind = "load encryption key"
 	doMark          kind = "mark dataset"
+	doKeepFlags     kind = "keep flags of streams"
 	doAbort         kind = "abort receive"
 	doAbortStaging  kind = "abort staged receive"
 	doQuota         kind = "set quota"

@@ -56,6 +56,8 @@ type Config struct {
 	AwayBudget time.Duration
 	// Lacks is what Engine cannot do; optional.
 	Lacks Lacks
+	// Can are the flags of streams that Engine takes; optional: plain ones.
+	Can zfs.StreamFlags
 	// Settle has what the receivers of a replica stand on held, before retention
 	// decides: stream.Server's; optional.
 	Settle func(ctx context.Context, replicaID string, versions []zfs.Version) (changed bool, err error)
@@ -174,7 +176,7 @@ func (w *Worker) poke() {
 func (w *Worker) Grant(peerHostID string) (stream.Grant, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	g := stream.Grant{Dataset: w.l.dataset(), Epoch: w.assigned.GetEpoch(), Raw: w.assigned.GetEncrypted()}
+	g := stream.Grant{Dataset: w.l.dataset(), Epoch: w.assigned.GetEpoch(), Raw: w.assigned.GetEncrypted(), Flags: w.view.flags}
 	for _, p := range w.assigned.GetPeers() {
 		if p.GetHostId() == peerHostID {
 			g.Replicas = append(g.Replicas, p.GetReplicaId())

@@ -129,6 +129,10 @@ type Request struct {
 	Want zfs.GUID
 	// RateLimit in bytes per second, 0 unlimited.
 	RateLimit int64
+	// Flags of the streams that the replica received so far (zfs.StreamFlags), empty
+	// when that is not known; Can are those that the receiver's engine takes.
+	Flags string
+	Can   zfs.StreamFlags
 }
 
 func (r Request) body() pullBody {
@@ -138,7 +142,7 @@ func (r Request) body() pullBody {
 	}
 	return pullBody{
 		Share: r.Share, Source: r.Source.GetReplicaId(), Replica: r.Replica, Epoch: r.Epoch,
-		Have: have, Token: r.Token, Want: r.Want,
+		Have: have, Token: r.Token, Want: r.Want, Flags: r.Flags, Can: r.Can.String(),
 	}
 }
 

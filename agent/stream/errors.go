@@ -74,6 +74,8 @@ func classes() []class {
 		{"truncated", zfs.ErrStreamTruncated}, {"corrupt", zfs.ErrStreamCorrupt}, {"token", zfs.ErrTokenInvalid},
 		{"base_missing", zfs.ErrBaseMissing}, {"pool", zfs.ErrPoolUnavailable}, {"permission", zfs.ErrPermission},
 		{"unsupported", zfs.ErrUnsupported}, {"read_only", zfs.ErrReadOnly}, {"not_mounted", zfs.ErrNotMounted},
+		{"stream_flags", zfs.ErrStreamFlags}, {"stream_refused", zfs.ErrStreamRefused}, {"key", zfs.ErrKey},
+		{"hung", zfs.ErrHung}, {"tool_missing", zfs.ErrToolMissing},
 		{"unknown", ErrUnknown},
 	}
 }

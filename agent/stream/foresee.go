@@ -28,7 +28,7 @@ func Foresee(ctx context.Context, e Engine, dataset string, have []zfs.GUID) (*t
 		return out, nil
 	}
 	// The estimate is a courtesy: a version that has none leaves it out.
-	if n, err := e.Estimate(ctx, sendRequest(Grant{Dataset: dataset}, "", newPlan(base, ahead))); err == nil {
+	if n, err := e.Estimate(ctx, sendRequest(Grant{Dataset: dataset}, "", newPlan(base, ahead), zfs.StreamFlags{})); err == nil {
 		out.EstimateBytes = n
 	}
 	return out, nil

@@ -83,7 +83,12 @@ func (s *Server) begin(ctx context.Context, g Grant, versions []zfs.Version, req
 		s.began(req, p)
 		return p, nil, nil
 	}
-	sr := sendRequest(g, req.Token, p)
+	flags, err := s.flags(ctx, g, req)
+	if err != nil {
+		return p, nil, err
+	}
+	p.step.Flags = flags.String()
+	sr := sendRequest(g, req.Token, p, flags)
 	p.step.Estimate = s.estimate(ctx, req, p, sr)
 	src, err := s.cfg.Engine.Send(ctx, sr)
 	if err != nil {
@@ -166,11 +171,11 @@ func (s *Server) deliver(w http.ResponseWriter, r *http.Request, req pullBody, s
 	return s.copy(w, src, func() { _ = rc.SetWriteDeadline(time.Now().Add(s.cfg.StallTimeout)) }, moved)
 }
 
-func sendRequest(g Grant, token string, p plan) zfs.SendRequest {
+func sendRequest(g Grant, token string, p plan, flags zfs.StreamFlags) zfs.SendRequest {
 	if token != "" {
 		return zfs.SendRequest{ResumeToken: token}
 	}
-	sr := zfs.SendRequest{Dataset: g.Dataset, To: p.to.Name, Flags: zfs.StreamFlags{Raw: g.Raw}}
+	sr := zfs.SendRequest{Dataset: g.Dataset, To: p.to.Name, Flags: flags}
 	if p.base.GUID != 0 {
 		mark := "@"
 		if p.base.Kind == zfs.KindBookmark {

@@ -47,6 +47,9 @@ type Grant struct {
 	Epoch uint64
 	// Raw: the share is encrypted, and its streams carry the blocks as they lie.
 	Raw bool
+	// Flags of the streams by which the source got its own data (zfs.StreamFlags);
+	// empty when it never received any.
+	Flags string
 	// Replicas of the peer that may receive; nil: any.
 	Replicas []string
 }
@@ -71,6 +74,9 @@ type Config struct {
 	// Listed gives the versions of a source replica as they were listed last, nil when
 	// that is not known; optional. It may be old: what it names is looked for again.
 	Listed func(sourceReplicaID string) []zfs.Version
+	// Can tells which flags of streams Engine sends; nil: plain streams only. It must
+	// not block.
+	Can func() zfs.StreamFlags
 	// Acked hears of every receiver's newest snapshot; optional.
 	Acked func(Ack)
 	// Sent hears of stream bytes as they leave; optional. It must not block.

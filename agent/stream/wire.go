@@ -55,6 +55,9 @@ type Step struct {
 	Behind int      `json:"behind"`
 	// Age in nanoseconds since the source's live data were known equal to To; -1 unknown.
 	Age int64 `json:"age_ns"`
+	// Flags of the stream (zfs.StreamFlags), which the receiver keeps for the replica's
+	// life; empty with KindNone.
+	Flags string `json:"flags,omitempty"`
 }
 
 // UpToDate reports that there is nothing to send.
@@ -72,6 +75,10 @@ type pullBody struct {
 	Want zfs.GUID `json:"want,omitempty"`
 	// Plain: the receiver trusts the network between the two.
 	Plain bool `json:"plain,omitempty"`
+	// Flags are those of the streams that the receiver has taken so far, empty when it
+	// does not know any; Can are those that it is able to take.
+	Flags string `json:"flags,omitempty"`
+	Can   string `json:"can,omitempty"`
 }
 
 func decodePull(r io.Reader) (pullBody, error) {
@@ -88,6 +95,11 @@ func decodePull(r io.Reader) (pullBody, error) {
 	for _, id := range []string{p.Share, p.Source, p.Replica} {
 		if err := zfs.ValidateComponent(id); err != nil {
 			return p, fmt.Errorf("check id: %w", err)
+		}
+	}
+	for _, f := range []string{p.Flags, p.Can} {
+		if _, err := parseFlags(f); err != nil {
+			return p, err
 		}
 	}
 	return p, nil
@@ -169,6 +181,9 @@ func decodeStep(header string) (Step, error) {
 	case KindFull, KindIncremental, KindBookmark, KindResume:
 		if s.To == 0 {
 			return s, fmt.Errorf("step without a target: %w", zfs.ErrInvalid)
+		}
+		if _, err := parseFlags(s.Flags); err != nil {
+			return s, err
 		}
 		return s, zfs.ValidateComponent(s.ToName)
 	}

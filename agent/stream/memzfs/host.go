@@ -41,6 +41,7 @@ type dataset struct {
 	marks   []zfs.Version
 	partial *partial
 	secret  *secret // nil: not encrypted
+	split   bool    // it came by a stream without large blocks
 }
 
 type snapshot struct {

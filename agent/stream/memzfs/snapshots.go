@@ -197,6 +197,7 @@ func (h *Host) Clone(ctx context.Context, from, name string, props map[string]st
 		d := h.newDataset(name, props)
 		d.origin, d.data = s, s.data
 		d.inherit(s.of)
+		d.split = s.of.split
 		h.all[name] = d
 		return nil
 	})

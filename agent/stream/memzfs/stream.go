@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
@@ -28,6 +29,7 @@ type header struct {
 	Size     int
 	Resume   bool
 	Fit      string // of the key of a raw stream
+	Split    bool   // what was a large block is several
 }
 
 func (p *partial) token() string {
@@ -43,7 +45,7 @@ func (h *Host) DecodeToken(ctx context.Context, token string) (zfs.TokenInfo, er
 	if err := json.Unmarshal([]byte(token), &t); err != nil {
 		return zfs.TokenInfo{}, fail("send", "token", zfs.ErrTokenInvalid)
 	}
-	return zfs.TokenInfo{FromGUID: t.From, ToGUID: t.To, ToName: t.Name, Bytes: int64(t.Offset), Flags: zfs.StreamFlags{Raw: t.Fit != ""}}, ctx.Err()
+	return zfs.TokenInfo{FromGUID: t.From, ToGUID: t.To, ToName: t.Name, Bytes: int64(t.Offset), Flags: zfs.StreamFlags{Raw: t.Fit != "", LargeBlocks: t.Fit == "" && !t.Split}}, ctx.Err()
 }
 
 // Estimate is the size of the stream's content.
@@ -89,7 +91,7 @@ func (h *Host) content(req zfs.SendRequest) (header, []byte, error) {
 	if raw := s.of.secret != nil; raw != req.Flags.Raw {
 		return header{}, nil, fail("send", req.Dataset, zfs.ErrStreamFlags) // mixing them ruins the history
 	}
-	head := header{To: s.guid, Name: s.name, Creation: s.creation, Fit: s.of.fit()}
+	head := header{To: s.guid, Name: s.name, Creation: s.creation, Fit: s.of.fit(), Split: s.of.split || !req.Flags.LargeBlocks && !req.Flags.Raw}
 	if req.From != "" {
 		guid, txg, ok := s.of.base(req.From)
 		if !ok || txg > s.txg {
@@ -141,7 +143,7 @@ func (h *Host) Receive(ctx context.Context, req zfs.ReceiveRequest, r io.Reader)
 		cut = errors.Join(err, io.ErrUnexpectedEOF)
 	}
 	return h.do(context.WithoutCancel(ctx), "received", req.Target, func() error {
-		return h.settle(ds, name, head, got, cut != nil, req.Resumable)
+		return h.settle(ds, name, head, got, cut != nil, req)
 	})
 }
 
@@ -165,6 +167,8 @@ func (h *Host) accept(ds, name string, head header) error {
 		return nil
 	case d.fit() != head.Fit:
 		return fail("receive", ds, zfs.ErrKey)
+	case d.split != head.Split:
+		return fail("receive", ds, zfs.ErrStreamFlags)
 	case len(d.snaps) == 0 || d.snaps[len(d.snaps)-1].guid != head.From:
 		return fail("receive", ds, zfs.ErrDiverged)
 	case d.written > 0:
@@ -174,10 +178,13 @@ func (h *Host) accept(ds, name string, head header) error {
 }
 
 // settle keeps what arrived: the whole snapshot, or half of it.
-func (h *Host) settle(ds, name string, head header, got []byte, cut, resumable bool) error {
-	d := h.all[ds]
+func (h *Host) settle(ds, name string, head header, got []byte, cut bool, req zfs.ReceiveRequest) error {
+	d, resumable := h.all[ds], req.Resumable
 	if d == nil {
-		d = h.newDataset(ds, map[string]string{zfs.PropReadOnly: "on", zfs.PropCanMount: "noauto"})
+		props := map[string]string{zfs.PropReadOnly: "on", zfs.PropCanMount: "noauto"}
+		maps.Copy(props, req.Properties)
+		d = h.newDataset(ds, props)
+		d.split = head.Split
 		if head.Fit != "" {
 			d.secret = &secret{fit: head.Fit, root: d}
 		}
