@@ -257,29 +257,12 @@ func (a *Agent) newWorker(as *tarnv1.Assignment) (*replicate.Worker, error) {
 // publish passes on a worker's report, and lets the dead-man forget what cannot
 // be written here any more.
 func (a *Agent) publish(r *tarnv1.ReplicaReport) {
-	if harmless(r) {
+	if replicate.Harmless(r) {
 		if as := a.workers.assignment(r.GetReplicaId()); as != nil {
 			a.keeper.Settled(a.target(as))
 		}
 	}
 	a.reports.publish(r)
-}
-
-// harmless reports that the replica is unmounted or read-only, for certain: the
-// demotion was finished, the copy follows another, or nothing is left.
-func harmless(r *tarnv1.ReplicaReport) bool {
-	if r.GetWritable() {
-		return false
-	}
-	switch r.GetObservedRole() {
-	case tarnv1.Role_ROLE_FENCED:
-		return r.GetDemoteAck() != nil
-	case tarnv1.Role_ROLE_SECONDARY:
-		return r.GetReady()
-	case tarnv1.Role_ROLE_DELETING, tarnv1.Role_ROLE_RELEASING:
-		return r.GetGone()
-	}
-	return false
 }
 
 // refuse reports an assignment that no worker can follow.

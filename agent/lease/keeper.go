@@ -79,20 +79,10 @@ type Keeper struct {
 	kick   chan struct{}
 
 	mu      sync.Mutex
-	wanted  map[string]Share // by replica
-	grants  map[string]grant // by replica
-	held    map[string]bool  // as last announced
+	rights  *Rights
+	held    map[string]bool // as last announced
 	changed chan struct{}
 	nonce   uint64
-	// beat is when the watch last ran; grants of requests sent before fresh are void.
-	beat, fresh time.Duration
-	released    bool
-}
-
-// grant is the right to write one share until an instant.
-type grant struct {
-	share       Share
-	sent, until time.Duration
 }
 
 // NewKeeper returns a Keeper that holds nothing until Run.
@@ -115,8 +105,7 @@ func NewKeeper(config Config) (*Keeper, error) {
 	return &Keeper{
 		config:  config,
 		kick:    make(chan struct{}, 1),
-		wanted:  map[string]Share{},
-		grants:  map[string]grant{},
+		rights:  NewRights(config.Margin),
 		held:    map[string]bool{},
 		changed: make(chan struct{}),
 	}, nil
@@ -127,22 +116,10 @@ func NewKeeper(config Config) (*Keeper, error) {
 // its target stays armed until Settled or its deadline.
 func (k *Keeper) Want(shares []Share) {
 	k.mu.Lock()
-	before := len(k.wanted)
-	next := make(map[string]Share, len(shares))
-	news := false
-	for _, s := range shares {
-		next[s.ReplicaID] = s
-		news = news || k.wanted[s.ReplicaID] != s
-	}
-	k.wanted = next
-	for id, g := range k.grants {
-		if next[id] != g.share {
-			delete(k.grants, id)
-		}
-	}
+	news := k.rights.Want(shares)
 	k.announce()
 	k.mu.Unlock()
-	if news || before == 0 && len(next) > 0 {
+	if news {
 		k.renewSoon()
 	}
 }
@@ -156,10 +133,8 @@ func (k *Keeper) Settled(target Target) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, s := range k.wanted {
-		if s.Target == target && !k.released {
-			return
-		}
+	if k.rights.wants(target) {
+		return
 	}
 	// Under the lock, so that no newly wanted share is armed before it.
 	k.config.Guard.Disarm(target)
@@ -170,7 +145,7 @@ func (k *Keeper) Settled(target Target) {
 func (k *Keeper) Release() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.released = true
+	k.rights.Release()
 	k.announce()
 }
 
@@ -178,13 +153,7 @@ func (k *Keeper) Release() {
 func (k *Keeper) Held(shareID, replicaID string, epoch uint64) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	g, ok := k.grants[replicaID]
-	return ok && g.share.ShareID == shareID && g.share.Epoch == epoch && k.valid(g, k.config.Clock())
-}
-
-// valid is the law: sent before no pause, the margin not reached, the watch alive.
-func (k *Keeper) valid(g grant, now time.Duration) bool {
-	return !k.released && g.sent >= k.fresh && now < g.until-k.config.Margin && now-k.beat <= k.config.Margin
+	return k.rights.Held(shareID, replicaID, epoch, k.config.Clock())
 }
 
 // Changed returns a channel that is closed at the next change of what is held.
@@ -200,27 +169,14 @@ func (k *Keeper) Changed() <-chan struct{} {
 func (k *Keeper) Deadline() (time.Duration, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	var first time.Duration
-	found, now := false, k.config.Clock()
-	for _, g := range k.grants {
-		if k.valid(g, now) && (!found || g.until < first) {
-			first, found = g.until, true
-		}
-	}
-	return first, found
+	return k.rights.deadline(k.config.Clock())
 }
 
 // Count returns how many shares are held.
 func (k *Keeper) Count() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	n, now := 0, k.config.Clock()
-	for _, g := range k.grants {
-		if k.valid(g, now) {
-			n++
-		}
-	}
-	return n
+	return len(k.rights.held(k.config.Clock()))
 }
 
 // Run renews and watches until ctx ends, then releases everything and returns nil.
@@ -255,32 +211,19 @@ func (k *Keeper) look() time.Duration {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.config.Clock()
-	if pause := now - k.beat; k.beat != 0 && pause > k.config.Margin {
+	if pause := k.rights.Look(now); pause > 0 {
 		k.config.Logger.Warn("agent was paused; leases need a fresh renewal", "pause", pause)
-		k.fresh = now
 		k.renewSoon()
 	}
-	k.beat = now
 	k.announce()
-	wait := k.step()
-	for _, g := range k.grants {
-		if left := g.until - k.config.Margin - now; left > 0 {
-			wait = min(wait, left)
-		}
-	}
-	return wait
+	return k.rights.next(now, k.step())
 }
 
 // announce wakes the waiters if what is held differs from what they were told.
 // The caller has the lock.
 func (k *Keeper) announce() {
-	now, gained := k.config.Clock(), 0
-	next := make(map[string]bool, len(k.grants))
-	for id, g := range k.grants {
-		if !k.valid(g, now) {
-			continue
-		}
-		next[id] = true
+	next, gained := k.rights.held(k.config.Clock()), 0
+	for id := range next {
 		if !k.held[id] {
 			gained++
 		}

@@ -46,31 +46,29 @@ var (
 	errUnguarded = errors.New("dead-man did not confirm the new deadline")
 )
 
-// renew makes one request and takes up its answer. The lease counts from before
-// the request leaves, so that a slow network only ever shortens it.
+// renew makes one request and takes up its answer.
 func (k *Keeper) renew(ctx context.Context) error {
-	req, asked, sent := k.request()
-	if len(asked) == 0 {
+	asked := k.request()
+	if len(asked.Shares) == 0 {
 		return nil
 	}
-	resp, err := k.ask(ctx, req)
+	resp, err := k.ask(ctx, k.message(asked))
 	if err != nil {
 		k.config.Renewed("failed")
 		return err
 	}
-	if resp.GetNonce() != req.GetNonce() {
+	granted, until, err := asked.Judge(resp)
+	if err != nil {
 		k.config.Renewed("stale")
-		return errStale
+		return err
 	}
-	until := sent + resp.GetDuration().AsDuration()
 	k.revoke(resp.GetRevoked(), asked)
-	granted := matching(resp.GetGranted(), asked)
 	if err := k.arm(ctx, granted, until); err != nil {
 		k.config.Renewed("unguarded")
 		return errors.Join(errUnguarded, err)
 	}
-	k.take(granted, sent, until)
-	if len(granted) < len(asked) {
+	k.take(granted, asked, until)
+	if len(granted) < len(asked.Shares) {
 		k.config.Renewed("partial")
 		return nil
 	}
@@ -84,35 +82,23 @@ func (k *Keeper) ask(ctx context.Context, req *tarnv1.RenewLeaseRequest) (*tarnv
 	return k.config.Renewer.RenewLease(ctx, req)
 }
 
-// request lists what is wanted under a new nonce, and the instant before sending.
-func (k *Keeper) request() (*tarnv1.RenewLeaseRequest, map[string]Share, time.Duration) {
+// request lists what is wanted under a new nonce; nothing after Release.
+func (k *Keeper) request() Asked {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.released {
-		return nil, nil, 0
+	if k.rights.released {
+		return Asked{}
 	}
 	k.nonce++
-	req := &tarnv1.RenewLeaseRequest{HostId: k.config.HostID, SessionId: k.config.SessionID, Nonce: k.nonce}
-	asked := make(map[string]Share, len(k.wanted))
-	for id, s := range k.wanted {
-		asked[id] = s
-		req.Shares = append(req.Shares, &tarnv1.LeaseShare{ShareId: s.ShareID, ReplicaId: id, Epoch: s.Epoch})
-	}
-	return req, asked, k.config.Clock()
+	return k.rights.Ask(k.nonce, k.config.Clock())
 }
 
-// matching are the granted shares that were asked for, under exactly that epoch.
-func matching(granted []*tarnv1.LeaseShare, asked map[string]Share) []Share {
-	var found []Share
-	seen := map[string]bool{}
-	for _, g := range granted {
-		s, ok := asked[g.GetReplicaId()]
-		if ok && !seen[s.ReplicaID] && g.GetShareId() == s.ShareID && g.GetEpoch() == s.Epoch {
-			seen[s.ReplicaID] = true
-			found = append(found, s)
-		}
+func (k *Keeper) message(asked Asked) *tarnv1.RenewLeaseRequest {
+	req := &tarnv1.RenewLeaseRequest{HostId: k.config.HostID, SessionId: k.config.SessionID, Nonce: asked.Nonce}
+	for id, s := range asked.Shares {
+		req.Shares = append(req.Shares, &tarnv1.LeaseShare{ShareId: s.ShareID, ReplicaId: id, Epoch: s.Epoch})
 	}
-	return found
+	return req
 }
 
 // arm has the guard confirm the new end before anybody may rely on the lease.
@@ -129,28 +115,16 @@ func (k *Keeper) arm(ctx context.Context, shares []Share, until time.Duration) e
 	return k.config.Guard.Arm(ctx, armed)
 }
 
-// take records granted shares that are still wanted as they were asked for.
-func (k *Keeper) take(shares []Share, sent, until time.Duration) {
+func (k *Keeper) take(granted []Share, asked Asked, until time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, s := range shares {
-		if k.wanted[s.ReplicaID] == s {
-			k.grants[s.ReplicaID] = grant{share: s, sent: sent, until: until}
-		}
-	}
+	k.rights.Take(granted, asked, until)
 	k.announce()
 }
 
-// revoke ends rights that the leader says are over, unless the assignment has
-// meanwhile moved on to another epoch.
-func (k *Keeper) revoke(revoked []*tarnv1.LeaseShare, asked map[string]Share) {
+func (k *Keeper) revoke(revoked []*tarnv1.LeaseShare, asked Asked) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, r := range revoked {
-		s, ok := asked[r.GetReplicaId()]
-		if g, held := k.grants[r.GetReplicaId()]; ok && held && g.share == s {
-			delete(k.grants, s.ReplicaID)
-		}
-	}
+	k.rights.Revoke(revoked, asked)
 	k.announce()
 }

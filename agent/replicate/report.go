@@ -295,3 +295,21 @@ func copies(asides []zfs.Dataset) []*tarnv1.DivergentCopy {
 	}
 	return list
 }
+
+// Harmless reports that a replica is unmounted or read-only, for certain: the
+// demotion was finished, the copy follows another, or nothing is left. A dead-man
+// need not guard it any more.
+func Harmless(r *tarnv1.ReplicaReport) bool {
+	if r.GetWritable() {
+		return false
+	}
+	switch r.GetObservedRole() {
+	case tarnv1.Role_ROLE_FENCED:
+		return r.GetDemoteAck() != nil
+	case tarnv1.Role_ROLE_SECONDARY:
+		return r.GetReady()
+	case tarnv1.Role_ROLE_DELETING, tarnv1.Role_ROLE_RELEASING:
+		return r.GetGone()
+	}
+	return false
+}

@@ -168,40 +168,14 @@ func (s *agentService) RenewLease(ctx context.Context, req *tarnv1.RenewLeaseReq
 	}
 	out := &tarnv1.RenewLeaseResponse{Nonce: req.GetNonce(), Duration: durationpb.New(s.LeaseDuration)}
 	// A look ahead: a host that would get nothing must not seem to hold a lease.
-	if granted, revoked := entitled(v, req); len(granted) == 0 {
+	if granted, revoked := assignment.Entitled(v, req.GetHostId(), req.GetShares()); len(granted) == 0 {
 		out.Revoked = revoked
 		s.Count("lease", "revoked", len(revoked))
 		return out, nil
 	}
 	s.Leases.Grant(req.GetHostId(), time.Now())
-	out.Granted, out.Revoked = entitled(s.State.View(), req)
+	out.Granted, out.Revoked = assignment.Entitled(s.State.View(), req.GetHostId(), req.GetShares())
 	s.Count("lease", "granted", len(out.Granted))
 	s.Count("lease", "revoked", len(out.Revoked))
 	return out, nil
-}
-
-// entitled splits the shares that an agent asks a lease for.
-func entitled(v *raftfsm.View, req *tarnv1.RenewLeaseRequest) (granted, revoked []*tarnv1.LeaseShare) {
-	for _, wanted := range req.GetShares() {
-		if mayServe(v, req.GetHostId(), wanted) {
-			granted = append(granted, wanted)
-		} else {
-			revoked = append(revoked, wanted)
-		}
-	}
-	return granted, revoked
-}
-
-func mayServe(v *raftfsm.View, hostID string, wanted *tarnv1.LeaseShare) bool {
-	share, ok := v.Share(wanted.GetShareId())
-	if !ok {
-		return false
-	}
-	r, ok := v.Replica(wanted.GetReplicaId())
-	if !ok || r.GetHostId() != hostID {
-		return false
-	}
-	f := share.GetFencing()
-	return f.GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_ACTIVE &&
-		f.GetOwnerReplicaId() == r.GetId() && f.GetEpoch() == wanted.GetEpoch()
 }
