@@ -10,6 +10,8 @@ BUF_VERSION         := v1.75.0
 PROTOC_GEN_GO       := v1.36.12
 PROTOC_GEN_CONNECT  := v1.21.1
 STATICCHECK_VERSION := v0.8.2
+# Newer ones need modules that proxies do not serve.
+NFPM_VERSION        := v2.45.0
 TOOLS := $(CURDIR)/.tools/bin
 TARN  := bin/tarn
 
@@ -23,6 +25,9 @@ FUZZTIME ?= 20s
 # How long the chaos test writes and kills.
 CHAOS ?= 60s
 GOTESTFLAGS ?=
+# Where make deb puts the package, and as which version.
+DIST        ?= bin
+DEB_VERSION ?= 0.0~$(shell git log -1 --date=format:%Y%m%d%H%M%S --format=%cd.%h 2>/dev/null || echo dev)
 
 .PHONY: help
 help: ## Print this list.
@@ -32,13 +37,19 @@ help: ## Print this list.
 build: ## Build bin/tarn.
 	go build -trimpath -o $(TARN) ./cmd/tarn
 
+.PHONY: deb
+deb: build $(TOOLS)/nfpm-$(NFPM_VERSION) ## Build the Debian package into DIST.
+	@mkdir -p $(DIST)
+	VERSION='$(DEB_VERSION)' ARCH=$$(go env GOARCH) SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) \
+	  $(TOOLS)/nfpm package --config deploy/package/nfpm.yaml --packager deb --target $(DIST)
+
 .PHONY: demo
 demo: build ## Start a cluster of real processes and walk through what tarn does.
 	./$(TARN) demo --storage $(STORAGE) $(if $(KEEP),--keep) $(if $(SCRAPE),--scrape $(SCRAPE))
 
 .PHONY: test
-test: deps vet lint arch ## All checks and tests with the race detector.
-	go test -race -timeout 30m $(GOTESTFLAGS) $$(go list ./... | grep -v '^tarn/test') ./test/divergence
+test: deps vet lint arch $(TOOLS)/nfpm-$(NFPM_VERSION) ## All checks and tests with the race detector.
+	go test -race -timeout 30m $(GOTESTFLAGS) $$(go list ./... | grep -v '^tarn/test') ./test/divergence ./test/deploy
 
 .PHONY: shorttest
 shorttest: ## Tests in short mode, without the race detector.
@@ -117,6 +128,10 @@ $(TOOLS)/buf-$(BUF_VERSION):
 $(TOOLS)/gen-$(PROTOC_GEN_GO)-$(PROTOC_GEN_CONNECT):
 	GOBIN=$(TOOLS) go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO)
 	GOBIN=$(TOOLS) go install connectrpc.com/connect/cmd/protoc-gen-connect-go@$(PROTOC_GEN_CONNECT)
+	@touch $@
+
+$(TOOLS)/nfpm-$(NFPM_VERSION):
+	GOBIN=$(TOOLS) go install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM_VERSION)
 	@touch $@
 
 $(TOOLS)/staticcheck:
