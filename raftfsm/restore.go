@@ -17,8 +17,13 @@ import (
 	tarnv1 "tarn/proto/tarn/v1"
 )
 
-// ErrCorrupt is wrapped by Restore for a snapshot that is damaged or cut short.
-var ErrCorrupt = errors.New("snapshot is corrupt")
+var (
+	// ErrCorrupt is wrapped by Restore for a snapshot that is damaged or cut short.
+	ErrCorrupt = errors.New("snapshot is corrupt")
+	// ErrNewer is wrapped for what a newer version of tarn wrote and this one cannot
+	// apply: the way on is to run that version.
+	ErrNewer = errors.New("a newer version of tarn wrote it")
+)
 
 // Restore builds a new state from a snapshot and swaps it in; on error the old one
 // stays. Whoever watches the old state is woken. Host revisions start at the
@@ -84,10 +89,12 @@ func readHeader(in *frameReader) (*raftv1.SnapshotHeader, error) {
 		return nil, fmt.Errorf("%w: decode header: %v", ErrCorrupt, err)
 	}
 	switch {
-	case h.GetFormat() != snapshotFormat:
-		return nil, fmt.Errorf("snapshot format %d is not supported, %d is: upgrade this node", h.GetFormat(), snapshotFormat)
+	case h.GetFormat() == 0:
+		return nil, fmt.Errorf("%w: it names no format", ErrCorrupt)
+	case h.GetFormat() > snapshotFormat:
+		return nil, fmt.Errorf("%w: snapshot format %d is not supported, %d is: upgrade this node", ErrNewer, h.GetFormat(), snapshotFormat)
 	case h.GetMinCommandVersion() > CommandVersion:
-		return nil, fmt.Errorf("snapshot needs command version %d, this node has %d: upgrade it", h.GetMinCommandVersion(), CommandVersion)
+		return nil, fmt.Errorf("%w: the snapshot needs command version %d, this node has %d: upgrade it", ErrNewer, h.GetMinCommandVersion(), CommandVersion)
 	case len(h.GetHash()) != sha256.Size:
 		return nil, fmt.Errorf("%w: hash of %d bytes", ErrCorrupt, len(h.GetHash()))
 	}
@@ -153,7 +160,7 @@ func (l *loader) record(b []byte) error {
 	case *raftv1.SnapshotRecord_JoinToken:
 		l.tx.putToken(r.JoinToken)
 	default:
-		return fmt.Errorf("%w: unknown record: a newer version of tarn wrote it", ErrCorrupt)
+		return fmt.Errorf("%w: the snapshot has a record of a kind that this node does not know: upgrade it", ErrNewer)
 	}
 	return l.err
 }

@@ -24,6 +24,10 @@ func (v *View) Time() time.Time { return v.s.lastTime }
 // Hash chains all commands up to Index; for CheckHash.
 func (v *View) Hash() []byte { h := v.s.hash; return h[:] }
 
+// CommandVersion is what every member of the cluster can apply; commands that need
+// more are not proposed.
+func (v *View) CommandVersion() uint32 { return v.s.minVersion }
+
 // ClusterID is empty until InitCluster.
 func (v *View) ClusterID() string { return v.s.clusterID }
 

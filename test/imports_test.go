@@ -13,14 +13,16 @@ import (
 // arrows is the package map: what each package may import of tarn. An entry
 // covers the packages below it unless they have their own.
 var arrows = map[string][]string{
-	"cmd/tarn": {"cmd/tarn", "controlplane", "controlplane/client", "controlplane/identity", "controlplane/schedule",
+	// controlplane/backup: saved states are inspected without a cluster.
+	"cmd/tarn": {"cmd/tarn", "controlplane", "controlplane/backup", "controlplane/client", "controlplane/identity", "controlplane/schedule",
 		"agent", "agent/lease", "zfs/dirzfs", "metrics", "proto/tarn/v1"},
-	"controlplane": {"controlplane/api", "controlplane/client", "controlplane/consensus", "controlplane/identity", "controlplane/observe",
+	"controlplane": {"controlplane/api", "controlplane/backup", "controlplane/client", "controlplane/consensus", "controlplane/identity", "controlplane/observe",
 		"controlplane/reconcile", "controlplane/assignment", "controlplane/schedule", "controlplane/manila", "controlplane/web",
 		"raftfsm", "agent/gossip", "metrics", "proto/tarn/v1", "proto/tarn/raft/v1"},
-	"controlplane/api": {"controlplane/consensus", "controlplane/identity", "controlplane/observe", "controlplane/assignment",
+	"controlplane/api": {"controlplane/backup", "controlplane/consensus", "controlplane/identity", "controlplane/observe", "controlplane/assignment",
 		"controlplane/reconcile", "controlplane/schedule", "controlplane/client", "raftfsm", "proto/tarn/v1", "proto/tarn/raft/v1"},
 	"controlplane/assignment": {"raftfsm", "proto/tarn/v1", "controlplane/schedule"},
+	"controlplane/backup":     {"raftfsm"},
 	"controlplane/client":     {"proto/tarn/v1"},
 	"controlplane/consensus":  {"raftfsm", "proto/tarn/v1", "proto/tarn/raft/v1", "controlplane/identity"},
 	"controlplane/identity":   {},

@@ -16,7 +16,10 @@ import (
 const defaultTokenLife = time.Hour
 
 // operators is OperatorService.
-type operators struct{ *core }
+type operators struct {
+	*core
+	backups downloads
+}
 
 // ListRaftServers implements tarnv1connect.OperatorServiceHandler, on any node.
 func (s *operators) ListRaftServers(context.Context, *tarnv1.ListRaftServersRequest) (*tarnv1.ListRaftServersResponse, error) {

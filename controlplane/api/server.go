@@ -158,7 +158,7 @@ func mount(mux *http.ServeMux, c *core) {
 	mux.Handle(tarnv1connect.NewQuotaServiceHandler(&quotas{c}, people))
 	mux.Handle(tarnv1connect.NewMessageServiceHandler(&messages{c}, people))
 	mux.Handle(tarnv1connect.NewHostServiceHandler(&hosts{c}, people))
-	mux.Handle(tarnv1connect.NewOperatorServiceHandler(&operators{c}, common))
+	mux.Handle(tarnv1connect.NewOperatorServiceHandler(&operators{core: c}, common))
 	mux.Handle(tarnv1connect.NewJoinServiceHandler(&joins{core: c, limit: rate.NewLimiter(5, 10)}, common))
 	agents := connect.WithHandlerOptions(chain, connect.WithReadMaxBytes(maxReport), connect.WithCompressMinBytes(compressFrom))
 	mux.Handle(tarnv1connect.NewAgentServiceHandler(&agentService{c}, agents))

@@ -53,7 +53,7 @@ func (t *tally) problem(format string, args ...any) {
 }
 
 func (t *tally) machines() {
-	if list, err := (&operators{t.core}).raftServers(); err == nil {
+	if list, err := (&operators{core: t.core}).raftServers(); err == nil {
 		t.out.RaftServers = list.GetServers()
 	}
 	if t.out.LeaderId == "" {

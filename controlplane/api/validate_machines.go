@@ -104,6 +104,12 @@ func addOperatorRules(r rules) {
 	})
 	on(r, func(c *checker, m *tarnv1.RemoveRaftServerRequest) { c.id("id", m.GetId()) })
 	on(r, (*checker).joinToken)
+	on(r, func(c *checker, m *tarnv1.ReadBackupRequest) {
+		c.optionalID("id", m.GetId())
+		if m.GetId() == "" && m.GetPiece() != 0 {
+			c.fail("piece", "is %d, a new copy begins with 0", m.GetPiece())
+		}
+	})
 	on(r, func(c *checker, m *tarnv1.HelloRequest) {
 		c.id("id", m.GetId())
 		c.address("address", m.GetAddress())

@@ -15,6 +15,7 @@ import (
 type operatorCmd struct {
 	Raft  raftCmd  `cmd:"" help:"Members of the control plane's Raft cluster."`
 	Token tokenCmd `cmd:"" help:"Join tokens."`
+	State stateCmd `cmd:"" name:"snapshot" help:"Backups of the control plane's state."`
 }
 
 type raftCmd struct {

@@ -1108,6 +1108,121 @@ func (x *CreateJoinTokenResponse) GetExpiresAt() *timestamppb.Timestamp {
 	return nil
 }
 
+type ReadBackupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty begins a new copy, of the state as it is then.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Number of the piece: the next one, or the last one again. 0 with an empty id.
+	Piece         uint64 `protobuf:"varint,2,opt,name=piece,proto3" json:"piece,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadBackupRequest) Reset() {
+	*x = ReadBackupRequest{}
+	mi := &file_tarn_v1_operator_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadBackupRequest) ProtoMessage() {}
+
+func (x *ReadBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_operator_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadBackupRequest.ProtoReflect.Descriptor instead.
+func (*ReadBackupRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ReadBackupRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ReadBackupRequest) GetPiece() uint64 {
+	if x != nil {
+		return x.Piece
+	}
+	return 0
+}
+
+type ReadBackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Data  []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	// No piece follows.
+	Last          bool `protobuf:"varint,3,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadBackupResponse) Reset() {
+	*x = ReadBackupResponse{}
+	mi := &file_tarn_v1_operator_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadBackupResponse) ProtoMessage() {}
+
+func (x *ReadBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_operator_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadBackupResponse.ProtoReflect.Descriptor instead.
+func (*ReadBackupResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ReadBackupResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ReadBackupResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *ReadBackupResponse) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
 type HelloRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1124,7 +1239,7 @@ type HelloRequest struct {
 
 func (x *HelloRequest) Reset() {
 	*x = HelloRequest{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[17]
+	mi := &file_tarn_v1_operator_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1251,7 @@ func (x *HelloRequest) String() string {
 func (*HelloRequest) ProtoMessage() {}
 
 func (x *HelloRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[17]
+	mi := &file_tarn_v1_operator_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1264,7 @@ func (x *HelloRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloRequest.ProtoReflect.Descriptor instead.
 func (*HelloRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{17}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *HelloRequest) GetId() string {
@@ -1208,7 +1323,7 @@ type HelloResponse struct {
 
 func (x *HelloResponse) Reset() {
 	*x = HelloResponse{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[18]
+	mi := &file_tarn_v1_operator_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1335,7 @@ func (x *HelloResponse) String() string {
 func (*HelloResponse) ProtoMessage() {}
 
 func (x *HelloResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[18]
+	mi := &file_tarn_v1_operator_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1348,7 @@ func (x *HelloResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloResponse.ProtoReflect.Descriptor instead.
 func (*HelloResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{18}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HelloResponse) GetId() string {
@@ -1305,7 +1420,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[19]
+	mi := &file_tarn_v1_operator_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +1432,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[19]
+	mi := &file_tarn_v1_operator_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +1445,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{19}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -1364,7 +1479,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[20]
+	mi := &file_tarn_v1_operator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1376,7 +1491,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[20]
+	mi := &file_tarn_v1_operator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1389,7 +1504,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -1410,7 +1525,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[21]
+	mi := &file_tarn_v1_operator_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1537,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[21]
+	mi := &file_tarn_v1_operator_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1550,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{21}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RenewResponse) GetCertificate() []byte {
@@ -1469,7 +1584,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[22]
+	mi := &file_tarn_v1_operator_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1596,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[22]
+	mi := &file_tarn_v1_operator_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1609,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{22}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *JoinResponse) GetCertificate() []byte {
@@ -1628,7 +1743,14 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\x17CreateJoinTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x129\n" +
 	"\n" +
-	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\xb7\x01\n" +
+	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"9\n" +
+	"\x11ReadBackupRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05piece\x18\x02 \x01(\x04R\x05piece\"L\n" +
+	"\x12ReadBackupResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
+	"\x04last\x18\x03 \x01(\bR\x04last\"\xb7\x01\n" +
 	"\fHelloRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
@@ -1673,13 +1795,15 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\n" +
 	"RemoveHost\x12\x13.tarn.v1.GetRequest\x1a\x0e.tarn.v1.Empty\x12B\n" +
 	"\tListPools\x12\x19.tarn.v1.ListPoolsRequest\x1a\x1a.tarn.v1.ListPoolsResponse\x12f\n" +
-	"\x15ListAvailabilityZones\x12%.tarn.v1.ListAvailabilityZonesRequest\x1a&.tarn.v1.ListAvailabilityZonesResponse2\xdf\x03\n" +
+	"\x15ListAvailabilityZones\x12%.tarn.v1.ListAvailabilityZonesRequest\x1a&.tarn.v1.ListAvailabilityZonesResponse2\xa6\x04\n" +
 	"\x0fOperatorService\x12>\n" +
 	"\tGetStatus\x12\x19.tarn.v1.GetStatusRequest\x1a\x16.tarn.v1.ClusterStatus\x12T\n" +
 	"\x0fListRaftServers\x12\x1f.tarn.v1.ListRaftServersRequest\x1a .tarn.v1.ListRaftServersResponse\x12P\n" +
 	"\rAddRaftServer\x12\x1d.tarn.v1.AddRaftServerRequest\x1a .tarn.v1.ListRaftServersResponse\x12V\n" +
 	"\x10RemoveRaftServer\x12 .tarn.v1.RemoveRaftServerRequest\x1a .tarn.v1.ListRaftServersResponse\x12T\n" +
-	"\x0fCreateJoinToken\x12\x1f.tarn.v1.CreateJoinTokenRequest\x1a .tarn.v1.CreateJoinTokenResponse\x126\n" +
+	"\x0fCreateJoinToken\x12\x1f.tarn.v1.CreateJoinTokenRequest\x1a .tarn.v1.CreateJoinTokenResponse\x12E\n" +
+	"\n" +
+	"ReadBackup\x12\x1a.tarn.v1.ReadBackupRequest\x1a\x1b.tarn.v1.ReadBackupResponse\x126\n" +
 	"\x05Hello\x12\x15.tarn.v1.HelloRequest\x1a\x16.tarn.v1.HelloResponse2z\n" +
 	"\vJoinService\x123\n" +
 	"\x04Join\x12\x14.tarn.v1.JoinRequest\x1a\x15.tarn.v1.JoinResponse\x126\n" +
@@ -1697,7 +1821,7 @@ func file_tarn_v1_operator_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_operator_proto_rawDescData
 }
 
-var file_tarn_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_tarn_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_tarn_v1_operator_proto_goTypes = []any{
 	(*ListHostsRequest)(nil),              // 0: tarn.v1.ListHostsRequest
 	(*ListHostsResponse)(nil),             // 1: tarn.v1.ListHostsResponse
@@ -1716,50 +1840,52 @@ var file_tarn_v1_operator_proto_goTypes = []any{
 	(*RemoveRaftServerRequest)(nil),       // 14: tarn.v1.RemoveRaftServerRequest
 	(*CreateJoinTokenRequest)(nil),        // 15: tarn.v1.CreateJoinTokenRequest
 	(*CreateJoinTokenResponse)(nil),       // 16: tarn.v1.CreateJoinTokenResponse
-	(*HelloRequest)(nil),                  // 17: tarn.v1.HelloRequest
-	(*HelloResponse)(nil),                 // 18: tarn.v1.HelloResponse
-	(*JoinRequest)(nil),                   // 19: tarn.v1.JoinRequest
-	(*RenewRequest)(nil),                  // 20: tarn.v1.RenewRequest
-	(*RenewResponse)(nil),                 // 21: tarn.v1.RenewResponse
-	(*JoinResponse)(nil),                  // 22: tarn.v1.JoinResponse
-	(Consistency)(0),                      // 23: tarn.v1.Consistency
-	(HostState)(0),                        // 24: tarn.v1.HostState
-	(*Host)(nil),                          // 25: tarn.v1.Host
-	(*Pool)(nil),                          // 26: tarn.v1.Pool
-	(HostAdminState)(0),                   // 27: tarn.v1.HostAdminState
-	(*AvailabilityZone)(nil),              // 28: tarn.v1.AvailabilityZone
-	(*durationpb.Duration)(nil),           // 29: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),         // 30: google.protobuf.Timestamp
-	(*GetRequest)(nil),                    // 31: tarn.v1.GetRequest
-	(*Empty)(nil),                         // 32: tarn.v1.Empty
+	(*ReadBackupRequest)(nil),             // 17: tarn.v1.ReadBackupRequest
+	(*ReadBackupResponse)(nil),            // 18: tarn.v1.ReadBackupResponse
+	(*HelloRequest)(nil),                  // 19: tarn.v1.HelloRequest
+	(*HelloResponse)(nil),                 // 20: tarn.v1.HelloResponse
+	(*JoinRequest)(nil),                   // 21: tarn.v1.JoinRequest
+	(*RenewRequest)(nil),                  // 22: tarn.v1.RenewRequest
+	(*RenewResponse)(nil),                 // 23: tarn.v1.RenewResponse
+	(*JoinResponse)(nil),                  // 24: tarn.v1.JoinResponse
+	(Consistency)(0),                      // 25: tarn.v1.Consistency
+	(HostState)(0),                        // 26: tarn.v1.HostState
+	(*Host)(nil),                          // 27: tarn.v1.Host
+	(*Pool)(nil),                          // 28: tarn.v1.Pool
+	(HostAdminState)(0),                   // 29: tarn.v1.HostAdminState
+	(*AvailabilityZone)(nil),              // 30: tarn.v1.AvailabilityZone
+	(*durationpb.Duration)(nil),           // 31: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),         // 32: google.protobuf.Timestamp
+	(*GetRequest)(nil),                    // 33: tarn.v1.GetRequest
+	(*Empty)(nil),                         // 34: tarn.v1.Empty
 }
 var file_tarn_v1_operator_proto_depIdxs = []int32{
-	23, // 0: tarn.v1.ListHostsRequest.consistency:type_name -> tarn.v1.Consistency
-	24, // 1: tarn.v1.ListHostsRequest.state:type_name -> tarn.v1.HostState
-	25, // 2: tarn.v1.ListHostsResponse.hosts:type_name -> tarn.v1.Host
-	23, // 3: tarn.v1.ListPoolsRequest.consistency:type_name -> tarn.v1.Consistency
+	25, // 0: tarn.v1.ListHostsRequest.consistency:type_name -> tarn.v1.Consistency
+	26, // 1: tarn.v1.ListHostsRequest.state:type_name -> tarn.v1.HostState
+	27, // 2: tarn.v1.ListHostsResponse.hosts:type_name -> tarn.v1.Host
+	25, // 3: tarn.v1.ListPoolsRequest.consistency:type_name -> tarn.v1.Consistency
 	5,  // 4: tarn.v1.ListPoolsResponse.pools:type_name -> tarn.v1.PoolView
-	26, // 5: tarn.v1.PoolView.pool:type_name -> tarn.v1.Pool
-	24, // 6: tarn.v1.PoolView.state:type_name -> tarn.v1.HostState
-	27, // 7: tarn.v1.PoolView.admin_state:type_name -> tarn.v1.HostAdminState
-	23, // 8: tarn.v1.ListAvailabilityZonesRequest.consistency:type_name -> tarn.v1.Consistency
-	28, // 9: tarn.v1.ListAvailabilityZonesResponse.availability_zones:type_name -> tarn.v1.AvailabilityZone
-	23, // 10: tarn.v1.GetStatusRequest.consistency:type_name -> tarn.v1.Consistency
+	28, // 5: tarn.v1.PoolView.pool:type_name -> tarn.v1.Pool
+	26, // 6: tarn.v1.PoolView.state:type_name -> tarn.v1.HostState
+	29, // 7: tarn.v1.PoolView.admin_state:type_name -> tarn.v1.HostAdminState
+	25, // 8: tarn.v1.ListAvailabilityZonesRequest.consistency:type_name -> tarn.v1.Consistency
+	30, // 9: tarn.v1.ListAvailabilityZonesResponse.availability_zones:type_name -> tarn.v1.AvailabilityZone
+	25, // 10: tarn.v1.GetStatusRequest.consistency:type_name -> tarn.v1.Consistency
 	10, // 11: tarn.v1.ClusterStatus.raft_servers:type_name -> tarn.v1.RaftServer
-	29, // 12: tarn.v1.ClusterStatus.worst_lag:type_name -> google.protobuf.Duration
-	29, // 13: tarn.v1.RaftServer.last_contact:type_name -> google.protobuf.Duration
+	31, // 12: tarn.v1.ClusterStatus.worst_lag:type_name -> google.protobuf.Duration
+	31, // 13: tarn.v1.RaftServer.last_contact:type_name -> google.protobuf.Duration
 	10, // 14: tarn.v1.ListRaftServersResponse.servers:type_name -> tarn.v1.RaftServer
-	29, // 15: tarn.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
-	30, // 16: tarn.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	31, // 15: tarn.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
+	32, // 16: tarn.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
 	10, // 17: tarn.v1.HelloRequest.known:type_name -> tarn.v1.RaftServer
 	10, // 18: tarn.v1.HelloRequest.founders:type_name -> tarn.v1.RaftServer
 	10, // 19: tarn.v1.HelloResponse.known:type_name -> tarn.v1.RaftServer
-	31, // 20: tarn.v1.HostService.GetHost:input_type -> tarn.v1.GetRequest
+	33, // 20: tarn.v1.HostService.GetHost:input_type -> tarn.v1.GetRequest
 	0,  // 21: tarn.v1.HostService.ListHosts:input_type -> tarn.v1.ListHostsRequest
-	31, // 22: tarn.v1.HostService.EnableHost:input_type -> tarn.v1.GetRequest
+	33, // 22: tarn.v1.HostService.EnableHost:input_type -> tarn.v1.GetRequest
 	2,  // 23: tarn.v1.HostService.DisableHost:input_type -> tarn.v1.DisableHostRequest
 	2,  // 24: tarn.v1.HostService.DrainHost:input_type -> tarn.v1.DisableHostRequest
-	31, // 25: tarn.v1.HostService.RemoveHost:input_type -> tarn.v1.GetRequest
+	33, // 25: tarn.v1.HostService.RemoveHost:input_type -> tarn.v1.GetRequest
 	3,  // 26: tarn.v1.HostService.ListPools:input_type -> tarn.v1.ListPoolsRequest
 	6,  // 27: tarn.v1.HostService.ListAvailabilityZones:input_type -> tarn.v1.ListAvailabilityZonesRequest
 	8,  // 28: tarn.v1.OperatorService.GetStatus:input_type -> tarn.v1.GetStatusRequest
@@ -1767,27 +1893,29 @@ var file_tarn_v1_operator_proto_depIdxs = []int32{
 	13, // 30: tarn.v1.OperatorService.AddRaftServer:input_type -> tarn.v1.AddRaftServerRequest
 	14, // 31: tarn.v1.OperatorService.RemoveRaftServer:input_type -> tarn.v1.RemoveRaftServerRequest
 	15, // 32: tarn.v1.OperatorService.CreateJoinToken:input_type -> tarn.v1.CreateJoinTokenRequest
-	17, // 33: tarn.v1.OperatorService.Hello:input_type -> tarn.v1.HelloRequest
-	19, // 34: tarn.v1.JoinService.Join:input_type -> tarn.v1.JoinRequest
-	20, // 35: tarn.v1.JoinService.Renew:input_type -> tarn.v1.RenewRequest
-	25, // 36: tarn.v1.HostService.GetHost:output_type -> tarn.v1.Host
-	1,  // 37: tarn.v1.HostService.ListHosts:output_type -> tarn.v1.ListHostsResponse
-	25, // 38: tarn.v1.HostService.EnableHost:output_type -> tarn.v1.Host
-	25, // 39: tarn.v1.HostService.DisableHost:output_type -> tarn.v1.Host
-	25, // 40: tarn.v1.HostService.DrainHost:output_type -> tarn.v1.Host
-	32, // 41: tarn.v1.HostService.RemoveHost:output_type -> tarn.v1.Empty
-	4,  // 42: tarn.v1.HostService.ListPools:output_type -> tarn.v1.ListPoolsResponse
-	7,  // 43: tarn.v1.HostService.ListAvailabilityZones:output_type -> tarn.v1.ListAvailabilityZonesResponse
-	9,  // 44: tarn.v1.OperatorService.GetStatus:output_type -> tarn.v1.ClusterStatus
-	12, // 45: tarn.v1.OperatorService.ListRaftServers:output_type -> tarn.v1.ListRaftServersResponse
-	12, // 46: tarn.v1.OperatorService.AddRaftServer:output_type -> tarn.v1.ListRaftServersResponse
-	12, // 47: tarn.v1.OperatorService.RemoveRaftServer:output_type -> tarn.v1.ListRaftServersResponse
-	16, // 48: tarn.v1.OperatorService.CreateJoinToken:output_type -> tarn.v1.CreateJoinTokenResponse
-	18, // 49: tarn.v1.OperatorService.Hello:output_type -> tarn.v1.HelloResponse
-	22, // 50: tarn.v1.JoinService.Join:output_type -> tarn.v1.JoinResponse
-	21, // 51: tarn.v1.JoinService.Renew:output_type -> tarn.v1.RenewResponse
-	36, // [36:52] is the sub-list for method output_type
-	20, // [20:36] is the sub-list for method input_type
+	17, // 33: tarn.v1.OperatorService.ReadBackup:input_type -> tarn.v1.ReadBackupRequest
+	19, // 34: tarn.v1.OperatorService.Hello:input_type -> tarn.v1.HelloRequest
+	21, // 35: tarn.v1.JoinService.Join:input_type -> tarn.v1.JoinRequest
+	22, // 36: tarn.v1.JoinService.Renew:input_type -> tarn.v1.RenewRequest
+	27, // 37: tarn.v1.HostService.GetHost:output_type -> tarn.v1.Host
+	1,  // 38: tarn.v1.HostService.ListHosts:output_type -> tarn.v1.ListHostsResponse
+	27, // 39: tarn.v1.HostService.EnableHost:output_type -> tarn.v1.Host
+	27, // 40: tarn.v1.HostService.DisableHost:output_type -> tarn.v1.Host
+	27, // 41: tarn.v1.HostService.DrainHost:output_type -> tarn.v1.Host
+	34, // 42: tarn.v1.HostService.RemoveHost:output_type -> tarn.v1.Empty
+	4,  // 43: tarn.v1.HostService.ListPools:output_type -> tarn.v1.ListPoolsResponse
+	7,  // 44: tarn.v1.HostService.ListAvailabilityZones:output_type -> tarn.v1.ListAvailabilityZonesResponse
+	9,  // 45: tarn.v1.OperatorService.GetStatus:output_type -> tarn.v1.ClusterStatus
+	12, // 46: tarn.v1.OperatorService.ListRaftServers:output_type -> tarn.v1.ListRaftServersResponse
+	12, // 47: tarn.v1.OperatorService.AddRaftServer:output_type -> tarn.v1.ListRaftServersResponse
+	12, // 48: tarn.v1.OperatorService.RemoveRaftServer:output_type -> tarn.v1.ListRaftServersResponse
+	16, // 49: tarn.v1.OperatorService.CreateJoinToken:output_type -> tarn.v1.CreateJoinTokenResponse
+	18, // 50: tarn.v1.OperatorService.ReadBackup:output_type -> tarn.v1.ReadBackupResponse
+	20, // 51: tarn.v1.OperatorService.Hello:output_type -> tarn.v1.HelloResponse
+	24, // 52: tarn.v1.JoinService.Join:output_type -> tarn.v1.JoinResponse
+	23, // 53: tarn.v1.JoinService.Renew:output_type -> tarn.v1.RenewResponse
+	37, // [37:54] is the sub-list for method output_type
+	20, // [20:37] is the sub-list for method input_type
 	20, // [20:20] is the sub-list for extension type_name
 	20, // [20:20] is the sub-list for extension extendee
 	0,  // [0:20] is the sub-list for field type_name
@@ -1806,7 +1934,7 @@ func file_tarn_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_operator_proto_rawDesc), len(file_tarn_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -69,6 +69,9 @@ const (
 	// OperatorServiceCreateJoinTokenProcedure is the fully-qualified name of the OperatorService's
 	// CreateJoinToken RPC.
 	OperatorServiceCreateJoinTokenProcedure = "/tarn.v1.OperatorService/CreateJoinToken"
+	// OperatorServiceReadBackupProcedure is the fully-qualified name of the OperatorService's
+	// ReadBackup RPC.
+	OperatorServiceReadBackupProcedure = "/tarn.v1.OperatorService/ReadBackup"
 	// OperatorServiceHelloProcedure is the fully-qualified name of the OperatorService's Hello RPC.
 	OperatorServiceHelloProcedure = "/tarn.v1.OperatorService/Hello"
 	// JoinServiceJoinProcedure is the fully-qualified name of the JoinService's Join RPC.
@@ -378,6 +381,8 @@ type OperatorServiceClient interface {
 	AddRaftServer(context.Context, *v1.AddRaftServerRequest) (*v1.ListRaftServersResponse, error)
 	RemoveRaftServer(context.Context, *v1.RemoveRaftServerRequest) (*v1.ListRaftServersResponse, error)
 	CreateJoinToken(context.Context, *v1.CreateJoinTokenRequest) (*v1.CreateJoinTokenResponse, error)
+	// A copy of the whole state, piece by piece: the file that `tarn operator snapshot` keeps.
+	ReadBackup(context.Context, *v1.ReadBackupRequest) (*v1.ReadBackupResponse, error)
 	// Role control: how nodes that know one address find each other before there is a leader.
 	Hello(context.Context, *v1.HelloRequest) (*v1.HelloResponse, error)
 }
@@ -423,6 +428,12 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("CreateJoinToken")),
 			connect.WithClientOptions(opts...),
 		),
+		readBackup: connect.NewClient[v1.ReadBackupRequest, v1.ReadBackupResponse](
+			httpClient,
+			baseURL+OperatorServiceReadBackupProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ReadBackup")),
+			connect.WithClientOptions(opts...),
+		),
 		hello: connect.NewClient[v1.HelloRequest, v1.HelloResponse](
 			httpClient,
 			baseURL+OperatorServiceHelloProcedure,
@@ -439,6 +450,7 @@ type operatorServiceClient struct {
 	addRaftServer    *connect.Client[v1.AddRaftServerRequest, v1.ListRaftServersResponse]
 	removeRaftServer *connect.Client[v1.RemoveRaftServerRequest, v1.ListRaftServersResponse]
 	createJoinToken  *connect.Client[v1.CreateJoinTokenRequest, v1.CreateJoinTokenResponse]
+	readBackup       *connect.Client[v1.ReadBackupRequest, v1.ReadBackupResponse]
 	hello            *connect.Client[v1.HelloRequest, v1.HelloResponse]
 }
 
@@ -487,6 +499,15 @@ func (c *operatorServiceClient) CreateJoinToken(ctx context.Context, req *v1.Cre
 	return nil, err
 }
 
+// ReadBackup calls tarn.v1.OperatorService.ReadBackup.
+func (c *operatorServiceClient) ReadBackup(ctx context.Context, req *v1.ReadBackupRequest) (*v1.ReadBackupResponse, error) {
+	response, err := c.readBackup.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Hello calls tarn.v1.OperatorService.Hello.
 func (c *operatorServiceClient) Hello(ctx context.Context, req *v1.HelloRequest) (*v1.HelloResponse, error) {
 	response, err := c.hello.CallUnary(ctx, connect.NewRequest(req))
@@ -505,6 +526,8 @@ type OperatorServiceHandler interface {
 	AddRaftServer(context.Context, *v1.AddRaftServerRequest) (*v1.ListRaftServersResponse, error)
 	RemoveRaftServer(context.Context, *v1.RemoveRaftServerRequest) (*v1.ListRaftServersResponse, error)
 	CreateJoinToken(context.Context, *v1.CreateJoinTokenRequest) (*v1.CreateJoinTokenResponse, error)
+	// A copy of the whole state, piece by piece: the file that `tarn operator snapshot` keeps.
+	ReadBackup(context.Context, *v1.ReadBackupRequest) (*v1.ReadBackupResponse, error)
 	// Role control: how nodes that know one address find each other before there is a leader.
 	Hello(context.Context, *v1.HelloRequest) (*v1.HelloResponse, error)
 }
@@ -546,6 +569,12 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("CreateJoinToken")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServiceReadBackupHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceReadBackupProcedure,
+		svc.ReadBackup,
+		connect.WithSchema(operatorServiceMethods.ByName("ReadBackup")),
+		connect.WithHandlerOptions(opts...),
+	)
 	operatorServiceHelloHandler := connect.NewUnaryHandlerSimple(
 		OperatorServiceHelloProcedure,
 		svc.Hello,
@@ -564,6 +593,8 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceRemoveRaftServerHandler.ServeHTTP(w, r)
 		case OperatorServiceCreateJoinTokenProcedure:
 			operatorServiceCreateJoinTokenHandler.ServeHTTP(w, r)
+		case OperatorServiceReadBackupProcedure:
+			operatorServiceReadBackupHandler.ServeHTTP(w, r)
 		case OperatorServiceHelloProcedure:
 			operatorServiceHelloHandler.ServeHTTP(w, r)
 		default:
@@ -593,6 +624,10 @@ func (UnimplementedOperatorServiceHandler) RemoveRaftServer(context.Context, *v1
 
 func (UnimplementedOperatorServiceHandler) CreateJoinToken(context.Context, *v1.CreateJoinTokenRequest) (*v1.CreateJoinTokenResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.OperatorService.CreateJoinToken is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ReadBackup(context.Context, *v1.ReadBackupRequest) (*v1.ReadBackupResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.OperatorService.ReadBackup is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) Hello(context.Context, *v1.HelloRequest) (*v1.HelloResponse, error) {
