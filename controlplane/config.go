@@ -193,6 +193,9 @@ func or[T comparable](v, fallback T) T {
 // RaftDir is where the log of a node with this data directory lives.
 func RaftDir(dataDir string) string { return filepath.Join(dataDir, "raft") }
 
+// AuditDir is where a node with this data directory keeps its audit files.
+func AuditDir(dataDir string) string { return filepath.Join(dataDir, "audit") }
+
 // problems checks the law of leases: the leader's wait outlasts the agent's
 // lease whatever their clocks do, and a lease survives two lost renewals.
 func (l LeaseConfig) problems() []error {

@@ -5,7 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"log/slog"
+	"log"
 	"net"
 	"net/http"
 	"time"
@@ -32,7 +32,7 @@ type listener struct {
 
 // newListener wraps an open socket. Requests get contexts that end when the node
 // begins to stop, so that long polls do not hold it up.
-func newListener(socket net.Listener, material *identity.Material, stream *consensus.StreamLayer, handler http.Handler, log *slog.Logger) *listener {
+func newListener(socket net.Listener, material *identity.Material, stream *consensus.StreamLayer, handler http.Handler, errorLog *log.Logger) *listener {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
@@ -50,7 +50,7 @@ func newListener(socket net.Listener, material *identity.Material, stream *conse
 			IdleTimeout:       idleTimeout,
 			MaxHeaderBytes:    maxHeader,
 			BaseContext:       func(net.Listener) context.Context { return base },
-			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+			ErrorLog:          errorLog,
 			// Agents that went silent must not keep their connections for ever.
 			HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, MaxConcurrentStreams: 1000},
 		},

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"tarn/controlplane/audit"
 	"tarn/controlplane/consensus"
 	raftv1 "tarn/proto/tarn/raft/v1"
 	"tarn/raftfsm"
@@ -44,6 +45,7 @@ func (l *commandLog) Propose(ctx context.Context, cmd *raftv1.Command) (*raftfsm
 	if cmd.GetActor() == "" {
 		cmd.Actor = "leader"
 	}
+	cmd.Audit = audit.Note(cmd)
 	verb := verbOf(cmd)
 	data, err := proto.Marshal(cmd)
 	if err != nil {

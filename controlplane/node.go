@@ -16,6 +16,7 @@ import (
 
 	"tarn/agent/gossip"
 	"tarn/controlplane/api"
+	"tarn/controlplane/audit"
 	"tarn/controlplane/consensus"
 	"tarn/controlplane/identity"
 	"tarn/controlplane/observe"
@@ -43,6 +44,7 @@ type Node struct {
 	registry  *prometheus.Registry
 	counters  *metrics.ControlPlane
 	ring      *gossip.Ring
+	audit     *audit.File
 }
 
 // NodeID returns the identity of the node with this data directory, minting it if
@@ -162,6 +164,10 @@ func (n *Node) openAPI() error {
 	if err != nil {
 		return err
 	}
+	if n.audit, err = audit.Open(AuditDir(n.cfg.DataDir), n.id, n.log); err != nil {
+		return err
+	}
+	n.stream.Refused = n.refusedRaft
 	n.handler, err = api.New(api.Config{
 		NodeID:        n.id,
 		ClusterID:     n.material.Identity().Cluster,
@@ -177,6 +183,7 @@ func (n *Node) openAPI() error {
 		Policy:        n.policy(),
 		Limit:         api.RateLimit{PerSecond: n.cfg.API.RequestsPerSecond, Burst: n.cfg.API.Burst},
 		Observe:       n.observeRPC,
+		Audit:         n.audit,
 		Count:         n.count,
 		Placed:        func(took time.Duration) { n.counters.PlacementDuration.WithLabelValues().Observe(took.Seconds()) },
 		Logger:        n.log,
@@ -209,7 +216,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, socket.Close())
 	}
-	l := newListener(socket, n.material, n.stream, n.handler, n.log)
+	l := newListener(socket, n.material, n.stream, n.handler, n.listenerLog())
 	defer n.peers.close()
 	n.log.Info("control-plane node starts", "id", n.id, "listen", socket.Addr().String(), "advertise", n.cfg.Advertise)
 	group, ctx := errgroup.WithContext(ctx)
@@ -221,10 +228,11 @@ func (n *Node) Run(ctx context.Context) error {
 	})
 	group.Go(func() error { return n.admin().Run(ctx) })
 	group.Go(func() error { return renewer.Run(ctx) })
+	group.Go(func() error { return n.audit.Follow(ctx, n.fsm, n.log) })
 	if n.ring != nil {
 		group.Go(func() error { return n.ring.Run(ctx) })
 	}
-	if err := group.Wait(); err != nil {
+	if err := errors.Join(group.Wait(), n.audit.Close()); err != nil {
 		return fmt.Errorf("control-plane node %s: %w", n.id, err)
 	}
 	return nil

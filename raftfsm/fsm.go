@@ -138,13 +138,15 @@ func (b *batch) advance(entry *raft.Log, cmd *raftv1.Command) {
 
 func (b *batch) run(entry *raft.Log, cmd *raftv1.Command) *Result {
 	b.advance(entry, cmd)
-	tx := begin(b.cur)
+	before := b.cur
+	tx := begin(before)
 	record, refusal := tx.apply(cmd)
 	if refusal != nil {
+		b.cur = before.audited(before, entry.Index, cmd, refusal)
 		return &Result{Index: entry.Index, Err: refusal}
 	}
 	tx.settleWatches()
-	b.cur, b.wake = tx.s, append(b.wake, tx.wake...)
+	b.cur, b.wake = tx.s.audited(before, entry.Index, cmd, nil), append(b.wake, tx.wake...)
 	return &Result{Index: entry.Index, Record: record, Dropped: tx.dropped}
 }
 

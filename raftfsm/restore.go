@@ -159,6 +159,8 @@ func (l *loader) record(b []byte) error {
 		mutable(l.tx.own, &l.tx.s.messages).put(r.UserMessage)
 	case *raftv1.SnapshotRecord_JoinToken:
 		l.tx.putToken(r.JoinToken)
+	case *raftv1.SnapshotRecord_AuditRecord:
+		l.audit(r.AuditRecord)
 	default:
 		return fmt.Errorf("%w: the snapshot has a record of a kind that this node does not know: upgrade it", ErrNewer)
 	}
@@ -221,6 +223,20 @@ func (l *loader) instance(i *tarnv1.SnapshotInstance) {
 		return
 	}
 	l.tx.putInstance(i)
+}
+
+// audit takes a record in if it follows from the one before it: a snapshot whose audit
+// log somebody touched is no snapshot of this cluster.
+func (l *loader) audit(r *tarnv1.AuditRecord) {
+	last, ok := l.tx.s.lastAudit()
+	if !ok {
+		last = nil
+	}
+	if err := FollowsAudit(last, r); err != nil {
+		l.err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+		return
+	}
+	mutable(l.tx.own, &l.tx.s.audit).put(r)
 }
 
 // maxFrame bounds a record, in bytes: a damaged length must not exhaust memory.

@@ -132,6 +132,9 @@ func (s *state) smallRecords(rec *raftv1.SnapshotRecord, yield func(*raftv1.Snap
 	}) && emit(s.tokens, func(r *raftv1.JoinToken) bool {
 		rec.Record = &raftv1.SnapshotRecord_JoinToken{JoinToken: r}
 		return yield(rec)
+	}) && emit(s.audit, func(r *tarnv1.AuditRecord) bool {
+		rec.Record = &raftv1.SnapshotRecord_AuditRecord{AuditRecord: r}
+		return yield(rec)
 	})
 }
 

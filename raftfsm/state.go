@@ -30,6 +30,7 @@ type state struct {
 	messages  *table[tarnv1.UserMessage]
 	hosts     *table[tarnv1.Host]
 	tokens    *table[raftv1.JoinToken]
+	audit     *table[tarnv1.AuditRecord]
 
 	// Derived from the tables above in the same transaction, rebuilt by Restore.
 	usage  *table[usageRow]
@@ -113,6 +114,7 @@ func (s *state) initRecords(own *token) {
 		index[tarnv1.UserMessage]{less: expiryLess})
 	s.hosts = newTable(own, by((*tarnv1.Host).GetId), by((*tarnv1.Host).GetName))
 	s.tokens = newTable(own, by((*raftv1.JoinToken).GetHash))
+	s.audit = newTable(own, index[tarnv1.AuditRecord]{less: auditLess})
 }
 
 func by[T any](key func(*T) string) index[T] {

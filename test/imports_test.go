@@ -13,14 +13,15 @@ import (
 // arrows is the package map: what each package may import of tarn. An entry
 // covers the packages below it unless they have their own.
 var arrows = map[string][]string{
-	// controlplane/backup: saved states are inspected without a cluster.
-	"cmd/tarn": {"cmd/tarn", "controlplane", "controlplane/backup", "controlplane/client", "controlplane/identity", "controlplane/schedule",
+	// controlplane/backup, controlplane/audit: saved states and audit files are read without a cluster.
+	"cmd/tarn": {"cmd/tarn", "controlplane", "controlplane/audit", "controlplane/backup", "controlplane/client", "controlplane/identity", "controlplane/schedule",
 		"agent", "agent/lease", "zfs/dirzfs", "metrics", "proto/tarn/v1"},
-	"controlplane": {"controlplane/api", "controlplane/backup", "controlplane/client", "controlplane/consensus", "controlplane/identity", "controlplane/observe",
+	"controlplane": {"controlplane/api", "controlplane/audit", "controlplane/backup", "controlplane/client", "controlplane/consensus", "controlplane/identity", "controlplane/observe",
 		"controlplane/reconcile", "controlplane/assignment", "controlplane/schedule", "controlplane/manila", "controlplane/web",
 		"raftfsm", "agent/gossip", "metrics", "proto/tarn/v1", "proto/tarn/raft/v1"},
-	"controlplane/api": {"controlplane/backup", "controlplane/consensus", "controlplane/identity", "controlplane/observe", "controlplane/assignment",
+	"controlplane/api": {"controlplane/audit", "controlplane/backup", "controlplane/consensus", "controlplane/identity", "controlplane/observe", "controlplane/assignment",
 		"controlplane/reconcile", "controlplane/schedule", "controlplane/client", "raftfsm", "proto/tarn/v1", "proto/tarn/raft/v1"},
+	"controlplane/audit":      {"raftfsm", "proto/tarn/v1", "proto/tarn/raft/v1"},
 	"controlplane/assignment": {"raftfsm", "proto/tarn/v1", "controlplane/schedule"},
 	"controlplane/backup":     {"raftfsm"},
 	"controlplane/client":     {"proto/tarn/v1"},

@@ -46,6 +46,7 @@ func grants() map[string]grant {
 		tarnv1connect.OperatorServiceRemoveRaftServerProcedure: operator,
 		tarnv1connect.OperatorServiceCreateJoinTokenProcedure:  operator,
 		tarnv1connect.OperatorServiceReadBackupProcedure:       operator,
+		tarnv1connect.OperatorServiceListAuditRecordsProcedure: operator,
 		tarnv1connect.OperatorServiceHelloProcedure:            control,
 	}
 	grantProjects(table)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"unicode"
 
+	"tarn/controlplane/client"
 	"tarn/controlplane/identity"
 )
 
@@ -12,6 +13,8 @@ const (
 	projectHeader   = "Tarn-Project"
 	requestIDHeader = "Tarn-Request-Id"
 	leaderHeader    = "Tarn-Leader"
+	// reasonHeader says why, for the audit log: 1 to 255 bytes of printable text.
+	reasonHeader = client.ReasonHeader
 	// defaultProject is where operators work who name none.
 	defaultProject = "default"
 )
@@ -22,6 +25,10 @@ type caller struct {
 	grant     grant
 	project   string
 	requestID string
+	// reason that the caller gave in a header, for the audit log.
+	reason string
+	// remote address, for the audit log.
+	remote string
 }
 
 type callerKey struct{}

@@ -59,6 +59,7 @@ func (c *core) change(ctx context.Context, b build) (proto.Message, error) {
 func (c *core) propose(ctx context.Context, cmd *raftv1.Command) (proto.Message, error) {
 	who := callerFrom(ctx)
 	cmd.Actor, cmd.RequestId = who.actor(), who.requestID
+	cmd.Audit = &raftv1.AuditNote{ProjectId: who.project, Reason: who.reason}
 	res, err := c.Log.Propose(ctx, cmd)
 	if err != nil {
 		return nil, err

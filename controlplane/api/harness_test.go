@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"tarn/controlplane/api"
+	"tarn/controlplane/audit"
 	"tarn/controlplane/client"
 	"tarn/controlplane/consensus"
 	"tarn/controlplane/identity"
@@ -50,7 +51,7 @@ func (d *direct) Propose(_ context.Context, cmd *raftv1.Command) (*raftfsm.Resul
 	if err := d.refusal(); err != nil {
 		return nil, err
 	}
-	cmd.ProposedAt = timestamppb.Now()
+	cmd.ProposedAt, cmd.Audit = timestamppb.Now(), audit.Note(cmd)
 	data, err := proto.Marshal(cmd)
 	if err != nil {
 		return nil, err
@@ -108,6 +109,8 @@ type server struct {
 	soft   *observe.State
 	leases *observe.Leases
 	addr   string
+
+	auditor *memoryAuditor
 }
 
 func newServer(t testing.TB) *server {
@@ -121,7 +124,7 @@ func newServer(t testing.TB) *server {
 		t.Fatal(err)
 	}
 	fsm := raftfsm.New(raftfsm.Config{OnHalt: func(err error) { t.Errorf("state machine halted: %v", err) }})
-	s := &server{t: t, ca: ca, fsm: fsm, log: &direct{fsm: fsm}, soft: soft, leases: observe.NewLeases()}
+	s := &server{t: t, ca: ca, fsm: fsm, log: &direct{fsm: fsm}, soft: soft, leases: observe.NewLeases(), auditor: &memoryAuditor{}}
 	soft.Lead(time.Now())
 	s.leases.Lead(time.Now())
 	nodeID := uuid.NewString()
@@ -129,7 +132,7 @@ func newServer(t testing.TB) *server {
 		NodeID: nodeID, ClusterID: "test", State: fsm, Log: s.log, Cluster: members{nodeID}, Membership: members{nodeID},
 		Soft: soft, Leases: s.leases, LeaseDuration: 3 * time.Second, Policy: reconcile.DefaultPolicy(), Logger: slog.New(slog.DiscardHandler),
 		Authority:  api.Authority{CA: ca, GossipKey: []byte("01234567890123456789012345678901")},
-		Reflection: true,
+		Reflection: true, Audit: s.auditor,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -56,7 +56,8 @@ func (e *panicError) Error() string { return fmt.Sprintf("handler panicked: %v\n
 // logging gives each request an id, translates its error, and writes one line.
 type logging struct {
 	unaryOnly
-	logger *slog.Logger
+	logger  *slog.Logger
+	auditor Auditor
 }
 
 // WrapUnary implements connect.Interceptor.
@@ -65,10 +66,16 @@ func (l logging) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		who := callerFrom(ctx)
 		who.requestID = requestID(req.Header().Get(requestIDHeader))
 		begun := time.Now()
-		res, err := next(withCaller(ctx, who), req)
+		var res connect.AnyResponse
+		var err error
+		if who.reason, err = reasonOf(req.Header()); err == nil {
+			res, err = next(withCaller(ctx, who), req)
+		}
 		l.line(ctx, req.Spec().Procedure, who, time.Since(begun), err)
 		if err != nil {
-			return nil, toConnect(err, who.requestID)
+			refusal := toConnect(err, who.requestID)
+			l.deny(ctx, who, req.Spec().Procedure, refusal)
+			return nil, refusal
 		}
 		res.Header().Set(requestIDHeader, who.requestID)
 		return res, nil

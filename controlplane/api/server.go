@@ -84,6 +84,8 @@ type Config struct {
 	Policy reconcile.Policy
 	// Limit bounds the requests of each identity.
 	Limit RateLimit
+	// Audit is this node's audit file; nil keeps nothing, which is for tests.
+	Audit Auditor
 	// Observe is called once per request; nil for none.
 	Observe func(procedure, code string, took time.Duration)
 	// Count is told of decisions: "placement" placed, refused or conflict; "report"
@@ -108,6 +110,9 @@ func (c *Config) check() error {
 	}
 	if err := c.Policy.Validate(); err != nil {
 		return err
+	}
+	if c.Audit == nil {
+		c.Audit = noAuditor{}
 	}
 	if c.Observe == nil {
 		c.Observe = func(string, string, time.Duration) {}
@@ -136,17 +141,18 @@ func New(cfg Config) (http.Handler, error) {
 	if cfg.Reflection {
 		mountReflection(mux)
 	}
-	return &identify{next: mux, table: grants()}, nil
+	return &identify{next: mux, table: grants(), log: logging{logger: cfg.Logger, auditor: cfg.Audit}}, nil
 }
 
 func mount(mux *http.ServeMux, c *core) {
 	chain := connect.WithInterceptors(
-		logging{logger: c.Logger},
+		logging{logger: c.Logger, auditor: c.Audit},
 		measuring{observe: c.Observe},
 		recovering{},
 		limiting{limits: newLimits(c.Limit)},
 		authorize{table: grants()},
 		validating{rules: newRules()},
+		auditing{auditor: c.Audit, logger: c.Logger},
 	)
 	common := connect.WithHandlerOptions(chain, connect.WithReadMaxBytes(maxRequest), connect.WithCompressMinBytes(compressFrom))
 	people := connect.WithHandlerOptions(common, strictly())
@@ -184,6 +190,7 @@ func serviceNames() []string {
 type identify struct {
 	next  http.Handler
 	table map[string]grant
+	log   logging
 }
 
 // ServeHTTP implements http.Handler.
@@ -196,13 +203,18 @@ func (i *identify) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	allowed, known := i.table[r.URL.Path]
 	switch {
 	case who.grant == nobody && allowed&nobody == 0:
-		refuseUnread(w, r, connect.NewError(connect.CodeUnauthenticated, errors.New("a client certificate of this cluster is required")))
+		i.refuse(w, r, who, connect.NewError(connect.CodeUnauthenticated, errors.New("a client certificate of this cluster is required")))
 	case !known && who.grant != operator:
 		// Reflection, or a path that does not exist.
-		refuseUnread(w, r, connect.NewError(connect.CodePermissionDenied, denied("role %s may not call %s", who.role(), r.URL.Path)))
+		i.refuse(w, r, who, connect.NewError(connect.CodePermissionDenied, denied("role %s may not call %s", who.role(), r.URL.Path)))
 	default:
 		i.next.ServeHTTP(w, r.WithContext(withCaller(r.Context(), who)))
 	}
+}
+
+func (i *identify) refuse(w http.ResponseWriter, r *http.Request, who caller, refusal *connect.Error) {
+	i.log.deny(r.Context(), who, r.URL.Path, refusal)
+	refuseUnread(w, r, refusal)
 }
 
 // ending says that a connection outlives, or soon will, the certificate that it was
@@ -217,13 +229,13 @@ func ending(r *http.Request, now time.Time) bool {
 
 func callerOf(r *http.Request) caller {
 	if r.TLS == nil {
-		return caller{grant: nobody}
+		return caller{grant: nobody, remote: r.RemoteAddr}
 	}
 	id, err := identity.Peer(*r.TLS)
 	if err != nil || time.Now().After(r.TLS.PeerCertificates[0].NotAfter) {
-		return caller{grant: nobody}
+		return caller{grant: nobody, remote: r.RemoteAddr}
 	}
-	return caller{identity: id, grant: grantOf(id)}
+	return caller{identity: id, grant: grantOf(id), remote: r.RemoteAddr}
 }
 
 func refuseUnread(w http.ResponseWriter, r *http.Request, refusal *connect.Error) {

@@ -110,6 +110,11 @@ func addOperatorRules(r rules) {
 			c.fail("piece", "is %d, a new copy begins with 0", m.GetPiece())
 		}
 	})
+	on(r, func(c *checker, m *tarnv1.ListAuditRecordsRequest) {
+		if m.GetLimit() < 0 || m.GetLimit() > maxPage {
+			c.fail("limit", "is %d, 0 to %d are allowed", m.GetLimit(), maxPage)
+		}
+	})
 	on(r, func(c *checker, m *tarnv1.HelloRequest) {
 		c.id("id", m.GetId())
 		c.address("address", m.GetAddress())

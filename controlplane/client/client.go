@@ -18,6 +18,8 @@ import (
 const (
 	// ProjectHeader names the project that an operator works in.
 	ProjectHeader = "Tarn-Project"
+	// ReasonHeader says why, for the audit log.
+	ReasonHeader = "Tarn-Reason"
 	// RetryAfterHeader comes with an error that a later attempt need not meet: whole seconds.
 	RetryAfterHeader = "Retry-After"
 
@@ -37,6 +39,8 @@ type Config struct {
 	TLS *tls.Config
 	// Project is sent by operators as the project to work in; others leave it empty.
 	Project string
+	// Reason is sent with every call, for the audit log: at most 255 bytes of printable text.
+	Reason string
 	// Attempt bounds one try of one call, not counting a long poll's wait. Zero: 10 s.
 	Attempt time.Duration
 	// Patience bounds all tries of a call whose context has no deadline, again

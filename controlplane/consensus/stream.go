@@ -26,6 +26,10 @@ const ALPN = "tarn-raft/1"
 // That the peer is in Raft's present configuration is not demanded: a server
 // that was away for long knows only an old one, and must let its new leader in.
 type StreamLayer struct {
+	// Refused is told of every peer that may not speak Raft, before Handle is first
+	// called; nil for none.
+	Refused func(peer, remote string)
+
 	addr     raft.ServerAddress
 	material *identity.Material
 	log      *slog.Logger
@@ -62,6 +66,9 @@ func (s *StreamLayer) Handle(_ *http.Server, conn *tls.Conn, _ http.Handler) {
 	peer, err := identity.Peer(conn.ConnectionState())
 	if err != nil || peer.Role != identity.RoleControl || peer.Cluster != s.material.Identity().Cluster {
 		s.log.Warn("refused a connection to raft", "remote", conn.RemoteAddr().String(), "peer", peer.URI(), "err", err)
+		if s.Refused != nil {
+			s.Refused(peer.URI(), conn.RemoteAddr().String())
+		}
 		return
 	}
 	held := &heldConn{Conn: conn, done: make(chan struct{})}

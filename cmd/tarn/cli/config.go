@@ -82,6 +82,7 @@ func dialConfigured(a *app) (*client.Client, error) {
 		Addresses: cfg.Addresses,
 		TLS:       material.ClientConfig(identity.RoleControl),
 		Project:   project,
+		Reason:    a.Because,
 		Logger:    a.logger(),
 	})
 }

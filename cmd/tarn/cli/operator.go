@@ -16,6 +16,7 @@ type operatorCmd struct {
 	Raft  raftCmd  `cmd:"" help:"Members of the control plane's Raft cluster."`
 	Token tokenCmd `cmd:"" help:"Join tokens."`
 	State stateCmd `cmd:"" name:"snapshot" help:"Backups of the control plane's state."`
+	Audit auditCmd `cmd:"" help:"The cluster's audit log."`
 }
 
 type raftCmd struct {

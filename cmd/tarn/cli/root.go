@@ -14,6 +14,7 @@ type globals struct {
 	Config  string `help:"Client configuration (client.toml)." env:"TARN_CONFIG" placeholder:"FILE"`
 	Project string `help:"Project to work in; operators only." env:"TARN_PROJECT" placeholder:"ID"`
 	Output  string `short:"o" help:"Output format: ${enum}." enum:"table,json,yaml" default:"table"`
+	Because string `help:"Why, for the audit log." placeholder:"TEXT"`
 	Quiet   bool   `short:"q" help:"Print ids only."`
 	Verbose bool   `short:"v" help:"Log each call's attempts to stderr."`
 }

@@ -1223,6 +1223,163 @@ func (x *ReadBackupResponse) GetLast() bool {
 	return false
 }
 
+type ListAuditRecordsRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Consistency Consistency            `protobuf:"varint,1,opt,name=consistency,proto3,enum=tarn.v1.Consistency" json:"consistency,omitempty"`
+	// Records after this number.
+	AfterSeq uint64 `protobuf:"varint,2,opt,name=after_seq,json=afterSeq,proto3" json:"after_seq,omitempty"`
+	// 1 to 1000; 0 is 1000.
+	Limit int32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Only these; empty is all. The object is a record's own id or its share's.
+	Actor         string `protobuf:"bytes,4,opt,name=actor,proto3" json:"actor,omitempty"`
+	Action        string `protobuf:"bytes,5,opt,name=action,proto3" json:"action,omitempty"`
+	ObjectId      string `protobuf:"bytes,6,opt,name=object_id,json=objectId,proto3" json:"object_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditRecordsRequest) Reset() {
+	*x = ListAuditRecordsRequest{}
+	mi := &file_tarn_v1_operator_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditRecordsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditRecordsRequest) ProtoMessage() {}
+
+func (x *ListAuditRecordsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_operator_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditRecordsRequest.ProtoReflect.Descriptor instead.
+func (*ListAuditRecordsRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListAuditRecordsRequest) GetConsistency() Consistency {
+	if x != nil {
+		return x.Consistency
+	}
+	return Consistency_CONSISTENCY_UNSPECIFIED
+}
+
+func (x *ListAuditRecordsRequest) GetAfterSeq() uint64 {
+	if x != nil {
+		return x.AfterSeq
+	}
+	return 0
+}
+
+func (x *ListAuditRecordsRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ListAuditRecordsRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *ListAuditRecordsRequest) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *ListAuditRecordsRequest) GetObjectId() string {
+	if x != nil {
+		return x.ObjectId
+	}
+	return ""
+}
+
+type ListAuditRecordsResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Records []*AuditRecord         `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	// Where to go on; 0 after the last one.
+	NextAfterSeq uint64 `protobuf:"varint,2,opt,name=next_after_seq,json=nextAfterSeq,proto3" json:"next_after_seq,omitempty"`
+	// Newest record of the cluster.
+	HeadSeq       uint64 `protobuf:"varint,3,opt,name=head_seq,json=headSeq,proto3" json:"head_seq,omitempty"`
+	HeadHash      []byte `protobuf:"bytes,4,opt,name=head_hash,json=headHash,proto3" json:"head_hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditRecordsResponse) Reset() {
+	*x = ListAuditRecordsResponse{}
+	mi := &file_tarn_v1_operator_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditRecordsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditRecordsResponse) ProtoMessage() {}
+
+func (x *ListAuditRecordsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_operator_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditRecordsResponse.ProtoReflect.Descriptor instead.
+func (*ListAuditRecordsResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ListAuditRecordsResponse) GetRecords() []*AuditRecord {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *ListAuditRecordsResponse) GetNextAfterSeq() uint64 {
+	if x != nil {
+		return x.NextAfterSeq
+	}
+	return 0
+}
+
+func (x *ListAuditRecordsResponse) GetHeadSeq() uint64 {
+	if x != nil {
+		return x.HeadSeq
+	}
+	return 0
+}
+
+func (x *ListAuditRecordsResponse) GetHeadHash() []byte {
+	if x != nil {
+		return x.HeadHash
+	}
+	return nil
+}
+
 type HelloRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1239,7 +1396,7 @@ type HelloRequest struct {
 
 func (x *HelloRequest) Reset() {
 	*x = HelloRequest{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[19]
+	mi := &file_tarn_v1_operator_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1251,7 +1408,7 @@ func (x *HelloRequest) String() string {
 func (*HelloRequest) ProtoMessage() {}
 
 func (x *HelloRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[19]
+	mi := &file_tarn_v1_operator_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1264,7 +1421,7 @@ func (x *HelloRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloRequest.ProtoReflect.Descriptor instead.
 func (*HelloRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{19}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HelloRequest) GetId() string {
@@ -1323,7 +1480,7 @@ type HelloResponse struct {
 
 func (x *HelloResponse) Reset() {
 	*x = HelloResponse{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[20]
+	mi := &file_tarn_v1_operator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1335,7 +1492,7 @@ func (x *HelloResponse) String() string {
 func (*HelloResponse) ProtoMessage() {}
 
 func (x *HelloResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[20]
+	mi := &file_tarn_v1_operator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1348,7 +1505,7 @@ func (x *HelloResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloResponse.ProtoReflect.Descriptor instead.
 func (*HelloResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HelloResponse) GetId() string {
@@ -1420,7 +1577,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[21]
+	mi := &file_tarn_v1_operator_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1432,7 +1589,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[21]
+	mi := &file_tarn_v1_operator_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1445,7 +1602,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{21}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -1479,7 +1636,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[22]
+	mi := &file_tarn_v1_operator_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +1648,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[22]
+	mi := &file_tarn_v1_operator_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +1661,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{22}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -1525,7 +1682,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[23]
+	mi := &file_tarn_v1_operator_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1537,7 +1694,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[23]
+	mi := &file_tarn_v1_operator_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1550,7 +1707,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{23}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RenewResponse) GetCertificate() []byte {
@@ -1584,7 +1741,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[24]
+	mi := &file_tarn_v1_operator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +1753,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[24]
+	mi := &file_tarn_v1_operator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +1766,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{24}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *JoinResponse) GetCertificate() []byte {
@@ -1739,9 +1896,9 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\x03ttl\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x1d\n" +
 	"\n" +
 	"project_id\x18\x03 \x01(\tR\tprojectId\x12!\n" +
-	"\fproject_role\x18\x04 \x01(\tR\vprojectRole\"j\n" +
-	"\x17CreateJoinTokenResponse\x12\x14\n" +
-	"\x05token\x18\x01 \x01(\tR\x05token\x129\n" +
+	"\fproject_role\x18\x04 \x01(\tR\vprojectRole\"o\n" +
+	"\x17CreateJoinTokenResponse\x12\x19\n" +
+	"\x05token\x18\x01 \x01(\tB\x03\x80\x01\x01R\x05token\x129\n" +
 	"\n" +
 	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"9\n" +
 	"\x11ReadBackupRequest\x12\x0e\n" +
@@ -1750,7 +1907,19 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\x12ReadBackupResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
-	"\x04last\x18\x03 \x01(\bR\x04last\"\xb7\x01\n" +
+	"\x04last\x18\x03 \x01(\bR\x04last\"\xcf\x01\n" +
+	"\x17ListAuditRecordsRequest\x126\n" +
+	"\vconsistency\x18\x01 \x01(\x0e2\x14.tarn.v1.ConsistencyR\vconsistency\x12\x1b\n" +
+	"\tafter_seq\x18\x02 \x01(\x04R\bafterSeq\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\x05R\x05limit\x12\x14\n" +
+	"\x05actor\x18\x04 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06action\x18\x05 \x01(\tR\x06action\x12\x1b\n" +
+	"\tobject_id\x18\x06 \x01(\tR\bobjectId\"\xa8\x01\n" +
+	"\x18ListAuditRecordsResponse\x12.\n" +
+	"\arecords\x18\x01 \x03(\v2\x14.tarn.v1.AuditRecordR\arecords\x12$\n" +
+	"\x0enext_after_seq\x18\x02 \x01(\x04R\fnextAfterSeq\x12\x19\n" +
+	"\bhead_seq\x18\x03 \x01(\x04R\aheadSeq\x12\x1b\n" +
+	"\thead_hash\x18\x04 \x01(\fR\bheadHash\"\xb7\x01\n" +
 	"\fHelloRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
@@ -1766,25 +1935,25 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\x05known\x18\x05 \x03(\v2\x13.tarn.v1.RaftServerR\x05known\x12\x16\n" +
 	"\x06joined\x18\x06 \x01(\bR\x06joined\x12\x18\n" +
 	"\aconsent\x18\a \x01(\bR\aconsent\x12\x18\n" +
-	"\aremoved\x18\b \x01(\bR\aremoved\"N\n" +
-	"\vJoinRequest\x12\x14\n" +
-	"\x05token\x18\x01 \x01(\tR\x05token\x12\x10\n" +
+	"\aremoved\x18\b \x01(\bR\aremoved\"S\n" +
+	"\vJoinRequest\x12\x19\n" +
+	"\x05token\x18\x01 \x01(\tB\x03\x80\x01\x01R\x05token\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x17\n" +
 	"\anode_id\x18\x03 \x01(\tR\x06nodeId\" \n" +
 	"\fRenewRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"A\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
-	"\x02ca\x18\x02 \x01(\fR\x02ca\"\xc2\x01\n" +
+	"\x02ca\x18\x02 \x01(\fR\x02ca\"\xcc\x01\n" +
 	"\fJoinResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
-	"\x02ca\x18\x02 \x01(\fR\x02ca\x12\x1d\n" +
+	"\x02ca\x18\x02 \x01(\fR\x02ca\x12\"\n" +
 	"\n" +
-	"gossip_key\x18\x03 \x01(\fR\tgossipKey\x12+\n" +
+	"gossip_key\x18\x03 \x01(\fB\x03\x80\x01\x01R\tgossipKey\x12+\n" +
 	"\x11control_addresses\x18\x04 \x03(\tR\x10controlAddresses\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x05 \x01(\tR\tclusterId\x12\x15\n" +
-	"\x06ca_key\x18\x06 \x01(\fR\x05caKey2\x85\x04\n" +
+	"cluster_id\x18\x05 \x01(\tR\tclusterId\x12\x1a\n" +
+	"\x06ca_key\x18\x06 \x01(\fB\x03\x80\x01\x01R\x05caKey2\x85\x04\n" +
 	"\vHostService\x12-\n" +
 	"\aGetHost\x12\x13.tarn.v1.GetRequest\x1a\r.tarn.v1.Host\x12B\n" +
 	"\tListHosts\x12\x19.tarn.v1.ListHostsRequest\x1a\x1a.tarn.v1.ListHostsResponse\x120\n" +
@@ -1795,7 +1964,7 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\n" +
 	"RemoveHost\x12\x13.tarn.v1.GetRequest\x1a\x0e.tarn.v1.Empty\x12B\n" +
 	"\tListPools\x12\x19.tarn.v1.ListPoolsRequest\x1a\x1a.tarn.v1.ListPoolsResponse\x12f\n" +
-	"\x15ListAvailabilityZones\x12%.tarn.v1.ListAvailabilityZonesRequest\x1a&.tarn.v1.ListAvailabilityZonesResponse2\xa6\x04\n" +
+	"\x15ListAvailabilityZones\x12%.tarn.v1.ListAvailabilityZonesRequest\x1a&.tarn.v1.ListAvailabilityZonesResponse2\xff\x04\n" +
 	"\x0fOperatorService\x12>\n" +
 	"\tGetStatus\x12\x19.tarn.v1.GetStatusRequest\x1a\x16.tarn.v1.ClusterStatus\x12T\n" +
 	"\x0fListRaftServers\x12\x1f.tarn.v1.ListRaftServersRequest\x1a .tarn.v1.ListRaftServersResponse\x12P\n" +
@@ -1803,7 +1972,8 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\x10RemoveRaftServer\x12 .tarn.v1.RemoveRaftServerRequest\x1a .tarn.v1.ListRaftServersResponse\x12T\n" +
 	"\x0fCreateJoinToken\x12\x1f.tarn.v1.CreateJoinTokenRequest\x1a .tarn.v1.CreateJoinTokenResponse\x12E\n" +
 	"\n" +
-	"ReadBackup\x12\x1a.tarn.v1.ReadBackupRequest\x1a\x1b.tarn.v1.ReadBackupResponse\x126\n" +
+	"ReadBackup\x12\x1a.tarn.v1.ReadBackupRequest\x1a\x1b.tarn.v1.ReadBackupResponse\x12W\n" +
+	"\x10ListAuditRecords\x12 .tarn.v1.ListAuditRecordsRequest\x1a!.tarn.v1.ListAuditRecordsResponse\x126\n" +
 	"\x05Hello\x12\x15.tarn.v1.HelloRequest\x1a\x16.tarn.v1.HelloResponse2z\n" +
 	"\vJoinService\x123\n" +
 	"\x04Join\x12\x14.tarn.v1.JoinRequest\x1a\x15.tarn.v1.JoinResponse\x126\n" +
@@ -1821,7 +1991,7 @@ func file_tarn_v1_operator_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_operator_proto_rawDescData
 }
 
-var file_tarn_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_tarn_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_tarn_v1_operator_proto_goTypes = []any{
 	(*ListHostsRequest)(nil),              // 0: tarn.v1.ListHostsRequest
 	(*ListHostsResponse)(nil),             // 1: tarn.v1.ListHostsResponse
@@ -1842,83 +2012,90 @@ var file_tarn_v1_operator_proto_goTypes = []any{
 	(*CreateJoinTokenResponse)(nil),       // 16: tarn.v1.CreateJoinTokenResponse
 	(*ReadBackupRequest)(nil),             // 17: tarn.v1.ReadBackupRequest
 	(*ReadBackupResponse)(nil),            // 18: tarn.v1.ReadBackupResponse
-	(*HelloRequest)(nil),                  // 19: tarn.v1.HelloRequest
-	(*HelloResponse)(nil),                 // 20: tarn.v1.HelloResponse
-	(*JoinRequest)(nil),                   // 21: tarn.v1.JoinRequest
-	(*RenewRequest)(nil),                  // 22: tarn.v1.RenewRequest
-	(*RenewResponse)(nil),                 // 23: tarn.v1.RenewResponse
-	(*JoinResponse)(nil),                  // 24: tarn.v1.JoinResponse
-	(Consistency)(0),                      // 25: tarn.v1.Consistency
-	(HostState)(0),                        // 26: tarn.v1.HostState
-	(*Host)(nil),                          // 27: tarn.v1.Host
-	(*Pool)(nil),                          // 28: tarn.v1.Pool
-	(HostAdminState)(0),                   // 29: tarn.v1.HostAdminState
-	(*AvailabilityZone)(nil),              // 30: tarn.v1.AvailabilityZone
-	(*durationpb.Duration)(nil),           // 31: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),         // 32: google.protobuf.Timestamp
-	(*GetRequest)(nil),                    // 33: tarn.v1.GetRequest
-	(*Empty)(nil),                         // 34: tarn.v1.Empty
+	(*ListAuditRecordsRequest)(nil),       // 19: tarn.v1.ListAuditRecordsRequest
+	(*ListAuditRecordsResponse)(nil),      // 20: tarn.v1.ListAuditRecordsResponse
+	(*HelloRequest)(nil),                  // 21: tarn.v1.HelloRequest
+	(*HelloResponse)(nil),                 // 22: tarn.v1.HelloResponse
+	(*JoinRequest)(nil),                   // 23: tarn.v1.JoinRequest
+	(*RenewRequest)(nil),                  // 24: tarn.v1.RenewRequest
+	(*RenewResponse)(nil),                 // 25: tarn.v1.RenewResponse
+	(*JoinResponse)(nil),                  // 26: tarn.v1.JoinResponse
+	(Consistency)(0),                      // 27: tarn.v1.Consistency
+	(HostState)(0),                        // 28: tarn.v1.HostState
+	(*Host)(nil),                          // 29: tarn.v1.Host
+	(*Pool)(nil),                          // 30: tarn.v1.Pool
+	(HostAdminState)(0),                   // 31: tarn.v1.HostAdminState
+	(*AvailabilityZone)(nil),              // 32: tarn.v1.AvailabilityZone
+	(*durationpb.Duration)(nil),           // 33: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),         // 34: google.protobuf.Timestamp
+	(*AuditRecord)(nil),                   // 35: tarn.v1.AuditRecord
+	(*GetRequest)(nil),                    // 36: tarn.v1.GetRequest
+	(*Empty)(nil),                         // 37: tarn.v1.Empty
 }
 var file_tarn_v1_operator_proto_depIdxs = []int32{
-	25, // 0: tarn.v1.ListHostsRequest.consistency:type_name -> tarn.v1.Consistency
-	26, // 1: tarn.v1.ListHostsRequest.state:type_name -> tarn.v1.HostState
-	27, // 2: tarn.v1.ListHostsResponse.hosts:type_name -> tarn.v1.Host
-	25, // 3: tarn.v1.ListPoolsRequest.consistency:type_name -> tarn.v1.Consistency
+	27, // 0: tarn.v1.ListHostsRequest.consistency:type_name -> tarn.v1.Consistency
+	28, // 1: tarn.v1.ListHostsRequest.state:type_name -> tarn.v1.HostState
+	29, // 2: tarn.v1.ListHostsResponse.hosts:type_name -> tarn.v1.Host
+	27, // 3: tarn.v1.ListPoolsRequest.consistency:type_name -> tarn.v1.Consistency
 	5,  // 4: tarn.v1.ListPoolsResponse.pools:type_name -> tarn.v1.PoolView
-	28, // 5: tarn.v1.PoolView.pool:type_name -> tarn.v1.Pool
-	26, // 6: tarn.v1.PoolView.state:type_name -> tarn.v1.HostState
-	29, // 7: tarn.v1.PoolView.admin_state:type_name -> tarn.v1.HostAdminState
-	25, // 8: tarn.v1.ListAvailabilityZonesRequest.consistency:type_name -> tarn.v1.Consistency
-	30, // 9: tarn.v1.ListAvailabilityZonesResponse.availability_zones:type_name -> tarn.v1.AvailabilityZone
-	25, // 10: tarn.v1.GetStatusRequest.consistency:type_name -> tarn.v1.Consistency
+	30, // 5: tarn.v1.PoolView.pool:type_name -> tarn.v1.Pool
+	28, // 6: tarn.v1.PoolView.state:type_name -> tarn.v1.HostState
+	31, // 7: tarn.v1.PoolView.admin_state:type_name -> tarn.v1.HostAdminState
+	27, // 8: tarn.v1.ListAvailabilityZonesRequest.consistency:type_name -> tarn.v1.Consistency
+	32, // 9: tarn.v1.ListAvailabilityZonesResponse.availability_zones:type_name -> tarn.v1.AvailabilityZone
+	27, // 10: tarn.v1.GetStatusRequest.consistency:type_name -> tarn.v1.Consistency
 	10, // 11: tarn.v1.ClusterStatus.raft_servers:type_name -> tarn.v1.RaftServer
-	31, // 12: tarn.v1.ClusterStatus.worst_lag:type_name -> google.protobuf.Duration
-	31, // 13: tarn.v1.RaftServer.last_contact:type_name -> google.protobuf.Duration
+	33, // 12: tarn.v1.ClusterStatus.worst_lag:type_name -> google.protobuf.Duration
+	33, // 13: tarn.v1.RaftServer.last_contact:type_name -> google.protobuf.Duration
 	10, // 14: tarn.v1.ListRaftServersResponse.servers:type_name -> tarn.v1.RaftServer
-	31, // 15: tarn.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
-	32, // 16: tarn.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	10, // 17: tarn.v1.HelloRequest.known:type_name -> tarn.v1.RaftServer
-	10, // 18: tarn.v1.HelloRequest.founders:type_name -> tarn.v1.RaftServer
-	10, // 19: tarn.v1.HelloResponse.known:type_name -> tarn.v1.RaftServer
-	33, // 20: tarn.v1.HostService.GetHost:input_type -> tarn.v1.GetRequest
-	0,  // 21: tarn.v1.HostService.ListHosts:input_type -> tarn.v1.ListHostsRequest
-	33, // 22: tarn.v1.HostService.EnableHost:input_type -> tarn.v1.GetRequest
-	2,  // 23: tarn.v1.HostService.DisableHost:input_type -> tarn.v1.DisableHostRequest
-	2,  // 24: tarn.v1.HostService.DrainHost:input_type -> tarn.v1.DisableHostRequest
-	33, // 25: tarn.v1.HostService.RemoveHost:input_type -> tarn.v1.GetRequest
-	3,  // 26: tarn.v1.HostService.ListPools:input_type -> tarn.v1.ListPoolsRequest
-	6,  // 27: tarn.v1.HostService.ListAvailabilityZones:input_type -> tarn.v1.ListAvailabilityZonesRequest
-	8,  // 28: tarn.v1.OperatorService.GetStatus:input_type -> tarn.v1.GetStatusRequest
-	11, // 29: tarn.v1.OperatorService.ListRaftServers:input_type -> tarn.v1.ListRaftServersRequest
-	13, // 30: tarn.v1.OperatorService.AddRaftServer:input_type -> tarn.v1.AddRaftServerRequest
-	14, // 31: tarn.v1.OperatorService.RemoveRaftServer:input_type -> tarn.v1.RemoveRaftServerRequest
-	15, // 32: tarn.v1.OperatorService.CreateJoinToken:input_type -> tarn.v1.CreateJoinTokenRequest
-	17, // 33: tarn.v1.OperatorService.ReadBackup:input_type -> tarn.v1.ReadBackupRequest
-	19, // 34: tarn.v1.OperatorService.Hello:input_type -> tarn.v1.HelloRequest
-	21, // 35: tarn.v1.JoinService.Join:input_type -> tarn.v1.JoinRequest
-	22, // 36: tarn.v1.JoinService.Renew:input_type -> tarn.v1.RenewRequest
-	27, // 37: tarn.v1.HostService.GetHost:output_type -> tarn.v1.Host
-	1,  // 38: tarn.v1.HostService.ListHosts:output_type -> tarn.v1.ListHostsResponse
-	27, // 39: tarn.v1.HostService.EnableHost:output_type -> tarn.v1.Host
-	27, // 40: tarn.v1.HostService.DisableHost:output_type -> tarn.v1.Host
-	27, // 41: tarn.v1.HostService.DrainHost:output_type -> tarn.v1.Host
-	34, // 42: tarn.v1.HostService.RemoveHost:output_type -> tarn.v1.Empty
-	4,  // 43: tarn.v1.HostService.ListPools:output_type -> tarn.v1.ListPoolsResponse
-	7,  // 44: tarn.v1.HostService.ListAvailabilityZones:output_type -> tarn.v1.ListAvailabilityZonesResponse
-	9,  // 45: tarn.v1.OperatorService.GetStatus:output_type -> tarn.v1.ClusterStatus
-	12, // 46: tarn.v1.OperatorService.ListRaftServers:output_type -> tarn.v1.ListRaftServersResponse
-	12, // 47: tarn.v1.OperatorService.AddRaftServer:output_type -> tarn.v1.ListRaftServersResponse
-	12, // 48: tarn.v1.OperatorService.RemoveRaftServer:output_type -> tarn.v1.ListRaftServersResponse
-	16, // 49: tarn.v1.OperatorService.CreateJoinToken:output_type -> tarn.v1.CreateJoinTokenResponse
-	18, // 50: tarn.v1.OperatorService.ReadBackup:output_type -> tarn.v1.ReadBackupResponse
-	20, // 51: tarn.v1.OperatorService.Hello:output_type -> tarn.v1.HelloResponse
-	24, // 52: tarn.v1.JoinService.Join:output_type -> tarn.v1.JoinResponse
-	23, // 53: tarn.v1.JoinService.Renew:output_type -> tarn.v1.RenewResponse
-	37, // [37:54] is the sub-list for method output_type
-	20, // [20:37] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	33, // 15: tarn.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
+	34, // 16: tarn.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	27, // 17: tarn.v1.ListAuditRecordsRequest.consistency:type_name -> tarn.v1.Consistency
+	35, // 18: tarn.v1.ListAuditRecordsResponse.records:type_name -> tarn.v1.AuditRecord
+	10, // 19: tarn.v1.HelloRequest.known:type_name -> tarn.v1.RaftServer
+	10, // 20: tarn.v1.HelloRequest.founders:type_name -> tarn.v1.RaftServer
+	10, // 21: tarn.v1.HelloResponse.known:type_name -> tarn.v1.RaftServer
+	36, // 22: tarn.v1.HostService.GetHost:input_type -> tarn.v1.GetRequest
+	0,  // 23: tarn.v1.HostService.ListHosts:input_type -> tarn.v1.ListHostsRequest
+	36, // 24: tarn.v1.HostService.EnableHost:input_type -> tarn.v1.GetRequest
+	2,  // 25: tarn.v1.HostService.DisableHost:input_type -> tarn.v1.DisableHostRequest
+	2,  // 26: tarn.v1.HostService.DrainHost:input_type -> tarn.v1.DisableHostRequest
+	36, // 27: tarn.v1.HostService.RemoveHost:input_type -> tarn.v1.GetRequest
+	3,  // 28: tarn.v1.HostService.ListPools:input_type -> tarn.v1.ListPoolsRequest
+	6,  // 29: tarn.v1.HostService.ListAvailabilityZones:input_type -> tarn.v1.ListAvailabilityZonesRequest
+	8,  // 30: tarn.v1.OperatorService.GetStatus:input_type -> tarn.v1.GetStatusRequest
+	11, // 31: tarn.v1.OperatorService.ListRaftServers:input_type -> tarn.v1.ListRaftServersRequest
+	13, // 32: tarn.v1.OperatorService.AddRaftServer:input_type -> tarn.v1.AddRaftServerRequest
+	14, // 33: tarn.v1.OperatorService.RemoveRaftServer:input_type -> tarn.v1.RemoveRaftServerRequest
+	15, // 34: tarn.v1.OperatorService.CreateJoinToken:input_type -> tarn.v1.CreateJoinTokenRequest
+	17, // 35: tarn.v1.OperatorService.ReadBackup:input_type -> tarn.v1.ReadBackupRequest
+	19, // 36: tarn.v1.OperatorService.ListAuditRecords:input_type -> tarn.v1.ListAuditRecordsRequest
+	21, // 37: tarn.v1.OperatorService.Hello:input_type -> tarn.v1.HelloRequest
+	23, // 38: tarn.v1.JoinService.Join:input_type -> tarn.v1.JoinRequest
+	24, // 39: tarn.v1.JoinService.Renew:input_type -> tarn.v1.RenewRequest
+	29, // 40: tarn.v1.HostService.GetHost:output_type -> tarn.v1.Host
+	1,  // 41: tarn.v1.HostService.ListHosts:output_type -> tarn.v1.ListHostsResponse
+	29, // 42: tarn.v1.HostService.EnableHost:output_type -> tarn.v1.Host
+	29, // 43: tarn.v1.HostService.DisableHost:output_type -> tarn.v1.Host
+	29, // 44: tarn.v1.HostService.DrainHost:output_type -> tarn.v1.Host
+	37, // 45: tarn.v1.HostService.RemoveHost:output_type -> tarn.v1.Empty
+	4,  // 46: tarn.v1.HostService.ListPools:output_type -> tarn.v1.ListPoolsResponse
+	7,  // 47: tarn.v1.HostService.ListAvailabilityZones:output_type -> tarn.v1.ListAvailabilityZonesResponse
+	9,  // 48: tarn.v1.OperatorService.GetStatus:output_type -> tarn.v1.ClusterStatus
+	12, // 49: tarn.v1.OperatorService.ListRaftServers:output_type -> tarn.v1.ListRaftServersResponse
+	12, // 50: tarn.v1.OperatorService.AddRaftServer:output_type -> tarn.v1.ListRaftServersResponse
+	12, // 51: tarn.v1.OperatorService.RemoveRaftServer:output_type -> tarn.v1.ListRaftServersResponse
+	16, // 52: tarn.v1.OperatorService.CreateJoinToken:output_type -> tarn.v1.CreateJoinTokenResponse
+	18, // 53: tarn.v1.OperatorService.ReadBackup:output_type -> tarn.v1.ReadBackupResponse
+	20, // 54: tarn.v1.OperatorService.ListAuditRecords:output_type -> tarn.v1.ListAuditRecordsResponse
+	22, // 55: tarn.v1.OperatorService.Hello:output_type -> tarn.v1.HelloResponse
+	26, // 56: tarn.v1.JoinService.Join:output_type -> tarn.v1.JoinResponse
+	25, // 57: tarn.v1.JoinService.Renew:output_type -> tarn.v1.RenewResponse
+	40, // [40:58] is the sub-list for method output_type
+	22, // [22:40] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_operator_proto_init() }
@@ -1934,7 +2111,7 @@ func file_tarn_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_operator_proto_rawDesc), len(file_tarn_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

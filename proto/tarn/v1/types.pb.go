@@ -5117,6 +5117,197 @@ func (x *QuotaExceeded) GetRequested() int64 {
 	return 0
 }
 
+// AuditRecord is one decision of the cluster: who asked for what, and what came of it.
+// Each record's hash covers the one before it.
+type AuditRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 for the first; without gaps.
+	Seq uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	At  *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	// Certificate URI or user token of who asked, or "leader" for the cluster itself.
+	Actor     string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	ProjectId string `protobuf:"bytes,4,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
+	// Verb of the command, as in promote_replica.
+	Action   string `protobuf:"bytes,5,opt,name=action,proto3" json:"action,omitempty"`
+	ObjectId string `protobuf:"bytes,6,opt,name=object_id,json=objectId,proto3" json:"object_id,omitempty"`
+	// The share that the object is or belongs to, and its epoch before and after.
+	ShareId   string `protobuf:"bytes,7,opt,name=share_id,json=shareId,proto3" json:"share_id,omitempty"`
+	OldEpoch  uint64 `protobuf:"varint,8,opt,name=old_epoch,json=oldEpoch,proto3" json:"old_epoch,omitempty"`
+	NewEpoch  uint64 `protobuf:"varint,9,opt,name=new_epoch,json=newEpoch,proto3" json:"new_epoch,omitempty"`
+	RequestId string `protobuf:"bytes,10,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	OpId      string `protobuf:"bytes,11,opt,name=op_id,json=opId,proto3" json:"op_id,omitempty"`
+	// "done", or the class of the refusal.
+	Result string `protobuf:"bytes,12,opt,name=result,proto3" json:"result,omitempty"`
+	// Why it was refused.
+	Message string `protobuf:"bytes,13,opt,name=message,proto3" json:"message,omitempty"`
+	Reason  string `protobuf:"bytes,14,opt,name=reason,proto3" json:"reason,omitempty"`
+	// JSON of the command without its secrets, cut at 1 KiB.
+	Details string `protobuf:"bytes,15,opt,name=details,proto3" json:"details,omitempty"`
+	// Entry of the log.
+	Index    uint64 `protobuf:"varint,16,opt,name=index,proto3" json:"index,omitempty"`
+	PrevHash []byte `protobuf:"bytes,17,opt,name=prev_hash,json=prevHash,proto3" json:"prev_hash,omitempty"`
+	// SHA-256 over prev_hash and all other fields.
+	Hash          []byte `protobuf:"bytes,18,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditRecord) Reset() {
+	*x = AuditRecord{}
+	mi := &file_tarn_v1_types_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditRecord) ProtoMessage() {}
+
+func (x *AuditRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_types_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
+func (*AuditRecord) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *AuditRecord) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *AuditRecord) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *AuditRecord) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetProjectId() string {
+	if x != nil {
+		return x.ProjectId
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetObjectId() string {
+	if x != nil {
+		return x.ObjectId
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetShareId() string {
+	if x != nil {
+		return x.ShareId
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetOldEpoch() uint64 {
+	if x != nil {
+		return x.OldEpoch
+	}
+	return 0
+}
+
+func (x *AuditRecord) GetNewEpoch() uint64 {
+	if x != nil {
+		return x.NewEpoch
+	}
+	return 0
+}
+
+func (x *AuditRecord) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetOpId() string {
+	if x != nil {
+		return x.OpId
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetResult() string {
+	if x != nil {
+		return x.Result
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetDetails() string {
+	if x != nil {
+		return x.Details
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *AuditRecord) GetPrevHash() []byte {
+	if x != nil {
+		return x.PrevHash
+	}
+	return nil
+}
+
+func (x *AuditRecord) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
 var File_tarn_v1_types_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_types_proto_rawDesc = "" +
@@ -5584,7 +5775,29 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x03R\x05limit\x12\x15\n" +
 	"\x06in_use\x18\x03 \x01(\x03R\x05inUse\x12\x1c\n" +
-	"\trequested\x18\x04 \x01(\x03R\trequested*\xf9\x04\n" +
+	"\trequested\x18\x04 \x01(\x03R\trequested\"\xe9\x03\n" +
+	"\vAuditRecord\x12\x10\n" +
+	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
+	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x1d\n" +
+	"\n" +
+	"project_id\x18\x04 \x01(\tR\tprojectId\x12\x16\n" +
+	"\x06action\x18\x05 \x01(\tR\x06action\x12\x1b\n" +
+	"\tobject_id\x18\x06 \x01(\tR\bobjectId\x12\x19\n" +
+	"\bshare_id\x18\a \x01(\tR\ashareId\x12\x1b\n" +
+	"\told_epoch\x18\b \x01(\x04R\boldEpoch\x12\x1b\n" +
+	"\tnew_epoch\x18\t \x01(\x04R\bnewEpoch\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\n" +
+	" \x01(\tR\trequestId\x12\x13\n" +
+	"\x05op_id\x18\v \x01(\tR\x04opId\x12\x16\n" +
+	"\x06result\x18\f \x01(\tR\x06result\x12\x18\n" +
+	"\amessage\x18\r \x01(\tR\amessage\x12\x16\n" +
+	"\x06reason\x18\x0e \x01(\tR\x06reason\x12\x18\n" +
+	"\adetails\x18\x0f \x01(\tR\adetails\x12\x14\n" +
+	"\x05index\x18\x10 \x01(\x04R\x05index\x12\x1b\n" +
+	"\tprev_hash\x18\x11 \x01(\fR\bprevHash\x12\x12\n" +
+	"\x04hash\x18\x12 \x01(\fR\x04hash*\xf9\x04\n" +
 	"\x06Status\x12\x16\n" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTATUS_CREATING\x10\x01\x12!\n" +
@@ -5731,7 +5944,7 @@ func file_tarn_v1_types_proto_rawDescGZIP() []byte {
 }
 
 var file_tarn_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 16)
-var file_tarn_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_tarn_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_tarn_v1_types_proto_goTypes = []any{
 	(Status)(0),                   // 0: tarn.v1.Status
 	(ReplicaState)(0),             // 1: tarn.v1.ReplicaState
@@ -5787,123 +6000,125 @@ var file_tarn_v1_types_proto_goTypes = []any{
 	(*PlacementFailure)(nil),      // 51: tarn.v1.PlacementFailure
 	(*PoolRefusal)(nil),           // 52: tarn.v1.PoolRefusal
 	(*QuotaExceeded)(nil),         // 53: tarn.v1.QuotaExceeded
-	nil,                           // 54: tarn.v1.ShareType.ExtraSpecsEntry
-	nil,                           // 55: tarn.v1.Share.MetadataEntry
-	nil,                           // 56: tarn.v1.Share.ExtraSpecsEntry
-	nil,                           // 57: tarn.v1.Replica.MetadataEntry
-	nil,                           // 58: tarn.v1.Snapshot.MetadataEntry
-	nil,                           // 59: tarn.v1.AccessRule.MetadataEntry
-	nil,                           // 60: tarn.v1.Host.CapabilitiesEntry
-	nil,                           // 61: tarn.v1.Pool.CapabilitiesEntry
-	nil,                           // 62: tarn.v1.QuotaLimits.LimitsEntry
-	(*timestamppb.Timestamp)(nil), // 63: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 64: google.protobuf.Duration
+	(*AuditRecord)(nil),           // 54: tarn.v1.AuditRecord
+	nil,                           // 55: tarn.v1.ShareType.ExtraSpecsEntry
+	nil,                           // 56: tarn.v1.Share.MetadataEntry
+	nil,                           // 57: tarn.v1.Share.ExtraSpecsEntry
+	nil,                           // 58: tarn.v1.Replica.MetadataEntry
+	nil,                           // 59: tarn.v1.Snapshot.MetadataEntry
+	nil,                           // 60: tarn.v1.AccessRule.MetadataEntry
+	nil,                           // 61: tarn.v1.Host.CapabilitiesEntry
+	nil,                           // 62: tarn.v1.Pool.CapabilitiesEntry
+	nil,                           // 63: tarn.v1.QuotaLimits.LimitsEntry
+	(*timestamppb.Timestamp)(nil), // 64: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 65: google.protobuf.Duration
 }
 var file_tarn_v1_types_proto_depIdxs = []int32{
-	54, // 0: tarn.v1.ShareType.extra_specs:type_name -> tarn.v1.ShareType.ExtraSpecsEntry
-	63, // 1: tarn.v1.ShareType.created_at:type_name -> google.protobuf.Timestamp
-	63, // 2: tarn.v1.ShareType.updated_at:type_name -> google.protobuf.Timestamp
-	2,  // 3: tarn.v1.Share.replication_type:type_name -> tarn.v1.ReplicationType
-	55, // 4: tarn.v1.Share.metadata:type_name -> tarn.v1.Share.MetadataEntry
-	64, // 5: tarn.v1.Share.rpo:type_name -> google.protobuf.Duration
-	63, // 6: tarn.v1.Share.created_at:type_name -> google.protobuf.Timestamp
-	63, // 7: tarn.v1.Share.updated_at:type_name -> google.protobuf.Timestamp
-	18, // 8: tarn.v1.Share.fencing:type_name -> tarn.v1.Fencing
-	0,  // 9: tarn.v1.Share.resize_status:type_name -> tarn.v1.Status
-	56, // 10: tarn.v1.Share.extra_specs:type_name -> tarn.v1.Share.ExtraSpecsEntry
-	0,  // 11: tarn.v1.Share.status:type_name -> tarn.v1.Status
-	11, // 12: tarn.v1.Share.access_rules_status:type_name -> tarn.v1.AccessRulesStatus
-	38, // 13: tarn.v1.Share.export_locations:type_name -> tarn.v1.ExportLocation
-	3,  // 14: tarn.v1.Fencing.phase:type_name -> tarn.v1.FencingPhase
-	4,  // 15: tarn.v1.Fencing.mode:type_name -> tarn.v1.PromotionMode
-	5,  // 16: tarn.v1.Fencing.proof:type_name -> tarn.v1.FencingProof
-	20, // 17: tarn.v1.Fencing.consent:type_name -> tarn.v1.Consent
-	21, // 18: tarn.v1.Fencing.loss:type_name -> tarn.v1.LossReport
-	63, // 19: tarn.v1.Fencing.started_at:type_name -> google.protobuf.Timestamp
-	19, // 20: tarn.v1.Fencing.lineage:type_name -> tarn.v1.LineageEntry
-	63, // 21: tarn.v1.LineageEntry.at:type_name -> google.protobuf.Timestamp
-	64, // 22: tarn.v1.Consent.max_loss:type_name -> google.protobuf.Duration
-	63, // 23: tarn.v1.LossReport.kept_created_at:type_name -> google.protobuf.Timestamp
-	64, // 24: tarn.v1.LossReport.kept_age:type_name -> google.protobuf.Duration
-	22, // 25: tarn.v1.LossReport.lost_snapshots:type_name -> tarn.v1.LostSnapshot
-	63, // 26: tarn.v1.LossReport.last_contact:type_name -> google.protobuf.Timestamp
-	0,  // 27: tarn.v1.Replica.status:type_name -> tarn.v1.Status
-	1,  // 28: tarn.v1.Replica.replica_state:type_name -> tarn.v1.ReplicaState
-	63, // 29: tarn.v1.Replica.created_at:type_name -> google.protobuf.Timestamp
-	63, // 30: tarn.v1.Replica.updated_at:type_name -> google.protobuf.Timestamp
-	63, // 31: tarn.v1.Replica.launched_at:type_name -> google.protobuf.Timestamp
-	57, // 32: tarn.v1.Replica.metadata:type_name -> tarn.v1.Replica.MetadataEntry
-	38, // 33: tarn.v1.Replica.export_locations:type_name -> tarn.v1.ExportLocation
-	42, // 34: tarn.v1.Replica.rule_errors:type_name -> tarn.v1.RuleError
-	63, // 35: tarn.v1.Replica.head_created_at:type_name -> google.protobuf.Timestamp
-	26, // 36: tarn.v1.Replica.error:type_name -> tarn.v1.ReplicaError
-	32, // 37: tarn.v1.Replica.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	24, // 38: tarn.v1.Replica.observed:type_name -> tarn.v1.ReplicaObservation
-	63, // 39: tarn.v1.ReplicaObservation.reported_at:type_name -> google.protobuf.Timestamp
-	64, // 40: tarn.v1.ReplicaObservation.lag:type_name -> google.protobuf.Duration
-	25, // 41: tarn.v1.ReplicaObservation.transfer:type_name -> tarn.v1.TransferProgress
-	12, // 42: tarn.v1.ReplicaObservation.observed_role:type_name -> tarn.v1.Role
-	63, // 43: tarn.v1.ReplicaObservation.head_created_at:type_name -> google.protobuf.Timestamp
-	26, // 44: tarn.v1.ReplicaObservation.error:type_name -> tarn.v1.ReplicaError
-	6,  // 45: tarn.v1.ReplicaObservation.key_state:type_name -> tarn.v1.KeyState
-	64, // 46: tarn.v1.TransferProgress.eta:type_name -> google.protobuf.Duration
-	64, // 47: tarn.v1.TransferProgress.elapsed:type_name -> google.protobuf.Duration
-	7,  // 48: tarn.v1.ReplicaError.code:type_name -> tarn.v1.ReplicaErrorCode
-	63, // 49: tarn.v1.ReplicaError.since:type_name -> google.protobuf.Timestamp
-	28, // 50: tarn.v1.KeepPolicy.rules:type_name -> tarn.v1.KeepRule
-	64, // 51: tarn.v1.KeepRule.up_to:type_name -> google.protobuf.Duration
-	64, // 52: tarn.v1.KeepRule.every:type_name -> google.protobuf.Duration
-	8,  // 53: tarn.v1.RetentionCause.reason:type_name -> tarn.v1.RetentionReason
-	63, // 54: tarn.v1.RetentionVerdict.created_at:type_name -> google.protobuf.Timestamp
-	29, // 55: tarn.v1.RetentionVerdict.causes:type_name -> tarn.v1.RetentionCause
-	63, // 56: tarn.v1.RetentionPreview.as_of:type_name -> google.protobuf.Timestamp
-	30, // 57: tarn.v1.RetentionPreview.snapshots:type_name -> tarn.v1.RetentionVerdict
-	63, // 58: tarn.v1.RetentionPreview.last_run_at:type_name -> google.protobuf.Timestamp
-	63, // 59: tarn.v1.DivergentCopy.created_at:type_name -> google.protobuf.Timestamp
-	33, // 60: tarn.v1.DivergentCopy.purge:type_name -> tarn.v1.PurgeOrder
-	63, // 61: tarn.v1.PurgeOrder.requested_at:type_name -> google.protobuf.Timestamp
-	32, // 62: tarn.v1.DivergentDetail.copy:type_name -> tarn.v1.DivergentCopy
-	35, // 63: tarn.v1.DivergentDetail.snapshots:type_name -> tarn.v1.DivergentSnapshot
-	63, // 64: tarn.v1.DivergentSnapshot.created_at:type_name -> google.protobuf.Timestamp
-	63, // 65: tarn.v1.ManageFinding.newest_created_at:type_name -> google.protobuf.Timestamp
-	63, // 66: tarn.v1.BaseFinding.base_created_at:type_name -> google.protobuf.Timestamp
-	63, // 67: tarn.v1.ExportLocation.created_at:type_name -> google.protobuf.Timestamp
-	63, // 68: tarn.v1.ExportLocation.updated_at:type_name -> google.protobuf.Timestamp
-	1,  // 69: tarn.v1.ExportLocation.replica_state:type_name -> tarn.v1.ReplicaState
-	58, // 70: tarn.v1.Snapshot.metadata:type_name -> tarn.v1.Snapshot.MetadataEntry
-	63, // 71: tarn.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	63, // 72: tarn.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
-	63, // 73: tarn.v1.Snapshot.taken_at:type_name -> google.protobuf.Timestamp
-	0,  // 74: tarn.v1.Snapshot.status:type_name -> tarn.v1.Status
-	0,  // 75: tarn.v1.SnapshotInstance.status:type_name -> tarn.v1.Status
-	63, // 76: tarn.v1.SnapshotInstance.created_at:type_name -> google.protobuf.Timestamp
-	63, // 77: tarn.v1.SnapshotInstance.updated_at:type_name -> google.protobuf.Timestamp
-	9,  // 78: tarn.v1.AccessRule.access_level:type_name -> tarn.v1.AccessLevel
-	59, // 79: tarn.v1.AccessRule.metadata:type_name -> tarn.v1.AccessRule.MetadataEntry
-	63, // 80: tarn.v1.AccessRule.created_at:type_name -> google.protobuf.Timestamp
-	63, // 81: tarn.v1.AccessRule.updated_at:type_name -> google.protobuf.Timestamp
-	10, // 82: tarn.v1.AccessRule.state:type_name -> tarn.v1.AccessRuleState
-	44, // 83: tarn.v1.Host.pools:type_name -> tarn.v1.Pool
-	15, // 84: tarn.v1.Host.fence_class:type_name -> tarn.v1.FenceClass
-	13, // 85: tarn.v1.Host.state:type_name -> tarn.v1.HostState
-	14, // 86: tarn.v1.Host.admin_state:type_name -> tarn.v1.HostAdminState
-	63, // 87: tarn.v1.Host.created_at:type_name -> google.protobuf.Timestamp
-	63, // 88: tarn.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
-	60, // 89: tarn.v1.Host.capabilities:type_name -> tarn.v1.Host.CapabilitiesEntry
-	33, // 90: tarn.v1.Host.purges:type_name -> tarn.v1.PurgeOrder
-	63, // 91: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
-	2,  // 92: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
-	61, // 93: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
-	63, // 94: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
-	62, // 95: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
-	63, // 96: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
-	63, // 97: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
-	52, // 98: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
-	99, // [99:99] is the sub-list for method output_type
-	99, // [99:99] is the sub-list for method input_type
-	99, // [99:99] is the sub-list for extension type_name
-	99, // [99:99] is the sub-list for extension extendee
-	0,  // [0:99] is the sub-list for field type_name
+	55,  // 0: tarn.v1.ShareType.extra_specs:type_name -> tarn.v1.ShareType.ExtraSpecsEntry
+	64,  // 1: tarn.v1.ShareType.created_at:type_name -> google.protobuf.Timestamp
+	64,  // 2: tarn.v1.ShareType.updated_at:type_name -> google.protobuf.Timestamp
+	2,   // 3: tarn.v1.Share.replication_type:type_name -> tarn.v1.ReplicationType
+	56,  // 4: tarn.v1.Share.metadata:type_name -> tarn.v1.Share.MetadataEntry
+	65,  // 5: tarn.v1.Share.rpo:type_name -> google.protobuf.Duration
+	64,  // 6: tarn.v1.Share.created_at:type_name -> google.protobuf.Timestamp
+	64,  // 7: tarn.v1.Share.updated_at:type_name -> google.protobuf.Timestamp
+	18,  // 8: tarn.v1.Share.fencing:type_name -> tarn.v1.Fencing
+	0,   // 9: tarn.v1.Share.resize_status:type_name -> tarn.v1.Status
+	57,  // 10: tarn.v1.Share.extra_specs:type_name -> tarn.v1.Share.ExtraSpecsEntry
+	0,   // 11: tarn.v1.Share.status:type_name -> tarn.v1.Status
+	11,  // 12: tarn.v1.Share.access_rules_status:type_name -> tarn.v1.AccessRulesStatus
+	38,  // 13: tarn.v1.Share.export_locations:type_name -> tarn.v1.ExportLocation
+	3,   // 14: tarn.v1.Fencing.phase:type_name -> tarn.v1.FencingPhase
+	4,   // 15: tarn.v1.Fencing.mode:type_name -> tarn.v1.PromotionMode
+	5,   // 16: tarn.v1.Fencing.proof:type_name -> tarn.v1.FencingProof
+	20,  // 17: tarn.v1.Fencing.consent:type_name -> tarn.v1.Consent
+	21,  // 18: tarn.v1.Fencing.loss:type_name -> tarn.v1.LossReport
+	64,  // 19: tarn.v1.Fencing.started_at:type_name -> google.protobuf.Timestamp
+	19,  // 20: tarn.v1.Fencing.lineage:type_name -> tarn.v1.LineageEntry
+	64,  // 21: tarn.v1.LineageEntry.at:type_name -> google.protobuf.Timestamp
+	65,  // 22: tarn.v1.Consent.max_loss:type_name -> google.protobuf.Duration
+	64,  // 23: tarn.v1.LossReport.kept_created_at:type_name -> google.protobuf.Timestamp
+	65,  // 24: tarn.v1.LossReport.kept_age:type_name -> google.protobuf.Duration
+	22,  // 25: tarn.v1.LossReport.lost_snapshots:type_name -> tarn.v1.LostSnapshot
+	64,  // 26: tarn.v1.LossReport.last_contact:type_name -> google.protobuf.Timestamp
+	0,   // 27: tarn.v1.Replica.status:type_name -> tarn.v1.Status
+	1,   // 28: tarn.v1.Replica.replica_state:type_name -> tarn.v1.ReplicaState
+	64,  // 29: tarn.v1.Replica.created_at:type_name -> google.protobuf.Timestamp
+	64,  // 30: tarn.v1.Replica.updated_at:type_name -> google.protobuf.Timestamp
+	64,  // 31: tarn.v1.Replica.launched_at:type_name -> google.protobuf.Timestamp
+	58,  // 32: tarn.v1.Replica.metadata:type_name -> tarn.v1.Replica.MetadataEntry
+	38,  // 33: tarn.v1.Replica.export_locations:type_name -> tarn.v1.ExportLocation
+	42,  // 34: tarn.v1.Replica.rule_errors:type_name -> tarn.v1.RuleError
+	64,  // 35: tarn.v1.Replica.head_created_at:type_name -> google.protobuf.Timestamp
+	26,  // 36: tarn.v1.Replica.error:type_name -> tarn.v1.ReplicaError
+	32,  // 37: tarn.v1.Replica.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	24,  // 38: tarn.v1.Replica.observed:type_name -> tarn.v1.ReplicaObservation
+	64,  // 39: tarn.v1.ReplicaObservation.reported_at:type_name -> google.protobuf.Timestamp
+	65,  // 40: tarn.v1.ReplicaObservation.lag:type_name -> google.protobuf.Duration
+	25,  // 41: tarn.v1.ReplicaObservation.transfer:type_name -> tarn.v1.TransferProgress
+	12,  // 42: tarn.v1.ReplicaObservation.observed_role:type_name -> tarn.v1.Role
+	64,  // 43: tarn.v1.ReplicaObservation.head_created_at:type_name -> google.protobuf.Timestamp
+	26,  // 44: tarn.v1.ReplicaObservation.error:type_name -> tarn.v1.ReplicaError
+	6,   // 45: tarn.v1.ReplicaObservation.key_state:type_name -> tarn.v1.KeyState
+	65,  // 46: tarn.v1.TransferProgress.eta:type_name -> google.protobuf.Duration
+	65,  // 47: tarn.v1.TransferProgress.elapsed:type_name -> google.protobuf.Duration
+	7,   // 48: tarn.v1.ReplicaError.code:type_name -> tarn.v1.ReplicaErrorCode
+	64,  // 49: tarn.v1.ReplicaError.since:type_name -> google.protobuf.Timestamp
+	28,  // 50: tarn.v1.KeepPolicy.rules:type_name -> tarn.v1.KeepRule
+	65,  // 51: tarn.v1.KeepRule.up_to:type_name -> google.protobuf.Duration
+	65,  // 52: tarn.v1.KeepRule.every:type_name -> google.protobuf.Duration
+	8,   // 53: tarn.v1.RetentionCause.reason:type_name -> tarn.v1.RetentionReason
+	64,  // 54: tarn.v1.RetentionVerdict.created_at:type_name -> google.protobuf.Timestamp
+	29,  // 55: tarn.v1.RetentionVerdict.causes:type_name -> tarn.v1.RetentionCause
+	64,  // 56: tarn.v1.RetentionPreview.as_of:type_name -> google.protobuf.Timestamp
+	30,  // 57: tarn.v1.RetentionPreview.snapshots:type_name -> tarn.v1.RetentionVerdict
+	64,  // 58: tarn.v1.RetentionPreview.last_run_at:type_name -> google.protobuf.Timestamp
+	64,  // 59: tarn.v1.DivergentCopy.created_at:type_name -> google.protobuf.Timestamp
+	33,  // 60: tarn.v1.DivergentCopy.purge:type_name -> tarn.v1.PurgeOrder
+	64,  // 61: tarn.v1.PurgeOrder.requested_at:type_name -> google.protobuf.Timestamp
+	32,  // 62: tarn.v1.DivergentDetail.copy:type_name -> tarn.v1.DivergentCopy
+	35,  // 63: tarn.v1.DivergentDetail.snapshots:type_name -> tarn.v1.DivergentSnapshot
+	64,  // 64: tarn.v1.DivergentSnapshot.created_at:type_name -> google.protobuf.Timestamp
+	64,  // 65: tarn.v1.ManageFinding.newest_created_at:type_name -> google.protobuf.Timestamp
+	64,  // 66: tarn.v1.BaseFinding.base_created_at:type_name -> google.protobuf.Timestamp
+	64,  // 67: tarn.v1.ExportLocation.created_at:type_name -> google.protobuf.Timestamp
+	64,  // 68: tarn.v1.ExportLocation.updated_at:type_name -> google.protobuf.Timestamp
+	1,   // 69: tarn.v1.ExportLocation.replica_state:type_name -> tarn.v1.ReplicaState
+	59,  // 70: tarn.v1.Snapshot.metadata:type_name -> tarn.v1.Snapshot.MetadataEntry
+	64,  // 71: tarn.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	64,  // 72: tarn.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
+	64,  // 73: tarn.v1.Snapshot.taken_at:type_name -> google.protobuf.Timestamp
+	0,   // 74: tarn.v1.Snapshot.status:type_name -> tarn.v1.Status
+	0,   // 75: tarn.v1.SnapshotInstance.status:type_name -> tarn.v1.Status
+	64,  // 76: tarn.v1.SnapshotInstance.created_at:type_name -> google.protobuf.Timestamp
+	64,  // 77: tarn.v1.SnapshotInstance.updated_at:type_name -> google.protobuf.Timestamp
+	9,   // 78: tarn.v1.AccessRule.access_level:type_name -> tarn.v1.AccessLevel
+	60,  // 79: tarn.v1.AccessRule.metadata:type_name -> tarn.v1.AccessRule.MetadataEntry
+	64,  // 80: tarn.v1.AccessRule.created_at:type_name -> google.protobuf.Timestamp
+	64,  // 81: tarn.v1.AccessRule.updated_at:type_name -> google.protobuf.Timestamp
+	10,  // 82: tarn.v1.AccessRule.state:type_name -> tarn.v1.AccessRuleState
+	44,  // 83: tarn.v1.Host.pools:type_name -> tarn.v1.Pool
+	15,  // 84: tarn.v1.Host.fence_class:type_name -> tarn.v1.FenceClass
+	13,  // 85: tarn.v1.Host.state:type_name -> tarn.v1.HostState
+	14,  // 86: tarn.v1.Host.admin_state:type_name -> tarn.v1.HostAdminState
+	64,  // 87: tarn.v1.Host.created_at:type_name -> google.protobuf.Timestamp
+	64,  // 88: tarn.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
+	61,  // 89: tarn.v1.Host.capabilities:type_name -> tarn.v1.Host.CapabilitiesEntry
+	33,  // 90: tarn.v1.Host.purges:type_name -> tarn.v1.PurgeOrder
+	64,  // 91: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
+	2,   // 92: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
+	62,  // 93: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
+	64,  // 94: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
+	63,  // 95: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
+	64,  // 96: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
+	64,  // 97: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
+	52,  // 98: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
+	64,  // 99: tarn.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
+	100, // [100:100] is the sub-list for method output_type
+	100, // [100:100] is the sub-list for method input_type
+	100, // [100:100] is the sub-list for extension type_name
+	100, // [100:100] is the sub-list for extension extendee
+	0,   // [0:100] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_types_proto_init() }
@@ -5917,7 +6132,7 @@ func file_tarn_v1_types_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_types_proto_rawDesc), len(file_tarn_v1_types_proto_rawDesc)),
 			NumEnums:      16,
-			NumMessages:   47,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -38,6 +38,8 @@ type Command struct {
 	ProposerTerm uint64 `protobuf:"varint,5,opt,name=proposer_term,json=proposerTerm,proto3" json:"proposer_term,omitempty"`
 	// Command version that the verb needs; above the cluster's minimum it is not proposed.
 	Version uint32 `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`
+	// What the audit log says of the command; without it there is no record.
+	Audit *AuditNote `protobuf:"bytes,7,opt,name=audit,proto3" json:"audit,omitempty"`
 	// Types that are valid to be assigned to Verb:
 	//
 	//	*Command_PutShareType
@@ -156,6 +158,13 @@ func (x *Command) GetVersion() uint32 {
 		return x.Version
 	}
 	return 0
+}
+
+func (x *Command) GetAudit() *AuditNote {
+	if x != nil {
+		return x.Audit
+	}
+	return nil
 }
 
 func (x *Command) GetVerb() isCommand_Verb {
@@ -786,6 +795,84 @@ func (*Command_InitCluster) isCommand_Verb() {}
 
 func (*Command_PurgeDivergentCopy) isCommand_Verb() {}
 
+// AuditNote is what the proposer knows for the audit record; the state machine adds the
+// number, the epochs, the result and the hash.
+type AuditNote struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ObjectId      string                 `protobuf:"bytes,1,opt,name=object_id,json=objectId,proto3" json:"object_id,omitempty"`
+	OpId          string                 `protobuf:"bytes,2,opt,name=op_id,json=opId,proto3" json:"op_id,omitempty"`
+	ProjectId     string                 `protobuf:"bytes,3,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Details       string                 `protobuf:"bytes,5,opt,name=details,proto3" json:"details,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditNote) Reset() {
+	*x = AuditNote{}
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditNote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditNote) ProtoMessage() {}
+
+func (x *AuditNote) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditNote.ProtoReflect.Descriptor instead.
+func (*AuditNote) Descriptor() ([]byte, []int) {
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *AuditNote) GetObjectId() string {
+	if x != nil {
+		return x.ObjectId
+	}
+	return ""
+}
+
+func (x *AuditNote) GetOpId() string {
+	if x != nil {
+		return x.OpId
+	}
+	return ""
+}
+
+func (x *AuditNote) GetProjectId() string {
+	if x != nil {
+		return x.ProjectId
+	}
+	return ""
+}
+
+func (x *AuditNote) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AuditNote) GetDetails() string {
+	if x != nil {
+		return x.Details
+	}
+	return ""
+}
+
 type PutShareType struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	ShareType *v1.ShareType          `protobuf:"bytes,1,opt,name=share_type,json=shareType,proto3" json:"share_type,omitempty"`
@@ -797,7 +884,7 @@ type PutShareType struct {
 
 func (x *PutShareType) Reset() {
 	*x = PutShareType{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[1]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -809,7 +896,7 @@ func (x *PutShareType) String() string {
 func (*PutShareType) ProtoMessage() {}
 
 func (x *PutShareType) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[1]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -822,7 +909,7 @@ func (x *PutShareType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutShareType.ProtoReflect.Descriptor instead.
 func (*PutShareType) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{1}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *PutShareType) GetShareType() *v1.ShareType {
@@ -848,7 +935,7 @@ type DeleteShareType struct {
 
 func (x *DeleteShareType) Reset() {
 	*x = DeleteShareType{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[2]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -860,7 +947,7 @@ func (x *DeleteShareType) String() string {
 func (*DeleteShareType) ProtoMessage() {}
 
 func (x *DeleteShareType) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[2]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -873,7 +960,7 @@ func (x *DeleteShareType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteShareType.ProtoReflect.Descriptor instead.
 func (*DeleteShareType) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{2}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *DeleteShareType) GetId() string {
@@ -895,7 +982,7 @@ type CreateShare struct {
 
 func (x *CreateShare) Reset() {
 	*x = CreateShare{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[3]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -907,7 +994,7 @@ func (x *CreateShare) String() string {
 func (*CreateShare) ProtoMessage() {}
 
 func (x *CreateShare) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[3]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -920,7 +1007,7 @@ func (x *CreateShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateShare.ProtoReflect.Descriptor instead.
 func (*CreateShare) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{3}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateShare) GetShare() *v1.Share {
@@ -953,7 +1040,7 @@ type UpdateShare struct {
 
 func (x *UpdateShare) Reset() {
 	*x = UpdateShare{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[4]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +1052,7 @@ func (x *UpdateShare) String() string {
 func (*UpdateShare) ProtoMessage() {}
 
 func (x *UpdateShare) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[4]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +1065,7 @@ func (x *UpdateShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateShare.ProtoReflect.Descriptor instead.
 func (*UpdateShare) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{4}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *UpdateShare) GetId() string {
@@ -1048,7 +1135,7 @@ type DeleteShare struct {
 
 func (x *DeleteShare) Reset() {
 	*x = DeleteShare{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[5]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1147,7 @@ func (x *DeleteShare) String() string {
 func (*DeleteShare) ProtoMessage() {}
 
 func (x *DeleteShare) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[5]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1160,7 @@ func (x *DeleteShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteShare.ProtoReflect.Descriptor instead.
 func (*DeleteShare) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{5}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DeleteShare) GetId() string {
@@ -1108,7 +1195,7 @@ type ResizeShare struct {
 
 func (x *ResizeShare) Reset() {
 	*x = ResizeShare{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[6]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1207,7 @@ func (x *ResizeShare) String() string {
 func (*ResizeShare) ProtoMessage() {}
 
 func (x *ResizeShare) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[6]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1220,7 @@ func (x *ResizeShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeShare.ProtoReflect.Descriptor instead.
 func (*ResizeShare) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{6}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ResizeShare) GetId() string {
@@ -1168,7 +1255,7 @@ type UnmanageShare struct {
 
 func (x *UnmanageShare) Reset() {
 	*x = UnmanageShare{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[7]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1180,7 +1267,7 @@ func (x *UnmanageShare) String() string {
 func (*UnmanageShare) ProtoMessage() {}
 
 func (x *UnmanageShare) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[7]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1193,7 +1280,7 @@ func (x *UnmanageShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmanageShare.ProtoReflect.Descriptor instead.
 func (*UnmanageShare) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{7}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *UnmanageShare) GetId() string {
@@ -1220,7 +1307,7 @@ type ResetShareStatus struct {
 
 func (x *ResetShareStatus) Reset() {
 	*x = ResetShareStatus{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[8]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1319,7 @@ func (x *ResetShareStatus) String() string {
 func (*ResetShareStatus) ProtoMessage() {}
 
 func (x *ResetShareStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[8]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1332,7 @@ func (x *ResetShareStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetShareStatus.ProtoReflect.Descriptor instead.
 func (*ResetShareStatus) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{8}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ResetShareStatus) GetId() string {
@@ -1274,7 +1361,7 @@ type CreateReplica struct {
 
 func (x *CreateReplica) Reset() {
 	*x = CreateReplica{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[9]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1286,7 +1373,7 @@ func (x *CreateReplica) String() string {
 func (*CreateReplica) ProtoMessage() {}
 
 func (x *CreateReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[9]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1299,7 +1386,7 @@ func (x *CreateReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateReplica.ProtoReflect.Descriptor instead.
 func (*CreateReplica) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{9}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateReplica) GetReplica() *v1.Replica {
@@ -1328,7 +1415,7 @@ type UpdateReplicaMetadata struct {
 
 func (x *UpdateReplicaMetadata) Reset() {
 	*x = UpdateReplicaMetadata{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[10]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1340,7 +1427,7 @@ func (x *UpdateReplicaMetadata) String() string {
 func (*UpdateReplicaMetadata) ProtoMessage() {}
 
 func (x *UpdateReplicaMetadata) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[10]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1353,7 +1440,7 @@ func (x *UpdateReplicaMetadata) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateReplicaMetadata.ProtoReflect.Descriptor instead.
 func (*UpdateReplicaMetadata) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{10}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UpdateReplicaMetadata) GetId() string {
@@ -1395,7 +1482,7 @@ type DeleteReplica struct {
 
 func (x *DeleteReplica) Reset() {
 	*x = DeleteReplica{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[11]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1494,7 @@ func (x *DeleteReplica) String() string {
 func (*DeleteReplica) ProtoMessage() {}
 
 func (x *DeleteReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[11]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1507,7 @@ func (x *DeleteReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteReplica.ProtoReflect.Descriptor instead.
 func (*DeleteReplica) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{11}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteReplica) GetId() string {
@@ -1455,7 +1542,7 @@ type UnmanageReplica struct {
 
 func (x *UnmanageReplica) Reset() {
 	*x = UnmanageReplica{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[12]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1467,7 +1554,7 @@ func (x *UnmanageReplica) String() string {
 func (*UnmanageReplica) ProtoMessage() {}
 
 func (x *UnmanageReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[12]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1480,7 +1567,7 @@ func (x *UnmanageReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmanageReplica.ProtoReflect.Descriptor instead.
 func (*UnmanageReplica) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{12}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UnmanageReplica) GetId() string {
@@ -1513,7 +1600,7 @@ type PromoteReplica struct {
 
 func (x *PromoteReplica) Reset() {
 	*x = PromoteReplica{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[13]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1525,7 +1612,7 @@ func (x *PromoteReplica) String() string {
 func (*PromoteReplica) ProtoMessage() {}
 
 func (x *PromoteReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[13]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1538,7 +1625,7 @@ func (x *PromoteReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteReplica.ProtoReflect.Descriptor instead.
 func (*PromoteReplica) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{13}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PromoteReplica) GetId() string {
@@ -1594,7 +1681,7 @@ type CancelPromotion struct {
 
 func (x *CancelPromotion) Reset() {
 	*x = CancelPromotion{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[14]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1606,7 +1693,7 @@ func (x *CancelPromotion) String() string {
 func (*CancelPromotion) ProtoMessage() {}
 
 func (x *CancelPromotion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[14]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1619,7 +1706,7 @@ func (x *CancelPromotion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelPromotion.ProtoReflect.Descriptor instead.
 func (*CancelPromotion) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{14}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CancelPromotion) GetShareId() string {
@@ -1645,7 +1732,7 @@ type ResyncReplica struct {
 
 func (x *ResyncReplica) Reset() {
 	*x = ResyncReplica{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[15]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +1744,7 @@ func (x *ResyncReplica) String() string {
 func (*ResyncReplica) ProtoMessage() {}
 
 func (x *ResyncReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[15]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +1757,7 @@ func (x *ResyncReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResyncReplica.ProtoReflect.Descriptor instead.
 func (*ResyncReplica) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{15}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ResyncReplica) GetId() string {
@@ -1690,7 +1777,7 @@ type ResetReplicaStatus struct {
 
 func (x *ResetReplicaStatus) Reset() {
 	*x = ResetReplicaStatus{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[16]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +1789,7 @@ func (x *ResetReplicaStatus) String() string {
 func (*ResetReplicaStatus) ProtoMessage() {}
 
 func (x *ResetReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[16]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +1802,7 @@ func (x *ResetReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ResetReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{16}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ResetReplicaStatus) GetId() string {
@@ -1742,7 +1829,7 @@ type ResetReplicaState struct {
 
 func (x *ResetReplicaState) Reset() {
 	*x = ResetReplicaState{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[17]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +1841,7 @@ func (x *ResetReplicaState) String() string {
 func (*ResetReplicaState) ProtoMessage() {}
 
 func (x *ResetReplicaState) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[17]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +1854,7 @@ func (x *ResetReplicaState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetReplicaState.ProtoReflect.Descriptor instead.
 func (*ResetReplicaState) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{17}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ResetReplicaState) GetId() string {
@@ -1795,7 +1882,7 @@ type CreateSnapshot struct {
 
 func (x *CreateSnapshot) Reset() {
 	*x = CreateSnapshot{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[18]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1807,7 +1894,7 @@ func (x *CreateSnapshot) String() string {
 func (*CreateSnapshot) ProtoMessage() {}
 
 func (x *CreateSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[18]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1820,7 +1907,7 @@ func (x *CreateSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshot.ProtoReflect.Descriptor instead.
 func (*CreateSnapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{18}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreateSnapshot) GetSnapshot() *v1.Snapshot {
@@ -1849,7 +1936,7 @@ type UpdateSnapshot struct {
 
 func (x *UpdateSnapshot) Reset() {
 	*x = UpdateSnapshot{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[19]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1861,7 +1948,7 @@ func (x *UpdateSnapshot) String() string {
 func (*UpdateSnapshot) ProtoMessage() {}
 
 func (x *UpdateSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[19]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1874,7 +1961,7 @@ func (x *UpdateSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSnapshot.ProtoReflect.Descriptor instead.
 func (*UpdateSnapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{19}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *UpdateSnapshot) GetId() string {
@@ -1915,7 +2002,7 @@ type DeleteSnapshot struct {
 
 func (x *DeleteSnapshot) Reset() {
 	*x = DeleteSnapshot{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[20]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +2014,7 @@ func (x *DeleteSnapshot) String() string {
 func (*DeleteSnapshot) ProtoMessage() {}
 
 func (x *DeleteSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[20]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +2027,7 @@ func (x *DeleteSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshot.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{20}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteSnapshot) GetId() string {
@@ -1968,7 +2055,7 @@ type UnmanageSnapshot struct {
 
 func (x *UnmanageSnapshot) Reset() {
 	*x = UnmanageSnapshot{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[21]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2067,7 @@ func (x *UnmanageSnapshot) String() string {
 func (*UnmanageSnapshot) ProtoMessage() {}
 
 func (x *UnmanageSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[21]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2080,7 @@ func (x *UnmanageSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmanageSnapshot.ProtoReflect.Descriptor instead.
 func (*UnmanageSnapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{21}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UnmanageSnapshot) GetId() string {
@@ -2020,7 +2107,7 @@ type ResetSnapshotStatus struct {
 
 func (x *ResetSnapshotStatus) Reset() {
 	*x = ResetSnapshotStatus{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[22]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2032,7 +2119,7 @@ func (x *ResetSnapshotStatus) String() string {
 func (*ResetSnapshotStatus) ProtoMessage() {}
 
 func (x *ResetSnapshotStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[22]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2045,7 +2132,7 @@ func (x *ResetSnapshotStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetSnapshotStatus.ProtoReflect.Descriptor instead.
 func (*ResetSnapshotStatus) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{22}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ResetSnapshotStatus) GetId() string {
@@ -2071,7 +2158,7 @@ type AllowAccess struct {
 
 func (x *AllowAccess) Reset() {
 	*x = AllowAccess{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[23]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2083,7 +2170,7 @@ func (x *AllowAccess) String() string {
 func (*AllowAccess) ProtoMessage() {}
 
 func (x *AllowAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[23]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2096,7 +2183,7 @@ func (x *AllowAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllowAccess.ProtoReflect.Descriptor instead.
 func (*AllowAccess) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{23}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AllowAccess) GetAccessRule() *v1.AccessRule {
@@ -2116,7 +2203,7 @@ type UpdateAccess struct {
 
 func (x *UpdateAccess) Reset() {
 	*x = UpdateAccess{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[24]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2128,7 +2215,7 @@ func (x *UpdateAccess) String() string {
 func (*UpdateAccess) ProtoMessage() {}
 
 func (x *UpdateAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[24]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2141,7 +2228,7 @@ func (x *UpdateAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateAccess.ProtoReflect.Descriptor instead.
 func (*UpdateAccess) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{24}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *UpdateAccess) GetId() string {
@@ -2167,7 +2254,7 @@ type DenyAccess struct {
 
 func (x *DenyAccess) Reset() {
 	*x = DenyAccess{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[25]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2179,7 +2266,7 @@ func (x *DenyAccess) String() string {
 func (*DenyAccess) ProtoMessage() {}
 
 func (x *DenyAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[25]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2192,7 +2279,7 @@ func (x *DenyAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenyAccess.ProtoReflect.Descriptor instead.
 func (*DenyAccess) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{25}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DenyAccess) GetId() string {
@@ -2211,7 +2298,7 @@ type PutQuota struct {
 
 func (x *PutQuota) Reset() {
 	*x = PutQuota{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[26]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2223,7 +2310,7 @@ func (x *PutQuota) String() string {
 func (*PutQuota) ProtoMessage() {}
 
 func (x *PutQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[26]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2236,7 +2323,7 @@ func (x *PutQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutQuota.ProtoReflect.Descriptor instead.
 func (*PutQuota) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{26}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PutQuota) GetLimits() *v1.QuotaLimits {
@@ -2257,7 +2344,7 @@ type ResetQuota struct {
 
 func (x *ResetQuota) Reset() {
 	*x = ResetQuota{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[27]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2269,7 +2356,7 @@ func (x *ResetQuota) String() string {
 func (*ResetQuota) ProtoMessage() {}
 
 func (x *ResetQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[27]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2282,7 +2369,7 @@ func (x *ResetQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetQuota.ProtoReflect.Descriptor instead.
 func (*ResetQuota) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{27}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ResetQuota) GetProjectId() string {
@@ -2315,7 +2402,7 @@ type DeleteMessage struct {
 
 func (x *DeleteMessage) Reset() {
 	*x = DeleteMessage{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[28]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2414,7 @@ func (x *DeleteMessage) String() string {
 func (*DeleteMessage) ProtoMessage() {}
 
 func (x *DeleteMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[28]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2427,7 @@ func (x *DeleteMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMessage.ProtoReflect.Descriptor instead.
 func (*DeleteMessage) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{28}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeleteMessage) GetId() string {
@@ -2359,7 +2446,7 @@ type RegisterHost struct {
 
 func (x *RegisterHost) Reset() {
 	*x = RegisterHost{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2371,7 +2458,7 @@ func (x *RegisterHost) String() string {
 func (*RegisterHost) ProtoMessage() {}
 
 func (x *RegisterHost) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2384,7 +2471,7 @@ func (x *RegisterHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterHost.ProtoReflect.Descriptor instead.
 func (*RegisterHost) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{29}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RegisterHost) GetHost() *v1.Host {
@@ -2405,7 +2492,7 @@ type SetHostAdminState struct {
 
 func (x *SetHostAdminState) Reset() {
 	*x = SetHostAdminState{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2417,7 +2504,7 @@ func (x *SetHostAdminState) String() string {
 func (*SetHostAdminState) ProtoMessage() {}
 
 func (x *SetHostAdminState) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2430,7 +2517,7 @@ func (x *SetHostAdminState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHostAdminState.ProtoReflect.Descriptor instead.
 func (*SetHostAdminState) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{30}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SetHostAdminState) GetId() string {
@@ -2463,7 +2550,7 @@ type RemoveHost struct {
 
 func (x *RemoveHost) Reset() {
 	*x = RemoveHost{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2475,7 +2562,7 @@ func (x *RemoveHost) String() string {
 func (*RemoveHost) ProtoMessage() {}
 
 func (x *RemoveHost) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2488,7 +2575,7 @@ func (x *RemoveHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHost.ProtoReflect.Descriptor instead.
 func (*RemoveHost) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{31}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RemoveHost) GetId() string {
@@ -2509,7 +2596,7 @@ type PurgeDivergentCopy struct {
 
 func (x *PurgeDivergentCopy) Reset() {
 	*x = PurgeDivergentCopy{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2521,7 +2608,7 @@ func (x *PurgeDivergentCopy) String() string {
 func (*PurgeDivergentCopy) ProtoMessage() {}
 
 func (x *PurgeDivergentCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2534,7 +2621,7 @@ func (x *PurgeDivergentCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeDivergentCopy.ProtoReflect.Descriptor instead.
 func (*PurgeDivergentCopy) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{32}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PurgeDivergentCopy) GetOrder() *v1.PurgeOrder {
@@ -2560,7 +2647,7 @@ type JoinToken struct {
 
 func (x *JoinToken) Reset() {
 	*x = JoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2572,7 +2659,7 @@ func (x *JoinToken) String() string {
 func (*JoinToken) ProtoMessage() {}
 
 func (x *JoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2585,7 +2672,7 @@ func (x *JoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinToken.ProtoReflect.Descriptor instead.
 func (*JoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{33}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *JoinToken) GetHash() string {
@@ -2639,7 +2726,7 @@ type PutJoinToken struct {
 
 func (x *PutJoinToken) Reset() {
 	*x = PutJoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2651,7 +2738,7 @@ func (x *PutJoinToken) String() string {
 func (*PutJoinToken) ProtoMessage() {}
 
 func (x *PutJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2664,7 +2751,7 @@ func (x *PutJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutJoinToken.ProtoReflect.Descriptor instead.
 func (*PutJoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{34}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PutJoinToken) GetToken() *JoinToken {
@@ -2684,7 +2771,7 @@ type UseJoinToken struct {
 
 func (x *UseJoinToken) Reset() {
 	*x = UseJoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2696,7 +2783,7 @@ func (x *UseJoinToken) String() string {
 func (*UseJoinToken) ProtoMessage() {}
 
 func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2709,7 +2796,7 @@ func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseJoinToken.ProtoReflect.Descriptor instead.
 func (*UseJoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{35}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UseJoinToken) GetHash() string {
@@ -2742,7 +2829,7 @@ type Transitions struct {
 
 func (x *Transitions) Reset() {
 	*x = Transitions{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2754,7 +2841,7 @@ func (x *Transitions) String() string {
 func (*Transitions) ProtoMessage() {}
 
 func (x *Transitions) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2767,7 +2854,7 @@ func (x *Transitions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transitions.ProtoReflect.Descriptor instead.
 func (*Transitions) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{36}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Transitions) GetReplicas() []*ReplicaTransition {
@@ -2840,7 +2927,7 @@ type ReplicaTransition struct {
 
 func (x *ReplicaTransition) Reset() {
 	*x = ReplicaTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2852,7 +2939,7 @@ func (x *ReplicaTransition) String() string {
 func (*ReplicaTransition) ProtoMessage() {}
 
 func (x *ReplicaTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2865,7 +2952,7 @@ func (x *ReplicaTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaTransition.ProtoReflect.Descriptor instead.
 func (*ReplicaTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{37}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReplicaTransition) GetId() string {
@@ -3004,7 +3091,7 @@ type SnapshotTransition struct {
 
 func (x *SnapshotTransition) Reset() {
 	*x = SnapshotTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3016,7 +3103,7 @@ func (x *SnapshotTransition) String() string {
 func (*SnapshotTransition) ProtoMessage() {}
 
 func (x *SnapshotTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3029,7 +3116,7 @@ func (x *SnapshotTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTransition.ProtoReflect.Descriptor instead.
 func (*SnapshotTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{38}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SnapshotTransition) GetSnapshotId() string {
@@ -3093,7 +3180,7 @@ type HostTransition struct {
 
 func (x *HostTransition) Reset() {
 	*x = HostTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3105,7 +3192,7 @@ func (x *HostTransition) String() string {
 func (*HostTransition) ProtoMessage() {}
 
 func (x *HostTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3118,7 +3205,7 @@ func (x *HostTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostTransition.ProtoReflect.Descriptor instead.
 func (*HostTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{39}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *HostTransition) GetId() string {
@@ -3153,7 +3240,7 @@ type PurgeTransition struct {
 
 func (x *PurgeTransition) Reset() {
 	*x = PurgeTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3165,7 +3252,7 @@ func (x *PurgeTransition) String() string {
 func (*PurgeTransition) ProtoMessage() {}
 
 func (x *PurgeTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3178,7 +3265,7 @@ func (x *PurgeTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeTransition.ProtoReflect.Descriptor instead.
 func (*PurgeTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{40}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PurgeTransition) GetHostId() string {
@@ -3209,7 +3296,7 @@ type ShareTransition struct {
 
 func (x *ShareTransition) Reset() {
 	*x = ShareTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3221,7 +3308,7 @@ func (x *ShareTransition) String() string {
 func (*ShareTransition) ProtoMessage() {}
 
 func (x *ShareTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3234,7 +3321,7 @@ func (x *ShareTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareTransition.ProtoReflect.Descriptor instead.
 func (*ShareTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{41}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ShareTransition) GetId() string {
@@ -3279,7 +3366,7 @@ type CommitDemotion struct {
 
 func (x *CommitDemotion) Reset() {
 	*x = CommitDemotion{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3291,7 +3378,7 @@ func (x *CommitDemotion) String() string {
 func (*CommitDemotion) ProtoMessage() {}
 
 func (x *CommitDemotion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3304,7 +3391,7 @@ func (x *CommitDemotion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitDemotion.ProtoReflect.Descriptor instead.
 func (*CommitDemotion) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{42}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CommitDemotion) GetShareId() string {
@@ -3356,7 +3443,7 @@ type CommitSeal struct {
 
 func (x *CommitSeal) Reset() {
 	*x = CommitSeal{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3368,7 +3455,7 @@ func (x *CommitSeal) String() string {
 func (*CommitSeal) ProtoMessage() {}
 
 func (x *CommitSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3381,7 +3468,7 @@ func (x *CommitSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitSeal.ProtoReflect.Descriptor instead.
 func (*CommitSeal) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{43}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CommitSeal) GetShareId() string {
@@ -3434,7 +3521,7 @@ type CommitProof struct {
 
 func (x *CommitProof) Reset() {
 	*x = CommitProof{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3446,7 +3533,7 @@ func (x *CommitProof) String() string {
 func (*CommitProof) ProtoMessage() {}
 
 func (x *CommitProof) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3459,7 +3546,7 @@ func (x *CommitProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitProof.ProtoReflect.Descriptor instead.
 func (*CommitProof) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{44}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CommitProof) GetShareId() string {
@@ -3519,7 +3606,7 @@ type Activate struct {
 
 func (x *Activate) Reset() {
 	*x = Activate{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3531,7 +3618,7 @@ func (x *Activate) String() string {
 func (*Activate) ProtoMessage() {}
 
 func (x *Activate) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3544,7 +3631,7 @@ func (x *Activate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activate.ProtoReflect.Descriptor instead.
 func (*Activate) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{45}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Activate) GetShareId() string {
@@ -3585,7 +3672,7 @@ type CheckHash struct {
 
 func (x *CheckHash) Reset() {
 	*x = CheckHash{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3597,7 +3684,7 @@ func (x *CheckHash) String() string {
 func (*CheckHash) ProtoMessage() {}
 
 func (x *CheckHash) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3610,7 +3697,7 @@ func (x *CheckHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckHash.ProtoReflect.Descriptor instead.
 func (*CheckHash) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{46}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CheckHash) GetIndex() uint64 {
@@ -3636,7 +3723,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[47]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3648,7 +3735,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[47]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3661,7 +3748,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{47}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -3686,7 +3773,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[48]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3698,7 +3785,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[48]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3711,7 +3798,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{48}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -3770,6 +3857,7 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_UserMessage
 	//	*SnapshotRecord_Host
 	//	*SnapshotRecord_JoinToken
+	//	*SnapshotRecord_AuditRecord
 	Record        isSnapshotRecord_Record `protobuf_oneof:"record"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3777,7 +3865,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3789,7 +3877,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3802,7 +3890,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{49}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -3902,6 +3990,15 @@ func (x *SnapshotRecord) GetJoinToken() *JoinToken {
 	return nil
 }
 
+func (x *SnapshotRecord) GetAuditRecord() *v1.AuditRecord {
+	if x != nil {
+		if x, ok := x.Record.(*SnapshotRecord_AuditRecord); ok {
+			return x.AuditRecord
+		}
+	}
+	return nil
+}
+
 type isSnapshotRecord_Record interface {
 	isSnapshotRecord_Record()
 }
@@ -3946,6 +4043,10 @@ type SnapshotRecord_JoinToken struct {
 	JoinToken *JoinToken `protobuf:"bytes,10,opt,name=join_token,json=joinToken,proto3,oneof"`
 }
 
+type SnapshotRecord_AuditRecord struct {
+	AuditRecord *v1.AuditRecord `protobuf:"bytes,20,opt,name=audit_record,json=auditRecord,proto3,oneof"`
+}
+
 func (*SnapshotRecord_ShareType) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_Share) isSnapshotRecord_Record() {}
@@ -3966,11 +4067,13 @@ func (*SnapshotRecord_Host) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_JoinToken) isSnapshotRecord_Record() {}
 
+func (*SnapshotRecord_AuditRecord) isSnapshotRecord_Record() {}
+
 var File_tarn_raft_v1_command_proto protoreflect.FileDescriptor
 
 const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\xa9\x18\n" +
+	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\xd8\x18\n" +
 	"\aCommand\x12;\n" +
 	"\vproposed_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"proposedAt\x12\x14\n" +
@@ -3980,7 +4083,8 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\vproposer_id\x18\x04 \x01(\tR\n" +
 	"proposerId\x12#\n" +
 	"\rproposer_term\x18\x05 \x01(\x04R\fproposerTerm\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\rR\aversion\x12B\n" +
+	"\aversion\x18\x06 \x01(\rR\aversion\x12-\n" +
+	"\x05audit\x18\a \x01(\v2\x17.tarn.raft.v1.AuditNoteR\x05audit\x12B\n" +
 	"\x0eput_share_type\x18\n" +
 	" \x01(\v2\x1a.tarn.raft.v1.PutShareTypeH\x00R\fputShareType\x12K\n" +
 	"\x11delete_share_type\x18\v \x01(\v2\x1d.tarn.raft.v1.DeleteShareTypeH\x00R\x0fdeleteShareType\x12>\n" +
@@ -4028,7 +4132,14 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"check_hash\x18< \x01(\v2\x17.tarn.raft.v1.CheckHashH\x00R\tcheckHash\x12>\n" +
 	"\finit_cluster\x18= \x01(\v2\x19.tarn.raft.v1.InitClusterH\x00R\vinitCluster\x12T\n" +
 	"\x14purge_divergent_copy\x18F \x01(\v2 .tarn.raft.v1.PurgeDivergentCopyH\x00R\x12purgeDivergentCopyB\x06\n" +
-	"\x04verb\"n\n" +
+	"\x04verb\"\x8e\x01\n" +
+	"\tAuditNote\x12\x1b\n" +
+	"\tobject_id\x18\x01 \x01(\tR\bobjectId\x12\x13\n" +
+	"\x05op_id\x18\x02 \x01(\tR\x04opId\x12\x1d\n" +
+	"\n" +
+	"project_id\x18\x03 \x01(\tR\tprojectId\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x18\n" +
+	"\adetails\x18\x05 \x01(\tR\adetails\"n\n" +
 	"\fPutShareType\x121\n" +
 	"\n" +
 	"share_type\x18\x01 \x01(\v2\x12.tarn.v1.ShareTypeR\tshareType\x12+\n" +
@@ -4160,9 +4271,9 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"RemoveHost\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"?\n" +
 	"\x12PurgeDivergentCopy\x12)\n" +
-	"\x05order\x18\x01 \x01(\v2\x13.tarn.v1.PurgeOrderR\x05order\"\xc9\x01\n" +
-	"\tJoinToken\x12\x12\n" +
-	"\x04hash\x18\x01 \x01(\tR\x04hash\x12\x12\n" +
+	"\x05order\x18\x01 \x01(\v2\x13.tarn.v1.PurgeOrderR\x05order\"\xce\x01\n" +
+	"\tJoinToken\x12\x17\n" +
+	"\x04hash\x18\x01 \x01(\tB\x03\x80\x01\x01R\x04hash\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x129\n" +
 	"\n" +
 	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x1d\n" +
@@ -4171,9 +4282,9 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\fproject_role\x18\x05 \x01(\tR\vprojectRole\x12\x17\n" +
 	"\aused_by\x18\x06 \x01(\tR\x06usedBy\"=\n" +
 	"\fPutJoinToken\x12-\n" +
-	"\x05token\x18\x01 \x01(\v2\x17.tarn.raft.v1.JoinTokenR\x05token\";\n" +
-	"\fUseJoinToken\x12\x12\n" +
-	"\x04hash\x18\x01 \x01(\tR\x04hash\x12\x17\n" +
+	"\x05token\x18\x01 \x01(\v2\x17.tarn.raft.v1.JoinTokenR\x05token\"@\n" +
+	"\fUseJoinToken\x12\x17\n" +
+	"\x04hash\x18\x01 \x01(\tB\x03\x80\x01\x01R\x04hash\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\"\xde\x02\n" +
 	"\vTransitions\x12;\n" +
 	"\breplicas\x18\x01 \x03(\v2\x1f.tarn.raft.v1.ReplicaTransitionR\breplicas\x12>\n" +
@@ -4269,7 +4380,7 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x13min_command_version\x18\x04 \x01(\rR\x11minCommandVersion\x127\n" +
 	"\tlast_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\blastTime\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x06 \x01(\tR\tclusterId\"\xad\x04\n" +
+	"cluster_id\x18\x06 \x01(\tR\tclusterId\"\xe8\x04\n" +
 	"\x0eSnapshotRecord\x123\n" +
 	"\n" +
 	"share_type\x18\x01 \x01(\v2\x12.tarn.v1.ShareTypeH\x00R\tshareType\x12&\n" +
@@ -4284,7 +4395,8 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x04host\x18\t \x01(\v2\r.tarn.v1.HostH\x00R\x04host\x128\n" +
 	"\n" +
 	"join_token\x18\n" +
-	" \x01(\v2\x17.tarn.raft.v1.JoinTokenH\x00R\tjoinTokenB\b\n" +
+	" \x01(\v2\x17.tarn.raft.v1.JoinTokenH\x00R\tjoinToken\x129\n" +
+	"\faudit_record\x18\x14 \x01(\v2\x14.tarn.v1.AuditRecordH\x00R\vauditRecordB\b\n" +
 	"\x06recordB Z\x1etarn/proto/tarn/raft/v1;raftv1b\x06proto3"
 
 var (
@@ -4299,191 +4411,195 @@ func file_tarn_raft_v1_command_proto_rawDescGZIP() []byte {
 	return file_tarn_raft_v1_command_proto_rawDescData
 }
 
-var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*Command)(nil),               // 0: tarn.raft.v1.Command
-	(*PutShareType)(nil),          // 1: tarn.raft.v1.PutShareType
-	(*DeleteShareType)(nil),       // 2: tarn.raft.v1.DeleteShareType
-	(*CreateShare)(nil),           // 3: tarn.raft.v1.CreateShare
-	(*UpdateShare)(nil),           // 4: tarn.raft.v1.UpdateShare
-	(*DeleteShare)(nil),           // 5: tarn.raft.v1.DeleteShare
-	(*ResizeShare)(nil),           // 6: tarn.raft.v1.ResizeShare
-	(*UnmanageShare)(nil),         // 7: tarn.raft.v1.UnmanageShare
-	(*ResetShareStatus)(nil),      // 8: tarn.raft.v1.ResetShareStatus
-	(*CreateReplica)(nil),         // 9: tarn.raft.v1.CreateReplica
-	(*UpdateReplicaMetadata)(nil), // 10: tarn.raft.v1.UpdateReplicaMetadata
-	(*DeleteReplica)(nil),         // 11: tarn.raft.v1.DeleteReplica
-	(*UnmanageReplica)(nil),       // 12: tarn.raft.v1.UnmanageReplica
-	(*PromoteReplica)(nil),        // 13: tarn.raft.v1.PromoteReplica
-	(*CancelPromotion)(nil),       // 14: tarn.raft.v1.CancelPromotion
-	(*ResyncReplica)(nil),         // 15: tarn.raft.v1.ResyncReplica
-	(*ResetReplicaStatus)(nil),    // 16: tarn.raft.v1.ResetReplicaStatus
-	(*ResetReplicaState)(nil),     // 17: tarn.raft.v1.ResetReplicaState
-	(*CreateSnapshot)(nil),        // 18: tarn.raft.v1.CreateSnapshot
-	(*UpdateSnapshot)(nil),        // 19: tarn.raft.v1.UpdateSnapshot
-	(*DeleteSnapshot)(nil),        // 20: tarn.raft.v1.DeleteSnapshot
-	(*UnmanageSnapshot)(nil),      // 21: tarn.raft.v1.UnmanageSnapshot
-	(*ResetSnapshotStatus)(nil),   // 22: tarn.raft.v1.ResetSnapshotStatus
-	(*AllowAccess)(nil),           // 23: tarn.raft.v1.AllowAccess
-	(*UpdateAccess)(nil),          // 24: tarn.raft.v1.UpdateAccess
-	(*DenyAccess)(nil),            // 25: tarn.raft.v1.DenyAccess
-	(*PutQuota)(nil),              // 26: tarn.raft.v1.PutQuota
-	(*ResetQuota)(nil),            // 27: tarn.raft.v1.ResetQuota
-	(*DeleteMessage)(nil),         // 28: tarn.raft.v1.DeleteMessage
-	(*RegisterHost)(nil),          // 29: tarn.raft.v1.RegisterHost
-	(*SetHostAdminState)(nil),     // 30: tarn.raft.v1.SetHostAdminState
-	(*RemoveHost)(nil),            // 31: tarn.raft.v1.RemoveHost
-	(*PurgeDivergentCopy)(nil),    // 32: tarn.raft.v1.PurgeDivergentCopy
-	(*JoinToken)(nil),             // 33: tarn.raft.v1.JoinToken
-	(*PutJoinToken)(nil),          // 34: tarn.raft.v1.PutJoinToken
-	(*UseJoinToken)(nil),          // 35: tarn.raft.v1.UseJoinToken
-	(*Transitions)(nil),           // 36: tarn.raft.v1.Transitions
-	(*ReplicaTransition)(nil),     // 37: tarn.raft.v1.ReplicaTransition
-	(*SnapshotTransition)(nil),    // 38: tarn.raft.v1.SnapshotTransition
-	(*HostTransition)(nil),        // 39: tarn.raft.v1.HostTransition
-	(*PurgeTransition)(nil),       // 40: tarn.raft.v1.PurgeTransition
-	(*ShareTransition)(nil),       // 41: tarn.raft.v1.ShareTransition
-	(*CommitDemotion)(nil),        // 42: tarn.raft.v1.CommitDemotion
-	(*CommitSeal)(nil),            // 43: tarn.raft.v1.CommitSeal
-	(*CommitProof)(nil),           // 44: tarn.raft.v1.CommitProof
-	(*Activate)(nil),              // 45: tarn.raft.v1.Activate
-	(*CheckHash)(nil),             // 46: tarn.raft.v1.CheckHash
-	(*InitCluster)(nil),           // 47: tarn.raft.v1.InitCluster
-	(*SnapshotHeader)(nil),        // 48: tarn.raft.v1.SnapshotHeader
-	(*SnapshotRecord)(nil),        // 49: tarn.raft.v1.SnapshotRecord
-	nil,                           // 50: tarn.raft.v1.UpdateShare.SetMetadataEntry
-	nil,                           // 51: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	nil,                           // 52: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	nil,                           // 53: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	(*timestamppb.Timestamp)(nil), // 54: google.protobuf.Timestamp
-	(*v1.ShareType)(nil),          // 55: tarn.v1.ShareType
-	(*v1.Share)(nil),              // 56: tarn.v1.Share
-	(*v1.Replica)(nil),            // 57: tarn.v1.Replica
-	(v1.Status)(0),                // 58: tarn.v1.Status
-	(v1.PromotionMode)(0),         // 59: tarn.v1.PromotionMode
-	(*v1.Consent)(nil),            // 60: tarn.v1.Consent
-	(v1.ReplicaState)(0),          // 61: tarn.v1.ReplicaState
-	(*v1.Snapshot)(nil),           // 62: tarn.v1.Snapshot
-	(*v1.AccessRule)(nil),         // 63: tarn.v1.AccessRule
-	(v1.AccessLevel)(0),           // 64: tarn.v1.AccessLevel
-	(*v1.QuotaLimits)(nil),        // 65: tarn.v1.QuotaLimits
-	(*v1.Host)(nil),               // 66: tarn.v1.Host
-	(v1.HostAdminState)(0),        // 67: tarn.v1.HostAdminState
-	(*v1.PurgeOrder)(nil),         // 68: tarn.v1.PurgeOrder
-	(*v1.UserMessage)(nil),        // 69: tarn.v1.UserMessage
-	(*v1.ExportLocation)(nil),     // 70: tarn.v1.ExportLocation
-	(*v1.RuleError)(nil),          // 71: tarn.v1.RuleError
-	(*v1.ReplicaError)(nil),       // 72: tarn.v1.ReplicaError
-	(*v1.DivergentCopy)(nil),      // 73: tarn.v1.DivergentCopy
-	(v1.HostState)(0),             // 74: tarn.v1.HostState
-	(v1.FencingProof)(0),          // 75: tarn.v1.FencingProof
-	(*v1.LossReport)(nil),         // 76: tarn.v1.LossReport
-	(*v1.SnapshotInstance)(nil),   // 77: tarn.v1.SnapshotInstance
+	(*AuditNote)(nil),             // 1: tarn.raft.v1.AuditNote
+	(*PutShareType)(nil),          // 2: tarn.raft.v1.PutShareType
+	(*DeleteShareType)(nil),       // 3: tarn.raft.v1.DeleteShareType
+	(*CreateShare)(nil),           // 4: tarn.raft.v1.CreateShare
+	(*UpdateShare)(nil),           // 5: tarn.raft.v1.UpdateShare
+	(*DeleteShare)(nil),           // 6: tarn.raft.v1.DeleteShare
+	(*ResizeShare)(nil),           // 7: tarn.raft.v1.ResizeShare
+	(*UnmanageShare)(nil),         // 8: tarn.raft.v1.UnmanageShare
+	(*ResetShareStatus)(nil),      // 9: tarn.raft.v1.ResetShareStatus
+	(*CreateReplica)(nil),         // 10: tarn.raft.v1.CreateReplica
+	(*UpdateReplicaMetadata)(nil), // 11: tarn.raft.v1.UpdateReplicaMetadata
+	(*DeleteReplica)(nil),         // 12: tarn.raft.v1.DeleteReplica
+	(*UnmanageReplica)(nil),       // 13: tarn.raft.v1.UnmanageReplica
+	(*PromoteReplica)(nil),        // 14: tarn.raft.v1.PromoteReplica
+	(*CancelPromotion)(nil),       // 15: tarn.raft.v1.CancelPromotion
+	(*ResyncReplica)(nil),         // 16: tarn.raft.v1.ResyncReplica
+	(*ResetReplicaStatus)(nil),    // 17: tarn.raft.v1.ResetReplicaStatus
+	(*ResetReplicaState)(nil),     // 18: tarn.raft.v1.ResetReplicaState
+	(*CreateSnapshot)(nil),        // 19: tarn.raft.v1.CreateSnapshot
+	(*UpdateSnapshot)(nil),        // 20: tarn.raft.v1.UpdateSnapshot
+	(*DeleteSnapshot)(nil),        // 21: tarn.raft.v1.DeleteSnapshot
+	(*UnmanageSnapshot)(nil),      // 22: tarn.raft.v1.UnmanageSnapshot
+	(*ResetSnapshotStatus)(nil),   // 23: tarn.raft.v1.ResetSnapshotStatus
+	(*AllowAccess)(nil),           // 24: tarn.raft.v1.AllowAccess
+	(*UpdateAccess)(nil),          // 25: tarn.raft.v1.UpdateAccess
+	(*DenyAccess)(nil),            // 26: tarn.raft.v1.DenyAccess
+	(*PutQuota)(nil),              // 27: tarn.raft.v1.PutQuota
+	(*ResetQuota)(nil),            // 28: tarn.raft.v1.ResetQuota
+	(*DeleteMessage)(nil),         // 29: tarn.raft.v1.DeleteMessage
+	(*RegisterHost)(nil),          // 30: tarn.raft.v1.RegisterHost
+	(*SetHostAdminState)(nil),     // 31: tarn.raft.v1.SetHostAdminState
+	(*RemoveHost)(nil),            // 32: tarn.raft.v1.RemoveHost
+	(*PurgeDivergentCopy)(nil),    // 33: tarn.raft.v1.PurgeDivergentCopy
+	(*JoinToken)(nil),             // 34: tarn.raft.v1.JoinToken
+	(*PutJoinToken)(nil),          // 35: tarn.raft.v1.PutJoinToken
+	(*UseJoinToken)(nil),          // 36: tarn.raft.v1.UseJoinToken
+	(*Transitions)(nil),           // 37: tarn.raft.v1.Transitions
+	(*ReplicaTransition)(nil),     // 38: tarn.raft.v1.ReplicaTransition
+	(*SnapshotTransition)(nil),    // 39: tarn.raft.v1.SnapshotTransition
+	(*HostTransition)(nil),        // 40: tarn.raft.v1.HostTransition
+	(*PurgeTransition)(nil),       // 41: tarn.raft.v1.PurgeTransition
+	(*ShareTransition)(nil),       // 42: tarn.raft.v1.ShareTransition
+	(*CommitDemotion)(nil),        // 43: tarn.raft.v1.CommitDemotion
+	(*CommitSeal)(nil),            // 44: tarn.raft.v1.CommitSeal
+	(*CommitProof)(nil),           // 45: tarn.raft.v1.CommitProof
+	(*Activate)(nil),              // 46: tarn.raft.v1.Activate
+	(*CheckHash)(nil),             // 47: tarn.raft.v1.CheckHash
+	(*InitCluster)(nil),           // 48: tarn.raft.v1.InitCluster
+	(*SnapshotHeader)(nil),        // 49: tarn.raft.v1.SnapshotHeader
+	(*SnapshotRecord)(nil),        // 50: tarn.raft.v1.SnapshotRecord
+	nil,                           // 51: tarn.raft.v1.UpdateShare.SetMetadataEntry
+	nil,                           // 52: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	nil,                           // 53: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	nil,                           // 54: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	(*timestamppb.Timestamp)(nil), // 55: google.protobuf.Timestamp
+	(*v1.ShareType)(nil),          // 56: tarn.v1.ShareType
+	(*v1.Share)(nil),              // 57: tarn.v1.Share
+	(*v1.Replica)(nil),            // 58: tarn.v1.Replica
+	(v1.Status)(0),                // 59: tarn.v1.Status
+	(v1.PromotionMode)(0),         // 60: tarn.v1.PromotionMode
+	(*v1.Consent)(nil),            // 61: tarn.v1.Consent
+	(v1.ReplicaState)(0),          // 62: tarn.v1.ReplicaState
+	(*v1.Snapshot)(nil),           // 63: tarn.v1.Snapshot
+	(*v1.AccessRule)(nil),         // 64: tarn.v1.AccessRule
+	(v1.AccessLevel)(0),           // 65: tarn.v1.AccessLevel
+	(*v1.QuotaLimits)(nil),        // 66: tarn.v1.QuotaLimits
+	(*v1.Host)(nil),               // 67: tarn.v1.Host
+	(v1.HostAdminState)(0),        // 68: tarn.v1.HostAdminState
+	(*v1.PurgeOrder)(nil),         // 69: tarn.v1.PurgeOrder
+	(*v1.UserMessage)(nil),        // 70: tarn.v1.UserMessage
+	(*v1.ExportLocation)(nil),     // 71: tarn.v1.ExportLocation
+	(*v1.RuleError)(nil),          // 72: tarn.v1.RuleError
+	(*v1.ReplicaError)(nil),       // 73: tarn.v1.ReplicaError
+	(*v1.DivergentCopy)(nil),      // 74: tarn.v1.DivergentCopy
+	(v1.HostState)(0),             // 75: tarn.v1.HostState
+	(v1.FencingProof)(0),          // 76: tarn.v1.FencingProof
+	(*v1.LossReport)(nil),         // 77: tarn.v1.LossReport
+	(*v1.SnapshotInstance)(nil),   // 78: tarn.v1.SnapshotInstance
+	(*v1.AuditRecord)(nil),        // 79: tarn.v1.AuditRecord
 }
 var file_tarn_raft_v1_command_proto_depIdxs = []int32{
-	54, // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
-	1,  // 1: tarn.raft.v1.Command.put_share_type:type_name -> tarn.raft.v1.PutShareType
-	2,  // 2: tarn.raft.v1.Command.delete_share_type:type_name -> tarn.raft.v1.DeleteShareType
-	3,  // 3: tarn.raft.v1.Command.create_share:type_name -> tarn.raft.v1.CreateShare
-	4,  // 4: tarn.raft.v1.Command.update_share:type_name -> tarn.raft.v1.UpdateShare
-	5,  // 5: tarn.raft.v1.Command.delete_share:type_name -> tarn.raft.v1.DeleteShare
-	6,  // 6: tarn.raft.v1.Command.resize_share:type_name -> tarn.raft.v1.ResizeShare
-	8,  // 7: tarn.raft.v1.Command.reset_share_status:type_name -> tarn.raft.v1.ResetShareStatus
-	9,  // 8: tarn.raft.v1.Command.create_replica:type_name -> tarn.raft.v1.CreateReplica
-	10, // 9: tarn.raft.v1.Command.update_replica_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata
-	11, // 10: tarn.raft.v1.Command.delete_replica:type_name -> tarn.raft.v1.DeleteReplica
-	13, // 11: tarn.raft.v1.Command.promote_replica:type_name -> tarn.raft.v1.PromoteReplica
-	14, // 12: tarn.raft.v1.Command.cancel_promotion:type_name -> tarn.raft.v1.CancelPromotion
-	15, // 13: tarn.raft.v1.Command.resync_replica:type_name -> tarn.raft.v1.ResyncReplica
-	16, // 14: tarn.raft.v1.Command.reset_replica_status:type_name -> tarn.raft.v1.ResetReplicaStatus
-	17, // 15: tarn.raft.v1.Command.reset_replica_state:type_name -> tarn.raft.v1.ResetReplicaState
-	18, // 16: tarn.raft.v1.Command.create_snapshot:type_name -> tarn.raft.v1.CreateSnapshot
-	19, // 17: tarn.raft.v1.Command.update_snapshot:type_name -> tarn.raft.v1.UpdateSnapshot
-	20, // 18: tarn.raft.v1.Command.delete_snapshot:type_name -> tarn.raft.v1.DeleteSnapshot
-	22, // 19: tarn.raft.v1.Command.reset_snapshot_status:type_name -> tarn.raft.v1.ResetSnapshotStatus
-	23, // 20: tarn.raft.v1.Command.allow_access:type_name -> tarn.raft.v1.AllowAccess
-	24, // 21: tarn.raft.v1.Command.update_access:type_name -> tarn.raft.v1.UpdateAccess
-	25, // 22: tarn.raft.v1.Command.deny_access:type_name -> tarn.raft.v1.DenyAccess
-	26, // 23: tarn.raft.v1.Command.put_quota:type_name -> tarn.raft.v1.PutQuota
-	27, // 24: tarn.raft.v1.Command.reset_quota:type_name -> tarn.raft.v1.ResetQuota
-	28, // 25: tarn.raft.v1.Command.delete_message:type_name -> tarn.raft.v1.DeleteMessage
-	29, // 26: tarn.raft.v1.Command.register_host:type_name -> tarn.raft.v1.RegisterHost
-	30, // 27: tarn.raft.v1.Command.set_host_admin_state:type_name -> tarn.raft.v1.SetHostAdminState
-	31, // 28: tarn.raft.v1.Command.remove_host:type_name -> tarn.raft.v1.RemoveHost
-	34, // 29: tarn.raft.v1.Command.put_join_token:type_name -> tarn.raft.v1.PutJoinToken
-	35, // 30: tarn.raft.v1.Command.use_join_token:type_name -> tarn.raft.v1.UseJoinToken
-	12, // 31: tarn.raft.v1.Command.unmanage_replica:type_name -> tarn.raft.v1.UnmanageReplica
-	7,  // 32: tarn.raft.v1.Command.unmanage_share:type_name -> tarn.raft.v1.UnmanageShare
-	21, // 33: tarn.raft.v1.Command.unmanage_snapshot:type_name -> tarn.raft.v1.UnmanageSnapshot
-	36, // 34: tarn.raft.v1.Command.transitions:type_name -> tarn.raft.v1.Transitions
-	42, // 35: tarn.raft.v1.Command.commit_demotion:type_name -> tarn.raft.v1.CommitDemotion
-	43, // 36: tarn.raft.v1.Command.commit_seal:type_name -> tarn.raft.v1.CommitSeal
-	44, // 37: tarn.raft.v1.Command.commit_proof:type_name -> tarn.raft.v1.CommitProof
-	45, // 38: tarn.raft.v1.Command.activate:type_name -> tarn.raft.v1.Activate
-	46, // 39: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
-	47, // 40: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
-	32, // 41: tarn.raft.v1.Command.purge_divergent_copy:type_name -> tarn.raft.v1.PurgeDivergentCopy
-	55, // 42: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
-	56, // 43: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
-	57, // 44: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
-	50, // 45: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
-	58, // 46: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
-	57, // 47: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
-	51, // 48: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	52, // 49: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	59, // 50: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
-	60, // 51: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
-	58, // 52: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
-	61, // 53: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
-	62, // 54: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
-	53, // 55: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	58, // 56: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
-	63, // 57: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
-	64, // 58: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
-	65, // 59: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
-	66, // 60: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
-	67, // 61: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
-	68, // 62: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
-	54, // 63: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
-	33, // 64: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
-	37, // 65: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
-	38, // 66: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
-	39, // 67: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
-	41, // 68: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
-	69, // 69: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
-	40, // 70: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
-	58, // 71: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
-	61, // 72: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
-	70, // 73: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
-	71, // 74: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
-	54, // 75: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
-	72, // 76: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
-	73, // 77: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	58, // 78: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
-	54, // 79: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
-	74, // 80: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
-	74, // 81: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
-	58, // 82: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
-	54, // 83: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
-	54, // 84: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
-	75, // 85: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
-	76, // 86: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
-	54, // 87: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
-	55, // 88: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
-	56, // 89: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
-	57, // 90: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
-	62, // 91: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
-	77, // 92: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
-	63, // 93: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
-	65, // 94: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
-	69, // 95: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
-	66, // 96: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
-	33, // 97: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
-	98, // [98:98] is the sub-list for method output_type
-	98, // [98:98] is the sub-list for method input_type
-	98, // [98:98] is the sub-list for extension type_name
-	98, // [98:98] is the sub-list for extension extendee
-	0,  // [0:98] is the sub-list for field type_name
+	55,  // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
+	1,   // 1: tarn.raft.v1.Command.audit:type_name -> tarn.raft.v1.AuditNote
+	2,   // 2: tarn.raft.v1.Command.put_share_type:type_name -> tarn.raft.v1.PutShareType
+	3,   // 3: tarn.raft.v1.Command.delete_share_type:type_name -> tarn.raft.v1.DeleteShareType
+	4,   // 4: tarn.raft.v1.Command.create_share:type_name -> tarn.raft.v1.CreateShare
+	5,   // 5: tarn.raft.v1.Command.update_share:type_name -> tarn.raft.v1.UpdateShare
+	6,   // 6: tarn.raft.v1.Command.delete_share:type_name -> tarn.raft.v1.DeleteShare
+	7,   // 7: tarn.raft.v1.Command.resize_share:type_name -> tarn.raft.v1.ResizeShare
+	9,   // 8: tarn.raft.v1.Command.reset_share_status:type_name -> tarn.raft.v1.ResetShareStatus
+	10,  // 9: tarn.raft.v1.Command.create_replica:type_name -> tarn.raft.v1.CreateReplica
+	11,  // 10: tarn.raft.v1.Command.update_replica_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata
+	12,  // 11: tarn.raft.v1.Command.delete_replica:type_name -> tarn.raft.v1.DeleteReplica
+	14,  // 12: tarn.raft.v1.Command.promote_replica:type_name -> tarn.raft.v1.PromoteReplica
+	15,  // 13: tarn.raft.v1.Command.cancel_promotion:type_name -> tarn.raft.v1.CancelPromotion
+	16,  // 14: tarn.raft.v1.Command.resync_replica:type_name -> tarn.raft.v1.ResyncReplica
+	17,  // 15: tarn.raft.v1.Command.reset_replica_status:type_name -> tarn.raft.v1.ResetReplicaStatus
+	18,  // 16: tarn.raft.v1.Command.reset_replica_state:type_name -> tarn.raft.v1.ResetReplicaState
+	19,  // 17: tarn.raft.v1.Command.create_snapshot:type_name -> tarn.raft.v1.CreateSnapshot
+	20,  // 18: tarn.raft.v1.Command.update_snapshot:type_name -> tarn.raft.v1.UpdateSnapshot
+	21,  // 19: tarn.raft.v1.Command.delete_snapshot:type_name -> tarn.raft.v1.DeleteSnapshot
+	23,  // 20: tarn.raft.v1.Command.reset_snapshot_status:type_name -> tarn.raft.v1.ResetSnapshotStatus
+	24,  // 21: tarn.raft.v1.Command.allow_access:type_name -> tarn.raft.v1.AllowAccess
+	25,  // 22: tarn.raft.v1.Command.update_access:type_name -> tarn.raft.v1.UpdateAccess
+	26,  // 23: tarn.raft.v1.Command.deny_access:type_name -> tarn.raft.v1.DenyAccess
+	27,  // 24: tarn.raft.v1.Command.put_quota:type_name -> tarn.raft.v1.PutQuota
+	28,  // 25: tarn.raft.v1.Command.reset_quota:type_name -> tarn.raft.v1.ResetQuota
+	29,  // 26: tarn.raft.v1.Command.delete_message:type_name -> tarn.raft.v1.DeleteMessage
+	30,  // 27: tarn.raft.v1.Command.register_host:type_name -> tarn.raft.v1.RegisterHost
+	31,  // 28: tarn.raft.v1.Command.set_host_admin_state:type_name -> tarn.raft.v1.SetHostAdminState
+	32,  // 29: tarn.raft.v1.Command.remove_host:type_name -> tarn.raft.v1.RemoveHost
+	35,  // 30: tarn.raft.v1.Command.put_join_token:type_name -> tarn.raft.v1.PutJoinToken
+	36,  // 31: tarn.raft.v1.Command.use_join_token:type_name -> tarn.raft.v1.UseJoinToken
+	13,  // 32: tarn.raft.v1.Command.unmanage_replica:type_name -> tarn.raft.v1.UnmanageReplica
+	8,   // 33: tarn.raft.v1.Command.unmanage_share:type_name -> tarn.raft.v1.UnmanageShare
+	22,  // 34: tarn.raft.v1.Command.unmanage_snapshot:type_name -> tarn.raft.v1.UnmanageSnapshot
+	37,  // 35: tarn.raft.v1.Command.transitions:type_name -> tarn.raft.v1.Transitions
+	43,  // 36: tarn.raft.v1.Command.commit_demotion:type_name -> tarn.raft.v1.CommitDemotion
+	44,  // 37: tarn.raft.v1.Command.commit_seal:type_name -> tarn.raft.v1.CommitSeal
+	45,  // 38: tarn.raft.v1.Command.commit_proof:type_name -> tarn.raft.v1.CommitProof
+	46,  // 39: tarn.raft.v1.Command.activate:type_name -> tarn.raft.v1.Activate
+	47,  // 40: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
+	48,  // 41: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
+	33,  // 42: tarn.raft.v1.Command.purge_divergent_copy:type_name -> tarn.raft.v1.PurgeDivergentCopy
+	56,  // 43: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
+	57,  // 44: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
+	58,  // 45: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
+	51,  // 46: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
+	59,  // 47: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
+	58,  // 48: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
+	52,  // 49: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	53,  // 50: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	60,  // 51: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
+	61,  // 52: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
+	59,  // 53: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
+	62,  // 54: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
+	63,  // 55: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
+	54,  // 56: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	59,  // 57: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
+	64,  // 58: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
+	65,  // 59: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
+	66,  // 60: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
+	67,  // 61: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
+	68,  // 62: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
+	69,  // 63: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
+	55,  // 64: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
+	34,  // 65: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
+	38,  // 66: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
+	39,  // 67: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
+	40,  // 68: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
+	42,  // 69: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
+	70,  // 70: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
+	41,  // 71: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
+	59,  // 72: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
+	62,  // 73: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
+	71,  // 74: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
+	72,  // 75: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
+	55,  // 76: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
+	73,  // 77: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
+	74,  // 78: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	59,  // 79: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
+	55,  // 80: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
+	75,  // 81: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
+	75,  // 82: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
+	59,  // 83: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
+	55,  // 84: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
+	55,  // 85: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
+	76,  // 86: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
+	77,  // 87: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
+	55,  // 88: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
+	56,  // 89: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
+	57,  // 90: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
+	58,  // 91: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
+	63,  // 92: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
+	78,  // 93: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
+	64,  // 94: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
+	66,  // 95: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
+	70,  // 96: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
+	67,  // 97: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
+	34,  // 98: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
+	79,  // 99: tarn.raft.v1.SnapshotRecord.audit_record:type_name -> tarn.v1.AuditRecord
+	100, // [100:100] is the sub-list for method output_type
+	100, // [100:100] is the sub-list for method input_type
+	100, // [100:100] is the sub-list for extension type_name
+	100, // [100:100] is the sub-list for extension extendee
+	0,   // [0:100] is the sub-list for field type_name
 }
 
 func init() { file_tarn_raft_v1_command_proto_init() }
@@ -4534,10 +4650,10 @@ func file_tarn_raft_v1_command_proto_init() {
 		(*Command_InitCluster)(nil),
 		(*Command_PurgeDivergentCopy)(nil),
 	}
-	file_tarn_raft_v1_command_proto_msgTypes[4].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[19].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[37].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[49].OneofWrappers = []any{
+	file_tarn_raft_v1_command_proto_msgTypes[5].OneofWrappers = []any{}
+	file_tarn_raft_v1_command_proto_msgTypes[20].OneofWrappers = []any{}
+	file_tarn_raft_v1_command_proto_msgTypes[38].OneofWrappers = []any{}
+	file_tarn_raft_v1_command_proto_msgTypes[50].OneofWrappers = []any{
 		(*SnapshotRecord_ShareType)(nil),
 		(*SnapshotRecord_Share)(nil),
 		(*SnapshotRecord_Replica)(nil),
@@ -4548,6 +4664,7 @@ func file_tarn_raft_v1_command_proto_init() {
 		(*SnapshotRecord_UserMessage)(nil),
 		(*SnapshotRecord_Host)(nil),
 		(*SnapshotRecord_JoinToken)(nil),
+		(*SnapshotRecord_AuditRecord)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4555,7 +4672,7 @@ func file_tarn_raft_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_raft_v1_command_proto_rawDesc), len(file_tarn_raft_v1_command_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   54,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -72,6 +72,9 @@ const (
 	// OperatorServiceReadBackupProcedure is the fully-qualified name of the OperatorService's
 	// ReadBackup RPC.
 	OperatorServiceReadBackupProcedure = "/tarn.v1.OperatorService/ReadBackup"
+	// OperatorServiceListAuditRecordsProcedure is the fully-qualified name of the OperatorService's
+	// ListAuditRecords RPC.
+	OperatorServiceListAuditRecordsProcedure = "/tarn.v1.OperatorService/ListAuditRecords"
 	// OperatorServiceHelloProcedure is the fully-qualified name of the OperatorService's Hello RPC.
 	OperatorServiceHelloProcedure = "/tarn.v1.OperatorService/Hello"
 	// JoinServiceJoinProcedure is the fully-qualified name of the JoinService's Join RPC.
@@ -383,6 +386,8 @@ type OperatorServiceClient interface {
 	CreateJoinToken(context.Context, *v1.CreateJoinTokenRequest) (*v1.CreateJoinTokenResponse, error)
 	// A copy of the whole state, piece by piece: the file that `tarn operator snapshot` keeps.
 	ReadBackup(context.Context, *v1.ReadBackupRequest) (*v1.ReadBackupResponse, error)
+	// The cluster's audit log, oldest first. The newest 10,000 records are kept here, all on the nodes' disks.
+	ListAuditRecords(context.Context, *v1.ListAuditRecordsRequest) (*v1.ListAuditRecordsResponse, error)
 	// Role control: how nodes that know one address find each other before there is a leader.
 	Hello(context.Context, *v1.HelloRequest) (*v1.HelloResponse, error)
 }
@@ -434,6 +439,12 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("ReadBackup")),
 			connect.WithClientOptions(opts...),
 		),
+		listAuditRecords: connect.NewClient[v1.ListAuditRecordsRequest, v1.ListAuditRecordsResponse](
+			httpClient,
+			baseURL+OperatorServiceListAuditRecordsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListAuditRecords")),
+			connect.WithClientOptions(opts...),
+		),
 		hello: connect.NewClient[v1.HelloRequest, v1.HelloResponse](
 			httpClient,
 			baseURL+OperatorServiceHelloProcedure,
@@ -451,6 +462,7 @@ type operatorServiceClient struct {
 	removeRaftServer *connect.Client[v1.RemoveRaftServerRequest, v1.ListRaftServersResponse]
 	createJoinToken  *connect.Client[v1.CreateJoinTokenRequest, v1.CreateJoinTokenResponse]
 	readBackup       *connect.Client[v1.ReadBackupRequest, v1.ReadBackupResponse]
+	listAuditRecords *connect.Client[v1.ListAuditRecordsRequest, v1.ListAuditRecordsResponse]
 	hello            *connect.Client[v1.HelloRequest, v1.HelloResponse]
 }
 
@@ -508,6 +520,15 @@ func (c *operatorServiceClient) ReadBackup(ctx context.Context, req *v1.ReadBack
 	return nil, err
 }
 
+// ListAuditRecords calls tarn.v1.OperatorService.ListAuditRecords.
+func (c *operatorServiceClient) ListAuditRecords(ctx context.Context, req *v1.ListAuditRecordsRequest) (*v1.ListAuditRecordsResponse, error) {
+	response, err := c.listAuditRecords.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Hello calls tarn.v1.OperatorService.Hello.
 func (c *operatorServiceClient) Hello(ctx context.Context, req *v1.HelloRequest) (*v1.HelloResponse, error) {
 	response, err := c.hello.CallUnary(ctx, connect.NewRequest(req))
@@ -528,6 +549,8 @@ type OperatorServiceHandler interface {
 	CreateJoinToken(context.Context, *v1.CreateJoinTokenRequest) (*v1.CreateJoinTokenResponse, error)
 	// A copy of the whole state, piece by piece: the file that `tarn operator snapshot` keeps.
 	ReadBackup(context.Context, *v1.ReadBackupRequest) (*v1.ReadBackupResponse, error)
+	// The cluster's audit log, oldest first. The newest 10,000 records are kept here, all on the nodes' disks.
+	ListAuditRecords(context.Context, *v1.ListAuditRecordsRequest) (*v1.ListAuditRecordsResponse, error)
 	// Role control: how nodes that know one address find each other before there is a leader.
 	Hello(context.Context, *v1.HelloRequest) (*v1.HelloResponse, error)
 }
@@ -575,6 +598,12 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("ReadBackup")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServiceListAuditRecordsHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceListAuditRecordsProcedure,
+		svc.ListAuditRecords,
+		connect.WithSchema(operatorServiceMethods.ByName("ListAuditRecords")),
+		connect.WithHandlerOptions(opts...),
+	)
 	operatorServiceHelloHandler := connect.NewUnaryHandlerSimple(
 		OperatorServiceHelloProcedure,
 		svc.Hello,
@@ -595,6 +624,8 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceCreateJoinTokenHandler.ServeHTTP(w, r)
 		case OperatorServiceReadBackupProcedure:
 			operatorServiceReadBackupHandler.ServeHTTP(w, r)
+		case OperatorServiceListAuditRecordsProcedure:
+			operatorServiceListAuditRecordsHandler.ServeHTTP(w, r)
 		case OperatorServiceHelloProcedure:
 			operatorServiceHelloHandler.ServeHTTP(w, r)
 		default:
@@ -628,6 +659,10 @@ func (UnimplementedOperatorServiceHandler) CreateJoinToken(context.Context, *v1.
 
 func (UnimplementedOperatorServiceHandler) ReadBackup(context.Context, *v1.ReadBackupRequest) (*v1.ReadBackupResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.OperatorService.ReadBackup is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListAuditRecords(context.Context, *v1.ListAuditRecordsRequest) (*v1.ListAuditRecordsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.OperatorService.ListAuditRecords is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) Hello(context.Context, *v1.HelloRequest) (*v1.HelloResponse, error) {
