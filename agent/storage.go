@@ -63,20 +63,29 @@ func openDir(cfg Config, log *slog.Logger) (Storage, error) {
 // rootProperties are those of the dataset above all replicas of a pool. It is never
 // mounted itself; what is below it and was never told otherwise is read-only, and no
 // sharing of the storage's own makes it reachable: a stream that was cut, or a host
-// that boots, exposes nothing.
+// that boots, exposes nothing. Files that a stream brings give nobody rights on the host:
+// clients decide by their own mounts what set-user-id bits and devices mean to them.
 func (a *Agent) rootProperties(pool string) map[string]string {
 	props := map[string]string{zfs.PropCanMount: "off"}
 	if a.cfg.Storage == StorageDir {
 		return props
 	}
-	props[zfs.PropReadOnly], props[propShareNFS] = "on", "off"
+	for _, name := range []string{propShareNFS, propSetuid, propDevices} {
+		props[name] = "off"
+	}
+	props[zfs.PropReadOnly] = "on"
 	if p, _ := a.pool(pool); p.Mountpoint != "" {
 		props[zfs.PropMountpoint] = filepath.Clean(p.Mountpoint)
 	}
 	return props
 }
 
-const propShareNFS = "sharenfs"
+// Native properties that only this package sets.
+const (
+	propShareNFS = "sharenfs"
+	propSetuid   = "setuid"
+	propDevices  = "devices"
+)
 
 // measured counts and times what is asked of the storage.
 type measured struct {

@@ -110,6 +110,13 @@ func TestPoolComesAndGoes(t *testing.T) {
 	if d, err := storage.Dataset(t.Context(), pool.Name+"/tarn/"+replica); err != nil || d.RefQuota != 1<<30 || d.Quota != 0 {
 		t.Errorf("size in force: %+v, %v", d, err)
 	}
+	root, err := storage.Get(t.Context(), pool.Name+"/tarn/"+replica, propShareNFS, propSetuid, propDevices)
+	must(err)
+	for name, value := range root {
+		if value.Value != "off" {
+			t.Errorf("what a stream brings may do too much: %s is %v", name, value)
+		}
+	}
 	established := proto.CloneOf(as)
 	established.Established = true
 	h.assign(established)

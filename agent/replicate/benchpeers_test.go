@@ -83,7 +83,11 @@ global:
   control: {sockpath: %[1]s/control}
   serve: {stdinserver: {sockdir: %[1]s/stdin}}
 jobs:
-- {name: sink, type: sink, root_fs: %[3]s, serve: {type: local, listener_name: bench}}
+- name: sink
+  type: sink
+  root_fs: %[3]s
+  serve: {type: local, listener_name: bench}
+  recv: {placeholder: {encryption: "off"}}
 - name: push
   type: push
   connect: {type: local, listener_name: bench, client_identity: a}
@@ -141,7 +145,7 @@ func (r *rig) zrepl(p *plain) (func(*testing.B), error) {
 			}
 			if time.Now().After(limit) {
 				said, _ := os.ReadFile(log.Name())
-				return fmt.Errorf("zrepl did not get there: %w %s %s", err, out, said[max(0, len(said)-1000):])
+				return fmt.Errorf("zrepl did not get there: %w %s %s", err, out, said[:min(len(said), 2000)])
 			}
 		}
 	}
