@@ -274,6 +274,17 @@ func BenchmarkZFSCreate(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
+// BenchmarkZFSIdle is what two agents with many replicas each cost that have nothing to
+// do, over a minute: looks at the pool and retention included. TARN_BENCH_IDLE, 1000.
+func BenchmarkZFSIdle(b *testing.B) {
+	n, err := strconv.Atoi(cmp.Or(os.Getenv("TARN_BENCH_IDLE"), "1000"))
+	bench(b, err)
+	var count spawns
+	r := newRig(b, count.onPools, n)
+	idle(b, r, time.Minute)
+	b.Logf("processes of all in all: %v", count.reset())
+}
+
 // fillBulk writes incompressible data into a new dataset of a's pool.
 func (r *rig) fillBulk(name string, mib int) string {
 	ds := r.a.pool + "/" + name
