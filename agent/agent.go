@@ -250,7 +250,7 @@ func (a *Agent) newWorker(as *tarnv1.Assignment) (*replicate.Worker, error) {
 		ReplicaID: as.GetReplicaId(), ShareID: as.GetShareId(), Pool: as.GetPool(), Base: a.cfg.Base,
 		Engine: a.storage, Source: limited{a.client, int64(a.cfg.Stream.RateLimit)}, Feed: a.feed, Board: a.board, Cadence: cadence, Survey: a.surveys[as.GetPool()],
 		Keys: keyFiles, Damage: a.damages.of, Exports: a.exports, Lease: a.keeper, Publish: a.publish, Settle: a.server.Settle, Hooks: a.hooks(), Logger: a.log,
-		Lacks: replicate.Lacks{HoldList: !able.HoldsListed, Resume: !able.Resume}, Can: able.StreamFlags(),
+		Lacks: replicate.LacksOf(*able), Can: able.StreamFlags(),
 	})
 }
 

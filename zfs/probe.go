@@ -173,7 +173,7 @@ func (h *Host) Capabilities(ctx context.Context) (Capabilities, error) {
 	return Capabilities{
 		Engine: b.engine, Version: b.version,
 		Resume: b.resume && f.resume, Bookmarks: b.bookmarks && f.bookmarks,
-		Written: true, MultiSnapshot: b.multiSnapshot, HoldsListed: b.holdsListed, Clones: true, ReceiveProperties: b.receiveOptions,
+		Written: true, MultiSnapshot: b.multiSnapshot, HoldsListed: b.holdsListed, Clones: true, ReceiveChecks: !b.receiveOptions, ReceiveProperties: b.receiveOptions,
 		Compressed: b.compressed, LargeBlocks: b.largeBlocks && f.largeBlocks, EmbeddedData: b.embedded && f.embedded,
 		Raw: b.raw && f.encryption, Encryption: b.raw && f.encryption && b.number >= encryptionSince,
 	}, nil

@@ -83,9 +83,12 @@ func (h *Host) precheck(ctx context.Context, req ReceiveRequest, header StreamHe
 	if h.build.receiveOptions || header.FromGUID == 0 {
 		return nil
 	}
-	list, err := h.Versions(ctx, datasetOf(req.Target))
-	if err != nil {
-		return err
+	list := req.Have
+	if list == nil {
+		var err error
+		if list, err = h.Versions(ctx, datasetOf(req.Target)); err != nil {
+			return err
+		}
 	}
 	for _, v := range list {
 		if v.FullName() == req.Target {

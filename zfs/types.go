@@ -163,6 +163,10 @@ type ReceiveRequest struct {
 	// Raw says that the stream has to be raw, or that it must not be: the two cannot be
 	// mixed in one history, and plain data do not belong where encrypted ones are expected.
 	Raw bool
+	// Have are the versions of the target as they were listed a moment ago, for engines
+	// that have to know them (ReceiveChecks): nil lets Receive list them, while the
+	// sender waits.
+	Have []Version
 	// Resumable keeps what arrived of a cut stream and leaves a resume token.
 	Resumable bool
 	// Properties are set on a dataset that a full stream creates. The dataset is never
@@ -190,6 +194,8 @@ type Capabilities struct {
 	MultiSnapshot bool // one atomic Snapshot call over many datasets
 	HoldsListed   bool // Holds answers
 	Clones        bool
+	// ReceiveChecks: zfs receive itself does not see whether an increment fits.
+	ReceiveChecks bool
 	// ReceiveProperties says that those of a ReceiveRequest are in force from the first
 	// byte on; otherwise they are set when a full stream has arrived.
 	ReceiveProperties bool

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -116,10 +117,11 @@ func (r *rig) zrepl(p *plain) (func(*testing.B), error) {
 	if err := daemon.Start(); err != nil {
 		return nil, err
 	}
-	r.b.Cleanup(func() {
+	stop := sync.OnceFunc(func() {
 		_ = daemon.Process.Signal(syscall.SIGTERM)
 		_ = daemon.Wait()
 	})
+	r.b.Cleanup(stop)
 	// Each look costs processor time that zrepl then lacks.
 	look := 200 * time.Millisecond
 	if os.Getenv("TARN_VM") != "" {
@@ -150,6 +152,7 @@ func (r *rig) zrepl(p *plain) (func(*testing.B), error) {
 		}
 	}
 	if err := round(); err != nil {
+		stop() // it would go on trying, beside the others
 		return nil, err
 	}
 	return func(b *testing.B) { bench(b, round()) }, nil

@@ -56,6 +56,7 @@ type benchEngine interface {
 	Engine
 	CadenceEngine
 	stream.Engine
+	Capabilities(ctx context.Context) (zfs.Capabilities, error)
 }
 
 // storage opens the storage of one host and tells its pool.
@@ -158,9 +159,11 @@ func (h *rigHost) assignment(share, replica string, role tarnv1.Role, cadence ti
 }
 
 func (r *rig) worker(ctx context.Context, g *errgroup.Group, h *rigHost, as *tarnv1.Assignment) {
+	caps, err := h.fs.Capabilities(ctx)
+	bench(r.b, err)
 	w, err := NewWorker(Config{
 		ReplicaID: as.GetReplicaId(), ShareID: as.GetShareId(), Pool: h.pool, Base: testBase, Engine: h.fs, Source: h.client,
-		Feed: h.feed, Board: h.board, Cadence: h.cadence, Settle: h.server.Settle, Survey: h.survey, Exports: &testExports{all: map[string]bool{}}, Lease: h.lease,
+		Feed: h.feed, Board: h.board, Cadence: h.cadence, Settle: h.server.Settle, Lacks: LacksOf(caps), Can: caps.StreamFlags(), Survey: h.survey, Exports: &testExports{all: map[string]bool{}}, Lease: h.lease,
 		Publish: func(*tarnv1.ReplicaReport) { r.poke() }, Hooks: Hooks{Phase: r.phase}, Logger: slog.New(slog.DiscardHandler),
 	})
 	bench(r.b, err)

@@ -102,7 +102,10 @@ func lacksOf(s testStorage) Lacks {
 		return Lacks{}
 	}
 	caps, err := p.Capabilities(context.Background())
-	return Lacks{HoldList: err != nil || !caps.HoldsListed, Resume: err != nil || !caps.Resume}
+	if err != nil {
+		caps = zfs.Capabilities{ReceiveChecks: true}
+	}
+	return LacksOf(caps)
 }
 
 // flagsOf are those of the engine's streams; memory insists on large blocks as

@@ -76,6 +76,15 @@ func (w *Worker) request(a action) stream.Request {
 // transfer does one step: ask, receive, verify that the GUID arrived.
 func (w *Worker) transfer(ctx context.Context, req stream.Request, target string, raw bool) (r pullResult) {
 	r.begun = time.Now()
+	var have []zfs.Version
+	var err error
+	if w.cfg.Lacks.ReceiveChecks && len(req.Have) > 0 {
+		// Before the source starts its sender, which would wait for this.
+		if have, err = w.cfg.Engine.Versions(ctx, target); err != nil {
+			r.err = fmt.Errorf("list versions: %w", err)
+			return r
+		}
+	}
 	p, err := w.cfg.Source.Pull(ctx, req)
 	if err != nil {
 		r.err = err
@@ -93,7 +102,7 @@ func (w *Worker) transfer(ctx context.Context, req stream.Request, target string
 	p.Moved = func(n int) { w.hooks.Bytes(w.cfg.ShareID, w.cfg.ReplicaID, int64(n)) }
 	received := time.Now()
 	err = w.cfg.Engine.Receive(ctx, zfs.ReceiveRequest{
-		Target: target + "@" + p.Step.ToName, Expect: p.Step.To, Raw: raw, Resumable: true, Properties: map[string]string{markFlags: p.Step.Flags},
+		Target: target + "@" + p.Step.ToName, Expect: p.Step.To, Raw: raw, Resumable: true, Properties: map[string]string{markFlags: p.Step.Flags}, Have: have,
 	}, p)
 	sent := p.Finish()
 	w.phase("receive", received)

@@ -70,6 +70,13 @@ type Lacks struct {
 	HoldList bool
 	// Resume: half a receive is lost when its stream breaks.
 	Resume bool
+	// ReceiveChecks: an increment is compared with what is there before it is asked for.
+	ReceiveChecks bool
+}
+
+// LacksOf says what an engine of these capabilities is without.
+func LacksOf(c zfs.Capabilities) Lacks {
+	return Lacks{HoldList: !c.HoldsListed, Resume: !c.Resume, ReceiveChecks: c.ReceiveChecks}
 }
 
 func (c *Config) validate() error {

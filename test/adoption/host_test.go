@@ -57,7 +57,7 @@ func newHost(t *testing.T, ca *identity.CA, share, pool string) *host {
 	h.must(err)
 	caps, err := h.fs.Capabilities(t.Context())
 	h.must(err)
-	h.lacks = replicate.Lacks{HoldList: !caps.HoldsListed, Resume: !caps.Resume}
+	h.lacks = replicate.LacksOf(caps)
 	cert, key, err := ca.IssueKey(identity.Subject{Role: identity.RoleAgent, ID: h.id})
 	h.must(err)
 	dir := filepath.Join(t.TempDir(), h.id)

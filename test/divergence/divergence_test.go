@@ -253,7 +253,7 @@ func (h *host) worker() *replicate.Worker {
 	w, err := replicate.NewWorker(replicate.Config{
 		ReplicaID: replica, ShareID: share, Pool: h.pool.Name, Base: "tarn", Engine: engine, Source: nobody{}, Feed: nobody{}, Board: board,
 		Cadence: cadence, Exports: nobody{}, Lease: nobody{}, Publish: func(*tarnv1.ReplicaReport) {}, Logger: log, KeepRecent: 1,
-		Survey: replicate.NewSurvey(h.fs, h.root()), Lacks: replicate.Lacks{HoldList: !caps.HoldsListed, Resume: !caps.Resume},
+		Survey: replicate.NewSurvey(h.fs, h.root()), Lacks: replicate.LacksOf(caps),
 	})
 	h.must(err)
 	w.Assign(h.assignment(nil))
