@@ -57,6 +57,7 @@ func (n *Node) lead(ctx context.Context, term uint64) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return n.gate.run(ctx, n.decide) })
 	group.Go(func() error { return n.loop.Run(ctx) })
 	group.Go(func() error { return n.compareHashes(ctx) })
 	err := group.Wait()
@@ -73,16 +74,9 @@ func (n *Node) initCluster(ctx context.Context) error {
 	case mine:
 		return nil
 	case "":
-		result, err := n.commands.Propose(ctx, &raftv1.Command{Verb: &raftv1.Command_InitCluster{
+		return n.decide(ctx, &raftv1.Command{Verb: &raftv1.Command_InitCluster{
 			InitCluster: &raftv1.InitCluster{ClusterId: mine},
 		}})
-		if err != nil {
-			return err
-		}
-		if result.Err != nil {
-			return result.Err
-		}
-		return nil
 	default:
 		err := fmt.Errorf("the log is of cluster %q, this node's certificate of %q", stored, mine)
 		n.consensus.Fail(err)
@@ -90,11 +84,25 @@ func (n *Node) initCluster(ctx context.Context) error {
 	}
 }
 
-// compareHashes makes every node check its state against the leader's.
+// decide proposes a command of the leader's own and returns its refusal as an error.
+func (n *Node) decide(ctx context.Context, cmd *raftv1.Command) error {
+	result, err := n.commands.Propose(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	if result.Err != nil {
+		return result.Err
+	}
+	return nil
+}
+
+// compareHashes makes every node check its state against the leader's: once in every
+// leadership, which covers what was restored or replayed at a start, then every
+// hashEvery entries.
 func (n *Node) compareHashes(ctx context.Context) error {
 	ticker := time.NewTicker(hashCheck)
 	defer ticker.Stop()
-	last := n.fsm.View().Index()
+	last, first := n.fsm.View().Index(), true
 	for {
 		select {
 		case <-ctx.Done():
@@ -102,7 +110,7 @@ func (n *Node) compareHashes(ctx context.Context) error {
 		case <-ticker.C:
 		}
 		v := n.fsm.View()
-		if v.Index()-last < hashEvery {
+		if v.Index()-last < hashEvery && !first {
 			continue
 		}
 		_, err := n.commands.Propose(ctx, &raftv1.Command{Verb: &raftv1.Command_CheckHash{
@@ -112,7 +120,7 @@ func (n *Node) compareHashes(ctx context.Context) error {
 			return nil
 		}
 		if err == nil {
-			last = v.Index()
+			last, first = v.Index(), false
 		}
 	}
 }

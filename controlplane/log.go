@@ -26,6 +26,7 @@ type proposals interface {
 // API and the leader's loops propose through it.
 type commandLog struct {
 	node proposals
+	gate *gate
 	// counted is told each proposal's verb and result.
 	counted func(verb, result string)
 }
@@ -38,6 +39,9 @@ type commandLog struct {
 func (l *commandLog) Propose(ctx context.Context, cmd *raftv1.Command) (*raftfsm.Result, error) {
 	term, err := l.node.LeadTerm(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if err := l.gate.pass(ctx, cmd); err != nil {
 		return nil, err
 	}
 	cmd.ProposedAt = timestamppb.New(time.Now())

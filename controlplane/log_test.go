@@ -35,7 +35,7 @@ func TestLeadershipLostWhileWaiting(t *testing.T) {
 	fsm := raftfsm.New(raftfsm.Config{})
 	node := &overtaken{fsm: fsm, stored: 4}
 	counts := map[string]int{}
-	log := &commandLog{node: node, counted: func(_, result string) { counts[result]++ }}
+	log := &commandLog{node: node, gate: newGate(fsm), counted: func(_, result string) { counts[result]++ }}
 	cmd := &raftv1.Command{Verb: &raftv1.Command_InitCluster{InitCluster: &raftv1.InitCluster{ClusterId: "c"}}}
 	_, err := log.Propose(t.Context(), proto.CloneOf(cmd))
 	if !errors.Is(err, consensus.ErrUnknownOutcome) || fsm.View().ClusterID() != "" {

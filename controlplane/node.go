@@ -39,6 +39,7 @@ type Node struct {
 	consensus *consensus.Node
 	peers     *peers
 	commands  *commandLog
+	gate      *gate
 	loop      *reconcile.Loop
 	handler   http.Handler
 	registry  *prometheus.Registry
@@ -115,6 +116,7 @@ func (n *Node) openState() error {
 		OnHalt:      func(err error) { n.consensus.Fail(err) },
 		OnOtherTerm: n.counters.OtherTerm.WithLabelValues().Inc,
 	})
+	n.gate = newGate(n.fsm)
 	n.leases = observe.NewLeases()
 	var err error
 	n.soft, err = observe.New(observe.Config{TTL: n.cfg.Hosts.TTL, ReportInterval: n.cfg.Hosts.ReportInterval})
@@ -145,7 +147,11 @@ func (n *Node) openConsensus() error {
 	if err != nil {
 		return err
 	}
-	n.commands = &commandLog{node: n.consensus, counted: func(verb, result string) {
+	n.gate.servers, n.gate.self = n.consensus.Servers, n.id
+	n.gate.ask = func(ctx context.Context, addr string) (uint32, error) {
+		return n.peers.commandVersion(ctx, addr, consensus.Server{ID: n.id, Addr: n.cfg.Advertise})
+	}
+	n.commands = &commandLog{node: n.consensus, gate: n.gate, counted: func(verb, result string) {
 		n.counters.Commands.WithLabelValues(verb, result).Inc()
 	}}
 	n.registerMetrics()
@@ -180,6 +186,7 @@ func (n *Node) openAPI() error {
 		Leases:        n.leases,
 		Authority:     api.Authority{CA: n.authority, GossipKey: key, Addresses: n.addresses},
 		LeaseDuration: n.cfg.Lease.Duration,
+		Behind:        n.gate.Behind,
 		Policy:        n.policy(),
 		Limit:         api.RateLimit{PerSecond: n.cfg.API.RequestsPerSecond, Burst: n.cfg.API.Burst},
 		Observe:       n.observeRPC,

@@ -83,6 +83,7 @@ func (n *Node) raftMetrics() metrics.Raft {
 		Leader: s.LeaderID == n.id, LeaderKnown: s.LeaderID != "", Term: s.Term,
 		LastIndex: s.LastIndex, CommitIndex: s.CommitIndex, AppliedIndex: s.AppliedIndex,
 		Voters: s.Voters, SinceContact: max(s.LastContact, 0),
+		CheckedIndex: n.fsm.Checked(), CommandVersion: n.fsm.View().CommandVersion(),
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"tarn/controlplane/identity"
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/proto/tarn/v1/tarnv1connect"
+	"tarn/raftfsm"
 )
 
 // peers reaches other control-plane nodes before there is a leader to follow. It
@@ -31,11 +32,10 @@ func newPeers(material *identity.Material) *peers {
 
 // Join implements consensus.Peers.
 func (p *peers) Join(ctx context.Context, addr string, req consensus.JoinRequest) (consensus.JoinAnswer, error) {
-	client := tarnv1connect.NewOperatorServiceClient(&http.Client{Transport: p.transport}, "https://"+addr, connect.WithReadMaxBytes(1<<20))
-	res, err := client.Hello(ctx, &tarnv1.HelloRequest{
+	res, err := p.at(addr).Hello(ctx, &tarnv1.HelloRequest{
 		Id: req.Server.ID, Address: req.Server.Addr,
 		Known: raftServers(req.Known), Founders: raftServers(req.Founders),
-		StillMember: req.StillMember,
+		StillMember: req.StillMember, CommandVersion: raftfsm.CommandVersion,
 	})
 	if err != nil {
 		return consensus.JoinAnswer{}, err
@@ -53,6 +53,22 @@ func (p *peers) Join(ctx context.Context, addr string, req consensus.JoinRequest
 		answer.Known = append(answer.Known, consensus.Server{ID: s.GetId(), Addr: s.GetAddress(), Voter: s.GetVoter()})
 	}
 	return answer, nil
+}
+
+func (p *peers) at(addr string) tarnv1connect.OperatorServiceClient {
+	return tarnv1connect.NewOperatorServiceClient(&http.Client{Transport: p.transport}, "https://"+addr, connect.WithReadMaxBytes(1<<20))
+}
+
+// commandVersion asks the node at addr which commands of the log it can apply. self is
+// the caller.
+func (p *peers) commandVersion(ctx context.Context, addr string, self consensus.Server) (uint32, error) {
+	res, err := p.at(addr).Hello(ctx, &tarnv1.HelloRequest{
+		Id: self.ID, Address: self.Addr, StillMember: true, CommandVersion: raftfsm.CommandVersion,
+	})
+	if err != nil {
+		return 0, err
+	}
+	return max(1, res.GetCommandVersion()), nil
 }
 
 func raftServers(in []consensus.Server) []*tarnv1.RaftServer {

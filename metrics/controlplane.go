@@ -95,6 +95,10 @@ type Raft struct {
 	Voters       int
 	// SinceContact is the time since the leader was last heard; 0 on the leader.
 	SinceContact time.Duration
+	// CheckedIndex is where this node's state was last found equal to the leader's.
+	CheckedIndex uint64
+	// CommandVersion of the cluster.
+	CommandVersion uint32
 }
 
 // RegisterRaft collects tarn_raft_* from state at each scrape. Panics if they
@@ -116,6 +120,10 @@ func raftFacts() []raftFact {
 		{"tarn_raft_last_index", "Newest entry in this node's log.", func(r Raft) float64 { return float64(r.LastIndex) }},
 		{"tarn_raft_commit_index", "Newest committed entry that this node knows.", func(r Raft) float64 { return float64(r.CommitIndex) }},
 		{"tarn_raft_applied_index", "Newest entry applied to this node's state.", func(r Raft) float64 { return float64(r.AppliedIndex) }},
+		{"tarn_raft_checked_index", "Newest entry at which this node's state was found equal to the leader's.",
+			func(r Raft) float64 { return float64(r.CheckedIndex) }},
+		{"tarn_raft_command_version", "Version of the log's commands that every control-plane node can apply.",
+			func(r Raft) float64 { return float64(r.CommandVersion) }},
 		{"tarn_raft_voters", "Voting members of the cluster.", func(r Raft) float64 { return float64(r.Voters) }},
 		{"tarn_raft_leader_contact_age_seconds", "Time since the leader was heard; 0 on the leader.",
 			func(r Raft) float64 { return r.SinceContact.Seconds() }},

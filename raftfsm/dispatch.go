@@ -14,6 +14,9 @@ func (tx *txn) apply(cmd *raftv1.Command) (proto.Message, *Error) {
 		return nil, tx.transitions(v.Transitions)
 	case *raftv1.Command_InitCluster:
 		return nil, tx.initCluster(v.InitCluster)
+	case *raftv1.Command_SetCommandVersion:
+		tx.setCommandVersion(v.SetCommandVersion)
+		return nil, nil
 	case *raftv1.Command_CheckHash:
 		return nil, nil
 	case *raftv1.Command_PutShareType:

@@ -1,8 +1,6 @@
 package raftfsm
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -45,6 +43,7 @@ type FSM struct {
 	onOther   func()
 	published atomic.Pointer[state]
 	halted    atomic.Pointer[error]
+	checked   atomic.Uint64
 	// recent hashes of this node, for CheckHash. Only Apply and Restore use it.
 	hashes hashRing
 }
@@ -69,6 +68,10 @@ func (f *FSM) Halted() error {
 	}
 	return nil
 }
+
+// Checked is the newest index at which this node's state was found equal to the
+// leader's; 0 while none was compared.
+func (f *FSM) Checked() uint64 { return f.checked.Load() }
 
 // View returns the present state, immutable, in constant time.
 func (f *FSM) View() *View { return &View{s: f.published.Load()} }
@@ -123,6 +126,7 @@ func (b *batch) apply(entry *raft.Log) *Result {
 // Every node refuses it alike, and whoever proposed it may do so again.
 func (b *batch) otherTerm(entry *raft.Log, cmd *raftv1.Command) *Result {
 	b.advance(entry, cmd)
+	b.remember()
 	if b.fsm.onOther != nil {
 		b.fsm.onOther()
 	}
@@ -133,20 +137,24 @@ func (b *batch) otherTerm(entry *raft.Log, cmd *raftv1.Command) *Result {
 // advance counts the entry in, whatever becomes of its command.
 func (b *batch) advance(entry *raft.Log, cmd *raftv1.Command) {
 	b.cur, b.dirty = b.cur.advance(entry, cmd), true
-	b.fsm.hashes.add(b.cur.index, b.cur.hash)
 }
+
+// remember keeps the hash for the leader's next question.
+func (b *batch) remember() { b.fsm.hashes.add(b.cur.index, b.cur.hash) }
 
 func (b *batch) run(entry *raft.Log, cmd *raftv1.Command) *Result {
 	b.advance(entry, cmd)
+	defer b.remember()
 	before := b.cur
 	tx := begin(before)
 	record, refusal := tx.apply(cmd)
 	if refusal != nil {
-		b.cur = before.audited(before, entry.Index, cmd, refusal)
+		b.cur = before.audited(before, entry.Index, cmd, refusal).concluded(refusal.Code, 0)
 		return &Result{Index: entry.Index, Err: refusal}
 	}
 	tx.settleWatches()
-	b.cur, b.wake = tx.s.audited(before, entry.Index, cmd, nil), append(b.wake, tx.wake...)
+	b.cur = tx.s.audited(before, entry.Index, cmd, nil).concluded(0, tx.dropped)
+	b.wake = append(b.wake, tx.wake...)
 	return &Result{Index: entry.Index, Record: record, Dropped: tx.dropped}
 }
 
@@ -179,7 +187,7 @@ func haltedResult(index uint64, err error) *Result {
 }
 
 var (
-	errUnknownVerb = errors.New("unknown verb: a newer version of tarn wrote it; upgrade this node")
+	errUnknownVerb = fmt.Errorf("%w: the command has a verb that this node does not know; upgrade the node", ErrNewer)
 	errHash        = errors.New("the state of this node differs from the leader's: remove the node and add it again empty")
 )
 
@@ -191,7 +199,10 @@ func decode(entry *raft.Log) (*raftv1.Command, error) {
 		return nil, fmt.Errorf("decode command: %w", err)
 	}
 	if cmd.GetVersion() > CommandVersion {
-		return nil, fmt.Errorf("command version %d is above %d: upgrade this node", cmd.GetVersion(), CommandVersion)
+		return nil, fmt.Errorf("%w: command version %d is above %d; upgrade this node", ErrNewer, cmd.GetVersion(), CommandVersion)
+	}
+	if v := cmd.GetSetCommandVersion().GetVersion(); v > CommandVersion {
+		return nil, fmt.Errorf("%w: the cluster is raised to command version %d, this node knows up to %d; upgrade this node", ErrNewer, v, CommandVersion)
 	}
 	if cmd.GetVerb() == nil {
 		return nil, errUnknownVerb
@@ -208,47 +219,4 @@ func (s *state) advance(entry *raft.Log, cmd *raftv1.Command) *state {
 		next.lastTime = at.AsTime()
 	}
 	return &next
-}
-
-// roll chains the hash over (index, term, command).
-func roll(prev [32]byte, entry *raft.Log) [32]byte {
-	h := sha256.New()
-	h.Write(prev[:])
-	var n [16]byte
-	binary.BigEndian.PutUint64(n[:8], entry.Index)
-	binary.BigEndian.PutUint64(n[8:], entry.Term)
-	h.Write(n[:])
-	h.Write(entry.Data)
-	return [32]byte(h.Sum(nil))
-}
-
-// ringSize bounds how far back CheckHash can look, in entries.
-const ringSize = 1024
-
-// hashRing remembers the hashes after the last entries.
-type hashRing struct {
-	entries [ringSize]struct {
-		index uint64
-		hash  [32]byte
-	}
-}
-
-func (r *hashRing) add(index uint64, hash [32]byte) {
-	e := &r.entries[index%ringSize]
-	e.index, e.hash = index, hash
-}
-
-func (r *hashRing) at(index uint64) ([32]byte, bool) {
-	e := &r.entries[index%ringSize]
-	return e.hash, e.index == index && index != 0
-}
-
-// checkHash compares the leader's hash with this node's own at that index. An
-// index that this node does not remember, or has restored past, is not checked.
-func (f *FSM) checkHash(c *raftv1.CheckHash) error {
-	have, known := f.hashes.at(c.GetIndex())
-	if c == nil || !known || string(have[:]) == string(c.GetHash()) {
-		return nil
-	}
-	return errHash
 }

@@ -111,7 +111,7 @@ type loader struct {
 func newLoader(h *raftv1.SnapshotHeader) *loader {
 	s := newState()
 	s.index, s.hash = h.GetIndex(), [32]byte(h.GetHash())
-	s.clusterID, s.minVersion = h.GetClusterId(), max(h.GetMinCommandVersion(), CommandVersion)
+	s.clusterID, s.minVersion = h.GetClusterId(), max(h.GetMinCommandVersion(), baseVersion)
 	if h.GetLastTime() != nil {
 		s.lastTime = h.GetLastTime().AsTime()
 	}

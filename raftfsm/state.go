@@ -9,9 +9,6 @@ import (
 	tarnv1 "tarn/proto/tarn/v1"
 )
 
-// CommandVersion is the newest version of Command that this build understands.
-const CommandVersion = 1
-
 // state is everything that the log decided up to index. Published states are immutable.
 type state struct {
 	index      uint64
@@ -73,7 +70,7 @@ const (
 
 func newState() *state {
 	own := &token{}
-	s := &state{minVersion: CommandVersion, changed: make(chan struct{})}
+	s := &state{minVersion: baseVersion, changed: make(chan struct{})}
 	s.initRecords(own)
 	s.usage = newTable(own, index[usageRow]{less: usageLess})
 	s.pools = newTable(own, index[poolRow]{less: poolLess})

@@ -11,6 +11,7 @@ import (
 	"tarn/controlplane/identity"
 	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/raftfsm"
 )
 
 const defaultTokenLife = time.Hour
@@ -74,6 +75,9 @@ func (s *operators) Hello(ctx context.Context, req *tarnv1.HelloRequest) (*tarnv
 	if who := callerFrom(ctx); who.identity.ID != req.GetId() {
 		return nil, denied("field id: the certificate is of node %s", who.identity.ID)
 	}
+	if err := s.knowsCommands(req); err != nil {
+		return nil, err
+	}
 	answer, err := s.Membership.HandleJoin(ctx, consensus.JoinRequest{
 		Server:   consensus.Server{ID: req.GetId(), Addr: req.GetAddress()},
 		Known:    fromServers(req.GetKnown()),
@@ -92,7 +96,18 @@ func (s *operators) Hello(ctx context.Context, req *tarnv1.HelloRequest) (*tarnv
 		Known:         toServers(answer.Known),
 		Consent:       answer.Consent,
 		Removed:       answer.Status == consensus.JoinRemoved,
+
+		CommandVersion: raftfsm.CommandVersion,
 	}, nil
+}
+
+// knowsCommands refuses a node that could not apply what this cluster's log holds.
+func (s *operators) knowsCommands(req *tarnv1.HelloRequest) error {
+	have := s.State.View().CommandVersion()
+	if knows := max(1, req.GetCommandVersion()); !req.GetStillMember() && knows < have {
+		return refused("command_version", "the cluster is at command version %d, this node knows up to %d: install a newer tarn on it", have, knows)
+	}
+	return nil
 }
 
 func fromServers(in []*tarnv1.RaftServer) []consensus.Server {

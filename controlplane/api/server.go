@@ -78,6 +78,8 @@ type Config struct {
 	Soft      *observe.State
 	Leases    *observe.Leases
 	Authority Authority
+	// Behind says which members keep the version of the log's commands down; nil for none.
+	Behind func() []string
 	// LeaseDuration is what RenewLease grants, counted from the request's sending.
 	LeaseDuration time.Duration
 	// Policy is the reconcile loop's, to say what a drain waits for.
@@ -119,6 +121,9 @@ func (c *Config) check() error {
 	}
 	if c.Count == nil {
 		c.Count = func(string, string, int) {}
+	}
+	if c.Behind == nil {
+		c.Behind = func() []string { return nil }
 	}
 	if c.Placed == nil {
 		c.Placed = func(time.Duration) {}

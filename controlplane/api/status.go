@@ -59,6 +59,10 @@ func (t *tally) machines() {
 	if t.out.LeaderId == "" {
 		t.problem("no node leads: changes wait until a majority of the control plane is up")
 	}
+	t.out.CommandVersion = t.view.CommandVersion()
+	for _, who := range t.Behind() {
+		t.problem("%s: until it is upgraded or removed the cluster stays at command version %d", who, t.out.CommandVersion)
+	}
 	for h := range t.view.Hosts() {
 		switch {
 		case h.GetState() == tarnv1.HostState_HOST_STATE_DOWN:

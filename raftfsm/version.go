@@ -1,0 +1,76 @@
+package raftfsm
+
+import (
+	raftv1 "tarn/proto/tarn/raft/v1"
+)
+
+// The log's commands have versions. A cluster is at the version that all its members
+// can apply (View.CommandVersion), which SetCommandVersion raises and nothing lowers;
+// a command that needs more is not proposed, see VersionOf. So a cluster whose nodes
+// are upgraded one by one goes on, and a node that is too old never meets what it
+// would have to stop at.
+//
+// A new version is due for a new verb, and for whatever makes Apply treat an old
+// command in another way. It is not due for a new field that Apply only stores: older
+// nodes keep fields that they do not know.
+const (
+	// baseVersion is where every new log starts.
+	baseVersion = 1
+	// CommandVersion is the newest version of Command that this build understands.
+	// 2: taking over and giving back, purge orders, outcomes in the state's hash.
+	CommandVersion = 2
+)
+
+// VersionOf returns the version of the cluster that the command needs. A verb that
+// nobody has thought about needs the newest.
+func VersionOf(cmd *raftv1.Command) uint32 {
+	switch v := cmd.GetVerb().(type) {
+	case *raftv1.Command_SetCommandVersion:
+		return v.SetCommandVersion.GetVersion()
+	case *raftv1.Command_Transitions:
+		if len(v.Transitions.GetPurges()) > 0 {
+			return 2
+		}
+		return 1
+	case *raftv1.Command_CreateShare:
+		if v.CreateShare.GetReplica().GetManagedFrom() != "" {
+			return 2
+		}
+		return 1
+	case *raftv1.Command_CreateSnapshot:
+		if v.CreateSnapshot.GetSnapshot().GetManagedFrom() != "" {
+			return 2
+		}
+		return 1
+	}
+	if firstVersion(cmd) {
+		return 1
+	}
+	return CommandVersion
+}
+
+// firstVersion tells whether the verb was there from the beginning, with the meaning
+// that it has now.
+func firstVersion(cmd *raftv1.Command) bool {
+	switch cmd.GetVerb().(type) {
+	case *raftv1.Command_PutShareType, *raftv1.Command_DeleteShareType,
+		*raftv1.Command_UpdateShare, *raftv1.Command_DeleteShare, *raftv1.Command_ResizeShare, *raftv1.Command_ResetShareStatus,
+		*raftv1.Command_CreateReplica, *raftv1.Command_UpdateReplicaMetadata, *raftv1.Command_DeleteReplica,
+		*raftv1.Command_PromoteReplica, *raftv1.Command_CancelPromotion, *raftv1.Command_ResyncReplica,
+		*raftv1.Command_ResetReplicaStatus, *raftv1.Command_ResetReplicaState,
+		*raftv1.Command_UpdateSnapshot, *raftv1.Command_DeleteSnapshot, *raftv1.Command_ResetSnapshotStatus,
+		*raftv1.Command_AllowAccess, *raftv1.Command_UpdateAccess, *raftv1.Command_DenyAccess,
+		*raftv1.Command_PutQuota, *raftv1.Command_ResetQuota, *raftv1.Command_DeleteMessage,
+		*raftv1.Command_RegisterHost, *raftv1.Command_SetHostAdminState, *raftv1.Command_RemoveHost,
+		*raftv1.Command_PutJoinToken, *raftv1.Command_UseJoinToken,
+		*raftv1.Command_CommitDemotion, *raftv1.Command_CommitSeal, *raftv1.Command_CommitProof, *raftv1.Command_Activate,
+		*raftv1.Command_CheckHash, *raftv1.Command_InitCluster:
+		return true
+	}
+	return false
+}
+
+// setCommandVersion raises what all members can apply; it never falls.
+func (tx *txn) setCommandVersion(c *raftv1.SetCommandVersion) {
+	tx.s.minVersion = max(tx.s.minVersion, c.GetVersion())
+}
