@@ -520,9 +520,11 @@ type ClusterStatus struct {
 	AnsweredBy        string                 `protobuf:"bytes,22,opt,name=answered_by,json=answeredBy,proto3" json:"answered_by,omitempty"`
 	Version           string                 `protobuf:"bytes,23,opt,name=version,proto3" json:"version,omitempty"`
 	// Sentences for people: what is wrong and what to do.
-	Problems      []string `protobuf:"bytes,24,rep,name=problems,proto3" json:"problems,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Problems []string `protobuf:"bytes,24,rep,name=problems,proto3" json:"problems,omitempty"`
+	// Version of the log's commands that every control-plane node can apply.
+	CommandVersion uint32 `protobuf:"varint,25,opt,name=command_version,json=commandVersion,proto3" json:"command_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ClusterStatus) Reset() {
@@ -721,6 +723,13 @@ func (x *ClusterStatus) GetProblems() []string {
 		return x.Problems
 	}
 	return nil
+}
+
+func (x *ClusterStatus) GetCommandVersion() uint32 {
+	if x != nil {
+		return x.CommandVersion
+	}
+	return 0
 }
 
 type RaftServer struct {
@@ -1389,9 +1398,11 @@ type HelloRequest struct {
 	// Not empty: asks for consent to found a cluster of exactly these.
 	Founders []*RaftServer `protobuf:"bytes,4,rep,name=founders,proto3" json:"founders,omitempty"`
 	// Asks only whether the caller is a member; nothing changes.
-	StillMember   bool `protobuf:"varint,5,opt,name=still_member,json=stillMember,proto3" json:"still_member,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	StillMember bool `protobuf:"varint,5,opt,name=still_member,json=stillMember,proto3" json:"still_member,omitempty"`
+	// Newest version of the log's commands that the caller can apply; 0 is 1.
+	CommandVersion uint32 `protobuf:"varint,6,opt,name=command_version,json=commandVersion,proto3" json:"command_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *HelloRequest) Reset() {
@@ -1459,6 +1470,13 @@ func (x *HelloRequest) GetStillMember() bool {
 	return false
 }
 
+func (x *HelloRequest) GetCommandVersion() uint32 {
+	if x != nil {
+		return x.CommandVersion
+	}
+	return 0
+}
+
 type HelloResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1473,9 +1491,11 @@ type HelloResponse struct {
 	// To founders.
 	Consent bool `protobuf:"varint,7,opt,name=consent,proto3" json:"consent,omitempty"`
 	// To still_member, by the leader only: the caller is no member.
-	Removed       bool `protobuf:"varint,8,opt,name=removed,proto3" json:"removed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Removed bool `protobuf:"varint,8,opt,name=removed,proto3" json:"removed,omitempty"`
+	// Newest version of the log's commands that the answering node can apply; 0 is 1.
+	CommandVersion uint32 `protobuf:"varint,9,opt,name=command_version,json=commandVersion,proto3" json:"command_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *HelloResponse) Reset() {
@@ -1562,6 +1582,13 @@ func (x *HelloResponse) GetRemoved() bool {
 		return x.Removed
 	}
 	return false
+}
+
+func (x *HelloResponse) GetCommandVersion() uint32 {
+	if x != nil {
+		return x.CommandVersion
+	}
+	return 0
 }
 
 type JoinRequest struct {
@@ -1844,7 +1871,7 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\x1dListAvailabilityZonesResponse\x12H\n" +
 	"\x12availability_zones\x18\x01 \x03(\v2\x19.tarn.v1.AvailabilityZoneR\x11availabilityZones\"J\n" +
 	"\x10GetStatusRequest\x126\n" +
-	"\vconsistency\x18\x01 \x01(\x0e2\x14.tarn.v1.ConsistencyR\vconsistency\"\xff\x06\n" +
+	"\vconsistency\x18\x01 \x01(\x0e2\x14.tarn.v1.ConsistencyR\vconsistency\"\xa8\a\n" +
 	"\rClusterStatus\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1b\n" +
@@ -1874,7 +1901,8 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\vanswered_by\x18\x16 \x01(\tR\n" +
 	"answeredBy\x12\x18\n" +
 	"\aversion\x18\x17 \x01(\tR\aversion\x12\x1a\n" +
-	"\bproblems\x18\x18 \x03(\tR\bproblems\"\xa2\x01\n" +
+	"\bproblems\x18\x18 \x03(\tR\bproblems\x12'\n" +
+	"\x0fcommand_version\x18\x19 \x01(\rR\x0ecommandVersion\"\xa2\x01\n" +
 	"\n" +
 	"RaftServer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
@@ -1919,13 +1947,14 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\arecords\x18\x01 \x03(\v2\x14.tarn.v1.AuditRecordR\arecords\x12$\n" +
 	"\x0enext_after_seq\x18\x02 \x01(\x04R\fnextAfterSeq\x12\x19\n" +
 	"\bhead_seq\x18\x03 \x01(\x04R\aheadSeq\x12\x1b\n" +
-	"\thead_hash\x18\x04 \x01(\fR\bheadHash\"\xb7\x01\n" +
+	"\thead_hash\x18\x04 \x01(\fR\bheadHash\"\xe0\x01\n" +
 	"\fHelloRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
 	"\x05known\x18\x03 \x03(\v2\x13.tarn.v1.RaftServerR\x05known\x12/\n" +
 	"\bfounders\x18\x04 \x03(\v2\x13.tarn.v1.RaftServerR\bfounders\x12!\n" +
-	"\fstill_member\x18\x05 \x01(\bR\vstillMember\"\xf8\x01\n" +
+	"\fstill_member\x18\x05 \x01(\bR\vstillMember\x12'\n" +
+	"\x0fcommand_version\x18\x06 \x01(\rR\x0ecommandVersion\"\xa1\x02\n" +
 	"\rHelloResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1f\n" +
@@ -1935,7 +1964,8 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\x05known\x18\x05 \x03(\v2\x13.tarn.v1.RaftServerR\x05known\x12\x16\n" +
 	"\x06joined\x18\x06 \x01(\bR\x06joined\x12\x18\n" +
 	"\aconsent\x18\a \x01(\bR\aconsent\x12\x18\n" +
-	"\aremoved\x18\b \x01(\bR\aremoved\"S\n" +
+	"\aremoved\x18\b \x01(\bR\aremoved\x12'\n" +
+	"\x0fcommand_version\x18\t \x01(\rR\x0ecommandVersion\"S\n" +
 	"\vJoinRequest\x12\x19\n" +
 	"\x05token\x18\x01 \x01(\tB\x03\x80\x01\x01R\x05token\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x17\n" +

@@ -83,6 +83,7 @@ type Command struct {
 	//	*Command_CheckHash
 	//	*Command_InitCluster
 	//	*Command_PurgeDivergentCopy
+	//	*Command_SetCommandVersion
 	Verb          isCommand_Verb `protobuf_oneof:"verb"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -543,6 +544,15 @@ func (x *Command) GetPurgeDivergentCopy() *PurgeDivergentCopy {
 	return nil
 }
 
+func (x *Command) GetSetCommandVersion() *SetCommandVersion {
+	if x != nil {
+		if x, ok := x.Verb.(*Command_SetCommandVersion); ok {
+			return x.SetCommandVersion
+		}
+	}
+	return nil
+}
+
 type isCommand_Verb interface {
 	isCommand_Verb()
 }
@@ -713,6 +723,10 @@ type Command_PurgeDivergentCopy struct {
 	PurgeDivergentCopy *PurgeDivergentCopy `protobuf:"bytes,70,opt,name=purge_divergent_copy,json=purgeDivergentCopy,proto3,oneof"`
 }
 
+type Command_SetCommandVersion struct {
+	SetCommandVersion *SetCommandVersion `protobuf:"bytes,80,opt,name=set_command_version,json=setCommandVersion,proto3,oneof"`
+}
+
 func (*Command_PutShareType) isCommand_Verb() {}
 
 func (*Command_DeleteShareType) isCommand_Verb() {}
@@ -794,6 +808,8 @@ func (*Command_CheckHash) isCommand_Verb() {}
 func (*Command_InitCluster) isCommand_Verb() {}
 
 func (*Command_PurgeDivergentCopy) isCommand_Verb() {}
+
+func (*Command_SetCommandVersion) isCommand_Verb() {}
 
 // AuditNote is what the proposer knows for the audit record; the state machine adds the
 // number, the epochs, the result and the hash.
@@ -3758,6 +3774,51 @@ func (x *InitCluster) GetClusterId() string {
 	return ""
 }
 
+// SetCommandVersion says that every member can apply commands up to this version.
+type SetCommandVersion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetCommandVersion) Reset() {
+	*x = SetCommandVersion{}
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetCommandVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetCommandVersion) ProtoMessage() {}
+
+func (x *SetCommandVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetCommandVersion.ProtoReflect.Descriptor instead.
+func (*SetCommandVersion) Descriptor() ([]byte, []int) {
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *SetCommandVersion) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 // Snapshot of the FSM: a header, then length-prefixed SnapshotRecords, then a SHA-256 trailer.
 type SnapshotHeader struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
@@ -3773,7 +3834,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3785,7 +3846,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3798,7 +3859,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{49}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -3865,7 +3926,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3877,7 +3938,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3890,7 +3951,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{50}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -4073,7 +4134,7 @@ var File_tarn_raft_v1_command_proto protoreflect.FileDescriptor
 
 const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\xd8\x18\n" +
+	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\xab\x19\n" +
 	"\aCommand\x12;\n" +
 	"\vproposed_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"proposedAt\x12\x14\n" +
@@ -4131,7 +4192,8 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\n" +
 	"check_hash\x18< \x01(\v2\x17.tarn.raft.v1.CheckHashH\x00R\tcheckHash\x12>\n" +
 	"\finit_cluster\x18= \x01(\v2\x19.tarn.raft.v1.InitClusterH\x00R\vinitCluster\x12T\n" +
-	"\x14purge_divergent_copy\x18F \x01(\v2 .tarn.raft.v1.PurgeDivergentCopyH\x00R\x12purgeDivergentCopyB\x06\n" +
+	"\x14purge_divergent_copy\x18F \x01(\v2 .tarn.raft.v1.PurgeDivergentCopyH\x00R\x12purgeDivergentCopy\x12Q\n" +
+	"\x13set_command_version\x18P \x01(\v2\x1f.tarn.raft.v1.SetCommandVersionH\x00R\x11setCommandVersionB\x06\n" +
 	"\x04verb\"\x8e\x01\n" +
 	"\tAuditNote\x12\x1b\n" +
 	"\tobject_id\x18\x01 \x01(\tR\bobjectId\x12\x13\n" +
@@ -4372,7 +4434,9 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x04hash\x18\x02 \x01(\fR\x04hash\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x01 \x01(\tR\tclusterId\"\xda\x01\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\"-\n" +
+	"\x11SetCommandVersion\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\"\xda\x01\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x12\n" +
@@ -4411,7 +4475,7 @@ func file_tarn_raft_v1_command_proto_rawDescGZIP() []byte {
 	return file_tarn_raft_v1_command_proto_rawDescData
 }
 
-var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*Command)(nil),               // 0: tarn.raft.v1.Command
 	(*AuditNote)(nil),             // 1: tarn.raft.v1.AuditNote
@@ -4462,40 +4526,41 @@ var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*Activate)(nil),              // 46: tarn.raft.v1.Activate
 	(*CheckHash)(nil),             // 47: tarn.raft.v1.CheckHash
 	(*InitCluster)(nil),           // 48: tarn.raft.v1.InitCluster
-	(*SnapshotHeader)(nil),        // 49: tarn.raft.v1.SnapshotHeader
-	(*SnapshotRecord)(nil),        // 50: tarn.raft.v1.SnapshotRecord
-	nil,                           // 51: tarn.raft.v1.UpdateShare.SetMetadataEntry
-	nil,                           // 52: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	nil,                           // 53: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	nil,                           // 54: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	(*timestamppb.Timestamp)(nil), // 55: google.protobuf.Timestamp
-	(*v1.ShareType)(nil),          // 56: tarn.v1.ShareType
-	(*v1.Share)(nil),              // 57: tarn.v1.Share
-	(*v1.Replica)(nil),            // 58: tarn.v1.Replica
-	(v1.Status)(0),                // 59: tarn.v1.Status
-	(v1.PromotionMode)(0),         // 60: tarn.v1.PromotionMode
-	(*v1.Consent)(nil),            // 61: tarn.v1.Consent
-	(v1.ReplicaState)(0),          // 62: tarn.v1.ReplicaState
-	(*v1.Snapshot)(nil),           // 63: tarn.v1.Snapshot
-	(*v1.AccessRule)(nil),         // 64: tarn.v1.AccessRule
-	(v1.AccessLevel)(0),           // 65: tarn.v1.AccessLevel
-	(*v1.QuotaLimits)(nil),        // 66: tarn.v1.QuotaLimits
-	(*v1.Host)(nil),               // 67: tarn.v1.Host
-	(v1.HostAdminState)(0),        // 68: tarn.v1.HostAdminState
-	(*v1.PurgeOrder)(nil),         // 69: tarn.v1.PurgeOrder
-	(*v1.UserMessage)(nil),        // 70: tarn.v1.UserMessage
-	(*v1.ExportLocation)(nil),     // 71: tarn.v1.ExportLocation
-	(*v1.RuleError)(nil),          // 72: tarn.v1.RuleError
-	(*v1.ReplicaError)(nil),       // 73: tarn.v1.ReplicaError
-	(*v1.DivergentCopy)(nil),      // 74: tarn.v1.DivergentCopy
-	(v1.HostState)(0),             // 75: tarn.v1.HostState
-	(v1.FencingProof)(0),          // 76: tarn.v1.FencingProof
-	(*v1.LossReport)(nil),         // 77: tarn.v1.LossReport
-	(*v1.SnapshotInstance)(nil),   // 78: tarn.v1.SnapshotInstance
-	(*v1.AuditRecord)(nil),        // 79: tarn.v1.AuditRecord
+	(*SetCommandVersion)(nil),     // 49: tarn.raft.v1.SetCommandVersion
+	(*SnapshotHeader)(nil),        // 50: tarn.raft.v1.SnapshotHeader
+	(*SnapshotRecord)(nil),        // 51: tarn.raft.v1.SnapshotRecord
+	nil,                           // 52: tarn.raft.v1.UpdateShare.SetMetadataEntry
+	nil,                           // 53: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	nil,                           // 54: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	nil,                           // 55: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	(*timestamppb.Timestamp)(nil), // 56: google.protobuf.Timestamp
+	(*v1.ShareType)(nil),          // 57: tarn.v1.ShareType
+	(*v1.Share)(nil),              // 58: tarn.v1.Share
+	(*v1.Replica)(nil),            // 59: tarn.v1.Replica
+	(v1.Status)(0),                // 60: tarn.v1.Status
+	(v1.PromotionMode)(0),         // 61: tarn.v1.PromotionMode
+	(*v1.Consent)(nil),            // 62: tarn.v1.Consent
+	(v1.ReplicaState)(0),          // 63: tarn.v1.ReplicaState
+	(*v1.Snapshot)(nil),           // 64: tarn.v1.Snapshot
+	(*v1.AccessRule)(nil),         // 65: tarn.v1.AccessRule
+	(v1.AccessLevel)(0),           // 66: tarn.v1.AccessLevel
+	(*v1.QuotaLimits)(nil),        // 67: tarn.v1.QuotaLimits
+	(*v1.Host)(nil),               // 68: tarn.v1.Host
+	(v1.HostAdminState)(0),        // 69: tarn.v1.HostAdminState
+	(*v1.PurgeOrder)(nil),         // 70: tarn.v1.PurgeOrder
+	(*v1.UserMessage)(nil),        // 71: tarn.v1.UserMessage
+	(*v1.ExportLocation)(nil),     // 72: tarn.v1.ExportLocation
+	(*v1.RuleError)(nil),          // 73: tarn.v1.RuleError
+	(*v1.ReplicaError)(nil),       // 74: tarn.v1.ReplicaError
+	(*v1.DivergentCopy)(nil),      // 75: tarn.v1.DivergentCopy
+	(v1.HostState)(0),             // 76: tarn.v1.HostState
+	(v1.FencingProof)(0),          // 77: tarn.v1.FencingProof
+	(*v1.LossReport)(nil),         // 78: tarn.v1.LossReport
+	(*v1.SnapshotInstance)(nil),   // 79: tarn.v1.SnapshotInstance
+	(*v1.AuditRecord)(nil),        // 80: tarn.v1.AuditRecord
 }
 var file_tarn_raft_v1_command_proto_depIdxs = []int32{
-	55,  // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
+	56,  // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
 	1,   // 1: tarn.raft.v1.Command.audit:type_name -> tarn.raft.v1.AuditNote
 	2,   // 2: tarn.raft.v1.Command.put_share_type:type_name -> tarn.raft.v1.PutShareType
 	3,   // 3: tarn.raft.v1.Command.delete_share_type:type_name -> tarn.raft.v1.DeleteShareType
@@ -4538,68 +4603,69 @@ var file_tarn_raft_v1_command_proto_depIdxs = []int32{
 	47,  // 40: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
 	48,  // 41: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
 	33,  // 42: tarn.raft.v1.Command.purge_divergent_copy:type_name -> tarn.raft.v1.PurgeDivergentCopy
-	56,  // 43: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
-	57,  // 44: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
-	58,  // 45: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
-	51,  // 46: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
-	59,  // 47: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
-	58,  // 48: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
-	52,  // 49: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	53,  // 50: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	60,  // 51: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
-	61,  // 52: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
-	59,  // 53: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
-	62,  // 54: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
-	63,  // 55: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
-	54,  // 56: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	59,  // 57: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
-	64,  // 58: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
-	65,  // 59: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
-	66,  // 60: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
-	67,  // 61: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
-	68,  // 62: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
-	69,  // 63: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
-	55,  // 64: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
-	34,  // 65: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
-	38,  // 66: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
-	39,  // 67: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
-	40,  // 68: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
-	42,  // 69: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
-	70,  // 70: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
-	41,  // 71: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
-	59,  // 72: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
-	62,  // 73: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
-	71,  // 74: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
-	72,  // 75: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
-	55,  // 76: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
-	73,  // 77: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
-	74,  // 78: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	59,  // 79: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
-	55,  // 80: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
-	75,  // 81: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
-	75,  // 82: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
-	59,  // 83: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
-	55,  // 84: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
-	55,  // 85: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
-	76,  // 86: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
-	77,  // 87: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
-	55,  // 88: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
-	56,  // 89: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
-	57,  // 90: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
-	58,  // 91: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
-	63,  // 92: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
-	78,  // 93: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
-	64,  // 94: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
-	66,  // 95: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
-	70,  // 96: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
-	67,  // 97: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
-	34,  // 98: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
-	79,  // 99: tarn.raft.v1.SnapshotRecord.audit_record:type_name -> tarn.v1.AuditRecord
-	100, // [100:100] is the sub-list for method output_type
-	100, // [100:100] is the sub-list for method input_type
-	100, // [100:100] is the sub-list for extension type_name
-	100, // [100:100] is the sub-list for extension extendee
-	0,   // [0:100] is the sub-list for field type_name
+	49,  // 43: tarn.raft.v1.Command.set_command_version:type_name -> tarn.raft.v1.SetCommandVersion
+	57,  // 44: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
+	58,  // 45: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
+	59,  // 46: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
+	52,  // 47: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
+	60,  // 48: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
+	59,  // 49: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
+	53,  // 50: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	54,  // 51: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	61,  // 52: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
+	62,  // 53: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
+	60,  // 54: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
+	63,  // 55: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
+	64,  // 56: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
+	55,  // 57: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	60,  // 58: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
+	65,  // 59: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
+	66,  // 60: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
+	67,  // 61: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
+	68,  // 62: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
+	69,  // 63: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
+	70,  // 64: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
+	56,  // 65: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
+	34,  // 66: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
+	38,  // 67: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
+	39,  // 68: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
+	40,  // 69: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
+	42,  // 70: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
+	71,  // 71: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
+	41,  // 72: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
+	60,  // 73: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
+	63,  // 74: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
+	72,  // 75: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
+	73,  // 76: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
+	56,  // 77: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
+	74,  // 78: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
+	75,  // 79: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	60,  // 80: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
+	56,  // 81: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
+	76,  // 82: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
+	76,  // 83: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
+	60,  // 84: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
+	56,  // 85: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
+	56,  // 86: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
+	77,  // 87: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
+	78,  // 88: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
+	56,  // 89: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
+	57,  // 90: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
+	58,  // 91: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
+	59,  // 92: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
+	64,  // 93: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
+	79,  // 94: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
+	65,  // 95: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
+	67,  // 96: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
+	71,  // 97: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
+	68,  // 98: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
+	34,  // 99: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
+	80,  // 100: tarn.raft.v1.SnapshotRecord.audit_record:type_name -> tarn.v1.AuditRecord
+	101, // [101:101] is the sub-list for method output_type
+	101, // [101:101] is the sub-list for method input_type
+	101, // [101:101] is the sub-list for extension type_name
+	101, // [101:101] is the sub-list for extension extendee
+	0,   // [0:101] is the sub-list for field type_name
 }
 
 func init() { file_tarn_raft_v1_command_proto_init() }
@@ -4649,11 +4715,12 @@ func file_tarn_raft_v1_command_proto_init() {
 		(*Command_CheckHash)(nil),
 		(*Command_InitCluster)(nil),
 		(*Command_PurgeDivergentCopy)(nil),
+		(*Command_SetCommandVersion)(nil),
 	}
 	file_tarn_raft_v1_command_proto_msgTypes[5].OneofWrappers = []any{}
 	file_tarn_raft_v1_command_proto_msgTypes[20].OneofWrappers = []any{}
 	file_tarn_raft_v1_command_proto_msgTypes[38].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[50].OneofWrappers = []any{
+	file_tarn_raft_v1_command_proto_msgTypes[51].OneofWrappers = []any{
 		(*SnapshotRecord_ShareType)(nil),
 		(*SnapshotRecord_Share)(nil),
 		(*SnapshotRecord_Replica)(nil),
@@ -4672,7 +4739,7 @@ func file_tarn_raft_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_raft_v1_command_proto_rawDesc), len(file_tarn_raft_v1_command_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   55,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
