@@ -39,6 +39,8 @@ type Config struct {
 	Hosts  HostsConfig  `toml:"hosts"`
 	API    APIConfig    `toml:"api"`
 	Log    LogConfig    `toml:"log"`
+	// Stonith are commands that switch storage hosts off. Default: none.
+	Stonith []StonithConfig `toml:"stonith"`
 
 	// What a file cannot hold. All may be zero.
 
@@ -165,6 +167,7 @@ func (c Config) Defaults() Config {
 	c.Raft.StoreTimeout = or(c.Raft.StoreTimeout, 10*time.Second)
 	c.Raft.PromoteAfter = or(c.Raft.PromoteAfter, 10*time.Second)
 	c.Lease = c.Lease.defaults()
+	c.Stonith = stonithDefaults(c.Stonith)
 	c.Hosts.TTL = or(c.Hosts.TTL, 10*time.Second)
 	c.Hosts.ReportInterval = or(c.Hosts.ReportInterval, 5*time.Second)
 	c.Log.Level = or(c.Log.Level, "info")

@@ -92,6 +92,7 @@ func (c Config) Validate() []error {
 	c.Gossip.validate(v)
 	c.Raft.validate(v)
 	v.problems = append(v.problems, c.Lease.problems()...)
+	validateStonith(v, c.Stonith)
 	v.atLeast("hosts.ttl", c.Hosts.TTL, 100*time.Millisecond)
 	v.check(c.Hosts.ReportInterval > 0 && c.Hosts.ReportInterval < c.Hosts.TTL,
 		"hosts.report_interval is %s, it must be below hosts.ttl = %s", c.Hosts.ReportInterval, c.Hosts.TTL)

@@ -43,6 +43,7 @@ func (n *Node) openLeader() error {
 func (n *Node) policy() reconcile.Policy {
 	policy := reconcile.DefaultPolicy()
 	policy.LeaseWait = n.cfg.Lease.Wait
+	policy.Stonith = stonithRules(n.cfg.Stonith)
 	return policy
 }
 
@@ -60,6 +61,9 @@ func (n *Node) lead(ctx context.Context, term uint64) error {
 	group.Go(func() error { return n.gate.run(ctx, n.decide) })
 	group.Go(func() error { return n.loop.Run(ctx) })
 	group.Go(func() error { return n.compareHashes(ctx) })
+	if len(n.cfg.Stonith) > 0 {
+		group.Go(func() error { return n.switchOff(ctx) })
+	}
 	err := group.Wait()
 	// What agents said is old from now on; a stale read must not show it as news.
 	n.soft.Lead(time.Now())

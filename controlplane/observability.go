@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"tarn/controlplane/assignment"
+	"tarn/controlplane/reconcile"
 	"tarn/metrics"
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/proto/tarn/v1/tarnv1connect"
@@ -46,6 +47,9 @@ func (n *Node) failedOver(share *tarnv1.Share) {
 	kind := "planned"
 	if f.GetMode() == tarnv1.PromotionMode_PROMOTION_MODE_FORCED {
 		kind = "forced"
+	}
+	if f.GetAutomatic() {
+		kind = "automatic"
 	}
 	n.counters.Failovers.WithLabelValues(kind).Inc()
 	if l := f.GetLineage(); len(l) > 0 && f.GetStartedAt() != nil {
@@ -101,11 +105,25 @@ func (n *Node) fleet() metrics.Fleet {
 	for s := range v.Shares() {
 		n.sampleShare(&f, v, s, now)
 	}
+	n.sampleBlocked(&f, v, now)
 	return f
+}
+
+// sampleBlocked adds the shares that ought to fail over by themselves and cannot.
+func (n *Node) sampleBlocked(f *metrics.Fleet, v *raftfsm.View, now time.Time) {
+	policy, observed := n.policy(), n.soft.Snapshot(now, n.leases)
+	i := 0
+	for s := range v.Shares() {
+		f.Shares[i].FailoverBlocked = reconcile.FailoverBlocked(policy, v, observed, s) != ""
+		i++
+	}
 }
 
 func (n *Node) sampleHost(f *metrics.Fleet, v *raftfsm.View, h *tarnv1.Host) {
 	host := metrics.HostSample{Host: h.GetName(), Zone: h.GetAvailabilityZone(), Up: h.GetState() == tarnv1.HostState_HOST_STATE_UP}
+	if seen, ok := n.soft.Host(h.GetId()); ok {
+		host.FenceDegraded = seen.FenceClass < h.GetFenceClass()
+	}
 	for _, p := range h.GetPools() {
 		_, replicas := v.PoolProvisioned(h.GetId(), p.GetName())
 		host.Replicas += replicas

@@ -39,12 +39,14 @@ func (r *RPC) ObserveLongPoll(procedure, code string) {
 // moment come from RegisterFleet and RegisterRaft. Safe for concurrent use.
 type ControlPlane struct {
 	RPC *RPC
-	// Failovers by kind (planned, forced), counted by the leader that finished them. Of
+	// Failovers by kind (planned, forced, automatic), counted by the leader that finished them. Of
 	// which share is in tarn_share_epoch: its series end with the share.
 	Failovers *prometheus.CounterVec
 	// FailoverDuration by kind, from the promotion's start to the commit that lets its
 	// target write.
 	FailoverDuration *prometheus.HistogramVec
+	// Stonith commands by result (off, failed).
+	Stonith *prometheus.CounterVec
 	// Placements by result (placed, refused, conflict) and how long deciding took.
 	Placements        *prometheus.CounterVec
 	PlacementDuration *prometheus.HistogramVec
@@ -69,6 +71,7 @@ func NewControlPlane(reg prometheus.Registerer) *ControlPlane {
 		RPC:               NewRPC(reg),
 		Failovers:         m.counter("tarn_failovers_total", "Promotions that finished.", "kind"),
 		FailoverDuration:  m.histogram("tarn_failover_duration_seconds", "From the start of a promotion to the commit that lets its target write.", rpcBuckets(), "kind"),
+		Stonith:           m.counter("tarn_stonith_total", "Storage hosts that were to be switched off.", "result"),
 		Placements:        m.counter("tarn_placements_total", "Decisions where to put a replica.", "result"),
 		PlacementDuration: m.histogram("tarn_placement_duration_seconds", "Time to decide where to put a replica.", rpcBuckets()),
 		Commands:          m.counter("tarn_commands_total", "Commands proposed to the replicated log.", "verb", "result"),

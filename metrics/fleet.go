@@ -29,6 +29,8 @@ type ShareSample struct {
 	// LossBound is the age, in seconds, of what the share's last promotion kept, if
 	// that was forced and lost data. NaN if not.
 	LossBound float64
+	// FailoverBlocked tells that it ought to fail over by itself, and cannot.
+	FailoverBlocked bool
 }
 
 // ReplicaSample is one replica as its agent last reported it, aged by the leader.
@@ -61,6 +63,8 @@ type HostSample struct {
 	Zone     string
 	Up       bool
 	Replicas int
+	// FenceDegraded tells that what ends a lease there is weaker than the host registered.
+	FenceDegraded bool
 }
 
 // PoolSample is one pool. Sizes are bytes.
@@ -87,7 +91,7 @@ type fleetCollector struct {
 
 	shareInfo, shareEpoch, sharePrimary, lossBound        *prometheus.Desc
 	state, lag, lagBytes, lagSnapshots, rpo, ackedSeconds *prometheus.Desc
-	hostUp, hostReplicas                                  *prometheus.Desc
+	hostUp, hostReplicas, fenceDegraded, blocked          *prometheus.Desc
 	pools                                                 poolDescs
 }
 
@@ -112,7 +116,10 @@ func newFleetCollector(source FleetSource) *fleetCollector {
 			"When the newest acknowledged snapshot was taken, by the primary's clock.", "share", "replica"),
 		hostUp:       desc("tarn_host_up", "1 while the leader hears the host's reports.", "host", "zone"),
 		hostReplicas: desc("tarn_host_replicas", "Replicas placed on the host.", "host"),
-		pools:        newPoolDescs(),
+		fenceDegraded: desc("tarn_host_fence_degraded",
+			"1 while what ends a lease on the host is weaker than the host registered with.", "host"),
+		blocked: desc("tarn_auto_failovers_blocked", "1 while the share ought to fail over by itself and cannot; absent otherwise.", "share"),
+		pools:   newPoolDescs(),
 	}
 }
 
@@ -120,7 +127,7 @@ func newFleetCollector(source FleetSource) *fleetCollector {
 func (c *fleetCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.shareInfo, c.shareEpoch, c.sharePrimary, c.lossBound, c.state, c.lag, c.lagBytes,
-		c.lagSnapshots, c.rpo, c.ackedSeconds, c.hostUp, c.hostReplicas,
+		c.lagSnapshots, c.rpo, c.ackedSeconds, c.hostUp, c.hostReplicas, c.fenceDegraded, c.blocked,
 	} {
 		ch <- d
 	}
@@ -139,6 +146,7 @@ func (c *fleetCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, h := range fleet.Hosts {
 		send(ch, c.hostUp, boolValue(h.Up), h.Host, h.Zone)
 		send(ch, c.hostReplicas, float64(h.Replicas), h.Host)
+		send(ch, c.fenceDegraded, boolValue(h.FenceDegraded), h.Host)
 	}
 	for _, p := range fleet.Pools {
 		c.pools.collect(ch, p)
@@ -149,6 +157,9 @@ func (c *fleetCollector) share(ch chan<- prometheus.Metric, s ShareSample) {
 	send(ch, c.shareInfo, 1, s.Share, s.Name, s.Project, s.PrimaryHost, s.Policy)
 	send(ch, c.shareEpoch, float64(s.Epoch), s.Share)
 	sendKnown(ch, c.lossBound, s.LossBound, s.Share)
+	if s.FailoverBlocked {
+		send(ch, c.blocked, 1, s.Share)
+	}
 	for _, host := range s.Writers {
 		send(ch, c.sharePrimary, 1, s.Share, host)
 	}

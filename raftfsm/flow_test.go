@@ -187,6 +187,8 @@ func TestLeaseProofNeedsEnforcement(t *testing.T) {
 	proof := &raftv1.CommitProof{ShareId: "s", OpId: "op", Epoch: 1, Proof: proofLease, Loss: &tarnv1.LossReport{KeptGuid: 0xb0}}
 	n.refused(FailedPrecondition, "proof", proof)
 	proof.Proof = tarnv1.FencingProof_FENCING_PROOF_OPERATOR_ATTESTED
+	n.refused(FailedPrecondition, "proof", proof)
+	n.do(&raftv1.PromoteReplica{Id: "s-r2", OpId: "op", Mode: forced, ExpectedEpoch: 1, Attestation: "alice: switched off"})
 	n.do(proof)
 }
 

@@ -327,7 +327,8 @@ func (m model) step(t *rapid.T) (verb any, want Code, applied bool) {
 		}
 		return &raftv1.DeleteShare{Id: id, Force: guid == 1}, m.deleteShare(id, guid == 1), true
 	case 7:
-		return &raftv1.PromoteReplica{Id: rid, OpId: op, Mode: mode, ExpectedEpoch: epoch, AllowOutOfSync: flag},
+		return &raftv1.PromoteReplica{Id: rid, OpId: op, Mode: mode, ExpectedEpoch: epoch, AllowOutOfSync: flag,
+				Attestation: map[tarnv1.PromotionMode]string{forced: "an operator"}[mode]},
 			m.promote(id, rid, op, mode, epoch, flag), true
 	case 8:
 		return &raftv1.CancelPromotion{ShareId: id, OpId: op}, m.cancel(id, op), true

@@ -40,12 +40,17 @@ func (tx *txn) checkProof(s *tarnv1.Share, c *raftv1.CommitProof) *Error {
 	if err := tx.checkProofKind(s, c.GetProof()); err != nil {
 		return err
 	}
-	return checkConsent(f.GetConsent(), c.GetLoss())
+	return checkConsent(f, c.GetLoss())
 }
 
 func (tx *txn) checkProofKind(s *tarnv1.Share, proof tarnv1.FencingProof) *Error {
 	switch proof {
-	case tarnv1.FencingProof_FENCING_PROOF_STONITH, tarnv1.FencingProof_FENCING_PROOF_OPERATOR_ATTESTED:
+	case tarnv1.FencingProof_FENCING_PROOF_STONITH:
+		return nil
+	case tarnv1.FencingProof_FENCING_PROOF_OPERATOR_ATTESTED:
+		if s.GetFencing().GetAutomatic() || s.GetFencing().GetAttestation() == "" {
+			return refuse(FailedPrecondition, "proof", "no operator has attested in this promotion that the host is down")
+		}
 		return nil
 	case tarnv1.FencingProof_FENCING_PROOF_DEMOTE_ACK:
 		if s.GetFencing().GetFinalGuid() == 0 {
@@ -74,7 +79,21 @@ func (tx *txn) checkLeaseProof(s *tarnv1.Share) *Error {
 		"nothing on host %s enforces the end of a lease; attest that the host is down instead", h.GetName())
 }
 
-func checkConsent(c *tarnv1.Consent, loss *tarnv1.LossReport) *Error {
+// checkConsent holds a loss to what the operator agreed to: how old, from which
+// snapshot on, and, where it was promised to be safe, each snapshot by itself
+// (reliability 3.8).
+func checkConsent(f *tarnv1.Fencing, loss *tarnv1.LossReport) *Error {
+	c := f.GetConsent()
+	if head := c.GetHeadGuid(); head != 0 && head != f.GetSealedGuid() {
+		return refuse(FailedPrecondition, "consent", "the target would go on from snapshot %#x, the consent is for %#x; promote again with another head_guid, or cancel",
+			f.GetSealedGuid(), head)
+	}
+	for _, lost := range loss.GetLostSnapshots() {
+		if lost.GetReplicated() && !slices.Contains(c.GetLostGuids(), lost.GetGuid()) {
+			return refuse(FailedPrecondition, "consent", "snapshot %s (%#x) was on other replicas and would be lost; name it in lost_guids, or cancel",
+				lost.GetSnapshotId(), lost.GetGuid())
+		}
+	}
 	if c.GetMaxLoss() == nil || nothingLost(loss) {
 		return nil
 	}
@@ -144,7 +163,7 @@ func (tx *txn) handOver(s *tarnv1.Share, head uint64) *tarnv1.Share {
 	f.OwnerReplicaId = target
 	clearProgress(f)
 	tx.nextEpoch(f, head)
-	if f.GetLoss() != nil && !nothingLost(f.GetLoss()) {
+	if f.GetLoss() != nil && !nothingLost(f.GetLoss()) && s.GetExtraSpecs()[fsidOnLossSpec] != fsidKeep {
 		f.FsidEpoch = f.GetEpoch()
 	}
 	// Every host applies the rules anew: what a rule allows depends on the role.

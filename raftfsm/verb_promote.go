@@ -11,6 +11,13 @@ func fencing(s *tarnv1.Share) bool {
 	return s.GetFencing().GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_FENCING
 }
 
+// Extra specs that the state machine itself goes by (controlplane/schedule reads them all).
+const (
+	autoFailoverSpec = "tarn:auto_failover"
+	fsidOnLossSpec   = "tarn:fsid_on_loss"
+	fsidKeep         = "keep"
+)
+
 // promoteReplica begins a promotion: from its commit on nobody may write until a
 // proof and an Activate, or a cancel, commits the next epoch.
 func (tx *txn) promoteReplica(c *raftv1.PromoteReplica) (*tarnv1.Replica, *Error) {
@@ -34,13 +41,14 @@ func (tx *txn) promoteReplica(c *raftv1.PromoteReplica) (*tarnv1.Replica, *Error
 	f.Proof, f.ProofDetail, f.Loss = tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED, "", nil
 	clearProgress(f)
 	f.Consent, f.StartedAt = c.GetConsent(), tx.now
+	f.Automatic, f.Attestation = c.GetAutomatic(), c.GetAttestation()
 	tx.saveShare(s, next)
 	return tx.setStatus(r, tarnv1.Status_STATUS_REPLICATION_CHANGE), nil
 }
 
 // clearProgress forgets what belongs to one promotion only.
 func clearProgress(f *tarnv1.Fencing) {
-	f.FinalGuid, f.Consent, f.Sealed, f.SealedGuid = 0, nil, false, 0
+	f.FinalGuid, f.Consent, f.Sealed, f.SealedGuid, f.Attestation = 0, nil, false, 0, ""
 }
 
 func (tx *txn) setStatus(r *tarnv1.Replica, st tarnv1.Status) *tarnv1.Replica {
@@ -54,7 +62,15 @@ func checkPromoteRequest(c *raftv1.PromoteReplica) *Error {
 		return refuse(InvalidArgument, "op_id", "must be set")
 	}
 	switch c.GetMode() {
-	case tarnv1.PromotionMode_PROMOTION_MODE_PLANNED, tarnv1.PromotionMode_PROMOTION_MODE_FORCED:
+	case tarnv1.PromotionMode_PROMOTION_MODE_PLANNED:
+		if c.GetAutomatic() || c.GetAttestation() != "" {
+			return refuse(InvalidArgument, "mode", "only a forced promotion is automatic or attested")
+		}
+		return nil
+	case tarnv1.PromotionMode_PROMOTION_MODE_FORCED:
+		if c.GetAutomatic() && c.GetAttestation() != "" {
+			return refuse(InvalidArgument, "attestation", "nobody vouches for an automatic failover")
+		}
 		return nil
 	}
 	return refuse(InvalidArgument, "mode", "must be planned or forced")
@@ -83,8 +99,16 @@ func (tx *txn) promoteAgain(s *tarnv1.Share, r *tarnv1.Replica, c *raftv1.Promot
 	if f.GetProof() == tarnv1.FencingProof_FENCING_PROOF_DEMOTE_ACK && f.GetMode() == planned {
 		return nil, refuse(FailedPrecondition, "mode", "the former active replica has stopped without loss; let the planned promotion finish")
 	}
+	if c.GetAutomatic() {
+		return r, nil
+	}
 	next := changeShare(s)
 	next.Fencing.Mode, next.Fencing.Consent = c.GetMode(), c.GetConsent()
+	// Whoever repeats an automatic failover makes it theirs.
+	next.Fencing.Automatic = false
+	if c.GetAttestation() != "" {
+		next.Fencing.Attestation = c.GetAttestation()
+	}
 	tx.saveShare(s, next)
 	return r, nil
 }
@@ -104,6 +128,13 @@ func (tx *txn) checkPromotable(s *tarnv1.Share, r *tarnv1.Replica, c *raftv1.Pro
 	case c.GetExpectedEpoch() != f.GetEpoch():
 		return refuse(Aborted, "expected_epoch", "the share is at epoch %d, not %d; read it again and retry",
 			f.GetEpoch(), c.GetExpectedEpoch())
+	case c.GetAutomatic() && s.GetExtraSpecs()[autoFailoverSpec] == "":
+		return refuse(FailedPrecondition, "automatic", "the share's type has no %s", autoFailoverSpec)
+	}
+	// A forced one may count on a host that is just coming back.
+	planned := c.GetMode() == tarnv1.PromotionMode_PROMOTION_MODE_PLANNED
+	if h, ok := tx.s.host(r.GetHostId()); planned && ok && h.GetState() == tarnv1.HostState_HOST_STATE_DOWN {
+		return refuse(FailedPrecondition, "id", "the host of replica %s is down, so that it cannot take over; nothing was stopped: promote another replica", r.GetId())
 	}
 	return checkTarget(r, c.GetAllowOutOfSync())
 }

@@ -10,7 +10,6 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"tarn/controlplane/assignment"
-	"tarn/controlplane/consensus"
 	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/raftfsm"
@@ -129,14 +128,6 @@ func (s *agentService) Report(ctx context.Context, req *tarnv1.ReportRequest) (*
 	s.Count("report", "taken", 1)
 	full := s.Soft.Report(req, time.Now())
 	return &tarnv1.ReportResponse{WantFull: full, Inquiries: s.Soft.Inquiries(req.GetHostId())}, nil
-}
-
-// leading refuses on followers. A hint is enough where nothing is promised.
-func (s *agentService) leading() error {
-	if id, addr, term := s.Cluster.Leader(); id != s.NodeID {
-		return &consensus.NotLeaderError{LeaderID: id, LeaderAddr: addr, Term: term}
-	}
-	return nil
 }
 
 // currentSession refuses agents of an earlier start, and two that share an identity.

@@ -33,7 +33,7 @@ func hostByRef(v *raftfsm.View, ref string) (*tarnv1.Host, error) {
 func (s *hosts) print(v *raftfsm.View, stored *tarnv1.Host) *tarnv1.Host {
 	h := v.ProjectHost(stored)
 	if seen, ok := s.Soft.Host(h.GetId()); ok {
-		h.LastReportAt = timestamppb.New(seen.At)
+		h.LastReportAt, h.FenceClassNow, h.FenceTrouble = timestamppb.New(seen.At), seen.FenceClass, seen.FenceTrouble
 	}
 	for _, p := range h.GetPools() {
 		if m, ok := s.Soft.Pool(h.GetId(), p.GetName()); ok {

@@ -19,7 +19,7 @@ func printShare(v *raftfsm.View, who caller, s *tarnv1.Share) *tarnv1.Share {
 	if !who.isOperator() {
 		out.Host = ""
 		if f := out.GetFencing(); f != nil {
-			f.ProofDetail = ""
+			f.ProofDetail, f.Attestation = "", ""
 		}
 	}
 	return out

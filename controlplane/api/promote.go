@@ -36,7 +36,7 @@ func (s *replicas) PromoteReplica(ctx context.Context, req *tarnv1.PromoteReplic
 	if err != nil {
 		return nil, err
 	}
-	s.afterPromotion(who, req)
+	s.afterPromotion(req)
 	out, err := s.answer(who, r, nil)
 	return &tarnv1.PromoteReplicaResponse{Replica: out, Started: true, OpId: req.GetOpId()}, err
 }
@@ -98,6 +98,10 @@ func promotion(who caller, share *tarnv1.Share, req *tarnv1.PromoteReplicaReques
 			consent = &tarnv1.Consent{}
 		}
 	}
+	attestation := ""
+	if req.GetAttestHostIsDown() {
+		attestation = who.actor() + ": " + consent.GetReason()
+	}
 	return &raftv1.Command{Verb: &raftv1.Command_PromoteReplica{PromoteReplica: &raftv1.PromoteReplica{
 		Id:             req.GetId(),
 		OpId:           req.GetOpId(),
@@ -105,17 +109,15 @@ func promotion(who caller, share *tarnv1.Share, req *tarnv1.PromoteReplicaReques
 		ExpectedEpoch:  share.GetFencing().GetEpoch(),
 		Consent:        consent,
 		AllowOutOfSync: who.isOperator(),
+		Attestation:    attestation,
 	}}}
 }
 
 // afterPromotion tells the leader's loops what is not for the log: how long a
-// planned one may wait, and that an operator vouches for the old host.
-func (s *replicas) afterPromotion(who caller, req *tarnv1.PromoteReplicaRequest) {
+// planned one may wait.
+func (s *replicas) afterPromotion(req *tarnv1.PromoteReplicaRequest) {
 	if wait := req.GetQuiesceWaitTime().AsDuration(); wait > 0 {
 		s.Soft.SetQuiesce(req.GetOpId(), time.Now().Add(wait))
-	}
-	if req.GetAttestHostIsDown() {
-		s.Soft.Attest(req.GetOpId(), who.actor()+": "+req.GetConsent().GetReason())
 	}
 }
 

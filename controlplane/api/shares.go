@@ -195,7 +195,7 @@ func (s *shares) GetShare(ctx context.Context, req *tarnv1.GetRequest) (*tarnv1.
 	if err != nil {
 		return nil, err
 	}
-	return printShare(v, who, share), nil
+	return s.printShareAlone(v, who, share), nil
 }
 
 // answer prints a share that a command returned.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -155,6 +156,12 @@ func addReplicaRules(r rules) {
 	})
 }
 
+// Bounds of a consent: it goes into the log.
+const (
+	maxLostGuids = 1000
+	maxReason    = 1024
+)
+
 func (c *checker) promotion(m *tarnv1.PromoteReplicaRequest) {
 	c.id("id", m.GetId())
 	c.optionalID("op_id", m.GetOpId())
@@ -168,6 +175,12 @@ func (c *checker) promotion(m *tarnv1.PromoteReplicaRequest) {
 		c.fail("consent", "is for forced promotions: a planned one loses nothing")
 	}
 	c.span("consent.max_loss", m.GetConsent().GetMaxLoss(), 0, 10*365*24*time.Hour)
+	if n := len(m.GetConsent().GetLostGuids()); n > maxLostGuids {
+		c.fail("consent.lost_guids", fmt.Sprintf("has %d, at most %d are allowed", n, maxLostGuids))
+	}
+	if n := len(m.GetConsent().GetReason()); n > maxReason {
+		c.fail("consent.reason", fmt.Sprintf("has %d bytes, at most %d are allowed", n, maxReason))
+	}
 	if m.GetAttestHostIsDown() && !m.GetForce() {
 		c.fail("attest_host_is_down", "needs force")
 	}

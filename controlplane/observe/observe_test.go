@@ -197,13 +197,13 @@ func TestLeases(t *testing.T) {
 func TestPromotionNotes(t *testing.T) {
 	s := newState(t)
 	s.SetQuiesce("op", at(time.Second))
-	s.Attest("op", "alice: power is off")
+	s.SetStonith(StonithResult{Proof: "outlet 7 is off"}, "op")
 	snap := s.Snapshot(at(0), nil)
 	s.Forget("op")
-	if snap.Quiesce["op"].IsZero() || snap.Attested["op"] == "" {
+	if snap.Quiesce["op"].IsZero() || snap.Stonith["op"].Proof == "" {
 		t.Error("a snapshot changed")
 	}
-	if after := s.Snapshot(at(0), nil); len(after.Quiesce)+len(after.Attested) != 0 {
+	if after := s.Snapshot(at(0), nil); len(after.Quiesce)+len(after.Stonith) != 0 {
 		t.Error("an ended promotion is remembered")
 	}
 }

@@ -20,8 +20,8 @@ type Snapshot struct {
 	Replicas       map[string]*ReplicaSeen
 	// Quiesce maps a promotion's op_id to when it cancels itself.
 	Quiesce map[string]time.Time
-	// Attested maps a promotion's op_id to the operator's attestation.
-	Attested map[string]string
+	// Stonith maps a promotion's op_id to how switching off its owner's host went.
+	Stonith map[string]StonithResult
 
 	lastGrant func(hostID string) time.Time
 }

@@ -34,7 +34,7 @@ type State struct {
 	hosts    map[string]*HostSeen
 	replicas map[string]*ReplicaSeen
 	quiesce  map[string]time.Time
-	attested map[string]string
+	stonith  map[string]StonithResult
 	asked    map[string]*asked // by id of the inquiry
 	changed  chan struct{}
 }
@@ -48,6 +48,7 @@ type HostSeen struct {
 	// Full is true once a full report has arrived in this session and leadership.
 	Full                bool
 	FenceClass          tarnv1.FenceClass
+	FenceTrouble        string
 	AssignmentsRevision uint64
 	Pools               map[string]*tarnv1.PoolReport
 	// Orphaned are divergent copies of replicas that are not on the host any more;
@@ -99,7 +100,7 @@ func (s *State) reset(since time.Time) {
 	s.hosts = make(map[string]*HostSeen)
 	s.replicas = make(map[string]*ReplicaSeen)
 	s.quiesce = make(map[string]time.Time)
-	s.attested = make(map[string]string)
+	s.stonith = make(map[string]StonithResult)
 	s.giveUp()
 }
 
@@ -140,7 +141,7 @@ func (s *State) Report(req *tarnv1.ReportRequest, now time.Time) (wantFull bool)
 func heard(old *HostSeen, req *tarnv1.ReportRequest, now time.Time) *HostSeen {
 	h := &HostSeen{
 		HostID: req.GetHostId(), SessionID: req.GetSessionId(), At: now, Full: req.GetFull(),
-		FenceClass: req.GetFenceClass(), AssignmentsRevision: req.GetAssignmentsRevision(), sequence: req.GetSequence(),
+		FenceClass: req.GetFenceClass(), FenceTrouble: req.GetFenceTrouble(), AssignmentsRevision: req.GetAssignmentsRevision(), sequence: req.GetSequence(),
 		Pools: make(map[string]*tarnv1.PoolReport), Purges: req.GetPurges(),
 	}
 	if req.GetOrphansKnown() {
@@ -217,22 +218,12 @@ func (s *State) SetQuiesce(opID string, until time.Time) {
 	s.wake()
 }
 
-// Attest records an operator's word that the former owner's host is off, for
-// the forced promotion opID. detail says who and why. Kept until the leader
-// changes; asking again with the same op_id renews it.
-func (s *State) Attest(opID, detail string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.attested[opID] = detail
-	s.wake()
-}
-
 // Forget drops what is kept for a promotion that has ended.
 func (s *State) Forget(opID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.quiesce, opID)
-	delete(s.attested, opID)
+	delete(s.stonith, opID)
 }
 
 // Host returns the last word of a host.
@@ -275,7 +266,7 @@ func (s *State) Snapshot(now time.Time, leases *Leases) *Snapshot {
 	out := &Snapshot{
 		Now: now, Since: s.since, TTL: s.cfg.TTL, ReportInterval: s.cfg.ReportInterval,
 		Hosts: maps.Clone(s.hosts), Replicas: maps.Clone(s.replicas),
-		Quiesce: maps.Clone(s.quiesce), Attested: maps.Clone(s.attested),
+		Quiesce: maps.Clone(s.quiesce), Stonith: maps.Clone(s.stonith),
 	}
 	if leases != nil {
 		out.lastGrant = leases.snapshot()

@@ -1,7 +1,6 @@
 package reconcile
 
 import (
-	"fmt"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -81,6 +80,7 @@ func (r *round) activate(s *shareFacts, head uint64) {
 // forced is F2 to F5 of reliability 3.8.
 func (r *round) forced(s *shareFacts) {
 	f := s.fencing
+	r.follow(s)
 	if !f.GetSealed() {
 		r.seal(s)
 	}
@@ -106,70 +106,6 @@ func (r *round) seal(s *shareFacts) {
 		ShareId: s.GetId(), OpId: f.GetOpId(), Epoch: f.GetEpoch(),
 		HeadGuid: ack.GetHeadGuid(), HeadCreatedAt: ack.GetHeadCreatedAt(),
 	}}})
-}
-
-// prove commits the proof that the owner has stopped, with what the failover
-// leaves behind, unless that is more than the operator agreed to.
-func (r *round) prove(s *shareFacts) {
-	proof, detail := r.proof(s)
-	if proof == tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED || s.report(s.fencing.GetTargetReplicaId()) == nil {
-		return // What is lost cannot be said before the target has said what it holds.
-	}
-	loss := r.loss(s, proof)
-	if limit := s.fencing.GetConsent().GetMaxLoss(); limit != nil && loss.GetKeptAge().AsDuration() > limit.AsDuration() && !nothingLost(loss) {
-		r.withhold(s, loss, limit.AsDuration())
-		return
-	}
-	r.propose(&raftv1.Command{Verb: &raftv1.Command_CommitProof{CommitProof: &raftv1.CommitProof{
-		ShareId: s.GetId(), OpId: s.fencing.GetOpId(), Epoch: s.fencing.GetEpoch(), Proof: proof, Detail: detail, Loss: loss,
-	}}})
-}
-
-func (r *round) proof(s *shareFacts) (tarnv1.FencingProof, string) {
-	f := s.fencing
-	if p := f.GetProof(); p != tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED {
-		return p, f.GetProofDetail()
-	}
-	owner, ok := r.view.Replica(s.owner())
-	if !ok {
-		return 0, ""
-	}
-	class := r.fenceClass(owner.GetHostId())
-	if enforced(class) && r.obs.LeaseExpired(owner.GetHostId(), r.policy.LeaseWait) {
-		return tarnv1.FencingProof_FENCING_PROOF_LEASE_EXPIRED,
-			fmt.Sprintf("%s since the last possible grant to host %s, which enforces expiry by %s", r.policy.LeaseWait, owner.GetHostId(), className(class))
-	}
-	if detail, ok := r.obs.Attested[f.GetOpId()]; ok {
-		return tarnv1.FencingProof_FENCING_PROOF_OPERATOR_ATTESTED, detail
-	}
-	return 0, ""
-}
-
-// fenceClass is the weaker of what the host registered and what it last said.
-func (r *round) fenceClass(hostID string) tarnv1.FenceClass {
-	host, ok := r.view.Host(hostID)
-	if !ok {
-		return tarnv1.FenceClass_FENCE_CLASS_NONE
-	}
-	class := host.GetFenceClass()
-	if seen := r.obs.Hosts[hostID]; seen != nil && seen.FenceClass != tarnv1.FenceClass_FENCE_CLASS_UNSPECIFIED {
-		class = min(class, seen.FenceClass)
-	}
-	return class
-}
-
-func enforced(c tarnv1.FenceClass) bool { return c >= tarnv1.FenceClass_FENCE_CLASS_HELPER }
-
-func className(c tarnv1.FenceClass) string {
-	switch c {
-	case tarnv1.FenceClass_FENCE_CLASS_HELPER:
-		return "a helper process"
-	case tarnv1.FenceClass_FENCE_CLASS_KERNEL:
-		return "the kernel's packet filter"
-	case tarnv1.FenceClass_FENCE_CLASS_WATCHDOG:
-		return "a watchdog"
-	}
-	return "nothing"
 }
 
 // loss says what a forced failover leaves behind. It is exact only when the
@@ -214,9 +150,21 @@ func (s *shareFacts) lost(target *tarnv1.ReplicaReport) []*tarnv1.LostSnapshot {
 		if snap.GetDeleting() || snap.GetGuid() == 0 || hasSnapshot(target, snap.GetId(), snap.GetGuid()) {
 			continue
 		}
-		out = append(out, &tarnv1.LostSnapshot{SnapshotId: snap.GetId(), Name: snap.GetName(), Guid: snap.GetGuid()})
+		out = append(out, &tarnv1.LostSnapshot{
+			SnapshotId: snap.GetId(), Name: snap.GetName(), Guid: snap.GetGuid(), Replicated: s.replicated(snap),
+		})
 	}
 	return out
+}
+
+// replicated reports that the snapshot was acknowledged by a replica beside the owner.
+func (s *shareFacts) replicated(snap *snapshotFacts) bool {
+	for id, inst := range snap.on {
+		if id != s.owner() && inst.GetStatus() == tarnv1.Status_STATUS_AVAILABLE {
+			return true
+		}
+	}
+	return false
 }
 
 // keptAge is how far the target was behind at the most when the failover was
@@ -230,19 +178,4 @@ func (r *round) keptAge(s *shareFacts, keptAt *timestamppb.Timestamp) time.Durat
 		return max(0, started.Sub(s.GetCreatedAt().AsTime()))
 	}
 	return max(0, started.Sub(keptAt.AsTime()))
-}
-
-// withhold says once per promotion that it waits for a larger consent.
-func (r *round) withhold(s *shareFacts, loss *tarnv1.LossReport, limit time.Duration) {
-	target, op := s.fencing.GetTargetReplicaId(), s.fencing.GetOpId()
-	for m := range r.view.MessagesOfProject(s.GetProjectId()) {
-		if m.GetResourceId() == target && m.GetRequestId() == op {
-			return
-		}
-	}
-	text := fmt.Sprintf("The failover would lose up to %s of changes and %d snapshots, more than the %s agreed to. "+
-		"It waits: promote again with the same op_id and a larger max_loss, or cancel it.",
-		loss.GetKeptAge().AsDuration().Round(time.Second), len(loss.GetLostSnapshots()), limit)
-	r.batch.Messages = append(r.batch.Messages,
-		r.message(s, resource{"SHARE_REPLICA", target}, actionPromote, detailUnknown, text, op))
 }

@@ -85,7 +85,7 @@ func (w *world) disturb(t *rapid.T, names []string, i int) {
 		s, _ := w.fsm.View().Share("s")
 		owner, _ := w.fsm.View().Replica(s.GetFencing().GetOwnerReplicaId())
 		if w.hosts[owner.GetHostId()].cut && !w.hosts[owner.GetHostId()].leased() {
-			w.soft.Attest(s.GetFencing().GetOpId(), "looked")
+			w.attest("s")
 		}
 	}
 }

@@ -25,6 +25,9 @@ type Policy struct {
 	MessageTTL time.Duration
 	// DrainPause is how long a drain leaves a share alone after a change of its ownership.
 	DrainPause time.Duration
+	// Stonith says which hosts can be switched off; the first rule that fits a host
+	// counts. None by default.
+	Stonith []StonithRule
 }
 
 // DefaultPolicy is what production runs with.
@@ -126,7 +129,7 @@ type snapshotFacts struct {
 	on map[string]*tarnv1.SnapshotInstance
 }
 
-func (r *round) share(share *tarnv1.Share) {
+func (r *round) facts(share *tarnv1.Share) *shareFacts {
 	s := &shareFacts{Share: share, fencing: share.GetFencing(), replicas: r.view.ReplicasOfShare(share.GetId())}
 	s.seen = make([]*observe.ReplicaSeen, len(s.replicas))
 	for i, rep := range s.replicas {
@@ -139,11 +142,17 @@ func (r *round) share(share *tarnv1.Share) {
 		}
 		s.snapshots = append(s.snapshots, snapshotFacts{Snapshot: snap, on: on})
 	}
+	return s
+}
+
+func (r *round) share(share *tarnv1.Share) {
+	s := r.facts(share)
 	for _, rep := range s.replicas {
 		r.replica(s, rep)
 		r.snapshotsOn(s, rep)
 	}
 	r.resize(s)
+	r.failover(s)
 	r.promotion(s)
 }
 

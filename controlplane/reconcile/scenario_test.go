@@ -54,6 +54,7 @@ func (p *player) play(verb string, args []string) error {
 		"attest": p.attest, "quiesce": p.quiesce, "new-leader": p.newLeader, "admin": p.admin, "delete": p.remove, "resize": p.resizing,
 		"fail": p.fail, "expect": p.expect, "phase": p.phase, "loss": p.loss, "message": p.messageIs, "snapshot-is": p.snapshotIs,
 		"host-is": p.hostIs, "size": p.size, "replicas": p.replicas, "mark": p.marked, "entries": p.entries, "blocked": p.blocked,
+		"spec": p.spec, "stonith": p.stonith, "shots": p.shots, "shot": p.shot, "waits": p.waits, "consent": p.consent,
 		"manage": p.manage, "unmanage": p.unmanage, "managed-replica": p.managedReplica,
 	}
 	f, ok := commands[verb]
@@ -142,7 +143,6 @@ func (p *player) blind(a []string) error {
 }
 func (p *player) newLeader([]string) error { p.lead(); return nil }
 func (p *player) marked([]string) error    { p.mark = len(p.log); return nil }
-func (p *player) attest(a []string) error  { p.soft.Attest(a[0], "operator: power is off"); return nil }
 
 // restart registers a new session of a host, which has not reported yet.
 func (p *player) restart(a []string) error {

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -42,6 +43,8 @@ type world struct {
 	index  uint64
 	nextID int
 	guid   uint64
+	// specs are extra specs of the next share's type.
+	specs map[string]string
 	// log is every command that was applied.
 	log []*raftv1.Command
 }
@@ -139,7 +142,8 @@ func (w *world) addShareFrom(from, name, host, kind string, rpo time.Duration) {
 	if kind != "plain" {
 		specs["replication_type"] = kind
 	}
-	typeName := kind + rpo.String()
+	typeName := kind + rpo.String() + fmt.Sprint(w.specs)
+	maps.Copy(specs, w.specs)
 	if _, ok := w.fsm.View().ShareTypeByName(typeName); !ok {
 		w.must(&raftv1.Command{Verb: &raftv1.Command_PutShareType{PutShareType: &raftv1.PutShareType{
 			ShareType: &tarnv1.ShareType{Id: "t-" + typeName, Name: typeName, ExtraSpecs: specs},
@@ -187,6 +191,16 @@ func (w *world) promote(share, host, op string, mode tarnv1.PromotionMode, maxLo
 	return w.apply(&raftv1.Command{Verb: &raftv1.Command_PromoteReplica{PromoteReplica: &raftv1.PromoteReplica{
 		Id: w.replicaOn(share, host).GetId(), OpId: op, Mode: mode, Consent: consent,
 		ExpectedEpoch: s.GetFencing().GetEpoch(), AllowOutOfSync: true,
+	}}})
+}
+
+// attest has an operator say that the host of the running promotion's owner is off.
+func (w *world) attest(share string) *raftfsm.Result {
+	s, _ := w.fsm.View().Share(share)
+	f := s.GetFencing()
+	return w.apply(&raftv1.Command{Verb: &raftv1.Command_PromoteReplica{PromoteReplica: &raftv1.PromoteReplica{
+		Id: f.GetTargetReplicaId(), OpId: f.GetOpId(), Mode: tarnv1.PromotionMode_PROMOTION_MODE_FORCED, Consent: f.GetConsent(),
+		ExpectedEpoch: f.GetEpoch(), AllowOutOfSync: true, Attestation: "operator: looked",
 	}}})
 }
 

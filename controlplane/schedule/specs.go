@@ -25,6 +25,8 @@ const (
 	specRateLimit      = "tarn:rate_limit"
 	specKeep           = "tarn:keep"
 	specSquash         = "tarn:squash"
+	specAutoFailover   = "tarn:auto_failover"
+	specFsidOnLoss     = "tarn:fsid_on_loss"
 	specEncryption     = EncryptionKey
 	tarnScope          = "tarn:"
 )
@@ -64,6 +66,8 @@ type Specs struct {
 	Keep                              KeepPolicy
 	Squash                            tarnv1.Squash // root when the type does not say
 	Encryption                        bool          // at rest and, as raw streams, between hosts
+	AutoFailover                      time.Duration // what an automatic failover may lose; 0: none happens
+	KeepFsidOnLoss                    bool          // clients go on as if nothing was lost
 }
 
 // SpecError is the error of ParseSpecs.
@@ -122,16 +126,28 @@ func parse(specs map[string]string) (Specs, []*tarnv1.FieldViolation) {
 				violate(key, err.Error())
 			}
 		case strings.HasPrefix(key, tarnScope):
-			violate(key, fmt.Sprintf("is unknown; the keys of tarn are %s, %s, %s, %s and %s", specEncryption, specKeep, specRateLimit, specRPO, specSquash))
+			violate(key, "is unknown; the keys of tarn are "+strings.Join(tarnKeys(), ", "))
 		}
 	}
 	if out.Encryption && out.CreateShareFromSnapshotSupport {
 		violate(specEncryption, "excludes "+specFromSnapshot+": a clone cannot have a key of its own")
 	}
+	if out.AutoFailover > 0 && !mirrored(out.ReplicationType) {
+		violate(specAutoFailover, "needs "+specReplicationType+" readable or dr: there is nothing else to fail over to")
+	}
 	if out.MaxShareSizeGiB > 0 && out.MinShareSizeGiB > out.MaxShareSizeGiB {
 		violate(specMinSize, "is larger than "+specMaxSize)
 	}
 	return out, bad
+}
+
+// tarnKeys are the keys of tarn's own scope.
+func tarnKeys() []string {
+	return []string{specAutoFailover, specEncryption, specFsidOnLoss, specKeep, specRateLimit, specRPO, specSquash}
+}
+
+func mirrored(t tarnv1.ReplicationType) bool {
+	return t == tarnv1.ReplicationType_REPLICATION_TYPE_READABLE || t == tarnv1.ReplicationType_REPLICATION_TYPE_DR
 }
 
 func shorten(key string) string {
@@ -161,6 +177,8 @@ func (s *Specs) readers() map[string]func(string) error {
 		specKeep:            func(v string) (err error) { s.Keep, err = ParseKeep(v); return err },
 		specEncryption:      boolInto(&s.Encryption),
 		specSquash:          func(v string) (err error) { s.Squash, err = parseSquash(v); return err },
+		specAutoFailover:    func(v string) (err error) { s.AutoFailover, err = parseAutoFailover(v); return err },
+		specFsidOnLoss:      func(v string) (err error) { s.KeepFsidOnLoss, err = parseFsidOnLoss(v); return err },
 	}
 }
 
@@ -210,6 +228,20 @@ func Squash(specs map[string]string) tarnv1.Squash {
 		return tarnv1.Squash_SQUASH_ROOT
 	}
 	return squash
+}
+
+// AutoFailover returns tarn:auto_failover: how much a failover may lose that the
+// leader begins by itself; 0, never, when it is absent or not valid.
+func AutoFailover(specs map[string]string) time.Duration {
+	v, ok := specs[specAutoFailover]
+	if !ok {
+		return 0
+	}
+	age, err := parseAutoFailover(v)
+	if err != nil {
+		return 0
+	}
+	return age
 }
 
 // Encrypted tells whether a type's shares are encrypted.

@@ -86,7 +86,13 @@ func TestValidateExtraSpecs(t *testing.T) {
 		{"tarn:keep", "1h", "AGE:DISTANCE"},
 		{"tarn:squash", "none", ""},
 		{"tarn:squash", "root_squash", "none, root or all"},
-		{"tarn:rop", "10s", "tarn:encryption, tarn:keep, tarn:rate_limit, tarn:rpo and tarn:squash"},
+		{"tarn:rop", "10s", "tarn:auto_failover, tarn:encryption, tarn:fsid_on_loss, tarn:keep, tarn:rate_limit, tarn:rpo, tarn:squash"},
+		{"tarn:auto_failover", "30s", "needs replication_type"},
+		{"tarn:auto_failover", "on", "from 1s to 24h"},
+		{"tarn:auto_failover", "0s", "leave the key out"},
+		{"tarn:fsid_on_loss", "keep", ""},
+		{"tarn:fsid_on_loss", "break", ""},
+		{"tarn:fsid_on_loss", "new", "break or keep"},
 		{"tarn:encryption", "on", ""},
 		{"tarn:encryption", "aes", "boolean"},
 		{"tarn:keep", "24h:1h,30d:90m", "multiple"},
@@ -122,12 +128,13 @@ func TestParseSpecs(t *testing.T) {
 	got, err := ParseSpecs(map[string]string{
 		"driver_handles_share_servers": "False", "replication_type": "dr", "snapshot_support": "true",
 		"availability_zones": "a,b", "provisioning:min_share_size": "2", "tarn:rpo": "10s", "tarn:rate_limit": "2k", "tarn:squash": "all",
-		"tarn:keep": "1h:all,1d:1h", "tarn:encryption": "on",
+		"tarn:keep": "1h:all,1d:1h", "tarn:encryption": "on", "tarn:auto_failover": "30s", "tarn:fsid_on_loss": "keep",
 	})
 	want := Specs{
 		ReplicationType: tarnv1.ReplicationType_REPLICATION_TYPE_DR, SnapshotSupport: true,
 		AvailabilityZones: []string{"a", "b"}, MinShareSizeGiB: 2, RPO: 10 * time.Second, RateLimitBytesPerSecond: 2048, Squash: tarnv1.Squash_SQUASH_ALL, Encryption: true,
-		Keep: KeepPolicy{Rules: []KeepRule{{For: time.Hour}, {For: 24 * time.Hour, Every: time.Hour}}},
+		Keep:         KeepPolicy{Rules: []KeepRule{{For: time.Hour}, {For: 24 * time.Hour, Every: time.Hour}}},
+		AutoFailover: 30 * time.Second, KeepFsidOnLoss: true,
 	}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("%v %s", err, diff)

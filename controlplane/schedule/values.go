@@ -67,6 +67,25 @@ func parseRPO(s string) (time.Duration, error) {
 	return d, nil
 }
 
+func parseAutoFailover(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil || d < MinRPO || d > MaxRPO {
+		return 0, fmt.Errorf("must be a duration from %s to 24h, such as 30s: the writes that it may lose; leave the key out for no automatic failover", MinRPO)
+	}
+	return d, nil
+}
+
+// parseFsidOnLoss reports whether clients shall not be told that a failover lost data.
+func parseFsidOnLoss(s string) (keep bool, err error) {
+	switch s {
+	case "break":
+		return false, nil
+	case "keep":
+		return true, nil
+	}
+	return false, errors.New("must be break or keep")
+}
+
 var errRate = errors.New("must be bytes per second with an optional k, M or G (powers of 1024), such as 50M; 0 is unlimited")
 
 func parseRate(s string) (int64, error) {

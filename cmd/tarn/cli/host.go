@@ -44,11 +44,23 @@ var hostView = view[*tarnv1.Host]{
 		{"Address", (*tarnv1.Host).GetAddress},
 		{"Backend", (*tarnv1.Host).GetBackend},
 		{"Version", (*tarnv1.Host).GetVersion},
-		{"Fence class", func(h *tarnv1.Host) string { return enumText(h.GetFenceClass()) }},
+		{"Fence class", fenceText},
 		{"Capabilities", func(h *tarnv1.Host) string { return mapText(h.GetCapabilities()) }},
 		{"Last report", func(h *tarnv1.Host) string { return stampText(h.GetLastReportAt()) }},
 		{"Created", func(h *tarnv1.Host) string { return stampText(h.GetCreatedAt()) }},
 	},
+}
+
+// fenceText is what ends a host's leases, and if that is out of order, why.
+func fenceText(h *tarnv1.Host) string {
+	text, now := enumText(h.GetFenceClass()), h.GetFenceClassNow()
+	if now != tarnv1.FenceClass_FENCE_CLASS_UNSPECIFIED && now < h.GetFenceClass() {
+		text += ", but " + enumText(now) + " at the moment"
+	}
+	if h.GetFenceTrouble() != "" {
+		text += ": " + h.GetFenceTrouble()
+	}
+	return text
 }
 
 func poolNames(h *tarnv1.Host, separator string) string {

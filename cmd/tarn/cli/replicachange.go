@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -19,14 +20,16 @@ type replicaPromote struct {
 	Force            bool           `help:"The active replica's host is gone: accept loss, after its lease has run out."`
 	MaxLoss          *time.Duration `help:"With --force: refuse to lose writes older than this." placeholder:"DURATION"`
 	Reason           string         `help:"With --force: kept with the loss report."`
+	FromSnapshot     string         `help:"With --force: go on from exactly the snapshot with this GUID, or not at all." placeholder:"GUID"`
+	LoseSnapshot     []string       `sep:"none" help:"With --force: this snapshot may be lost, by its GUID, although other replicas had it; repeatable." placeholder:"GUID"`
 	AttestHostIsDown bool           `help:"With --force: I have made sure that the old host is off. Audited; operators only."`
 	OpID             string         `name:"op-id" help:"Idempotency key, a UUID; minted if left out."`
 }
 
 func (c *replicaPromote) request(id string) (*tarnv1.PromoteReplicaRequest, error) {
-	forceOnly := c.MaxLoss != nil || c.Reason != "" || c.AttestHostIsDown
+	forceOnly := c.MaxLoss != nil || c.Reason != "" || c.AttestHostIsDown || c.FromSnapshot != "" || len(c.LoseSnapshot) > 0
 	if forceOnly && !c.Force {
-		return nil, usage("--max-loss, --reason and --attest-host-is-down need --force")
+		return nil, usage("--max-loss, --reason, --from-snapshot, --lose-snapshot and --attest-host-is-down need --force")
 	}
 	req := &tarnv1.PromoteReplicaRequest{Id: id, OpId: c.OpID, Force: c.Force, AttestHostIsDown: c.AttestHostIsDown}
 	if c.QuiesceWaitTime != 0 {
@@ -37,8 +40,35 @@ func (c *replicaPromote) request(id string) (*tarnv1.PromoteReplicaRequest, erro
 		if c.MaxLoss != nil {
 			req.Consent.MaxLoss = durationpb.New(*c.MaxLoss)
 		}
+		return req, c.snapshots(req.GetConsent())
 	}
 	return req, nil
+}
+
+// snapshots puts the snapshots that were named into the consent.
+func (c *replicaPromote) snapshots(consent *tarnv1.Consent) (err error) {
+	if c.FromSnapshot != "" {
+		if consent.HeadGuid, err = parseGUID("--from-snapshot", c.FromSnapshot); err != nil {
+			return err
+		}
+	}
+	for _, text := range c.LoseSnapshot {
+		guid, err := parseGUID("--lose-snapshot", text)
+		if err != nil {
+			return err
+		}
+		consent.LostGuids = append(consent.LostGuids, guid)
+	}
+	return nil
+}
+
+// parseGUID reads a GUID as tarn and zfs print it, or in hexadecimal with 0x.
+func parseGUID(flag, text string) (uint64, error) {
+	guid, err := strconv.ParseUint(text, 0, 64)
+	if err != nil || guid == 0 {
+		return 0, usage("%s: %q is no GUID", flag, text).next("`tarn snapshot show` prints a snapshot's")
+	}
+	return guid, nil
 }
 
 func (c *replicaPromote) Run(ctx context.Context, a *app, api *client.Client) error {

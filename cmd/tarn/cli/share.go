@@ -57,7 +57,9 @@ var shareView = view[*tarnv1.Share]{
 		{"From snapshot", (*tarnv1.Share).GetSnapshotId},
 		{"Metadata", func(s *tarnv1.Share) string { return mapText(s.GetMetadata()) }},
 		{"Public", func(s *tarnv1.Share) string { return boolText(s.GetIsPublic()) }},
-		{"Epoch", fencingText},
+		{"May write", writerText},
+		{"Epoch", func(s *tarnv1.Share) string { return fmt.Sprint(s.GetFencing().GetEpoch()) }},
+		{"By proof", proofText},
 		{"Promotion", promotionText},
 		{"Created", func(s *tarnv1.Share) string { return stampText(s.GetCreatedAt()) }},
 	},
@@ -68,22 +70,6 @@ func shareSizeText(s *tarnv1.Share) string {
 		return fmt.Sprintf("%d GiB, becoming %d GiB", s.GetSizeGib(), s.GetPendingSizeGib())
 	}
 	return fmt.Sprintf("%d GiB", s.GetSizeGib())
-}
-
-func fencingText(s *tarnv1.Share) string {
-	f := s.GetFencing()
-	if f == nil {
-		return ""
-	}
-	return fmt.Sprintf("%d, written by %s", f.GetEpoch(), f.GetOwnerReplicaId())
-}
-
-func promotionText(s *tarnv1.Share) string {
-	f := s.GetFencing()
-	if f.GetPhase() != tarnv1.FencingPhase_FENCING_PHASE_FENCING {
-		return ""
-	}
-	return fmt.Sprintf("%s to %s since %s", enumText(f.GetMode()), f.GetTargetReplicaId(), stampText(f.GetStartedAt()))
 }
 
 func locationsText(locations []*tarnv1.ExportLocation) string {

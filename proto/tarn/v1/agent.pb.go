@@ -1018,10 +1018,11 @@ type ReportRequest struct {
 	// Assignments revision that this report has seen.
 	AssignmentsRevision uint64 `protobuf:"varint,4,opt,name=assignments_revision,json=assignmentsRevision,proto3" json:"assignments_revision,omitempty"`
 	// True: replicas lists everything on this host; what is missing is not there.
-	Full       bool             `protobuf:"varint,5,opt,name=full,proto3" json:"full,omitempty"`
-	Replicas   []*ReplicaReport `protobuf:"bytes,6,rep,name=replicas,proto3" json:"replicas,omitempty"`
-	Pools      []*PoolReport    `protobuf:"bytes,7,rep,name=pools,proto3" json:"pools,omitempty"`
-	FenceClass FenceClass       `protobuf:"varint,8,opt,name=fence_class,json=fenceClass,proto3,enum=tarn.v1.FenceClass" json:"fence_class,omitempty"`
+	Full     bool             `protobuf:"varint,5,opt,name=full,proto3" json:"full,omitempty"`
+	Replicas []*ReplicaReport `protobuf:"bytes,6,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	Pools    []*PoolReport    `protobuf:"bytes,7,rep,name=pools,proto3" json:"pools,omitempty"`
+	// What would end a lease at this moment.
+	FenceClass FenceClass `protobuf:"varint,8,opt,name=fence_class,json=fenceClass,proto3,enum=tarn.v1.FenceClass" json:"fence_class,omitempty"`
 	// Answers to inquiries of earlier responses.
 	Answers []*InquiryAnswer `protobuf:"bytes,20,rep,name=answers,proto3" json:"answers,omitempty"`
 	// Divergent copies here whose replica is not assigned to this host; all there are
@@ -1029,7 +1030,9 @@ type ReportRequest struct {
 	OrphanedCopies []*DivergentCopy `protobuf:"bytes,21,rep,name=orphaned_copies,json=orphanedCopies,proto3" json:"orphaned_copies,omitempty"`
 	OrphansKnown   bool             `protobuf:"varint,23,opt,name=orphans_known,json=orphansKnown,proto3" json:"orphans_known,omitempty"`
 	// How the purges of AssignmentsResponse went, until they are gone from there.
-	Purges        []*PurgeReport `protobuf:"bytes,22,rep,name=purges,proto3" json:"purges,omitempty"`
+	Purges []*PurgeReport `protobuf:"bytes,22,rep,name=purges,proto3" json:"purges,omitempty"`
+	// Why fence_class is weaker than the host registered with; empty when it is not.
+	FenceTrouble  string `protobuf:"bytes,24,opt,name=fence_trouble,json=fenceTrouble,proto3" json:"fence_trouble,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1146,6 +1149,13 @@ func (x *ReportRequest) GetPurges() []*PurgeReport {
 		return x.Purges
 	}
 	return nil
+}
+
+func (x *ReportRequest) GetFenceTrouble() string {
+	if x != nil {
+		return x.FenceTrouble
+	}
+	return ""
 }
 
 type ReportResponse struct {
@@ -2599,7 +2609,7 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\faccess_level\x18\x03 \x01(\x0e2\x14.tarn.v1.AccessLevelR\vaccessLevel\"3\n" +
 	"\x12ReplicationOptions\x12\x1d\n" +
 	"\n" +
-	"rate_limit\x18\x01 \x01(\x03R\trateLimit\"\x85\x04\n" +
+	"rate_limit\x18\x01 \x01(\x03R\trateLimit\"\xaa\x04\n" +
 	"\rReportRequest\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x1d\n" +
 	"\n" +
@@ -2614,7 +2624,8 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\aanswers\x18\x14 \x03(\v2\x16.tarn.v1.InquiryAnswerR\aanswers\x12?\n" +
 	"\x0forphaned_copies\x18\x15 \x03(\v2\x16.tarn.v1.DivergentCopyR\x0eorphanedCopies\x12#\n" +
 	"\rorphans_known\x18\x17 \x01(\bR\forphansKnown\x12,\n" +
-	"\x06purges\x18\x16 \x03(\v2\x14.tarn.v1.PurgeReportR\x06purges\"]\n" +
+	"\x06purges\x18\x16 \x03(\v2\x14.tarn.v1.PurgeReportR\x06purges\x12#\n" +
+	"\rfence_trouble\x18\x18 \x01(\tR\ffenceTrouble\"]\n" +
 	"\x0eReportResponse\x12\x1b\n" +
 	"\twant_full\x18\x01 \x01(\bR\bwantFull\x12.\n" +
 	"\tinquiries\x18\x14 \x03(\v2\x10.tarn.v1.InquiryR\tinquiries\"\xfd\x01\n" +

@@ -410,6 +410,62 @@ func (FencingProof) EnumDescriptor() ([]byte, []int) {
 	return file_tarn_v1_types_proto_rawDescGZIP(), []int{5}
 }
 
+// WriteState is what the leader knows of an owner's lease and clients.
+type WriteState int32
+
+const (
+	WriteState_WRITE_STATE_UNSPECIFIED WriteState = 0
+	// The owner's host has said that it accepts writes, and may hold a lease.
+	WriteState_WRITE_STATE_SERVING WriteState = 1
+	// It may hold a lease, and has not said that it accepts writes.
+	WriteState_WRITE_STATE_LEASED WriteState = 2
+	// No lease can be left: nobody can write.
+	WriteState_WRITE_STATE_EXPIRED WriteState = 3
+)
+
+// Enum value maps for WriteState.
+var (
+	WriteState_name = map[int32]string{
+		0: "WRITE_STATE_UNSPECIFIED",
+		1: "WRITE_STATE_SERVING",
+		2: "WRITE_STATE_LEASED",
+		3: "WRITE_STATE_EXPIRED",
+	}
+	WriteState_value = map[string]int32{
+		"WRITE_STATE_UNSPECIFIED": 0,
+		"WRITE_STATE_SERVING":     1,
+		"WRITE_STATE_LEASED":      2,
+		"WRITE_STATE_EXPIRED":     3,
+	}
+)
+
+func (x WriteState) Enum() *WriteState {
+	p := new(WriteState)
+	*p = x
+	return p
+}
+
+func (x WriteState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (WriteState) Descriptor() protoreflect.EnumDescriptor {
+	return file_tarn_v1_types_proto_enumTypes[6].Descriptor()
+}
+
+func (WriteState) Type() protoreflect.EnumType {
+	return &file_tarn_v1_types_proto_enumTypes[6]
+}
+
+func (x WriteState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use WriteState.Descriptor instead.
+func (WriteState) EnumDescriptor() ([]byte, []int) {
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{6}
+}
+
 // KeyState says whether a host has the key of an encrypted replica. The control plane
 // never sees a key.
 type KeyState int32
@@ -448,11 +504,11 @@ func (x KeyState) String() string {
 }
 
 func (KeyState) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[6].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[7].Descriptor()
 }
 
 func (KeyState) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[6]
+	return &file_tarn_v1_types_proto_enumTypes[7]
 }
 
 func (x KeyState) Number() protoreflect.EnumNumber {
@@ -461,7 +517,7 @@ func (x KeyState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use KeyState.Descriptor instead.
 func (KeyState) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{6}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{7}
 }
 
 // ReplicaErrorCode is the bounded class of a storage or replication failure.
@@ -556,11 +612,11 @@ func (x ReplicaErrorCode) String() string {
 }
 
 func (ReplicaErrorCode) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[7].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[8].Descriptor()
 }
 
 func (ReplicaErrorCode) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[7]
+	return &file_tarn_v1_types_proto_enumTypes[8]
 }
 
 func (x ReplicaErrorCode) Number() protoreflect.EnumNumber {
@@ -569,7 +625,7 @@ func (x ReplicaErrorCode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReplicaErrorCode.Descriptor instead.
 func (ReplicaErrorCode) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{7}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{8}
 }
 
 // RetentionReason is why retention leaves a snapshot alone.
@@ -644,11 +700,11 @@ func (x RetentionReason) String() string {
 }
 
 func (RetentionReason) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[8].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[9].Descriptor()
 }
 
 func (RetentionReason) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[8]
+	return &file_tarn_v1_types_proto_enumTypes[9]
 }
 
 func (x RetentionReason) Number() protoreflect.EnumNumber {
@@ -657,7 +713,7 @@ func (x RetentionReason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RetentionReason.Descriptor instead.
 func (RetentionReason) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{8}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{9}
 }
 
 type AccessLevel int32
@@ -693,11 +749,11 @@ func (x AccessLevel) String() string {
 }
 
 func (AccessLevel) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[9].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[10].Descriptor()
 }
 
 func (AccessLevel) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[9]
+	return &file_tarn_v1_types_proto_enumTypes[10]
 }
 
 func (x AccessLevel) Number() protoreflect.EnumNumber {
@@ -706,7 +762,7 @@ func (x AccessLevel) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AccessLevel.Descriptor instead.
 func (AccessLevel) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{9}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{10}
 }
 
 type AccessRuleState int32
@@ -760,11 +816,11 @@ func (x AccessRuleState) String() string {
 }
 
 func (AccessRuleState) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[10].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[11].Descriptor()
 }
 
 func (AccessRuleState) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[10]
+	return &file_tarn_v1_types_proto_enumTypes[11]
 }
 
 func (x AccessRuleState) Number() protoreflect.EnumNumber {
@@ -773,7 +829,7 @@ func (x AccessRuleState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AccessRuleState.Descriptor instead.
 func (AccessRuleState) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{10}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{11}
 }
 
 type AccessRulesStatus int32
@@ -812,11 +868,11 @@ func (x AccessRulesStatus) String() string {
 }
 
 func (AccessRulesStatus) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[11].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[12].Descriptor()
 }
 
 func (AccessRulesStatus) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[11]
+	return &file_tarn_v1_types_proto_enumTypes[12]
 }
 
 func (x AccessRulesStatus) Number() protoreflect.EnumNumber {
@@ -825,7 +881,7 @@ func (x AccessRulesStatus) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AccessRulesStatus.Descriptor instead.
 func (AccessRulesStatus) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{11}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{12}
 }
 
 // Role is what a replica's agent is to do with its dataset.
@@ -876,11 +932,11 @@ func (x Role) String() string {
 }
 
 func (Role) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[12].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[13].Descriptor()
 }
 
 func (Role) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[12]
+	return &file_tarn_v1_types_proto_enumTypes[13]
 }
 
 func (x Role) Number() protoreflect.EnumNumber {
@@ -889,7 +945,7 @@ func (x Role) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Role.Descriptor instead.
 func (Role) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{12}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{13}
 }
 
 type HostState int32
@@ -926,11 +982,11 @@ func (x HostState) String() string {
 }
 
 func (HostState) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[13].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[14].Descriptor()
 }
 
 func (HostState) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[13]
+	return &file_tarn_v1_types_proto_enumTypes[14]
 }
 
 func (x HostState) Number() protoreflect.EnumNumber {
@@ -939,7 +995,7 @@ func (x HostState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HostState.Descriptor instead.
 func (HostState) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{13}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{14}
 }
 
 type HostAdminState int32
@@ -980,11 +1036,11 @@ func (x HostAdminState) String() string {
 }
 
 func (HostAdminState) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[14].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[15].Descriptor()
 }
 
 func (HostAdminState) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[14]
+	return &file_tarn_v1_types_proto_enumTypes[15]
 }
 
 func (x HostAdminState) Number() protoreflect.EnumNumber {
@@ -993,7 +1049,7 @@ func (x HostAdminState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HostAdminState.Descriptor instead.
 func (HostAdminState) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{14}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{15}
 }
 
 // FenceClass says what enforces the end of a lease when the agent cannot.
@@ -1040,11 +1096,11 @@ func (x FenceClass) String() string {
 }
 
 func (FenceClass) Descriptor() protoreflect.EnumDescriptor {
-	return file_tarn_v1_types_proto_enumTypes[15].Descriptor()
+	return file_tarn_v1_types_proto_enumTypes[16].Descriptor()
 }
 
 func (FenceClass) Type() protoreflect.EnumType {
-	return &file_tarn_v1_types_proto_enumTypes[15]
+	return &file_tarn_v1_types_proto_enumTypes[16]
 }
 
 func (x FenceClass) Number() protoreflect.EnumNumber {
@@ -1053,7 +1109,7 @@ func (x FenceClass) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use FenceClass.Descriptor instead.
 func (FenceClass) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{15}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{16}
 }
 
 // ShareType is a named set of extra specs that the scheduler and the share follow.
@@ -1513,7 +1569,14 @@ type Fencing struct {
 	// Epoch in which the writable export last got a file system id of its own: that of
 	// the last failover that lost data, 0 if none did. Clients then see a new file
 	// system, and go on seeing that one through later promotions.
-	FsidEpoch     uint64 `protobuf:"varint,16,opt,name=fsid_epoch,json=fsidEpoch,proto3" json:"fsid_epoch,omitempty"`
+	FsidEpoch uint64 `protobuf:"varint,16,opt,name=fsid_epoch,json=fsidEpoch,proto3" json:"fsid_epoch,omitempty"`
+	// The leader began the running or last promotion by itself (extra spec tarn:auto_failover).
+	Automatic bool `protobuf:"varint,17,opt,name=automatic,proto3" json:"automatic,omitempty"`
+	// Operator who vouches that the former owner's host is off, and why; of the running
+	// promotion only. Never for an automatic one.
+	Attestation string `protobuf:"bytes,18,opt,name=attestation,proto3" json:"attestation,omitempty"`
+	// Output only: who may write now.
+	Right         *WriteRight `protobuf:"bytes,40,opt,name=right,proto3" json:"right,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1660,6 +1723,142 @@ func (x *Fencing) GetFsidEpoch() uint64 {
 	return 0
 }
 
+func (x *Fencing) GetAutomatic() bool {
+	if x != nil {
+		return x.Automatic
+	}
+	return false
+}
+
+func (x *Fencing) GetAttestation() string {
+	if x != nil {
+		return x.Attestation
+	}
+	return ""
+}
+
+func (x *Fencing) GetRight() *WriteRight {
+	if x != nil {
+		return x.Right
+	}
+	return nil
+}
+
+// WriteRight says in one place who may write a share, and what the leader knows of it.
+type WriteRight struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Replica that may write; empty while nobody may.
+	ReplicaId        string `protobuf:"bytes,1,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	AvailabilityZone string `protobuf:"bytes,2,opt,name=availability_zone,json=availabilityZone,proto3" json:"availability_zone,omitempty"`
+	// Host of the replica; administrators only.
+	Host  string `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	Epoch uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// What let the owner become one; unspecified for the first, who needed none.
+	Proof FencingProof           `protobuf:"varint,5,opt,name=proof,proto3,enum=tarn.v1.FencingProof" json:"proof,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	// Whether the right is being used; absent in stale reads of other nodes.
+	State WriteState `protobuf:"varint,7,opt,name=state,proto3,enum=tarn.v1.WriteState" json:"state,omitempty"`
+	// What nobody-may-write waits for, one sentence; empty while somebody may.
+	WaitingFor string `protobuf:"bytes,8,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
+	// What ends the owner's right if its host falls silent.
+	FenceClass    FenceClass `protobuf:"varint,9,opt,name=fence_class,json=fenceClass,proto3,enum=tarn.v1.FenceClass" json:"fence_class,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WriteRight) Reset() {
+	*x = WriteRight{}
+	mi := &file_tarn_v1_types_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WriteRight) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WriteRight) ProtoMessage() {}
+
+func (x *WriteRight) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_types_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WriteRight.ProtoReflect.Descriptor instead.
+func (*WriteRight) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *WriteRight) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+func (x *WriteRight) GetAvailabilityZone() string {
+	if x != nil {
+		return x.AvailabilityZone
+	}
+	return ""
+}
+
+func (x *WriteRight) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *WriteRight) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *WriteRight) GetProof() FencingProof {
+	if x != nil {
+		return x.Proof
+	}
+	return FencingProof_FENCING_PROOF_UNSPECIFIED
+}
+
+func (x *WriteRight) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *WriteRight) GetState() WriteState {
+	if x != nil {
+		return x.State
+	}
+	return WriteState_WRITE_STATE_UNSPECIFIED
+}
+
+func (x *WriteRight) GetWaitingFor() string {
+	if x != nil {
+		return x.WaitingFor
+	}
+	return ""
+}
+
+func (x *WriteRight) GetFenceClass() FenceClass {
+	if x != nil {
+		return x.FenceClass
+	}
+	return FenceClass_FENCE_CLASS_UNSPECIFIED
+}
+
 // LineageEntry says from which snapshot an owner continued under an epoch.
 type LineageEntry struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -1674,7 +1873,7 @@ type LineageEntry struct {
 
 func (x *LineageEntry) Reset() {
 	*x = LineageEntry{}
-	mi := &file_tarn_v1_types_proto_msgTypes[3]
+	mi := &file_tarn_v1_types_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +1885,7 @@ func (x *LineageEntry) String() string {
 func (*LineageEntry) ProtoMessage() {}
 
 func (x *LineageEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[3]
+	mi := &file_tarn_v1_types_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +1898,7 @@ func (x *LineageEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageEntry.ProtoReflect.Descriptor instead.
 func (*LineageEntry) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{3}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *LineageEntry) GetEpoch() uint64 {
@@ -1734,15 +1933,20 @@ func (x *LineageEntry) GetAt() *timestamppb.Timestamp {
 type Consent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Upper bound of acknowledged age that may be lost; unset means any.
-	MaxLoss       *durationpb.Duration `protobuf:"bytes,1,opt,name=max_loss,json=maxLoss,proto3" json:"max_loss,omitempty"`
-	Reason        string               `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	MaxLoss *durationpb.Duration `protobuf:"bytes,1,opt,name=max_loss,json=maxLoss,proto3" json:"max_loss,omitempty"`
+	Reason  string               `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The snapshot that the target has to go on from; 0 means whatever it holds.
+	HeadGuid uint64 `protobuf:"fixed64,3,opt,name=head_guid,json=headGuid,proto3" json:"head_guid,omitempty"`
+	// Users' snapshots that may be lost although they were on more than the old active
+	// replica, by GUID.
+	LostGuids     []uint64 `protobuf:"fixed64,4,rep,packed,name=lost_guids,json=lostGuids,proto3" json:"lost_guids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Consent) Reset() {
 	*x = Consent{}
-	mi := &file_tarn_v1_types_proto_msgTypes[4]
+	mi := &file_tarn_v1_types_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +1958,7 @@ func (x *Consent) String() string {
 func (*Consent) ProtoMessage() {}
 
 func (x *Consent) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[4]
+	mi := &file_tarn_v1_types_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +1971,7 @@ func (x *Consent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Consent.ProtoReflect.Descriptor instead.
 func (*Consent) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{4}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Consent) GetMaxLoss() *durationpb.Duration {
@@ -1782,6 +1986,20 @@ func (x *Consent) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Consent) GetHeadGuid() uint64 {
+	if x != nil {
+		return x.HeadGuid
+	}
+	return 0
+}
+
+func (x *Consent) GetLostGuids() []uint64 {
+	if x != nil {
+		return x.LostGuids
+	}
+	return nil
 }
 
 // LossReport says what a forced failover left behind. Bound tells if it is complete.
@@ -1806,7 +2024,7 @@ type LossReport struct {
 
 func (x *LossReport) Reset() {
 	*x = LossReport{}
-	mi := &file_tarn_v1_types_proto_msgTypes[5]
+	mi := &file_tarn_v1_types_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1818,7 +2036,7 @@ func (x *LossReport) String() string {
 func (*LossReport) ProtoMessage() {}
 
 func (x *LossReport) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[5]
+	mi := &file_tarn_v1_types_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1831,7 +2049,7 @@ func (x *LossReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LossReport.ProtoReflect.Descriptor instead.
 func (*LossReport) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{5}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LossReport) GetEpochFrom() uint64 {
@@ -1898,17 +2116,19 @@ func (x *LossReport) GetBound() string {
 }
 
 type LostSnapshot struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SnapshotId    string                 `protobuf:"bytes,1,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Guid          uint64                 `protobuf:"fixed64,3,opt,name=guid,proto3" json:"guid,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	SnapshotId string                 `protobuf:"bytes,1,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
+	Name       string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Guid       uint64                 `protobuf:"fixed64,3,opt,name=guid,proto3" json:"guid,omitempty"`
+	// It was available on more than the former owner.
+	Replicated    bool `protobuf:"varint,4,opt,name=replicated,proto3" json:"replicated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LostSnapshot) Reset() {
 	*x = LostSnapshot{}
-	mi := &file_tarn_v1_types_proto_msgTypes[6]
+	mi := &file_tarn_v1_types_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +2140,7 @@ func (x *LostSnapshot) String() string {
 func (*LostSnapshot) ProtoMessage() {}
 
 func (x *LostSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[6]
+	mi := &file_tarn_v1_types_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2153,7 @@ func (x *LostSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LostSnapshot.ProtoReflect.Descriptor instead.
 func (*LostSnapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{6}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LostSnapshot) GetSnapshotId() string {
@@ -1955,6 +2175,13 @@ func (x *LostSnapshot) GetGuid() uint64 {
 		return x.Guid
 	}
 	return 0
+}
+
+func (x *LostSnapshot) GetReplicated() bool {
+	if x != nil {
+		return x.Replicated
+	}
+	return false
 }
 
 // Replica is one copy of a share's data on one pool (Manila: share replica = share instance).
@@ -2007,7 +2234,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_tarn_v1_types_proto_msgTypes[7]
+	mi := &file_tarn_v1_types_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2019,7 +2246,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[7]
+	mi := &file_tarn_v1_types_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2032,7 +2259,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{7}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Replica) GetId() string {
@@ -2253,7 +2480,7 @@ type ReplicaObservation struct {
 
 func (x *ReplicaObservation) Reset() {
 	*x = ReplicaObservation{}
-	mi := &file_tarn_v1_types_proto_msgTypes[8]
+	mi := &file_tarn_v1_types_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2492,7 @@ func (x *ReplicaObservation) String() string {
 func (*ReplicaObservation) ProtoMessage() {}
 
 func (x *ReplicaObservation) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[8]
+	mi := &file_tarn_v1_types_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2505,7 @@ func (x *ReplicaObservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaObservation.ProtoReflect.Descriptor instead.
 func (*ReplicaObservation) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{8}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ReplicaObservation) GetReportedAt() *timestamppb.Timestamp {
@@ -2405,7 +2632,7 @@ type TransferProgress struct {
 
 func (x *TransferProgress) Reset() {
 	*x = TransferProgress{}
-	mi := &file_tarn_v1_types_proto_msgTypes[9]
+	mi := &file_tarn_v1_types_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2417,7 +2644,7 @@ func (x *TransferProgress) String() string {
 func (*TransferProgress) ProtoMessage() {}
 
 func (x *TransferProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[9]
+	mi := &file_tarn_v1_types_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2430,7 +2657,7 @@ func (x *TransferProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferProgress.ProtoReflect.Descriptor instead.
 func (*TransferProgress) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{9}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TransferProgress) GetKind() string {
@@ -2503,7 +2730,7 @@ type ReplicaError struct {
 
 func (x *ReplicaError) Reset() {
 	*x = ReplicaError{}
-	mi := &file_tarn_v1_types_proto_msgTypes[10]
+	mi := &file_tarn_v1_types_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2515,7 +2742,7 @@ func (x *ReplicaError) String() string {
 func (*ReplicaError) ProtoMessage() {}
 
 func (x *ReplicaError) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[10]
+	mi := &file_tarn_v1_types_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2528,7 +2755,7 @@ func (x *ReplicaError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaError.ProtoReflect.Descriptor instead.
 func (*ReplicaError) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{10}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReplicaError) GetCode() ReplicaErrorCode {
@@ -2573,7 +2800,7 @@ type KeepPolicy struct {
 
 func (x *KeepPolicy) Reset() {
 	*x = KeepPolicy{}
-	mi := &file_tarn_v1_types_proto_msgTypes[11]
+	mi := &file_tarn_v1_types_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2812,7 @@ func (x *KeepPolicy) String() string {
 func (*KeepPolicy) ProtoMessage() {}
 
 func (x *KeepPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[11]
+	mi := &file_tarn_v1_types_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2825,7 @@ func (x *KeepPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeepPolicy.ProtoReflect.Descriptor instead.
 func (*KeepPolicy) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{11}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *KeepPolicy) GetRules() []*KeepRule {
@@ -2628,7 +2855,7 @@ type KeepRule struct {
 
 func (x *KeepRule) Reset() {
 	*x = KeepRule{}
-	mi := &file_tarn_v1_types_proto_msgTypes[12]
+	mi := &file_tarn_v1_types_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2640,7 +2867,7 @@ func (x *KeepRule) String() string {
 func (*KeepRule) ProtoMessage() {}
 
 func (x *KeepRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[12]
+	mi := &file_tarn_v1_types_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2653,7 +2880,7 @@ func (x *KeepRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeepRule.ProtoReflect.Descriptor instead.
 func (*KeepRule) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{12}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *KeepRule) GetUpTo() *durationpb.Duration {
@@ -2681,7 +2908,7 @@ type RetentionCause struct {
 
 func (x *RetentionCause) Reset() {
 	*x = RetentionCause{}
-	mi := &file_tarn_v1_types_proto_msgTypes[13]
+	mi := &file_tarn_v1_types_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2693,7 +2920,7 @@ func (x *RetentionCause) String() string {
 func (*RetentionCause) ProtoMessage() {}
 
 func (x *RetentionCause) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[13]
+	mi := &file_tarn_v1_types_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2706,7 +2933,7 @@ func (x *RetentionCause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetentionCause.ProtoReflect.Descriptor instead.
 func (*RetentionCause) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{13}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RetentionCause) GetReason() RetentionReason {
@@ -2738,7 +2965,7 @@ type RetentionVerdict struct {
 
 func (x *RetentionVerdict) Reset() {
 	*x = RetentionVerdict{}
-	mi := &file_tarn_v1_types_proto_msgTypes[14]
+	mi := &file_tarn_v1_types_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2750,7 +2977,7 @@ func (x *RetentionVerdict) String() string {
 func (*RetentionVerdict) ProtoMessage() {}
 
 func (x *RetentionVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[14]
+	mi := &file_tarn_v1_types_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2763,7 +2990,7 @@ func (x *RetentionVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetentionVerdict.ProtoReflect.Descriptor instead.
 func (*RetentionVerdict) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{14}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RetentionVerdict) GetName() string {
@@ -2822,7 +3049,7 @@ type RetentionPreview struct {
 
 func (x *RetentionPreview) Reset() {
 	*x = RetentionPreview{}
-	mi := &file_tarn_v1_types_proto_msgTypes[15]
+	mi := &file_tarn_v1_types_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +3061,7 @@ func (x *RetentionPreview) String() string {
 func (*RetentionPreview) ProtoMessage() {}
 
 func (x *RetentionPreview) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[15]
+	mi := &file_tarn_v1_types_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +3074,7 @@ func (x *RetentionPreview) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetentionPreview.ProtoReflect.Descriptor instead.
 func (*RetentionPreview) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{15}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RetentionPreview) GetKeep() string {
@@ -2926,7 +3153,7 @@ type DivergentCopy struct {
 
 func (x *DivergentCopy) Reset() {
 	*x = DivergentCopy{}
-	mi := &file_tarn_v1_types_proto_msgTypes[16]
+	mi := &file_tarn_v1_types_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2938,7 +3165,7 @@ func (x *DivergentCopy) String() string {
 func (*DivergentCopy) ProtoMessage() {}
 
 func (x *DivergentCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[16]
+	mi := &file_tarn_v1_types_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2951,7 +3178,7 @@ func (x *DivergentCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DivergentCopy.ProtoReflect.Descriptor instead.
 func (*DivergentCopy) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{16}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DivergentCopy) GetDataset() string {
@@ -3059,7 +3286,7 @@ type PurgeOrder struct {
 
 func (x *PurgeOrder) Reset() {
 	*x = PurgeOrder{}
-	mi := &file_tarn_v1_types_proto_msgTypes[17]
+	mi := &file_tarn_v1_types_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3071,7 +3298,7 @@ func (x *PurgeOrder) String() string {
 func (*PurgeOrder) ProtoMessage() {}
 
 func (x *PurgeOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[17]
+	mi := &file_tarn_v1_types_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3084,7 +3311,7 @@ func (x *PurgeOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeOrder.ProtoReflect.Descriptor instead.
 func (*PurgeOrder) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{17}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PurgeOrder) GetHostId() string {
@@ -3167,7 +3394,7 @@ type DivergentDetail struct {
 
 func (x *DivergentDetail) Reset() {
 	*x = DivergentDetail{}
-	mi := &file_tarn_v1_types_proto_msgTypes[18]
+	mi := &file_tarn_v1_types_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3179,7 +3406,7 @@ func (x *DivergentDetail) String() string {
 func (*DivergentDetail) ProtoMessage() {}
 
 func (x *DivergentDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[18]
+	mi := &file_tarn_v1_types_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3192,7 +3419,7 @@ func (x *DivergentDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DivergentDetail.ProtoReflect.Descriptor instead.
 func (*DivergentDetail) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{18}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DivergentDetail) GetCopy() *DivergentCopy {
@@ -3246,7 +3473,7 @@ type DivergentSnapshot struct {
 
 func (x *DivergentSnapshot) Reset() {
 	*x = DivergentSnapshot{}
-	mi := &file_tarn_v1_types_proto_msgTypes[19]
+	mi := &file_tarn_v1_types_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3258,7 +3485,7 @@ func (x *DivergentSnapshot) String() string {
 func (*DivergentSnapshot) ProtoMessage() {}
 
 func (x *DivergentSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[19]
+	mi := &file_tarn_v1_types_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3271,7 +3498,7 @@ func (x *DivergentSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DivergentSnapshot.ProtoReflect.Descriptor instead.
 func (*DivergentSnapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{19}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DivergentSnapshot) GetName() string {
@@ -3335,7 +3562,7 @@ type ManageFinding struct {
 
 func (x *ManageFinding) Reset() {
 	*x = ManageFinding{}
-	mi := &file_tarn_v1_types_proto_msgTypes[20]
+	mi := &file_tarn_v1_types_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3347,7 +3574,7 @@ func (x *ManageFinding) String() string {
 func (*ManageFinding) ProtoMessage() {}
 
 func (x *ManageFinding) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[20]
+	mi := &file_tarn_v1_types_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3360,7 +3587,7 @@ func (x *ManageFinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManageFinding.ProtoReflect.Descriptor instead.
 func (*ManageFinding) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ManageFinding) GetObstacle() string {
@@ -3458,7 +3685,7 @@ type BaseFinding struct {
 
 func (x *BaseFinding) Reset() {
 	*x = BaseFinding{}
-	mi := &file_tarn_v1_types_proto_msgTypes[21]
+	mi := &file_tarn_v1_types_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3470,7 +3697,7 @@ func (x *BaseFinding) String() string {
 func (*BaseFinding) ProtoMessage() {}
 
 func (x *BaseFinding) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[21]
+	mi := &file_tarn_v1_types_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3483,7 +3710,7 @@ func (x *BaseFinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BaseFinding.ProtoReflect.Descriptor instead.
 func (*BaseFinding) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{21}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BaseFinding) GetKind() string {
@@ -3541,7 +3768,7 @@ type ExportLocation struct {
 
 func (x *ExportLocation) Reset() {
 	*x = ExportLocation{}
-	mi := &file_tarn_v1_types_proto_msgTypes[22]
+	mi := &file_tarn_v1_types_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3553,7 +3780,7 @@ func (x *ExportLocation) String() string {
 func (*ExportLocation) ProtoMessage() {}
 
 func (x *ExportLocation) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[22]
+	mi := &file_tarn_v1_types_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3566,7 +3793,7 @@ func (x *ExportLocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportLocation.ProtoReflect.Descriptor instead.
 func (*ExportLocation) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{22}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ExportLocation) GetId() string {
@@ -3673,7 +3900,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_tarn_v1_types_proto_msgTypes[23]
+	mi := &file_tarn_v1_types_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3685,7 +3912,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[23]
+	mi := &file_tarn_v1_types_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3698,7 +3925,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{23}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Snapshot) GetId() string {
@@ -3847,7 +4074,7 @@ type SnapshotInstance struct {
 
 func (x *SnapshotInstance) Reset() {
 	*x = SnapshotInstance{}
-	mi := &file_tarn_v1_types_proto_msgTypes[24]
+	mi := &file_tarn_v1_types_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3859,7 +4086,7 @@ func (x *SnapshotInstance) String() string {
 func (*SnapshotInstance) ProtoMessage() {}
 
 func (x *SnapshotInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[24]
+	mi := &file_tarn_v1_types_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3872,7 +4099,7 @@ func (x *SnapshotInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotInstance.ProtoReflect.Descriptor instead.
 func (*SnapshotInstance) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{24}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SnapshotInstance) GetId() string {
@@ -3967,7 +4194,7 @@ type AccessRule struct {
 
 func (x *AccessRule) Reset() {
 	*x = AccessRule{}
-	mi := &file_tarn_v1_types_proto_msgTypes[25]
+	mi := &file_tarn_v1_types_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3979,7 +4206,7 @@ func (x *AccessRule) String() string {
 func (*AccessRule) ProtoMessage() {}
 
 func (x *AccessRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[25]
+	mi := &file_tarn_v1_types_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3992,7 +4219,7 @@ func (x *AccessRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRule.ProtoReflect.Descriptor instead.
 func (*AccessRule) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{25}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AccessRule) GetId() string {
@@ -4096,7 +4323,7 @@ type RuleError struct {
 
 func (x *RuleError) Reset() {
 	*x = RuleError{}
-	mi := &file_tarn_v1_types_proto_msgTypes[26]
+	mi := &file_tarn_v1_types_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4108,7 +4335,7 @@ func (x *RuleError) String() string {
 func (*RuleError) ProtoMessage() {}
 
 func (x *RuleError) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[26]
+	mi := &file_tarn_v1_types_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4121,7 +4348,7 @@ func (x *RuleError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleError.ProtoReflect.Descriptor instead.
 func (*RuleError) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{26}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RuleError) GetAccessRuleId() string {
@@ -4169,13 +4396,18 @@ type Host struct {
 	ReplicaCount int32                  `protobuf:"varint,41,opt,name=replica_count,json=replicaCount,proto3" json:"replica_count,omitempty"`
 	// What a drain still waits for, one sentence per replica.
 	DrainBlockers []string `protobuf:"bytes,42,rep,name=drain_blockers,json=drainBlockers,proto3" json:"drain_blockers,omitempty"`
+	// What would end a lease at this moment, by the host's last report; weaker than
+	// fence_class when something is out of order.
+	FenceClassNow FenceClass `protobuf:"varint,43,opt,name=fence_class_now,json=fenceClassNow,proto3,enum=tarn.v1.FenceClass" json:"fence_class_now,omitempty"`
+	// Why it is weaker.
+	FenceTrouble  string `protobuf:"bytes,44,opt,name=fence_trouble,json=fenceTrouble,proto3" json:"fence_trouble,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_tarn_v1_types_proto_msgTypes[27]
+	mi := &file_tarn_v1_types_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4187,7 +4419,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[27]
+	mi := &file_tarn_v1_types_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4200,7 +4432,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{27}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Host) GetId() string {
@@ -4343,6 +4575,20 @@ func (x *Host) GetDrainBlockers() []string {
 	return nil
 }
 
+func (x *Host) GetFenceClassNow() FenceClass {
+	if x != nil {
+		return x.FenceClassNow
+	}
+	return FenceClass_FENCE_CLASS_UNSPECIFIED
+}
+
+func (x *Host) GetFenceTrouble() string {
+	if x != nil {
+		return x.FenceTrouble
+	}
+	return ""
+}
+
 // Pool is one ZFS pool as the scheduler sees it (manila semantics 5.4).
 type Pool struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4375,7 +4621,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_tarn_v1_types_proto_msgTypes[28]
+	mi := &file_tarn_v1_types_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4387,7 +4633,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[28]
+	mi := &file_tarn_v1_types_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4400,7 +4646,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{28}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Pool) GetName() string {
@@ -4519,7 +4765,7 @@ type AvailabilityZone struct {
 
 func (x *AvailabilityZone) Reset() {
 	*x = AvailabilityZone{}
-	mi := &file_tarn_v1_types_proto_msgTypes[29]
+	mi := &file_tarn_v1_types_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4531,7 +4777,7 @@ func (x *AvailabilityZone) String() string {
 func (*AvailabilityZone) ProtoMessage() {}
 
 func (x *AvailabilityZone) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[29]
+	mi := &file_tarn_v1_types_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4544,7 +4790,7 @@ func (x *AvailabilityZone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AvailabilityZone.ProtoReflect.Descriptor instead.
 func (*AvailabilityZone) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{29}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AvailabilityZone) GetName() string {
@@ -4585,7 +4831,7 @@ type QuotaLimits struct {
 
 func (x *QuotaLimits) Reset() {
 	*x = QuotaLimits{}
-	mi := &file_tarn_v1_types_proto_msgTypes[30]
+	mi := &file_tarn_v1_types_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4597,7 +4843,7 @@ func (x *QuotaLimits) String() string {
 func (*QuotaLimits) ProtoMessage() {}
 
 func (x *QuotaLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[30]
+	mi := &file_tarn_v1_types_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4610,7 +4856,7 @@ func (x *QuotaLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaLimits.ProtoReflect.Descriptor instead.
 func (*QuotaLimits) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{30}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *QuotaLimits) GetProjectId() string {
@@ -4658,7 +4904,7 @@ type QuotaUsage struct {
 
 func (x *QuotaUsage) Reset() {
 	*x = QuotaUsage{}
-	mi := &file_tarn_v1_types_proto_msgTypes[31]
+	mi := &file_tarn_v1_types_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4670,7 +4916,7 @@ func (x *QuotaUsage) String() string {
 func (*QuotaUsage) ProtoMessage() {}
 
 func (x *QuotaUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[31]
+	mi := &file_tarn_v1_types_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4683,7 +4929,7 @@ func (x *QuotaUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaUsage.ProtoReflect.Descriptor instead.
 func (*QuotaUsage) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{31}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *QuotaUsage) GetLimit() int64 {
@@ -4722,7 +4968,7 @@ type UserMessage struct {
 
 func (x *UserMessage) Reset() {
 	*x = UserMessage{}
-	mi := &file_tarn_v1_types_proto_msgTypes[32]
+	mi := &file_tarn_v1_types_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4734,7 +4980,7 @@ func (x *UserMessage) String() string {
 func (*UserMessage) ProtoMessage() {}
 
 func (x *UserMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[32]
+	mi := &file_tarn_v1_types_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4747,7 +4993,7 @@ func (x *UserMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserMessage.ProtoReflect.Descriptor instead.
 func (*UserMessage) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{32}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *UserMessage) GetId() string {
@@ -4838,7 +5084,7 @@ type FieldViolation struct {
 
 func (x *FieldViolation) Reset() {
 	*x = FieldViolation{}
-	mi := &file_tarn_v1_types_proto_msgTypes[33]
+	mi := &file_tarn_v1_types_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4850,7 +5096,7 @@ func (x *FieldViolation) String() string {
 func (*FieldViolation) ProtoMessage() {}
 
 func (x *FieldViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[33]
+	mi := &file_tarn_v1_types_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4863,7 +5109,7 @@ func (x *FieldViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldViolation.ProtoReflect.Descriptor instead.
 func (*FieldViolation) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{33}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *FieldViolation) GetField() string {
@@ -4892,7 +5138,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_tarn_v1_types_proto_msgTypes[34]
+	mi := &file_tarn_v1_types_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4904,7 +5150,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[34]
+	mi := &file_tarn_v1_types_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4917,7 +5163,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{34}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NotLeader) GetLeaderId() string {
@@ -4951,7 +5197,7 @@ type PlacementFailure struct {
 
 func (x *PlacementFailure) Reset() {
 	*x = PlacementFailure{}
-	mi := &file_tarn_v1_types_proto_msgTypes[35]
+	mi := &file_tarn_v1_types_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4963,7 +5209,7 @@ func (x *PlacementFailure) String() string {
 func (*PlacementFailure) ProtoMessage() {}
 
 func (x *PlacementFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[35]
+	mi := &file_tarn_v1_types_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4976,7 +5222,7 @@ func (x *PlacementFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementFailure.ProtoReflect.Descriptor instead.
 func (*PlacementFailure) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{35}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PlacementFailure) GetRefusals() []*PoolRefusal {
@@ -4999,7 +5245,7 @@ type PoolRefusal struct {
 
 func (x *PoolRefusal) Reset() {
 	*x = PoolRefusal{}
-	mi := &file_tarn_v1_types_proto_msgTypes[36]
+	mi := &file_tarn_v1_types_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5011,7 +5257,7 @@ func (x *PoolRefusal) String() string {
 func (*PoolRefusal) ProtoMessage() {}
 
 func (x *PoolRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[36]
+	mi := &file_tarn_v1_types_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5024,7 +5270,7 @@ func (x *PoolRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolRefusal.ProtoReflect.Descriptor instead.
 func (*PoolRefusal) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{36}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PoolRefusal) GetPool() string {
@@ -5061,7 +5307,7 @@ type QuotaExceeded struct {
 
 func (x *QuotaExceeded) Reset() {
 	*x = QuotaExceeded{}
-	mi := &file_tarn_v1_types_proto_msgTypes[37]
+	mi := &file_tarn_v1_types_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5073,7 +5319,7 @@ func (x *QuotaExceeded) String() string {
 func (*QuotaExceeded) ProtoMessage() {}
 
 func (x *QuotaExceeded) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[37]
+	mi := &file_tarn_v1_types_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5086,7 +5332,7 @@ func (x *QuotaExceeded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaExceeded.ProtoReflect.Descriptor instead.
 func (*QuotaExceeded) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{37}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *QuotaExceeded) GetKey() string {
@@ -5154,7 +5400,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_tarn_v1_types_proto_msgTypes[38]
+	mi := &file_tarn_v1_types_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5166,7 +5412,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[38]
+	mi := &file_tarn_v1_types_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5179,7 +5425,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{38}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AuditRecord) GetSeq() uint64 {
@@ -5377,7 +5623,7 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
 	"\x0fExtraSpecsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xeb\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd6\x05\n" +
 	"\aFencing\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x15.tarn.v1.FencingPhaseR\x05phase\x12(\n" +
@@ -5399,15 +5645,35 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"sealedGuid\x12/\n" +
 	"\alineage\x18\x0f \x03(\v2\x15.tarn.v1.LineageEntryR\alineage\x12\x1d\n" +
 	"\n" +
-	"fsid_epoch\x18\x10 \x01(\x04R\tfsidEpoch\"\x97\x01\n" +
+	"fsid_epoch\x18\x10 \x01(\x04R\tfsidEpoch\x12\x1c\n" +
+	"\tautomatic\x18\x11 \x01(\bR\tautomatic\x12 \n" +
+	"\vattestation\x18\x12 \x01(\tR\vattestation\x12)\n" +
+	"\x05right\x18( \x01(\v2\x13.tarn.v1.WriteRightR\x05right\"\xe3\x02\n" +
+	"\n" +
+	"WriteRight\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x01 \x01(\tR\treplicaId\x12+\n" +
+	"\x11availability_zone\x18\x02 \x01(\tR\x10availabilityZone\x12\x12\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12+\n" +
+	"\x05proof\x18\x05 \x01(\x0e2\x15.tarn.v1.FencingProofR\x05proof\x120\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12)\n" +
+	"\x05state\x18\a \x01(\x0e2\x13.tarn.v1.WriteStateR\x05state\x12\x1f\n" +
+	"\vwaiting_for\x18\b \x01(\tR\n" +
+	"waitingFor\x124\n" +
+	"\vfence_class\x18\t \x01(\x0e2\x13.tarn.v1.FenceClassR\n" +
+	"fenceClass\"\x97\x01\n" +
 	"\fLineageEntry\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12(\n" +
 	"\x10owner_replica_id\x18\x02 \x01(\tR\x0eownerReplicaId\x12\x1b\n" +
 	"\tbase_guid\x18\x03 \x01(\x06R\bbaseGuid\x12*\n" +
-	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"W\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x93\x01\n" +
 	"\aConsent\x124\n" +
 	"\bmax_loss\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\amaxLoss\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xa5\x03\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1b\n" +
+	"\thead_guid\x18\x03 \x01(\x06R\bheadGuid\x12\x1d\n" +
+	"\n" +
+	"lost_guids\x18\x04 \x03(\x06R\tlostGuids\"\xa5\x03\n" +
 	"\n" +
 	"LossReport\x12\x1d\n" +
 	"\n" +
@@ -5419,12 +5685,15 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x0elost_snapshots\x18\x06 \x03(\v2\x15.tarn.v1.LostSnapshotR\rlostSnapshots\x123\n" +
 	"\x16last_known_dirty_bytes\x18\a \x01(\x03R\x13lastKnownDirtyBytes\x12=\n" +
 	"\flast_contact\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vlastContact\x12\x14\n" +
-	"\x05bound\x18\t \x01(\tR\x05bound\"W\n" +
+	"\x05bound\x18\t \x01(\tR\x05bound\"w\n" +
 	"\fLostSnapshot\x12\x1f\n" +
 	"\vsnapshot_id\x18\x01 \x01(\tR\n" +
 	"snapshotId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
-	"\x04guid\x18\x03 \x01(\x06R\x04guid\"\xfb\t\n" +
+	"\x04guid\x18\x03 \x01(\x06R\x04guid\x12\x1e\n" +
+	"\n" +
+	"replicated\x18\x04 \x01(\bR\n" +
+	"replicated\"\xfb\t\n" +
 	"\aReplica\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bshare_id\x18\x02 \x01(\tR\ashareId\x12\x1d\n" +
@@ -5670,7 +5939,7 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"K\n" +
 	"\tRuleError\x12$\n" +
 	"\x0eaccess_rule_id\x18\x01 \x01(\tR\faccessRuleId\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xff\x06\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xe1\a\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12+\n" +
@@ -5697,7 +5966,9 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x06purges\x18\x1e \x03(\v2\x13.tarn.v1.PurgeOrderR\x06purges\x12@\n" +
 	"\x0elast_report_at\x18( \x01(\v2\x1a.google.protobuf.TimestampR\flastReportAt\x12#\n" +
 	"\rreplica_count\x18) \x01(\x05R\freplicaCount\x12%\n" +
-	"\x0edrain_blockers\x18* \x03(\tR\rdrainBlockers\x1a?\n" +
+	"\x0edrain_blockers\x18* \x03(\tR\rdrainBlockers\x12;\n" +
+	"\x0ffence_class_now\x18+ \x01(\x0e2\x13.tarn.v1.FenceClassR\rfenceClassNow\x12#\n" +
+	"\rfence_trouble\x18, \x01(\tR\ffenceTrouble\x1a?\n" +
 	"\x11CapabilitiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf1\x05\n" +
@@ -5847,7 +6118,13 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x18FENCING_PROOF_DEMOTE_ACK\x10\x01\x12\x1f\n" +
 	"\x1bFENCING_PROOF_LEASE_EXPIRED\x10\x02\x12\x19\n" +
 	"\x15FENCING_PROOF_STONITH\x10\x03\x12#\n" +
-	"\x1fFENCING_PROOF_OPERATOR_ATTESTED\x10\x04*U\n" +
+	"\x1fFENCING_PROOF_OPERATOR_ATTESTED\x10\x04*s\n" +
+	"\n" +
+	"WriteState\x12\x1b\n" +
+	"\x17WRITE_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13WRITE_STATE_SERVING\x10\x01\x12\x16\n" +
+	"\x12WRITE_STATE_LEASED\x10\x02\x12\x17\n" +
+	"\x13WRITE_STATE_EXPIRED\x10\x03*U\n" +
 	"\bKeyState\x12\x19\n" +
 	"\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13KEY_STATE_AVAILABLE\x10\x01\x12\x15\n" +
@@ -5943,8 +6220,8 @@ func file_tarn_v1_types_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_types_proto_rawDescData
 }
 
-var file_tarn_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 16)
-var file_tarn_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_tarn_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 17)
+var file_tarn_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_tarn_v1_types_proto_goTypes = []any{
 	(Status)(0),                   // 0: tarn.v1.Status
 	(ReplicaState)(0),             // 1: tarn.v1.ReplicaState
@@ -5952,173 +6229,181 @@ var file_tarn_v1_types_proto_goTypes = []any{
 	(FencingPhase)(0),             // 3: tarn.v1.FencingPhase
 	(PromotionMode)(0),            // 4: tarn.v1.PromotionMode
 	(FencingProof)(0),             // 5: tarn.v1.FencingProof
-	(KeyState)(0),                 // 6: tarn.v1.KeyState
-	(ReplicaErrorCode)(0),         // 7: tarn.v1.ReplicaErrorCode
-	(RetentionReason)(0),          // 8: tarn.v1.RetentionReason
-	(AccessLevel)(0),              // 9: tarn.v1.AccessLevel
-	(AccessRuleState)(0),          // 10: tarn.v1.AccessRuleState
-	(AccessRulesStatus)(0),        // 11: tarn.v1.AccessRulesStatus
-	(Role)(0),                     // 12: tarn.v1.Role
-	(HostState)(0),                // 13: tarn.v1.HostState
-	(HostAdminState)(0),           // 14: tarn.v1.HostAdminState
-	(FenceClass)(0),               // 15: tarn.v1.FenceClass
-	(*ShareType)(nil),             // 16: tarn.v1.ShareType
-	(*Share)(nil),                 // 17: tarn.v1.Share
-	(*Fencing)(nil),               // 18: tarn.v1.Fencing
-	(*LineageEntry)(nil),          // 19: tarn.v1.LineageEntry
-	(*Consent)(nil),               // 20: tarn.v1.Consent
-	(*LossReport)(nil),            // 21: tarn.v1.LossReport
-	(*LostSnapshot)(nil),          // 22: tarn.v1.LostSnapshot
-	(*Replica)(nil),               // 23: tarn.v1.Replica
-	(*ReplicaObservation)(nil),    // 24: tarn.v1.ReplicaObservation
-	(*TransferProgress)(nil),      // 25: tarn.v1.TransferProgress
-	(*ReplicaError)(nil),          // 26: tarn.v1.ReplicaError
-	(*KeepPolicy)(nil),            // 27: tarn.v1.KeepPolicy
-	(*KeepRule)(nil),              // 28: tarn.v1.KeepRule
-	(*RetentionCause)(nil),        // 29: tarn.v1.RetentionCause
-	(*RetentionVerdict)(nil),      // 30: tarn.v1.RetentionVerdict
-	(*RetentionPreview)(nil),      // 31: tarn.v1.RetentionPreview
-	(*DivergentCopy)(nil),         // 32: tarn.v1.DivergentCopy
-	(*PurgeOrder)(nil),            // 33: tarn.v1.PurgeOrder
-	(*DivergentDetail)(nil),       // 34: tarn.v1.DivergentDetail
-	(*DivergentSnapshot)(nil),     // 35: tarn.v1.DivergentSnapshot
-	(*ManageFinding)(nil),         // 36: tarn.v1.ManageFinding
-	(*BaseFinding)(nil),           // 37: tarn.v1.BaseFinding
-	(*ExportLocation)(nil),        // 38: tarn.v1.ExportLocation
-	(*Snapshot)(nil),              // 39: tarn.v1.Snapshot
-	(*SnapshotInstance)(nil),      // 40: tarn.v1.SnapshotInstance
-	(*AccessRule)(nil),            // 41: tarn.v1.AccessRule
-	(*RuleError)(nil),             // 42: tarn.v1.RuleError
-	(*Host)(nil),                  // 43: tarn.v1.Host
-	(*Pool)(nil),                  // 44: tarn.v1.Pool
-	(*AvailabilityZone)(nil),      // 45: tarn.v1.AvailabilityZone
-	(*QuotaLimits)(nil),           // 46: tarn.v1.QuotaLimits
-	(*QuotaUsage)(nil),            // 47: tarn.v1.QuotaUsage
-	(*UserMessage)(nil),           // 48: tarn.v1.UserMessage
-	(*FieldViolation)(nil),        // 49: tarn.v1.FieldViolation
-	(*NotLeader)(nil),             // 50: tarn.v1.NotLeader
-	(*PlacementFailure)(nil),      // 51: tarn.v1.PlacementFailure
-	(*PoolRefusal)(nil),           // 52: tarn.v1.PoolRefusal
-	(*QuotaExceeded)(nil),         // 53: tarn.v1.QuotaExceeded
-	(*AuditRecord)(nil),           // 54: tarn.v1.AuditRecord
-	nil,                           // 55: tarn.v1.ShareType.ExtraSpecsEntry
-	nil,                           // 56: tarn.v1.Share.MetadataEntry
-	nil,                           // 57: tarn.v1.Share.ExtraSpecsEntry
-	nil,                           // 58: tarn.v1.Replica.MetadataEntry
-	nil,                           // 59: tarn.v1.Snapshot.MetadataEntry
-	nil,                           // 60: tarn.v1.AccessRule.MetadataEntry
-	nil,                           // 61: tarn.v1.Host.CapabilitiesEntry
-	nil,                           // 62: tarn.v1.Pool.CapabilitiesEntry
-	nil,                           // 63: tarn.v1.QuotaLimits.LimitsEntry
-	(*timestamppb.Timestamp)(nil), // 64: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 65: google.protobuf.Duration
+	(WriteState)(0),               // 6: tarn.v1.WriteState
+	(KeyState)(0),                 // 7: tarn.v1.KeyState
+	(ReplicaErrorCode)(0),         // 8: tarn.v1.ReplicaErrorCode
+	(RetentionReason)(0),          // 9: tarn.v1.RetentionReason
+	(AccessLevel)(0),              // 10: tarn.v1.AccessLevel
+	(AccessRuleState)(0),          // 11: tarn.v1.AccessRuleState
+	(AccessRulesStatus)(0),        // 12: tarn.v1.AccessRulesStatus
+	(Role)(0),                     // 13: tarn.v1.Role
+	(HostState)(0),                // 14: tarn.v1.HostState
+	(HostAdminState)(0),           // 15: tarn.v1.HostAdminState
+	(FenceClass)(0),               // 16: tarn.v1.FenceClass
+	(*ShareType)(nil),             // 17: tarn.v1.ShareType
+	(*Share)(nil),                 // 18: tarn.v1.Share
+	(*Fencing)(nil),               // 19: tarn.v1.Fencing
+	(*WriteRight)(nil),            // 20: tarn.v1.WriteRight
+	(*LineageEntry)(nil),          // 21: tarn.v1.LineageEntry
+	(*Consent)(nil),               // 22: tarn.v1.Consent
+	(*LossReport)(nil),            // 23: tarn.v1.LossReport
+	(*LostSnapshot)(nil),          // 24: tarn.v1.LostSnapshot
+	(*Replica)(nil),               // 25: tarn.v1.Replica
+	(*ReplicaObservation)(nil),    // 26: tarn.v1.ReplicaObservation
+	(*TransferProgress)(nil),      // 27: tarn.v1.TransferProgress
+	(*ReplicaError)(nil),          // 28: tarn.v1.ReplicaError
+	(*KeepPolicy)(nil),            // 29: tarn.v1.KeepPolicy
+	(*KeepRule)(nil),              // 30: tarn.v1.KeepRule
+	(*RetentionCause)(nil),        // 31: tarn.v1.RetentionCause
+	(*RetentionVerdict)(nil),      // 32: tarn.v1.RetentionVerdict
+	(*RetentionPreview)(nil),      // 33: tarn.v1.RetentionPreview
+	(*DivergentCopy)(nil),         // 34: tarn.v1.DivergentCopy
+	(*PurgeOrder)(nil),            // 35: tarn.v1.PurgeOrder
+	(*DivergentDetail)(nil),       // 36: tarn.v1.DivergentDetail
+	(*DivergentSnapshot)(nil),     // 37: tarn.v1.DivergentSnapshot
+	(*ManageFinding)(nil),         // 38: tarn.v1.ManageFinding
+	(*BaseFinding)(nil),           // 39: tarn.v1.BaseFinding
+	(*ExportLocation)(nil),        // 40: tarn.v1.ExportLocation
+	(*Snapshot)(nil),              // 41: tarn.v1.Snapshot
+	(*SnapshotInstance)(nil),      // 42: tarn.v1.SnapshotInstance
+	(*AccessRule)(nil),            // 43: tarn.v1.AccessRule
+	(*RuleError)(nil),             // 44: tarn.v1.RuleError
+	(*Host)(nil),                  // 45: tarn.v1.Host
+	(*Pool)(nil),                  // 46: tarn.v1.Pool
+	(*AvailabilityZone)(nil),      // 47: tarn.v1.AvailabilityZone
+	(*QuotaLimits)(nil),           // 48: tarn.v1.QuotaLimits
+	(*QuotaUsage)(nil),            // 49: tarn.v1.QuotaUsage
+	(*UserMessage)(nil),           // 50: tarn.v1.UserMessage
+	(*FieldViolation)(nil),        // 51: tarn.v1.FieldViolation
+	(*NotLeader)(nil),             // 52: tarn.v1.NotLeader
+	(*PlacementFailure)(nil),      // 53: tarn.v1.PlacementFailure
+	(*PoolRefusal)(nil),           // 54: tarn.v1.PoolRefusal
+	(*QuotaExceeded)(nil),         // 55: tarn.v1.QuotaExceeded
+	(*AuditRecord)(nil),           // 56: tarn.v1.AuditRecord
+	nil,                           // 57: tarn.v1.ShareType.ExtraSpecsEntry
+	nil,                           // 58: tarn.v1.Share.MetadataEntry
+	nil,                           // 59: tarn.v1.Share.ExtraSpecsEntry
+	nil,                           // 60: tarn.v1.Replica.MetadataEntry
+	nil,                           // 61: tarn.v1.Snapshot.MetadataEntry
+	nil,                           // 62: tarn.v1.AccessRule.MetadataEntry
+	nil,                           // 63: tarn.v1.Host.CapabilitiesEntry
+	nil,                           // 64: tarn.v1.Pool.CapabilitiesEntry
+	nil,                           // 65: tarn.v1.QuotaLimits.LimitsEntry
+	(*timestamppb.Timestamp)(nil), // 66: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 67: google.protobuf.Duration
 }
 var file_tarn_v1_types_proto_depIdxs = []int32{
-	55,  // 0: tarn.v1.ShareType.extra_specs:type_name -> tarn.v1.ShareType.ExtraSpecsEntry
-	64,  // 1: tarn.v1.ShareType.created_at:type_name -> google.protobuf.Timestamp
-	64,  // 2: tarn.v1.ShareType.updated_at:type_name -> google.protobuf.Timestamp
+	57,  // 0: tarn.v1.ShareType.extra_specs:type_name -> tarn.v1.ShareType.ExtraSpecsEntry
+	66,  // 1: tarn.v1.ShareType.created_at:type_name -> google.protobuf.Timestamp
+	66,  // 2: tarn.v1.ShareType.updated_at:type_name -> google.protobuf.Timestamp
 	2,   // 3: tarn.v1.Share.replication_type:type_name -> tarn.v1.ReplicationType
-	56,  // 4: tarn.v1.Share.metadata:type_name -> tarn.v1.Share.MetadataEntry
-	65,  // 5: tarn.v1.Share.rpo:type_name -> google.protobuf.Duration
-	64,  // 6: tarn.v1.Share.created_at:type_name -> google.protobuf.Timestamp
-	64,  // 7: tarn.v1.Share.updated_at:type_name -> google.protobuf.Timestamp
-	18,  // 8: tarn.v1.Share.fencing:type_name -> tarn.v1.Fencing
+	58,  // 4: tarn.v1.Share.metadata:type_name -> tarn.v1.Share.MetadataEntry
+	67,  // 5: tarn.v1.Share.rpo:type_name -> google.protobuf.Duration
+	66,  // 6: tarn.v1.Share.created_at:type_name -> google.protobuf.Timestamp
+	66,  // 7: tarn.v1.Share.updated_at:type_name -> google.protobuf.Timestamp
+	19,  // 8: tarn.v1.Share.fencing:type_name -> tarn.v1.Fencing
 	0,   // 9: tarn.v1.Share.resize_status:type_name -> tarn.v1.Status
-	57,  // 10: tarn.v1.Share.extra_specs:type_name -> tarn.v1.Share.ExtraSpecsEntry
+	59,  // 10: tarn.v1.Share.extra_specs:type_name -> tarn.v1.Share.ExtraSpecsEntry
 	0,   // 11: tarn.v1.Share.status:type_name -> tarn.v1.Status
-	11,  // 12: tarn.v1.Share.access_rules_status:type_name -> tarn.v1.AccessRulesStatus
-	38,  // 13: tarn.v1.Share.export_locations:type_name -> tarn.v1.ExportLocation
+	12,  // 12: tarn.v1.Share.access_rules_status:type_name -> tarn.v1.AccessRulesStatus
+	40,  // 13: tarn.v1.Share.export_locations:type_name -> tarn.v1.ExportLocation
 	3,   // 14: tarn.v1.Fencing.phase:type_name -> tarn.v1.FencingPhase
 	4,   // 15: tarn.v1.Fencing.mode:type_name -> tarn.v1.PromotionMode
 	5,   // 16: tarn.v1.Fencing.proof:type_name -> tarn.v1.FencingProof
-	20,  // 17: tarn.v1.Fencing.consent:type_name -> tarn.v1.Consent
-	21,  // 18: tarn.v1.Fencing.loss:type_name -> tarn.v1.LossReport
-	64,  // 19: tarn.v1.Fencing.started_at:type_name -> google.protobuf.Timestamp
-	19,  // 20: tarn.v1.Fencing.lineage:type_name -> tarn.v1.LineageEntry
-	64,  // 21: tarn.v1.LineageEntry.at:type_name -> google.protobuf.Timestamp
-	65,  // 22: tarn.v1.Consent.max_loss:type_name -> google.protobuf.Duration
-	64,  // 23: tarn.v1.LossReport.kept_created_at:type_name -> google.protobuf.Timestamp
-	65,  // 24: tarn.v1.LossReport.kept_age:type_name -> google.protobuf.Duration
-	22,  // 25: tarn.v1.LossReport.lost_snapshots:type_name -> tarn.v1.LostSnapshot
-	64,  // 26: tarn.v1.LossReport.last_contact:type_name -> google.protobuf.Timestamp
-	0,   // 27: tarn.v1.Replica.status:type_name -> tarn.v1.Status
-	1,   // 28: tarn.v1.Replica.replica_state:type_name -> tarn.v1.ReplicaState
-	64,  // 29: tarn.v1.Replica.created_at:type_name -> google.protobuf.Timestamp
-	64,  // 30: tarn.v1.Replica.updated_at:type_name -> google.protobuf.Timestamp
-	64,  // 31: tarn.v1.Replica.launched_at:type_name -> google.protobuf.Timestamp
-	58,  // 32: tarn.v1.Replica.metadata:type_name -> tarn.v1.Replica.MetadataEntry
-	38,  // 33: tarn.v1.Replica.export_locations:type_name -> tarn.v1.ExportLocation
-	42,  // 34: tarn.v1.Replica.rule_errors:type_name -> tarn.v1.RuleError
-	64,  // 35: tarn.v1.Replica.head_created_at:type_name -> google.protobuf.Timestamp
-	26,  // 36: tarn.v1.Replica.error:type_name -> tarn.v1.ReplicaError
-	32,  // 37: tarn.v1.Replica.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	24,  // 38: tarn.v1.Replica.observed:type_name -> tarn.v1.ReplicaObservation
-	64,  // 39: tarn.v1.ReplicaObservation.reported_at:type_name -> google.protobuf.Timestamp
-	65,  // 40: tarn.v1.ReplicaObservation.lag:type_name -> google.protobuf.Duration
-	25,  // 41: tarn.v1.ReplicaObservation.transfer:type_name -> tarn.v1.TransferProgress
-	12,  // 42: tarn.v1.ReplicaObservation.observed_role:type_name -> tarn.v1.Role
-	64,  // 43: tarn.v1.ReplicaObservation.head_created_at:type_name -> google.protobuf.Timestamp
-	26,  // 44: tarn.v1.ReplicaObservation.error:type_name -> tarn.v1.ReplicaError
-	6,   // 45: tarn.v1.ReplicaObservation.key_state:type_name -> tarn.v1.KeyState
-	65,  // 46: tarn.v1.TransferProgress.eta:type_name -> google.protobuf.Duration
-	65,  // 47: tarn.v1.TransferProgress.elapsed:type_name -> google.protobuf.Duration
-	7,   // 48: tarn.v1.ReplicaError.code:type_name -> tarn.v1.ReplicaErrorCode
-	64,  // 49: tarn.v1.ReplicaError.since:type_name -> google.protobuf.Timestamp
-	28,  // 50: tarn.v1.KeepPolicy.rules:type_name -> tarn.v1.KeepRule
-	65,  // 51: tarn.v1.KeepRule.up_to:type_name -> google.protobuf.Duration
-	65,  // 52: tarn.v1.KeepRule.every:type_name -> google.protobuf.Duration
-	8,   // 53: tarn.v1.RetentionCause.reason:type_name -> tarn.v1.RetentionReason
-	64,  // 54: tarn.v1.RetentionVerdict.created_at:type_name -> google.protobuf.Timestamp
-	29,  // 55: tarn.v1.RetentionVerdict.causes:type_name -> tarn.v1.RetentionCause
-	64,  // 56: tarn.v1.RetentionPreview.as_of:type_name -> google.protobuf.Timestamp
-	30,  // 57: tarn.v1.RetentionPreview.snapshots:type_name -> tarn.v1.RetentionVerdict
-	64,  // 58: tarn.v1.RetentionPreview.last_run_at:type_name -> google.protobuf.Timestamp
-	64,  // 59: tarn.v1.DivergentCopy.created_at:type_name -> google.protobuf.Timestamp
-	33,  // 60: tarn.v1.DivergentCopy.purge:type_name -> tarn.v1.PurgeOrder
-	64,  // 61: tarn.v1.PurgeOrder.requested_at:type_name -> google.protobuf.Timestamp
-	32,  // 62: tarn.v1.DivergentDetail.copy:type_name -> tarn.v1.DivergentCopy
-	35,  // 63: tarn.v1.DivergentDetail.snapshots:type_name -> tarn.v1.DivergentSnapshot
-	64,  // 64: tarn.v1.DivergentSnapshot.created_at:type_name -> google.protobuf.Timestamp
-	64,  // 65: tarn.v1.ManageFinding.newest_created_at:type_name -> google.protobuf.Timestamp
-	64,  // 66: tarn.v1.BaseFinding.base_created_at:type_name -> google.protobuf.Timestamp
-	64,  // 67: tarn.v1.ExportLocation.created_at:type_name -> google.protobuf.Timestamp
-	64,  // 68: tarn.v1.ExportLocation.updated_at:type_name -> google.protobuf.Timestamp
-	1,   // 69: tarn.v1.ExportLocation.replica_state:type_name -> tarn.v1.ReplicaState
-	59,  // 70: tarn.v1.Snapshot.metadata:type_name -> tarn.v1.Snapshot.MetadataEntry
-	64,  // 71: tarn.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	64,  // 72: tarn.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
-	64,  // 73: tarn.v1.Snapshot.taken_at:type_name -> google.protobuf.Timestamp
-	0,   // 74: tarn.v1.Snapshot.status:type_name -> tarn.v1.Status
-	0,   // 75: tarn.v1.SnapshotInstance.status:type_name -> tarn.v1.Status
-	64,  // 76: tarn.v1.SnapshotInstance.created_at:type_name -> google.protobuf.Timestamp
-	64,  // 77: tarn.v1.SnapshotInstance.updated_at:type_name -> google.protobuf.Timestamp
-	9,   // 78: tarn.v1.AccessRule.access_level:type_name -> tarn.v1.AccessLevel
-	60,  // 79: tarn.v1.AccessRule.metadata:type_name -> tarn.v1.AccessRule.MetadataEntry
-	64,  // 80: tarn.v1.AccessRule.created_at:type_name -> google.protobuf.Timestamp
-	64,  // 81: tarn.v1.AccessRule.updated_at:type_name -> google.protobuf.Timestamp
-	10,  // 82: tarn.v1.AccessRule.state:type_name -> tarn.v1.AccessRuleState
-	44,  // 83: tarn.v1.Host.pools:type_name -> tarn.v1.Pool
-	15,  // 84: tarn.v1.Host.fence_class:type_name -> tarn.v1.FenceClass
-	13,  // 85: tarn.v1.Host.state:type_name -> tarn.v1.HostState
-	14,  // 86: tarn.v1.Host.admin_state:type_name -> tarn.v1.HostAdminState
-	64,  // 87: tarn.v1.Host.created_at:type_name -> google.protobuf.Timestamp
-	64,  // 88: tarn.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
-	61,  // 89: tarn.v1.Host.capabilities:type_name -> tarn.v1.Host.CapabilitiesEntry
-	33,  // 90: tarn.v1.Host.purges:type_name -> tarn.v1.PurgeOrder
-	64,  // 91: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
-	2,   // 92: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
-	62,  // 93: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
-	64,  // 94: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
-	63,  // 95: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
-	64,  // 96: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
-	64,  // 97: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
-	52,  // 98: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
-	64,  // 99: tarn.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
-	100, // [100:100] is the sub-list for method output_type
-	100, // [100:100] is the sub-list for method input_type
-	100, // [100:100] is the sub-list for extension type_name
-	100, // [100:100] is the sub-list for extension extendee
-	0,   // [0:100] is the sub-list for field type_name
+	22,  // 17: tarn.v1.Fencing.consent:type_name -> tarn.v1.Consent
+	23,  // 18: tarn.v1.Fencing.loss:type_name -> tarn.v1.LossReport
+	66,  // 19: tarn.v1.Fencing.started_at:type_name -> google.protobuf.Timestamp
+	21,  // 20: tarn.v1.Fencing.lineage:type_name -> tarn.v1.LineageEntry
+	20,  // 21: tarn.v1.Fencing.right:type_name -> tarn.v1.WriteRight
+	5,   // 22: tarn.v1.WriteRight.proof:type_name -> tarn.v1.FencingProof
+	66,  // 23: tarn.v1.WriteRight.since:type_name -> google.protobuf.Timestamp
+	6,   // 24: tarn.v1.WriteRight.state:type_name -> tarn.v1.WriteState
+	16,  // 25: tarn.v1.WriteRight.fence_class:type_name -> tarn.v1.FenceClass
+	66,  // 26: tarn.v1.LineageEntry.at:type_name -> google.protobuf.Timestamp
+	67,  // 27: tarn.v1.Consent.max_loss:type_name -> google.protobuf.Duration
+	66,  // 28: tarn.v1.LossReport.kept_created_at:type_name -> google.protobuf.Timestamp
+	67,  // 29: tarn.v1.LossReport.kept_age:type_name -> google.protobuf.Duration
+	24,  // 30: tarn.v1.LossReport.lost_snapshots:type_name -> tarn.v1.LostSnapshot
+	66,  // 31: tarn.v1.LossReport.last_contact:type_name -> google.protobuf.Timestamp
+	0,   // 32: tarn.v1.Replica.status:type_name -> tarn.v1.Status
+	1,   // 33: tarn.v1.Replica.replica_state:type_name -> tarn.v1.ReplicaState
+	66,  // 34: tarn.v1.Replica.created_at:type_name -> google.protobuf.Timestamp
+	66,  // 35: tarn.v1.Replica.updated_at:type_name -> google.protobuf.Timestamp
+	66,  // 36: tarn.v1.Replica.launched_at:type_name -> google.protobuf.Timestamp
+	60,  // 37: tarn.v1.Replica.metadata:type_name -> tarn.v1.Replica.MetadataEntry
+	40,  // 38: tarn.v1.Replica.export_locations:type_name -> tarn.v1.ExportLocation
+	44,  // 39: tarn.v1.Replica.rule_errors:type_name -> tarn.v1.RuleError
+	66,  // 40: tarn.v1.Replica.head_created_at:type_name -> google.protobuf.Timestamp
+	28,  // 41: tarn.v1.Replica.error:type_name -> tarn.v1.ReplicaError
+	34,  // 42: tarn.v1.Replica.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	26,  // 43: tarn.v1.Replica.observed:type_name -> tarn.v1.ReplicaObservation
+	66,  // 44: tarn.v1.ReplicaObservation.reported_at:type_name -> google.protobuf.Timestamp
+	67,  // 45: tarn.v1.ReplicaObservation.lag:type_name -> google.protobuf.Duration
+	27,  // 46: tarn.v1.ReplicaObservation.transfer:type_name -> tarn.v1.TransferProgress
+	13,  // 47: tarn.v1.ReplicaObservation.observed_role:type_name -> tarn.v1.Role
+	66,  // 48: tarn.v1.ReplicaObservation.head_created_at:type_name -> google.protobuf.Timestamp
+	28,  // 49: tarn.v1.ReplicaObservation.error:type_name -> tarn.v1.ReplicaError
+	7,   // 50: tarn.v1.ReplicaObservation.key_state:type_name -> tarn.v1.KeyState
+	67,  // 51: tarn.v1.TransferProgress.eta:type_name -> google.protobuf.Duration
+	67,  // 52: tarn.v1.TransferProgress.elapsed:type_name -> google.protobuf.Duration
+	8,   // 53: tarn.v1.ReplicaError.code:type_name -> tarn.v1.ReplicaErrorCode
+	66,  // 54: tarn.v1.ReplicaError.since:type_name -> google.protobuf.Timestamp
+	30,  // 55: tarn.v1.KeepPolicy.rules:type_name -> tarn.v1.KeepRule
+	67,  // 56: tarn.v1.KeepRule.up_to:type_name -> google.protobuf.Duration
+	67,  // 57: tarn.v1.KeepRule.every:type_name -> google.protobuf.Duration
+	9,   // 58: tarn.v1.RetentionCause.reason:type_name -> tarn.v1.RetentionReason
+	66,  // 59: tarn.v1.RetentionVerdict.created_at:type_name -> google.protobuf.Timestamp
+	31,  // 60: tarn.v1.RetentionVerdict.causes:type_name -> tarn.v1.RetentionCause
+	66,  // 61: tarn.v1.RetentionPreview.as_of:type_name -> google.protobuf.Timestamp
+	32,  // 62: tarn.v1.RetentionPreview.snapshots:type_name -> tarn.v1.RetentionVerdict
+	66,  // 63: tarn.v1.RetentionPreview.last_run_at:type_name -> google.protobuf.Timestamp
+	66,  // 64: tarn.v1.DivergentCopy.created_at:type_name -> google.protobuf.Timestamp
+	35,  // 65: tarn.v1.DivergentCopy.purge:type_name -> tarn.v1.PurgeOrder
+	66,  // 66: tarn.v1.PurgeOrder.requested_at:type_name -> google.protobuf.Timestamp
+	34,  // 67: tarn.v1.DivergentDetail.copy:type_name -> tarn.v1.DivergentCopy
+	37,  // 68: tarn.v1.DivergentDetail.snapshots:type_name -> tarn.v1.DivergentSnapshot
+	66,  // 69: tarn.v1.DivergentSnapshot.created_at:type_name -> google.protobuf.Timestamp
+	66,  // 70: tarn.v1.ManageFinding.newest_created_at:type_name -> google.protobuf.Timestamp
+	66,  // 71: tarn.v1.BaseFinding.base_created_at:type_name -> google.protobuf.Timestamp
+	66,  // 72: tarn.v1.ExportLocation.created_at:type_name -> google.protobuf.Timestamp
+	66,  // 73: tarn.v1.ExportLocation.updated_at:type_name -> google.protobuf.Timestamp
+	1,   // 74: tarn.v1.ExportLocation.replica_state:type_name -> tarn.v1.ReplicaState
+	61,  // 75: tarn.v1.Snapshot.metadata:type_name -> tarn.v1.Snapshot.MetadataEntry
+	66,  // 76: tarn.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	66,  // 77: tarn.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
+	66,  // 78: tarn.v1.Snapshot.taken_at:type_name -> google.protobuf.Timestamp
+	0,   // 79: tarn.v1.Snapshot.status:type_name -> tarn.v1.Status
+	0,   // 80: tarn.v1.SnapshotInstance.status:type_name -> tarn.v1.Status
+	66,  // 81: tarn.v1.SnapshotInstance.created_at:type_name -> google.protobuf.Timestamp
+	66,  // 82: tarn.v1.SnapshotInstance.updated_at:type_name -> google.protobuf.Timestamp
+	10,  // 83: tarn.v1.AccessRule.access_level:type_name -> tarn.v1.AccessLevel
+	62,  // 84: tarn.v1.AccessRule.metadata:type_name -> tarn.v1.AccessRule.MetadataEntry
+	66,  // 85: tarn.v1.AccessRule.created_at:type_name -> google.protobuf.Timestamp
+	66,  // 86: tarn.v1.AccessRule.updated_at:type_name -> google.protobuf.Timestamp
+	11,  // 87: tarn.v1.AccessRule.state:type_name -> tarn.v1.AccessRuleState
+	46,  // 88: tarn.v1.Host.pools:type_name -> tarn.v1.Pool
+	16,  // 89: tarn.v1.Host.fence_class:type_name -> tarn.v1.FenceClass
+	14,  // 90: tarn.v1.Host.state:type_name -> tarn.v1.HostState
+	15,  // 91: tarn.v1.Host.admin_state:type_name -> tarn.v1.HostAdminState
+	66,  // 92: tarn.v1.Host.created_at:type_name -> google.protobuf.Timestamp
+	66,  // 93: tarn.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
+	63,  // 94: tarn.v1.Host.capabilities:type_name -> tarn.v1.Host.CapabilitiesEntry
+	35,  // 95: tarn.v1.Host.purges:type_name -> tarn.v1.PurgeOrder
+	66,  // 96: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
+	16,  // 97: tarn.v1.Host.fence_class_now:type_name -> tarn.v1.FenceClass
+	2,   // 98: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
+	64,  // 99: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
+	66,  // 100: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
+	65,  // 101: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
+	66,  // 102: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
+	66,  // 103: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
+	54,  // 104: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
+	66,  // 105: tarn.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
+	106, // [106:106] is the sub-list for method output_type
+	106, // [106:106] is the sub-list for method input_type
+	106, // [106:106] is the sub-list for extension type_name
+	106, // [106:106] is the sub-list for extension extendee
+	0,   // [0:106] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_types_proto_init() }
@@ -6131,8 +6416,8 @@ func file_tarn_v1_types_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_types_proto_rawDesc), len(file_tarn_v1_types_proto_rawDesc)),
-			NumEnums:      16,
-			NumMessages:   48,
+			NumEnums:      17,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1610,8 +1610,12 @@ type PromoteReplica struct {
 	Consent       *v1.Consent            `protobuf:"bytes,5,opt,name=consent,proto3" json:"consent,omitempty"`
 	// An operator may promote out_of_sync and error replicas.
 	AllowOutOfSync bool `protobuf:"varint,6,opt,name=allow_out_of_sync,json=allowOutOfSync,proto3" json:"allow_out_of_sync,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Of the leader's own accord, by the share's extra spec. Only forced.
+	Automatic bool `protobuf:"varint,7,opt,name=automatic,proto3" json:"automatic,omitempty"`
+	// Who vouches that the owner's host is off, and why. Only forced; by an operator.
+	Attestation   string `protobuf:"bytes,8,opt,name=attestation,proto3" json:"attestation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PromoteReplica) Reset() {
@@ -1684,6 +1688,20 @@ func (x *PromoteReplica) GetAllowOutOfSync() bool {
 		return x.AllowOutOfSync
 	}
 	return false
+}
+
+func (x *PromoteReplica) GetAutomatic() bool {
+	if x != nil {
+		return x.Automatic
+	}
+	return false
+}
+
+func (x *PromoteReplica) GetAttestation() string {
+	if x != nil {
+		return x.Attestation
+	}
+	return ""
 }
 
 // CancelPromotion gives the share back to its owner under epoch+1, while no proof is committed.
@@ -4262,14 +4280,16 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x05force\x18\x03 \x01(\bR\x05force\"N\n" +
 	"\x0fUnmanageReplica\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
-	"\x11expected_revision\x18\x02 \x01(\x04R\x10expectedRevision\"\xdf\x01\n" +
+	"\x11expected_revision\x18\x02 \x01(\x04R\x10expectedRevision\"\x9f\x02\n" +
 	"\x0ePromoteReplica\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x13\n" +
 	"\x05op_id\x18\x02 \x01(\tR\x04opId\x12*\n" +
 	"\x04mode\x18\x03 \x01(\x0e2\x16.tarn.v1.PromotionModeR\x04mode\x12%\n" +
 	"\x0eexpected_epoch\x18\x04 \x01(\x04R\rexpectedEpoch\x12*\n" +
 	"\aconsent\x18\x05 \x01(\v2\x10.tarn.v1.ConsentR\aconsent\x12)\n" +
-	"\x11allow_out_of_sync\x18\x06 \x01(\bR\x0eallowOutOfSync\"A\n" +
+	"\x11allow_out_of_sync\x18\x06 \x01(\bR\x0eallowOutOfSync\x12\x1c\n" +
+	"\tautomatic\x18\a \x01(\bR\tautomatic\x12 \n" +
+	"\vattestation\x18\b \x01(\tR\vattestation\"A\n" +
 	"\x0fCancelPromotion\x12\x19\n" +
 	"\bshare_id\x18\x01 \x01(\tR\ashareId\x12\x13\n" +
 	"\x05op_id\x18\x02 \x01(\tR\x04opId\"\x1f\n" +
