@@ -20,6 +20,9 @@ type fakeAgent struct {
 	id      string
 	session string
 	cl      *client.Client
+	class   tarnv1.FenceClass
+	// die ends it without a word.
+	die func()
 
 	mu       sync.Mutex
 	revision uint64
@@ -31,11 +34,16 @@ type fakeAgent struct {
 // agent registers a host with one pool and serves it until the test ends.
 func (h *harness) agent(name, zone string) *fakeAgent {
 	h.t.Helper()
-	a := &fakeAgent{h: h, id: uuid.NewString(), session: uuid.NewString(), guids: map[string]uint64{}}
+	return h.agentOfClass(name, zone, tarnv1.FenceClass_FENCE_CLASS_HELPER)
+}
+
+func (h *harness) agentOfClass(name, zone string, class tarnv1.FenceClass) *fakeAgent {
+	h.t.Helper()
+	a := &fakeAgent{h: h, id: uuid.NewString(), session: uuid.NewString(), guids: map[string]uint64{}, class: class}
 	a.cl = h.as(identity.Subject{Role: identity.RoleAgent, ID: a.id})
 	_, err := a.cl.Agent.Register(context.Background(), &tarnv1.RegisterRequest{Host: &tarnv1.Host{
 		Id: a.id, Name: name, AvailabilityZone: zone, Address: "127.0.0.1:1", Backend: "dir", SessionId: a.session,
-		FenceClass: tarnv1.FenceClass_FENCE_CLASS_HELPER,
+		FenceClass: class,
 		Pools: []*tarnv1.Pool{{
 			Name: "tank", ReplicationDomain: "test", TotalCapacityGib: 1_000_000, FreeCapacityGib: 1_000_000,
 			ReplicationTypes: []tarnv1.ReplicationType{tarnv1.ReplicationType_REPLICATION_TYPE_READABLE},
@@ -50,7 +58,8 @@ func (h *harness) agent(name, zone string) *fakeAgent {
 	var workers sync.WaitGroup
 	workers.Go(func() { a.poll(ctx) })
 	workers.Go(func() { a.report(ctx) })
-	h.t.Cleanup(func() { cancel(); workers.Wait() })
+	a.die = func() { cancel(); workers.Wait() }
+	h.t.Cleanup(a.die)
 	return a
 }
 
@@ -92,7 +101,7 @@ func (a *fakeAgent) next() *tarnv1.ReportRequest {
 	a.sequence++
 	out := &tarnv1.ReportRequest{
 		HostId: a.id, SessionId: a.session, Sequence: a.sequence, AssignmentsRevision: a.revision, Full: true,
-		FenceClass: tarnv1.FenceClass_FENCE_CLASS_HELPER,
+		FenceClass: a.class,
 		Pools:      []*tarnv1.PoolReport{{Name: "tank", TotalCapacityGib: 1_000_000, FreeCapacityGib: 900_000, Health: "ONLINE"}},
 	}
 	for _, want := range a.desired {

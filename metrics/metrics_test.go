@@ -41,6 +41,7 @@ func fillControlPlane(reg *prometheus.Registry) {
 	c := NewControlPlane(reg)
 	c.RPC.Observe("/tarn.v1.ShareService/GetShare", "ok", time.Millisecond)
 	c.Failovers.WithLabelValues("planned").Inc()
+	c.Stonith.WithLabelValues("off").Inc()
 	c.FailoverDuration.WithLabelValues("planned").Observe(1)
 	c.OtherTerm.WithLabelValues().Inc()
 	c.Placements.WithLabelValues("placed").Inc()
@@ -78,7 +79,7 @@ func sampleFleet() Fleet {
 	return Fleet{
 		Shares: []ShareSample{
 			{Share: "s", Name: "home", Project: "p", PrimaryHost: "h1", Policy: "readable", Epoch: 4, Writers: []string{"h1"}, LossBound: math.NaN()},
-			{Share: "lost", Name: "b", Project: "p", PrimaryHost: "h2", Policy: "dr", Epoch: 1, LossBound: 12},
+			{Share: "lost", Name: "b", Project: "p", PrimaryHost: "h2", Policy: "dr", Epoch: 1, LossBound: 12, FailoverBlocked: true},
 		},
 		Replicas: []ReplicaSample{
 			{Share: "s", Replica: "r", Host: "h2", State: "in_sync", Lag: 2.5, LagBytes: 10, LagSnapshots: 1, RPO: 60, AckedSnapshot: 1e9},

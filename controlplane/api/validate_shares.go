@@ -1,7 +1,6 @@
 package api
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -176,10 +175,10 @@ func (c *checker) promotion(m *tarnv1.PromoteReplicaRequest) {
 	}
 	c.span("consent.max_loss", m.GetConsent().GetMaxLoss(), 0, 10*365*24*time.Hour)
 	if n := len(m.GetConsent().GetLostGuids()); n > maxLostGuids {
-		c.fail("consent.lost_guids", fmt.Sprintf("has %d, at most %d are allowed", n, maxLostGuids))
+		c.fail("consent.lost_guids", "has %d, at most %d are allowed", n, maxLostGuids)
 	}
 	if n := len(m.GetConsent().GetReason()); n > maxReason {
-		c.fail("consent.reason", fmt.Sprintf("has %d bytes, at most %d are allowed", n, maxReason))
+		c.fail("consent.reason", "has %d bytes, at most %d are allowed", n, maxReason)
 	}
 	if m.GetAttestHostIsDown() && !m.GetForce() {
 		c.fail("attest_host_is_down", "needs force")
