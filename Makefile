@@ -24,6 +24,11 @@ STORAGE ?= dir
 FUZZTIME ?= 20s
 # How long the chaos test writes and kills.
 CHAOS ?= 60s
+# How long make chaos begins schedules of faults, how long it uses the API while leaders
+# die, and what it draws from (default: something new each time).
+CHAOS_TIME ?= 10m
+CHAOS_API  ?= 5m
+SEED ?=
 GOTESTFLAGS ?=
 # Where make deb puts the package, and as which version.
 DIST        ?= bin
@@ -63,6 +68,11 @@ test-kernel: ## The tests of test/vm/suites on a kernel with OpenZFS, in a virtu
 .PHONY: e2e
 e2e: build ## Real binaries on loopback: CLI scripts, 200 shares, chaos, lost control nodes.
 	TARN_E2E=1 go test -count=1 -timeout 30m -v ./test/e2e $(GOTESTFLAGS) -args -chaos $(CHAOS)
+
+.PHONY: chaos
+chaos: build ## Real processes in network namespaces, and every fault at random, as root: CHAOS_TIME=10m SEED=n.
+	@test/install chaos || true
+	TARN_CHAOS=1 TARN_BINARY=$(CURDIR)/$(TARN) go test -count=1 -timeout 24h -v ./test/chaos $(GOTESTFLAGS) -args -chaos $(CHAOS_TIME) -api $(CHAOS_API) $(if $(SEED),-seed $(SEED))
 
 .PHONY: slow
 slow: e2e ## Everything that takes minutes: e2e, then the large property tests.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -26,8 +27,14 @@ type Cluster struct {
 	dir      string
 	binary   string
 	layout   *layout
+	enter    func(Node, *exec.Cmd) error
 	children sync.WaitGroup
 }
+
+// Enter lets every node that is started from now on live in namespaces of the caller's:
+// enter is called for it on a thread that starts this node and nothing else, and may
+// change what that thread sees, and the command. Call it before anything is started.
+func (c *Cluster) Enter(enter func(Node, *exec.Cmd) error) { c.enter = enter }
 
 // Open reads the cluster in dir. binary is the tarn program that its nodes run.
 func Open(dir, binary string) (*Cluster, error) {

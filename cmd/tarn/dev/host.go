@@ -33,15 +33,27 @@ func (c *Cluster) begin(n Node, cmd *exec.Cmd) error {
 	if n.Kind == Storage {
 		host = n.Host
 	}
+	start := cmd.Start
+	if c.enter != nil {
+		start = func() error {
+			if err := c.enter(n, cmd); err != nil {
+				return fmt.Errorf("enter %s: %w", host, err)
+			}
+			return cmd.Start()
+		}
+	}
 	storage, apart := c.storageOf(host)
 	if !apart || n.Kind == Control {
-		return cmd.Start()
+		if c.enter == nil {
+			return start()
+		}
+		return onThread(start)
 	}
 	p := c.process(storage.Name)
 	if p.state() == "" {
 		return fmt.Errorf("%s is down, and with it the file systems of %s: tarn dev start %s", storage.Name, host, host)
 	}
-	return beside(p.PID, cmd.Start)
+	return beside(p.PID, start)
 }
 
 // startStorage makes the pools of an agent usable. A daemon that had to be started

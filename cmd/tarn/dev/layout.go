@@ -34,6 +34,7 @@ const (
 	// Every node has the same ports on its own address.
 	portMain, portGossip, portAdmin, portNFS = 0, 1, 2, 3
 	portsPerNode                             = 4
+	loopback                                 = "127.0.0"
 )
 
 // Options say what cluster to make. Zero values are the defaults.
@@ -43,6 +44,9 @@ type Options struct {
 	Zones   int    // default 2
 	Storage string // "dir", or "zfs": real pools, in files
 	Port    int    // first of four ports; 0 picks free ones from 7400 on
+	// Network is the first three numbers of all addresses, default "127.0.0". Hosts of
+	// another network have to be given it by Enter.
+	Network string
 }
 
 func (o *Options) check() error {
@@ -58,6 +62,9 @@ func (o *Options) check() error {
 	if o.Storage == "" {
 		o.Storage = "dir"
 	}
+	if o.Network == "" {
+		o.Network = loopback
+	}
 	switch {
 	case o.Servers < 1 || o.Servers > maxServers:
 		return fmt.Errorf("--servers: %d is not 1 to %d", o.Servers, maxServers)
@@ -65,6 +72,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("--agents: %d is not 1 to %d", o.Agents, maxAgents)
 	case o.Zones < 1 || o.Zones > o.Agents:
 		return fmt.Errorf("--zones: %d is not 1 to the number of agents, %d", o.Zones, o.Agents)
+	case net.ParseIP(o.Network+".1").To4() == nil:
+		return fmt.Errorf("network %q is not the first three numbers of an IPv4 address", o.Network)
 	case o.Port < 0 || o.Port > 65535-portsPerNode:
 		return fmt.Errorf("--port: %d is not a port", o.Port)
 	}
@@ -117,18 +126,20 @@ func newLayout(o Options) (*layout, error) {
 	id := uuid.NewString()[:8]
 	for i := range o.Servers {
 		l.Nodes = append(l.Nodes, Node{
-			Name: fmt.Sprintf("control%d", i+1), Kind: Control, IP: fmt.Sprintf("127.0.0.%d", 11+i),
+			Name: fmt.Sprintf("control%d", i+1), Kind: Control, IP: fmt.Sprintf("%s.%d", o.Network, 11+i),
 		})
 	}
 	for i := range o.Agents {
 		l.Nodes = append(l.Nodes, Node{
-			Name: fmt.Sprintf("agent%d", i+1), Kind: Agent, IP: fmt.Sprintf("127.0.0.%d", 21+i),
+			Name: fmt.Sprintf("agent%d", i+1), Kind: Agent, IP: fmt.Sprintf("%s.%d", o.Network, 21+i),
 			Zone: fmt.Sprintf("az%d", i%o.Zones+1), Pools: poolsOf(i),
 		})
 	}
-	base, err := l.freeBase(o.Port)
-	if err != nil {
-		return nil, err
+	base := max(o.Port, defaultBase) // nobody else is on a network of its own
+	if o.Network == loopback {
+		if base, err = l.freeBase(o.Port); err != nil {
+			return nil, err
+		}
 	}
 	for i := range l.Nodes {
 		l.Nodes[i].Port = base
