@@ -168,6 +168,28 @@ func TestRepeatsUnknownOutcomesWithTheSameID(t *testing.T) {
 	}
 }
 
+// A server that is killed while it refuses has said nothing: the next one is asked.
+func TestRefusalThatIsCutOffIsNone(t *testing.T) {
+	c := newCluster(t)
+	n := c.node(ok)
+	whole, cuts := n.server.Config.Handler, 0
+	n.server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if cuts++; cuts > 2 {
+			whole.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Content-Length", "100")
+		w.WriteHeader(http.StatusNotFound)
+		if err := http.NewResponseController(w).Flush(); err != nil {
+			t.Error(err)
+		}
+		panic(http.ErrAbortHandler)
+	})
+	if _, err := c.client(client.Config{Addresses: []string{n.addr}}).Shares.CreateShare(t.Context(), &tarnv1.CreateShareRequest{}); err != nil {
+		t.Errorf("%v after %d answers that were cut off", err, cuts-1)
+	}
+}
+
 func TestMovesOnFromADeadNode(t *testing.T) {
 	c := newCluster(t)
 	dead, alive := c.node(ok), c.node(ok)

@@ -1,8 +1,12 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"time"
@@ -50,5 +54,19 @@ func (t targeted) Do(req *http.Request) (*http.Response, error) {
 	if address, ok := req.Context().Value(targetKey{}).(string); ok {
 		req.URL.Host, req.Host = address, address
 	}
-	return t.transport.RoundTrip(req)
+	res, err := t.transport.RoundTrip(req)
+	if err != nil || res.StatusCode == http.StatusOK {
+		return res, err
+	}
+	// A refusal is its body: one of which a dying server sent the status alone would be
+	// taken for another one ("not found" for "unimplemented"), which nobody repeats.
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxRefusal))
+	if err = errors.Join(err, res.Body.Close()); err != nil {
+		return nil, fmt.Errorf("answer of %s was cut off: %w", req.Host, err)
+	}
+	res.Body = io.NopCloser(bytes.NewReader(body))
+	return res, nil
 }
+
+// maxRefusal bounds what is kept of an answer that is an error.
+const maxRefusal = 1 << 20
