@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -119,14 +118,14 @@ func (r *run) account(ctx context.Context, id string) (found, lost map[string]bo
 	for _, w := range r.oracle.confirmed(id) {
 		epoch, err := history.epochOf(w)
 		errs = append(errs, err)
-		switch err := has(dir, w); {
-		case errors.Is(err, fs.ErrNotExist):
-			lost[w.name] = true
-			errs = append(errs, history.declared(w, epoch), r.keptAside(w))
-		case err != nil:
-			errs = append(errs, err)
-		default:
+		missing := has(dir, w)
+		if missing == nil {
 			found[w.name] = true
+			continue
+		}
+		lost[w.name] = true
+		if err := errors.Join(history.declared(w, epoch), r.keptAside(w)); err != nil {
+			errs = append(errs, fmt.Errorf("%w: %w", missing, err))
 		}
 	}
 	if after, err := os.Stat(dir); err != nil || !os.SameFile(before, after) {
@@ -144,7 +143,8 @@ func firstFew(errs []error) error {
 	return errors.Join(errs...)
 }
 
-// has looks for a file with its bytes.
+// has looks for a file with its bytes. A snapshot may have caught it half written: then
+// its writer was told so after the snapshot, and what counts is that snapshot's age.
 func has(dir string, w written) error {
 	data, err := os.ReadFile(filepath.Join(dir, w.name))
 	if err != nil {
