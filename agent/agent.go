@@ -144,9 +144,10 @@ func (a *Agent) buildKeys() (err error) {
 
 func (a *Agent) buildLease() (err error) {
 	var guard lease.Guard
-	if len(a.cfg.DeadmanCommand) > 0 {
+	if len(a.cfg.DeadmanCommand) > 0 || a.cfg.Helper.Socket != "" {
 		a.deadman, err = lease.NewDeadman(lease.DeadmanConfig{
-			Command: append(slices.Clone(a.cfg.DeadmanCommand), a.cfg.DataDir), Fenced: a.fenced, Changed: func() { a.reports.soon() }, Logger: a.log,
+			Command: append(slices.Clone(a.cfg.DeadmanCommand), a.cfg.DataDir), Start: a.cfg.Helper.startDeadman(),
+			Fenced: a.fenced, Changed: func() { a.reports.soon() }, Logger: a.log,
 		})
 		if err != nil {
 			return err

@@ -48,6 +48,7 @@ type Config struct {
 	Log    LogConfig    `toml:"log"`
 
 	Encryption EncryptionConfig `toml:"encryption"`
+	Helper     HelperConfig     `toml:"helper"`
 
 	// What a file cannot hold. All may be zero.
 
@@ -115,6 +116,22 @@ type EncryptionConfig struct {
 	// KeyDir holds one file per encrypted share, for the agent's user alone. Default:
 	// keys below DataDir.
 	KeyDir string `toml:"key_dir"`
+}
+
+// HelperConfig is for an agent that runs as an ordinary user: a helper with root's rights
+// (tarn helper) then does for it what takes them. Storage "zfs" only.
+type HelperConfig struct {
+	// Socket of the helper. Default: none, so that the agent needs the rights itself.
+	Socket string `toml:"socket"`
+	// DeadmanSocket is that of a second helper, which does nothing but start dead-men.
+	// Default: Socket.
+	DeadmanSocket string `toml:"deadman_socket"`
+	// User that the agent runs as, by name or number: the only one that is served.
+	// Default tarn-agent.
+	User string `toml:"user"`
+	// DataDir is the helper's own, for root alone: export table, dead-man's hand-over.
+	// Default /var/lib/tarn-helper.
+	DataDir string `toml:"data_dir"`
 }
 
 // GossipConfig of the ring in which nodes and agents see each other. It is an
@@ -207,6 +224,9 @@ func (c Config) Defaults() Config {
 	c.Base = or(c.Base, "tarn")
 	c.PKIDir = or(c.PKIDir, filepath.Join(c.DataDir, "pki"))
 	c.Encryption.KeyDir = or(c.Encryption.KeyDir, filepath.Join(c.DataDir, "keys"))
+	c.Helper.DeadmanSocket = or(c.Helper.DeadmanSocket, c.Helper.Socket)
+	c.Helper.User = or(c.Helper.User, "tarn-agent")
+	c.Helper.DataDir = or(c.Helper.DataDir, "/var/lib/tarn-helper")
 	c.Export.Server = or(c.Export.Server, exportNone)
 	c.Gossip.KeyFile = or(c.Gossip.KeyFile, filepath.Join(c.PKIDir, "gossip.key"))
 	c.Gossip.Profile = or(c.Gossip.Profile, "lan")

@@ -116,6 +116,7 @@ func (c Config) Validate() []error {
 	c.Stream.validate(v)
 	c.Export.validate(v)
 	c.Gossip.validate(v)
+	c.helper(v)
 	c.Lease.validate(v)
 	c.Log.validate(v)
 	c.pools(v)
@@ -159,6 +160,19 @@ func (p PoolConfig) place(v *validator, key, storage string, taken []string) str
 	dir = filepath.Clean(dir)
 	v.check(!slices.Contains(taken, dir), "%s%s %q is taken by another pool", key, name, dir)
 	return dir
+}
+
+func (c Config) helper(v *validator) {
+	h := c.Helper
+	if h.Socket == "" {
+		v.check(h.DeadmanSocket == "", "helper.deadman_socket without helper.socket")
+		return
+	}
+	v.check(filepath.IsAbs(h.Socket) && filepath.IsAbs(h.DeadmanSocket) && len(h.Socket) < 100 && len(h.DeadmanSocket) < 100,
+		"helper.socket and helper.deadman_socket are absolute paths of less than 100 bytes")
+	v.check(filepath.IsAbs(h.DataDir), "helper.data_dir is %q, an absolute path is needed", h.DataDir)
+	v.check(c.Storage == StorageZFS, "helper is for storage zfs: directories need no rights; remove the table")
+	v.check(c.Export.Server != exportEmbedded, "export.server embedded runs in the agent, which has no rights with a helper: use kernel or ganesha")
 }
 
 func (e ExportConfig) validate(v *validator) {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"tarn/agent/export"
+	"tarn/agent/privsep"
 	"tarn/agent/replicate"
 	tarnv1 "tarn/proto/tarn/v1"
 )
@@ -24,12 +25,21 @@ const (
 // its context ends.
 type Exporter interface {
 	replicate.Exporter
-	export.Recorder
 	Run(ctx context.Context) error
 	List(ctx context.Context) ([]export.Export, error)
 }
 
+// recordedExporter leaves word for the dead-man.
+type recordedExporter interface {
+	Exporter
+	export.Recorder
+}
+
 func (a *Agent) buildExports() (err error) {
+	if a.cfg.Helper.Socket != "" {
+		a.exports = privsep.Client{Socket: a.cfg.Helper.Socket}
+		return nil
+	}
 	a.exports, err = openExports(a.cfg, a.mayServe, a.log)
 	return err
 }
@@ -64,7 +74,7 @@ func (a *Agent) mountedAt(mountpoint string) *tarnv1.Assignment {
 
 // openExports makes the exporter that cfg names. Each kind has its own table, so
 // that none takes another's exports for its own.
-func openExports(cfg Config, serving func(string, bool) bool, log *slog.Logger) (Exporter, error) {
+func openExports(cfg Config, serving func(string, bool) bool, log *slog.Logger) (recordedExporter, error) {
 	e := cfg.Export
 	table := filepath.Join(cfg.DataDir, "exports-"+e.Server+".json")
 	switch e.Server {

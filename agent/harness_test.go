@@ -217,6 +217,7 @@ type host struct {
 	dir    string
 	id     string
 	cfg    Config
+	binary string // of an agent with a helper
 	cancel context.CancelFunc
 	done   chan error
 	*Agent

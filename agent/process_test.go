@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -32,12 +33,24 @@ func TestMain(m *testing.M) {
 	case "agent":
 		os.Exit(agentProcess(os.Args[1]))
 	case "deadman":
-		if RunDeadman(os.Args[1], slog.New(slog.DiscardHandler)) != nil {
+		if deadmanProcess(os.Args[1:]) != nil {
 			os.Exit(1)
 		}
 		os.Exit(0)
 	}
 	os.Exit(realzfs.Main(m))
+}
+
+// deadmanProcess is what tarn deadman [--within=DATASET] DIR does.
+func deadmanProcess(args []string) error {
+	var within []string
+	for len(args) > 1 {
+		within, args = append(within, strings.TrimPrefix(args[0], "--within=")), args[1:]
+	}
+	if len(within) > 0 {
+		return RunDeadmanWithin(args[0], within, slog.New(slog.DiscardHandler))
+	}
+	return RunDeadman(args[0], slog.New(slog.DiscardHandler))
 }
 
 func agentProcess(config string) int {
@@ -97,12 +110,15 @@ func (h *host) spawn(join string) *exec.Cmd {
 	if h.cfg.Storage == StorageZFS {
 		config["storage"], config["pool"] = StorageZFS, []map[string]any{{"name": h.cfg.Pools[0].Name, "mountpoint": h.cfg.Pools[0].Mountpoint}}
 	}
+	if c := h.cfg.Helper; c.Socket != "" {
+		config["helper"] = map[string]any{"socket": c.Socket, "user": c.User, "data_dir": c.DataDir}
+	}
 	var text bytes.Buffer
 	if err := toml.NewEncoder(&text).Encode(config); err != nil {
 		h.t.Fatal(err)
 	}
 	file := filepath.Join(h.dir, "agent.toml")
-	if err := os.WriteFile(file, text.Bytes(), 0o600); err != nil {
+	if err := os.WriteFile(file, text.Bytes(), 0o644); err != nil {
 		h.t.Fatal(err)
 	}
 	exe, err := os.Executable()
@@ -118,6 +134,10 @@ func (h *host) spawn(join string) *exec.Cmd {
 	}
 	defer func() { _ = log.Close() }()
 	cmd.Stderr = log
+	if h.binary != "" {
+		h.own()
+		cmd.Path, cmd.SysProcAttr = h.binary, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinary, Gid: ordinary}}
+	}
 	if err := cmd.Start(); err != nil {
 		h.t.Fatal(err)
 	}

@@ -60,8 +60,10 @@ func (a *Agent) services(ctx context.Context, group *errgroup.Group) {
 
 // work is the agent's life: first nothing is writable, then it follows the control plane.
 func (a *Agent) work(ctx context.Context) error {
-	if err := export.Succeed(ctx, a.cfg.DataDir, a.exports); err != nil {
-		return ended(ctx, err)
+	if here, ok := a.exports.(export.Recorder); ok {
+		if err := export.Succeed(ctx, a.cfg.DataDir, here); err != nil {
+			return ended(ctx, err)
+		}
 	}
 	a.pools.look(ctx)
 	group, ctx := errgroup.WithContext(ctx)

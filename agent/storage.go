@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"tarn/agent/privsep"
 	"tarn/agent/replicate"
 	"tarn/zfs"
 	"tarn/zfs/dirzfs"
@@ -33,8 +34,12 @@ func openZFS(cfg Config, log *slog.Logger) *lateZFS {
 	for _, p := range cfg.Pools {
 		pools = append(pools, p.Name)
 	}
+	settings := zfs.Config{Pools: pools, UserProperties: replicate.Marks(), Logger: log}
+	if cfg.Helper.Socket != "" {
+		settings.Launcher = privsep.Client{Socket: cfg.Helper.Socket}
+	}
 	return &lateZFS{
-		cfg:  zfs.Config{Pools: pools, UserProperties: replicate.Marks(), Logger: log},
+		cfg:  settings,
 		open: func(ctx context.Context, cfg zfs.Config) (zfsHost, error) { return zfs.Open(ctx, cfg) },
 	}
 }

@@ -66,7 +66,11 @@ func (h *Host) detachedUsers(ctx context.Context, name string) error {
 		return unreadable("unmount", name, err)
 	}
 	if !mounted { // else the number has gone to another filesystem, so the old one has ended
-		if list := deviceHolders(device); len(list) > 0 {
+		list, err := h.deviceHolders(ctx, device)
+		if err != nil {
+			return err
+		}
+		if len(list) > 0 {
 			return &Error{
 				Op: "unmount", Object: name, Class: ErrBusy, Text: "it is not mounted, but still in use since it was fenced",
 				Next: "end or restart " + strings.Join(list, ", "),

@@ -44,6 +44,7 @@ type runner struct {
 	deadline   time.Duration
 	observe    func(Call)
 	stuck      stuckTable
+	launcher   Launcher // nil: processes of this one
 }
 
 // environment is all that the tools see of the agent's. The path is for the helpers
@@ -143,7 +144,7 @@ func (r *runner) runToEnd(ctx context.Context, cmd *exec.Cmd, inv invocation) er
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	p, err := r.stuck.start(inv, cmd)
+	p, err := r.begin(inv, cmd)
 	if err != nil {
 		return err
 	}
@@ -164,11 +165,17 @@ func (r *runner) note(inv invocation, began time.Time, err error) {
 // explain turns the end of a process into a classified error.
 func (r *runner) explain(ctx context.Context, inv invocation, began time.Time, err error, stderr string) error {
 	var exit *exec.ExitError
+	var status ExitStatus
+	var told *Error
 	switch {
 	case errors.Is(err, context.DeadlineExceeded) && errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return r.hung(inv, began)
 	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
 		return &Error{Op: inv.op, Object: inv.object, Class: err, Text: firstLines(stderr)}
+	case errors.As(err, &told):
+		return told
+	case errors.As(err, &status):
+		return classify(inv.op, inv.object, stderr, string(status))
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENOEXEC):
 		return &Error{Op: inv.op, Object: inv.object, Class: ErrToolMissing, Text: err.Error(), Next: nextToolMissing}
 	case errors.As(err, &exit):

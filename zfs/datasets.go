@@ -229,7 +229,7 @@ func (h *Host) Set(ctx context.Context, name string, props map[string]string) er
 		}
 	}
 	if value, ok := props[PropReadOnly]; ok && h.isFuse() {
-		return h.mountFollows(name, value == "on")
+		return h.mountFollows(ctx, name, value == "on")
 	}
 	return nil
 }

@@ -23,7 +23,7 @@ func (h *Host) showReceived(ctx context.Context, name string) error {
 	err = h.Unmount(ctx, name, false)
 	if errors.Is(err, ErrBusy) {
 		h.log.Warn("received snapshot may show late to those who use the filesystem: set fuse-attr-timeout and fuse-entry-timeout to 0 in /etc/zfs/zfsrc", "dataset", name)
-		return remount(d.Mountpoint, d.ReadOnly)
+		return h.remount(ctx, name, d.ReadOnly)
 	}
 	if err != nil {
 		return err
@@ -48,15 +48,16 @@ func (h *Host) mountFlagged(ctx context.Context, name string) error {
 // mountFollows gives the mount of a dataset the readonly property that was set. Those who
 // have files open for writing keep them; datasets below follow when they are mounted
 // anew. (What zfs get shows for a mounted dataset is the mount's, not the property.)
-func (h *Host) mountFollows(name string, readOnly bool) error {
+func (h *Host) mountFollows(ctx context.Context, name string, readOnly bool) error {
 	list, err := mountsOf(name)
 	if err != nil {
 		return unreadable("set", name, err)
 	}
-	for _, m := range list {
-		if err := remount(m.dir, readOnly); err != nil {
-			h.log.Warn("readonly is in force for new writers only", "dataset", name, "mountpoint", m.dir, "err", err)
-		}
+	if len(list) == 0 {
+		return nil
+	}
+	if err := h.remount(ctx, name, readOnly); err != nil {
+		h.log.Warn("readonly is in force for new writers only", "dataset", name, "mountpoint", list[0].dir, "err", err)
 	}
 	return nil
 }

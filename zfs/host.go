@@ -27,7 +27,10 @@ type Config struct {
 	UserProperties []string
 	// Observe, if set, is told of each process that ended. It must not block.
 	Observe func(Call)
-	Logger  *slog.Logger
+	// Launcher starts the tools instead of this process. ZFS and Zpool are then its own
+	// choice. nil: none.
+	Launcher Launcher
+	Logger   *slog.Logger
 }
 
 // Host drives zfs(8) and zpool(8) of this machine. All methods are safe for
@@ -69,16 +72,13 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 			return nil, &Error{Op: "open", Object: p, Class: ErrInvalid, Text: err.Error()}
 		}
 	}
-	h.deadline, h.observe = cfg.Deadline, cfg.Observe
+	h.deadline, h.observe, h.launcher = cfg.Deadline, cfg.Observe, cfg.Launcher
 	if h.deadline == 0 {
 		h.deadline = 2 * time.Minute
 	}
 	h.listings = together[[]Version]{run: h.listTogether, limit: commandLimit, deadline: 2 * h.deadline}
 	var err error
-	if h.zfs, err = findTool(cfg.ZFS, "zfs"); err != nil {
-		return nil, err
-	}
-	if h.zpool, err = findTool(cfg.Zpool, "zpool"); err != nil {
+	if err := h.findTools(cfg); err != nil {
 		return nil, err
 	}
 	if h.build, err = h.probe(ctx); err != nil {
@@ -93,6 +93,18 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 
 // Close ends nothing: every call waits for its own processes.
 func (h *Host) Close() error { return nil }
+
+// findTools resolves both, unless somebody else starts them.
+func (h *Host) findTools(cfg Config) (err error) {
+	if h.zfs, h.zpool = "zfs", "zpool"; h.launcher != nil {
+		return nil
+	}
+	if h.zfs, err = findTool(cfg.ZFS, "zfs"); err != nil {
+		return err
+	}
+	h.zpool, err = findTool(cfg.Zpool, "zpool")
+	return err
+}
 
 // findTool resolves a tool to an absolute path.
 func findTool(path, name string) (string, error) {

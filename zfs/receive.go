@@ -124,7 +124,7 @@ func (h *Host) feed(ctx context.Context, inv invocation, head []byte, stream io.
 	out, errs := &tail{limit: stderrLimit}, &tail{limit: stderrLimit}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = r, out, errs
 	began := time.Now()
-	p, err := h.stuck.start(inv, cmd)
+	p, err := h.begin(inv, cmd)
 	_ = r.Close() // the child's now
 	if err != nil {
 		_ = w.Close()

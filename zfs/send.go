@@ -173,7 +173,7 @@ func (h *Host) startSend(ctx context.Context, inv invocation, names []string) (*
 	forget := h.held.add(names)
 	s := &sendStream{host: h, pipe: r, errs: &tail{limit: stderrLimit}, release: func() { forget(); give() }}
 	cmd.Stdout, cmd.Stderr = w, s.errs
-	s.process, err = h.stuck.start(inv, cmd)
+	s.process, err = h.begin(inv, cmd)
 	_ = w.Close() // the child's now
 	if err != nil {
 		_ = r.Close()

@@ -16,7 +16,7 @@ const stuckLimit = 4
 // process is a started tool. Exactly one goroutine waits for it.
 type process struct {
 	inv   invocation
-	cmd   *exec.Cmd
+	stop  func()
 	began time.Time
 	done  chan struct{} // closed when it has ended
 	err   error         // of Wait, after done
@@ -34,15 +34,22 @@ func (s *stuckTable) start(inv invocation, cmd *exec.Cmd) (*process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &process{inv: inv, cmd: cmd, began: time.Now(), done: make(chan struct{})}
+	return s.watch(inv, cmd.Wait, func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // ESRCH: it has ended
+	}), nil
+}
+
+// watch waits for a process that was started.
+func (s *stuckTable) watch(inv invocation, wait func() error, stop func()) *process {
+	p := &process{inv: inv, stop: stop, began: time.Now(), done: make(chan struct{})}
 	go func() {
-		p.err = cmd.Wait()
+		p.err = wait()
 		close(p.done)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.left, p)
 	}()
-	return p, nil
+	return p
 }
 
 // await waits for the end; when ctx ends first the process group is killed. A process
@@ -82,9 +89,7 @@ func (s *stuckTable) leave(p *process, grace time.Duration) (ended bool) {
 }
 
 // kill ends the tool and the helpers that it started.
-func (p *process) kill() {
-	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // ESRCH: it has ended
-}
+func (p *process) kill() { p.stop() }
 
 // check refuses a command for a pool that has too many which cannot be ended.
 func (s *stuckTable) check(inv invocation) error {

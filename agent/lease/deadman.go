@@ -20,6 +20,9 @@ type DeadmanConfig struct {
 	// Command is program and arguments; the program must call RunDeadman on its
 	// standard input and output.
 	Command []string
+	// Start, if set, starts the helper instead, by other means than a child of this
+	// process. The files are its input and output, and the caller's to close.
+	Start func(orders, answers *os.File) (Process, error)
 	// Stderr of the helper; the agent's own when unset.
 	Stderr *os.File
 	// Patience bounds the wait for a confirmation, after which the helper counts
@@ -30,6 +33,14 @@ type DeadmanConfig struct {
 	// Changed, if set, is called when Up has changed. It must not block.
 	Changed func()
 	Logger  *slog.Logger
+}
+
+// Process is a helper that Start started.
+type Process interface {
+	// Wait returns when it has ended. It is called once.
+	Wait() error
+	// Kill ends it; it does not wait.
+	Kill()
 }
 
 // ErrNoHelper says that no helper process is up to guard a lease.
@@ -50,7 +61,7 @@ type Deadman struct {
 
 // session is one life of the helper process.
 type session struct {
-	cmd     *exec.Cmd
+	process Process
 	orders  *os.File
 	done    chan struct{} // closed when the process has ended
 	stuck   chan struct{}
@@ -61,7 +72,7 @@ type session struct {
 
 // NewDeadman returns a Deadman whose helper starts with Run.
 func NewDeadman(config DeadmanConfig) (*Deadman, error) {
-	if len(config.Command) == 0 {
+	if len(config.Command) == 0 && config.Start == nil {
 		return nil, errors.New("dead-man needs a command")
 	}
 	if config.Patience == 0 {
@@ -264,7 +275,7 @@ func (d *Deadman) leave(s *session) {
 	armed := len(d.armed)
 	d.mu.Unlock()
 	if armed > 0 {
-		d.config.Logger.Info("dead-man stays until the leases end", "armed", armed, "pid", s.cmd.Process.Pid)
+		d.config.Logger.Info("dead-man stays until the leases end", "armed", armed)
 		return
 	}
 	select {
@@ -291,21 +302,41 @@ func spawn(config DeadmanConfig) (*session, io.ReadCloser, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("start dead-man: %w", err)
 	}
-	cmd := exec.Command(config.Command[0], config.Command[1:]...)
-	cmd.Stdin, cmd.Stderr = theirs, config.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	answers, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
+	answers, said, err := os.Pipe()
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("start dead-man: %w", err), theirs.Close(), ours.Close())
 	}
-	_ = theirs.Close()
+	start := config.Start
+	if start == nil {
+		start = config.child
+	}
+	process, err := start(theirs, said)
+	_, _ = theirs.Close(), said.Close() // the helper's now
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("start dead-man: %w", err), ours.Close(), answers.Close())
+	}
 	return &session{
-		cmd: cmd, orders: ours, done: make(chan struct{}), stuck: make(chan struct{}), waiters: map[uint64]chan struct{}{},
+		process: process, orders: ours, done: make(chan struct{}), stuck: make(chan struct{}), waiters: map[uint64]chan struct{}{},
 	}, answers, nil
 }
+
+// child starts Command.
+func (c DeadmanConfig) child(orders, answers *os.File) (Process, error) {
+	cmd := exec.Command(c.Command[0], c.Command[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = orders, answers, c.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	return child{cmd}, nil
+}
+
+// child is a helper that is a process of this one's.
+type child struct{ cmd *exec.Cmd }
+
+func (c child) Wait() error { return c.cmd.Wait() }
+
+func (c child) Kill() { _ = c.cmd.Process.Kill() }
 
 func (s *session) expect(sequence uint64) <-chan struct{} {
 	s.mu.Lock()
@@ -316,7 +347,7 @@ func (s *session) expect(sequence uint64) <-chan struct{} {
 }
 
 // listen takes the helper's answers until it ends, then reaps it.
-func (s *session) listen(answers io.Reader, fenced func(Target, error)) {
+func (s *session) listen(answers io.ReadCloser, fenced func(Target, error)) {
 	scanner := lines(answers)
 	for scanner.Scan() {
 		var a answer
@@ -329,8 +360,8 @@ func (s *session) listen(answers io.Reader, fenced func(Target, error)) {
 		}
 	}
 	// How it ended does not matter: it must not end at all.
-	_ = s.cmd.Wait()
-	_ = s.orders.Close()
+	_ = s.process.Wait()
+	_, _ = s.orders.Close(), answers.Close()
 	close(s.done)
 }
 
@@ -377,6 +408,6 @@ func (s *session) kill() {
 		return
 	default:
 	}
-	_ = s.cmd.Process.Kill()
+	s.process.Kill()
 	<-s.done
 }

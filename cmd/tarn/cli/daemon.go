@@ -77,14 +77,44 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 	return node.Run(ctx)
 }
 
+type helperCmd struct {
+	File        string `arg:"" optional:"" name:"config" help:"agent.toml; or --config." type:"path"`
+	DeadmanOnly bool   `help:"Start dead-men, on helper.deadman_socket, and do nothing else."`
+}
+
+// Run serves an agent that runs as an ordinary user.
+func (c *helperCmd) Run(ctx context.Context, a *app) error {
+	path, err := daemonFile(a, c.File)
+	if err != nil {
+		return err
+	}
+	cfg, err := agent.LoadConfig(path)
+	if err != nil {
+		return usage("%w", err).next("tarn config check %s", path)
+	}
+	if err := agent.CheckHelperFile(path); err != nil {
+		return usage("%w", err)
+	}
+	binary, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own program: %w", err)
+	}
+	return agent.RunHelper(ctx, cfg, agent.HelperOptions{Deadman: []string{binary, "deadman"}, DeadmanOnly: c.DeadmanOnly})
+}
+
 type deadmanCmd struct {
-	Dir string `arg:"" help:"The agent's data directory."`
+	Dir    string   `arg:"" help:"The agent's data directory."`
+	Within []string `help:"Fence only these datasets and what is below them; repeatable." sep:"none"`
 }
 
 // Run does not heed ctx: signals to end are for the agent, and the dead-man's
 // whole point is to be there after it.
 func (c *deadmanCmd) Run(a *app) error {
-	return agent.RunDeadman(c.Dir, slog.New(slog.NewTextHandler(a.stderr, nil)))
+	log := slog.New(slog.NewTextHandler(a.stderr, nil))
+	if len(c.Within) > 0 {
+		return agent.RunDeadmanWithin(c.Dir, c.Within, log)
+	}
+	return agent.RunDeadman(c.Dir, log)
 }
 
 type configCmd struct {

@@ -43,6 +43,7 @@ type root struct {
 	Controlplane controlplaneCmd `cmd:"" help:"Run a control-plane node."`
 	Agent        agentCmd        `cmd:"" help:"Run the agent of a storage host."`
 	Deadman      deadmanCmd      `cmd:"" hidden:"" help:"End the service of datasets whose lease ran out; started by the agent."`
+	Helper       helperCmd       `cmd:"" help:"What takes root's rights, for an agent that has none."`
 	Conf         configCmd       `cmd:"" name:"config" help:"Configuration files."`
 
 	Dev        devCmd        `cmd:"" help:"A cluster of real processes on this machine."`
