@@ -52,7 +52,7 @@ func TestConformanceThroughHelper(t *testing.T) {
 	src, dst := realzfs.NewPool(t, 2048), realzfs.NewPool(t, 2048)
 	client := serve(t, Config{
 		Policy: Policy{Base: "tarn", Pools: []Pool{{src.Name, filepath.Join(src.Dir, "mnt")}, {dst.Name, filepath.Join(dst.Dir, "mnt")}}, KeyDir: "/", also: []string{"canmount=on", "readonly=maybe", "quota=-5"}},
-		UID: uint32(os.Getuid()), Logger: testLog(t),
+		UID:    uint32(os.Getuid()), Logger: testLog(t),
 	})
 	h, err := zfs.Open(t.Context(), zfs.Config{Pools: []string{src.Name, dst.Name}, Launcher: client, Logger: testLog(t)})
 	if err != nil {
