@@ -13,13 +13,14 @@ import (
 	"tarn/controlplane/audit"
 	"tarn/controlplane/identity"
 	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/raftfsm"
 )
 
 // TestEveryNodeHasTheAuditLogOnDisk: a decision is in the files of all nodes, the same
 // everywhere, and what was refused at a port is in the file of that node.
 func TestEveryNodeHasTheAuditLogOnDisk(t *testing.T) {
 	h := newHarness(t, 3)
-	h.leader()
+	h.raised()
 	op := h.operator()
 	kind := readableType(t, op)
 	if _, err := op.ShareTypes.DeleteShareType(t.Context(), &tarnv1.GetRequest{Id: kind.GetId()}); err != nil {
@@ -63,7 +64,7 @@ func TestEveryNodeHasTheAuditLogOnDisk(t *testing.T) {
 // TestNodeGoesOnWithItsAuditFile restarts a node: its file is one unbroken chain.
 func TestNodeGoesOnWithItsAuditFile(t *testing.T) {
 	h := newHarness(t, 1)
-	h.leader()
+	h.raised()
 	first := readableType(t, h.operator())
 	h.nodes[0].stop(t)
 	cfg := h.nodes[0].cfg
@@ -71,7 +72,7 @@ func TestNodeGoesOnWithItsAuditFile(t *testing.T) {
 	cfg.Socket, cfg.AdminSocket = listen(t, cfg.Listen), socket(t)
 	h.nodes = nil
 	h.start(cfg)
-	h.leader()
+	h.raised()
 	second := readableType(t, h.operator())
 	dir := controlplane.AuditDir(cfg.DataDir)
 	var seen string
@@ -98,4 +99,18 @@ func listen(t testing.TB, addr string) net.Listener {
 		t.Fatal(err)
 	}
 	return l
+}
+
+// raised waits until the cluster keeps audit records: all its members have been asked.
+func (h *harness) raised() {
+	h.t.Helper()
+	h.leader()
+	h.await("the newest command version on every node", func() bool {
+		for _, n := range h.nodes {
+			if n.View().CommandVersion() < raftfsm.AuditVersion {
+				return false
+			}
+		}
+		return true
+	})
 }

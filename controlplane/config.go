@@ -29,6 +29,9 @@ type Config struct {
 	// PKIDir holds ca.pem, node.pem, node.key and, to let others join, ca.key.
 	// Default: pki below DataDir.
 	PKIDir string `toml:"pki_dir"`
+	// PolicyFile is a policy.yaml: what people may do, where it differs from the built-in
+	// rules. It is taken up again when it changes.
+	PolicyFile string `toml:"policy_file"`
 	// Reflection serves the gRPC reflection service to operators.
 	Reflection bool `toml:"reflection"`
 

@@ -48,7 +48,7 @@ func (n *runningNode) stop(t testing.TB) {
 	}
 }
 
-func newHarness(t testing.TB, size int) *harness {
+func newHarness(t testing.TB, size int, change ...func(*controlplane.Config)) *harness {
 	t.Helper()
 	ca, err := identity.NewCA("test")
 	if err != nil {
@@ -60,7 +60,11 @@ func newHarness(t testing.TB, size int) *harness {
 		sockets[i] = socket(t)
 	}
 	for i := range size {
-		h.start(h.config(sockets, i))
+		cfg := h.config(sockets, i)
+		for _, f := range change {
+			f(&cfg)
+		}
+		h.start(cfg)
 	}
 	t.Cleanup(func() {
 		for _, n := range h.nodes {

@@ -49,7 +49,11 @@ func (l *commandLog) Propose(ctx context.Context, cmd *raftv1.Command) (*raftfsm
 	if cmd.GetActor() == "" {
 		cmd.Actor = "leader"
 	}
-	cmd.Audit = audit.Note(cmd)
+	if l.gate.state.View().CommandVersion() >= raftfsm.AuditVersion {
+		cmd.Audit = audit.Note(cmd)
+	} else {
+		cmd.Audit = nil // An older member would not keep the record.
+	}
 	verb := verbOf(cmd)
 	data, err := proto.Marshal(cmd)
 	if err != nil {

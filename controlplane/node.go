@@ -46,6 +46,7 @@ type Node struct {
 	counters  *metrics.ControlPlane
 	ring      *gossip.Ring
 	audit     *audit.File
+	policies  *policyFile
 }
 
 // NodeID returns the identity of the node with this data directory, minting it if
@@ -173,7 +174,14 @@ func (n *Node) openAPI() error {
 	if n.audit, err = audit.Open(AuditDir(n.cfg.DataDir), n.id, n.log); err != nil {
 		return err
 	}
-	n.stream.Refused = n.refusedRaft
+	n.stream.Refused, n.stream.Revoked = n.refusedRaft, n.revoked
+	if n.policies, err = loadPolicy(n.cfg.PolicyFile); err != nil {
+		return err
+	}
+	caHash, err := identity.CAHash(n.material.CAPEM())
+	if err != nil {
+		return err
+	}
 	n.handler, err = api.New(api.Config{
 		NodeID:        n.id,
 		ClusterID:     n.material.Identity().Cluster,
@@ -184,10 +192,11 @@ func (n *Node) openAPI() error {
 		Membership:    n.consensus,
 		Soft:          n.soft,
 		Leases:        n.leases,
-		Authority:     api.Authority{CA: n.authority, GossipKey: key, Addresses: n.addresses},
+		Authority:     api.Authority{CA: n.authority, CAHash: caHash, GossipKey: key, Addresses: n.addresses},
 		LeaseDuration: n.cfg.Lease.Duration,
 		Behind:        n.gate.Behind,
 		Policy:        n.policy(),
+		Policies:      n.policies,
 		Limit:         api.RateLimit{PerSecond: n.cfg.API.RequestsPerSecond, Burst: n.cfg.API.Burst},
 		Observe:       n.observeRPC,
 		Audit:         n.audit,
@@ -236,6 +245,7 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error { return n.admin().Run(ctx) })
 	group.Go(func() error { return renewer.Run(ctx) })
 	group.Go(func() error { return n.audit.Follow(ctx, n.fsm, n.log) })
+	group.Go(func() error { return n.followPolicy(ctx) })
 	if n.ring != nil {
 		group.Go(func() error { return n.ring.Run(ctx) })
 	}

@@ -32,6 +32,12 @@ func (n *Node) refusedRaft(peer, remote string) {
 	n.denied(audit.Entry{Actor: peer, Remote: remote, Action: "raft"})
 }
 
+// revoked tells the port that an identity is not let in any more.
+func (n *Node) revoked(id string) bool {
+	u, ok := n.fsm.View().User(id)
+	return ok && u.GetRevokedAt() != nil
+}
+
 func (n *Node) denied(e audit.Entry) {
 	if err := n.audit.Denied(e); err != nil {
 		n.log.Error("a refusal could not be written to the audit file", "err", err)

@@ -33,6 +33,10 @@ func (tx *txn) apply(cmd *raftv1.Command) (proto.Message, *Error) {
 		return answer(tx.putJoinToken(v.PutJoinToken))
 	case *raftv1.Command_UseJoinToken:
 		return answer(tx.useJoinToken(v.UseJoinToken))
+	case *raftv1.Command_PutUser:
+		return answer(tx.createUser(v.PutUser))
+	case *raftv1.Command_RevokeUser:
+		return answer(tx.revokeUser(v.RevokeUser))
 	case *raftv1.Command_RegisterHost:
 		return answer(tx.registerHost(v.RegisterHost))
 	case *raftv1.Command_SetHostAdminState:

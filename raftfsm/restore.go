@@ -161,6 +161,8 @@ func (l *loader) record(b []byte) error {
 		l.tx.putToken(r.JoinToken)
 	case *raftv1.SnapshotRecord_AuditRecord:
 		l.audit(r.AuditRecord)
+	case *raftv1.SnapshotRecord_User:
+		mutable(l.tx.own, &l.tx.s.users).put(r.User)
 	default:
 		return fmt.Errorf("%w: the snapshot has a record of a kind that this node does not know: upgrade it", ErrNewer)
 	}

@@ -135,6 +135,9 @@ func (s *state) smallRecords(rec *raftv1.SnapshotRecord, yield func(*raftv1.Snap
 	}) && emit(s.audit, func(r *tarnv1.AuditRecord) bool {
 		rec.Record = &raftv1.SnapshotRecord_AuditRecord{AuditRecord: r}
 		return yield(rec)
+	}) && emit(s.users, func(r *raftv1.UserRecord) bool {
+		rec.Record = &raftv1.SnapshotRecord_User{User: r}
+		return yield(rec)
 	})
 }
 

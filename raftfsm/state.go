@@ -28,6 +28,7 @@ type state struct {
 	hosts     *table[tarnv1.Host]
 	tokens    *table[raftv1.JoinToken]
 	audit     *table[tarnv1.AuditRecord]
+	users     *table[raftv1.UserRecord]
 
 	// Derived from the tables above in the same transaction, rebuilt by Restore.
 	usage  *table[usageRow]
@@ -66,6 +67,8 @@ const (
 	messageByExpiry  = 3
 
 	hostByName = 1
+
+	userByToken = 1
 )
 
 func newState() *state {
@@ -111,6 +114,9 @@ func (s *state) initRecords(own *token) {
 		index[tarnv1.UserMessage]{less: expiryLess})
 	s.hosts = newTable(own, by((*tarnv1.Host).GetId), by((*tarnv1.Host).GetName))
 	s.tokens = newTable(own, by((*raftv1.JoinToken).GetHash))
+	s.users = newTable(own,
+		index[raftv1.UserRecord]{less: func(a, b *raftv1.UserRecord) bool { return a.GetUser().GetId() < b.GetUser().GetId() }},
+		sparse(by((*raftv1.UserRecord).GetTokenHash), func(r *raftv1.UserRecord) bool { return r.GetTokenHash() != "" }))
 	s.audit = newTable(own, index[tarnv1.AuditRecord]{less: auditLess})
 }
 

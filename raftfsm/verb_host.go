@@ -180,8 +180,8 @@ func (tx *txn) expired(t *raftv1.JoinToken) bool {
 	return t.GetExpiresAt() != nil && compareTime(t.GetExpiresAt(), tx.now) <= 0
 }
 
-// useJoinToken spends a token on one node. The same node may ask again: its answer
-// may have been lost.
+// useJoinToken spends a token on one key of one node. The same node may ask again for
+// that key: its answer may have been lost. Whoever found the token has another key.
 func (tx *txn) useJoinToken(c *raftv1.UseJoinToken) (*raftv1.JoinToken, *Error) {
 	t, ok := tx.s.joinToken(c.GetHash())
 	switch {
@@ -191,13 +191,13 @@ func (tx *txn) useJoinToken(c *raftv1.UseJoinToken) (*raftv1.JoinToken, *Error) 
 		return nil, refuse(InvalidArgument, "node_id", "must be set")
 	case tx.expired(t):
 		return nil, refuse(FailedPrecondition, "hash", "the join token has expired; make a new one")
-	case t.GetUsedBy() == c.GetNodeId():
+	case t.GetUsedBy() == c.GetNodeId() && t.GetUsedKey() == c.GetKeyHash():
 		return t, nil
 	case t.GetUsedBy() != "":
 		return nil, refuse(FailedPrecondition, "hash", "the join token was used by node %s; make a new one", t.GetUsedBy())
 	}
 	next := proto.CloneOf(t)
-	next.UsedBy = c.GetNodeId()
+	next.UsedBy, next.UsedKey = c.GetNodeId(), c.GetKeyHash()
 	tx.putToken(next)
 	return next, nil
 }

@@ -17,8 +17,12 @@ const (
 	// baseVersion is where every new log starts.
 	baseVersion = 1
 	// CommandVersion is the newest version of Command that this build understands.
-	// 2: taking over and giving back, purge orders, outcomes in the state's hash.
+	// 2: taking over and giving back, purge orders, outcomes in the state's hash, audit
+	// records, users, keys of join tokens.
 	CommandVersion = 2
+	// AuditVersion is the first version that keeps audit records and the keys of join
+	// tokens: below it commands come without.
+	AuditVersion = 2
 )
 
 // VersionOf returns the version of the cluster that the command needs. A verb that

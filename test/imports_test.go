@@ -16,11 +16,12 @@ var arrows = map[string][]string{
 	// controlplane/backup, controlplane/audit: saved states and audit files are read without a cluster.
 	"cmd/tarn": {"cmd/tarn", "controlplane", "controlplane/audit", "controlplane/backup", "controlplane/client", "controlplane/identity", "controlplane/schedule",
 		"agent", "agent/lease", "zfs/dirzfs", "metrics", "proto/tarn/v1"},
-	"controlplane": {"controlplane/api", "controlplane/audit", "controlplane/backup", "controlplane/client", "controlplane/consensus", "controlplane/identity", "controlplane/observe",
+	"controlplane": {"controlplane/api", "controlplane/audit", "controlplane/backup", "controlplane/policy", "controlplane/client", "controlplane/consensus", "controlplane/identity", "controlplane/observe",
 		"controlplane/reconcile", "controlplane/assignment", "controlplane/schedule", "controlplane/stonith", "controlplane/manila", "controlplane/web",
 		"raftfsm", "agent/gossip", "metrics", "proto/tarn/v1", "proto/tarn/raft/v1"},
 	"controlplane/api": {"controlplane/audit", "controlplane/backup", "controlplane/consensus", "controlplane/identity", "controlplane/observe", "controlplane/assignment",
-		"controlplane/reconcile", "controlplane/schedule", "controlplane/client", "raftfsm", "proto/tarn/v1", "proto/tarn/raft/v1"},
+		"controlplane/reconcile", "controlplane/schedule", "controlplane/client", "controlplane/policy", "raftfsm", "proto/tarn/v1", "proto/tarn/raft/v1"},
+	"controlplane/policy":     {},
 	"controlplane/audit":      {"raftfsm", "proto/tarn/v1", "proto/tarn/raft/v1"},
 	"controlplane/assignment": {"raftfsm", "proto/tarn/v1", "controlplane/schedule"},
 	"controlplane/backup":     {"raftfsm"},
@@ -56,6 +57,7 @@ var arrows = map[string][]string{
 var modules = map[string][]string{
 	"raftfsm":               {"github.com/hashicorp/raft", "github.com/google/btree", "google.golang.org/protobuf"},
 	"controlplane/schedule": {"google.golang.org/protobuf"},
+	"controlplane/policy":   {"go.yaml.in/yaml/v3"},
 	"zfs":                   {},
 	"metrics":               {"github.com/prometheus", "github.com/hashicorp/go-metrics"},
 	// Record marking and credentials of RPC are a library's; its NFS messages know ASCII names only.

@@ -58,7 +58,7 @@ func destructiveMethods() []string {
 	return []string{
 		"DeleteShare", "DeleteReplica", "DeleteSnapshot", "DeleteShareType", "PurgeDivergentCopy", "ResetShareStatus", "ResetReplicaStatus",
 		"ResetReplicaState", "ResetSnapshotStatus", "ResetQuota", "PromoteReplica", "RemoveHost", "RemoveRaftServer", "RemoveProjectAccess",
-		"UnmanageShare", "UnmanageReplica", "UnmanageSnapshot", "ShrinkShare", "CreateJoinToken", "DenyAccess",
+		"UnmanageShare", "UnmanageReplica", "UnmanageSnapshot", "ShrinkShare", "CreateJoinToken", "DenyAccess", "CreateUser", "RevokeUser",
 	}
 }
 

@@ -21,9 +21,11 @@ const (
 
 // caller is who asks, and in which project.
 type caller struct {
-	identity  identity.Identity
-	grant     grant
-	project   string
+	identity identity.Identity
+	grant    grant
+	project  string
+	// name of a user with a token; empty for a certificate.
+	name      string
 	requestID string
 	// reason that the caller gave in a header, for the audit log.
 	reason string
@@ -64,6 +66,9 @@ func (c caller) role() string {
 func (c caller) actor() string {
 	if c.grant == nobody {
 		return "join token"
+	}
+	if c.name != "" {
+		return "user:" + c.name + "/" + c.identity.ID
 	}
 	return c.identity.URI()
 }

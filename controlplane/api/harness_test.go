@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +29,7 @@ import (
 	"tarn/controlplane/consensus"
 	"tarn/controlplane/identity"
 	"tarn/controlplane/observe"
+	"tarn/controlplane/policy"
 	"tarn/controlplane/reconcile"
 	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
@@ -110,7 +112,23 @@ type server struct {
 	leases *observe.Leases
 	addr   string
 
-	auditor *memoryAuditor
+	auditor  *memoryAuditor
+	policies *switched
+}
+
+// switched is a policy that a test changes.
+type switched struct{ now atomic.Pointer[policy.Policy] }
+
+func (s *switched) Policy() *policy.Policy { return s.now.Load() }
+
+// follow puts a policy.yaml in place.
+func (s *server) follow(text string) {
+	s.t.Helper()
+	p, err := policy.Parse([]byte(text), api.Actions())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.policies.now.Store(p)
 }
 
 func newServer(t testing.TB) *server {
@@ -124,15 +142,22 @@ func newServer(t testing.TB) *server {
 		t.Fatal(err)
 	}
 	fsm := raftfsm.New(raftfsm.Config{OnHalt: func(err error) { t.Errorf("state machine halted: %v", err) }})
-	s := &server{t: t, ca: ca, fsm: fsm, log: &direct{fsm: fsm}, soft: soft, leases: observe.NewLeases(), auditor: &memoryAuditor{}}
+	s := &server{t: t, ca: ca, fsm: fsm, log: &direct{fsm: fsm}, soft: soft, leases: observe.NewLeases(), auditor: &memoryAuditor{}, policies: &switched{}}
+	s.follow("")
+	_, err = s.log.Propose(context.Background(), &raftv1.Command{Verb: &raftv1.Command_SetCommandVersion{
+		SetCommandVersion: &raftv1.SetCommandVersion{Version: raftfsm.CommandVersion},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	soft.Lead(time.Now())
 	s.leases.Lead(time.Now())
 	nodeID := uuid.NewString()
 	handler, err := api.New(api.Config{
 		NodeID: nodeID, ClusterID: "test", State: fsm, Log: s.log, Cluster: members{nodeID}, Membership: members{nodeID},
 		Soft: soft, Leases: s.leases, LeaseDuration: 3 * time.Second, Policy: reconcile.DefaultPolicy(), Logger: slog.New(slog.DiscardHandler),
-		Authority:  api.Authority{CA: ca, GossipKey: []byte("01234567890123456789012345678901")},
-		Reflection: true, Audit: s.auditor,
+		Authority:  api.Authority{CA: ca, CAHash: ca.Hash(), GossipKey: []byte("01234567890123456789012345678901")},
+		Reflection: true, Audit: s.auditor, Policies: s.policies,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,9 @@ package api
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"net"
 
@@ -34,9 +37,11 @@ func (s *joins) Join(ctx context.Context, req *tarnv1.JoinRequest) (*tarnv1.Join
 	if err != nil {
 		return nil, err
 	}
-	used, err := record[*raftv1.JoinToken](s.propose(ctx, &raftv1.Command{Verb: &raftv1.Command_UseJoinToken{
-		UseJoinToken: &raftv1.UseJoinToken{Hash: token.Hash(), NodeId: req.GetNodeId()},
-	}}))
+	use := &raftv1.UseJoinToken{Hash: token.Hash(), NodeId: req.GetNodeId()}
+	if s.State.View().CommandVersion() >= raftfsm.AuditVersion {
+		use.KeyHash = keyHash(req.GetCsr())
+	}
+	used, err := record[*raftv1.JoinToken](s.propose(ctx, &raftv1.Command{Verb: &raftv1.Command_UseJoinToken{UseJoinToken: use}}))
 	if refusal, ok := errors.AsType[*raftfsm.Error](err); ok && refusal.Code != raftfsm.Halted {
 		// One answer for wrong, expired and used: the difference helps only who guesses.
 		return nil, identity.ErrToken
@@ -80,6 +85,9 @@ func (s *joins) Renew(ctx context.Context, req *tarnv1.RenewRequest) (*tarnv1.Re
 	if s.Authority.CA == nil {
 		return nil, refused("", "this node has no key of the authority; ask one that has ca.key")
 	}
+	if callerFrom(ctx).name != "" {
+		return nil, denied("a user token is renewed by making another one")
+	}
 	who := callerFrom(ctx).identity
 	subject := identity.Subject{Role: who.Role, ID: who.ID, Project: who.Project, ProjectRole: who.ProjectRole}
 	if who.Role == identity.RoleAgent || who.Role == identity.RoleControl {
@@ -90,6 +98,16 @@ func (s *joins) Renew(ctx context.Context, req *tarnv1.RenewRequest) (*tarnv1.Re
 		return nil, err
 	}
 	return &tarnv1.RenewResponse{Certificate: cert, Ca: s.Authority.CA.CertPEM()}, nil
+}
+
+// keyHash is the SHA-256 of the key in a request, which validation has read already.
+func keyHash(csrDER []byte) string {
+	csr, err := x509.ParseCertificateRequest(csrDER)
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(csr.RawSubjectPublicKeyInfo)
+	return hex.EncodeToString(sum[:])
 }
 
 // callerIP lets standard HTTPS clients talk to the node under the address it came from.

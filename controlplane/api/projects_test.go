@@ -3,10 +3,14 @@ package api_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"tarn/controlplane/client"
+	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
 )
 
@@ -18,34 +22,13 @@ func TestAnotherProjectsIDsDoNotExist(t *testing.T) {
 	op, blue, red := s.operator(), s.member("blue"), s.member("red")
 	s.host("one", "az1")
 	s.host("two", "az2")
-	kind := s.shareType(op, "gold")
-	share := s.share(blue, kind, "docs")
+	ids := s.projectRecords(op, blue)
 	ctx := t.Context()
-	replica, err := blue.Replicas.CreateReplica(ctx, &tarnv1.CreateReplicaRequest{ShareId: share.GetId()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	snap, err := blue.Snapshots.CreateSnapshot(ctx, &tarnv1.CreateSnapshotRequest{ShareId: share.GetId(), Name: "s"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	rule, err := blue.AccessRules.AllowAccess(ctx, &tarnv1.AllowAccessRequest{ShareId: share.GetId(), AccessTo: "192.0.2.0/24"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	instances, err := blue.Snapshots.ListSnapshotInstances(ctx, &tarnv1.ListSnapshotInstancesRequest{SnapshotId: snap.GetId()})
-	if err != nil || len(instances.GetSnapshotInstances()) != 2 {
-		t.Fatalf("instances %v, %v", instances, err)
-	}
 
 	before := s.log.proposals()
 	const none = "7f2c8a4e-0f0c-4f5e-9d3a-00000000dead"
 	for name, call := range idCalls(ctx, red) {
-		id := map[string]string{
-			"share": share.GetId(), "replica": replica.GetId(), "snapshot": snap.GetId(), "rule": rule.GetId(),
-			"instance": instances.GetSnapshotInstances()[0].GetId(),
-		}[name.kind]
-		foreign, absent := call(id), call(none)
+		foreign, absent := call(ids[name.kind]), call(none)
 		if connect.CodeOf(foreign) != connect.CodeNotFound || connect.CodeOf(absent) != connect.CodeNotFound {
 			t.Errorf("%s: foreign %v, absent %v: want not found", name.method, foreign, absent)
 		}
@@ -53,7 +36,42 @@ func TestAnotherProjectsIDsDoNotExist(t *testing.T) {
 	if s.log.proposals() != before {
 		t.Error("a request about another project's record reached the log")
 	}
-	lists(t, red, share.GetId())
+	lists(t, red, ids["share"])
+}
+
+// projectRecords makes one record of each kind in a project, and returns their ids.
+func (s *server) projectRecords(op, owner *client.Client) map[string]string {
+	s.t.Helper()
+	ctx := context.Background()
+	share := s.share(owner, s.shareType(op, "gold"), "docs")
+	replica, err := owner.Replicas.CreateReplica(ctx, &tarnv1.CreateReplicaRequest{ShareId: share.GetId()})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	snap, err := owner.Snapshots.CreateSnapshot(ctx, &tarnv1.CreateSnapshotRequest{ShareId: share.GetId(), Name: "s"})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	rule, err := owner.AccessRules.AllowAccess(ctx, &tarnv1.AllowAccessRequest{ShareId: share.GetId(), AccessTo: "192.0.2.0/24"})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	instances, err := owner.Snapshots.ListSnapshotInstances(ctx, &tarnv1.ListSnapshotInstancesRequest{SnapshotId: snap.GetId()})
+	if err != nil || len(instances.GetSnapshotInstances()) != 2 {
+		s.t.Fatalf("instances %v, %v", instances, err)
+	}
+	message := uuid.NewString()
+	_, err = s.log.Propose(ctx, &raftv1.Command{Verb: &raftv1.Command_Transitions{Transitions: &raftv1.Transitions{
+		Messages: []*tarnv1.UserMessage{{Id: message, ProjectId: share.GetProjectId(), ResourceId: share.GetId(), ResourceType: "SHARE",
+			ExpiresAt: timestamppb.New(time.Now().Add(time.Hour))}},
+	}}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return map[string]string{
+		"share": share.GetId(), "replica": replica.GetId(), "snapshot": snap.GetId(), "rule": rule.GetId(),
+		"instance": instances.GetSnapshotInstances()[0].GetId(), "message": message,
+	}
 }
 
 type idCall struct{ kind, method string }
@@ -117,10 +135,56 @@ func idCalls(ctx context.Context, c *client.Client) map[idCall]func(string) erro
 			return second(c.Shares.CreateShare(ctx, &tarnv1.CreateShareRequest{SizeGib: 2, SnapshotId: id}))
 		},
 		{"instance", "GetSnapshotInstance"}: func(id string) error { return second(c.Snapshots.GetSnapshotInstance(ctx, get(id))) },
-		{"rule", "GetAccessRule"}:           func(id string) error { return second(c.AccessRules.GetAccessRule(ctx, get(id))) },
-		{"rule", "DenyAccess"}:              func(id string) error { return second(c.AccessRules.DenyAccess(ctx, get(id))) },
+		{"message", "GetMessage"}:           func(id string) error { return second(c.Messages.GetMessage(ctx, get(id))) },
+		{"message", "DeleteMessage"}:        func(id string) error { return second(c.Messages.DeleteMessage(ctx, get(id))) },
+		{"share", "GetShareRetention"}: func(id string) error {
+			return second(c.Shares.GetShareRetention(ctx, &tarnv1.GetShareRetentionRequest{Id: id}))
+		},
+		{"share", "ListDivergentCopies"}: func(id string) error {
+			return second(c.Replicas.ListDivergentCopies(ctx, &tarnv1.ListDivergentCopiesRequest{ShareId: id}))
+		},
+		{"replica", "ListDivergentCopies"}: func(id string) error {
+			return second(c.Replicas.ListDivergentCopies(ctx, &tarnv1.ListDivergentCopiesRequest{ReplicaId: id}))
+		},
+		{"rule", "GetAccessRule"}: func(id string) error { return second(c.AccessRules.GetAccessRule(ctx, get(id))) },
+		{"rule", "DenyAccess"}:    func(id string) error { return second(c.AccessRules.DenyAccess(ctx, get(id))) },
 		{"rule", "UpdateAccessRule"}: func(id string) error {
 			return second(c.AccessRules.UpdateAccessRule(ctx, &tarnv1.UpdateAccessRuleRequest{Id: id, AccessLevel: tarnv1.AccessLevel_ACCESS_LEVEL_RO}))
+		},
+	}
+}
+
+// operatorCalls are those that only a policy can give to people.
+func operatorCalls(ctx context.Context, c *client.Client) map[idCall]func(string) error {
+	bad := tarnv1.Status_STATUS_ERROR
+	return map[idCall]func(string) error{
+		{"share", "ResetShareStatus"}: func(id string) error {
+			return second(c.Shares.ResetShareStatus(ctx, &tarnv1.ResetStatusRequest{Id: id, Status: bad}))
+		},
+		{"share", "DeleteShare by force"}: func(id string) error {
+			return second(c.Shares.DeleteShare(ctx, &tarnv1.DeleteShareRequest{Id: id, Force: true}))
+		},
+		{"replica", "ResyncReplica"}: func(id string) error {
+			return second(c.Replicas.ResyncReplica(ctx, &tarnv1.GetRequest{Id: id}))
+		},
+		{"replica", "ResetReplicaStatus"}: func(id string) error {
+			return second(c.Replicas.ResetReplicaStatus(ctx, &tarnv1.ResetStatusRequest{Id: id, Status: bad}))
+		},
+		{"replica", "ResetReplicaState"}: func(id string) error {
+			return second(c.Replicas.ResetReplicaState(ctx, &tarnv1.ResetReplicaStateRequest{Id: id, ReplicaState: tarnv1.ReplicaState_REPLICA_STATE_ERROR}))
+		},
+		{"replica", "DeleteReplica by force"}: func(id string) error {
+			return second(c.Replicas.DeleteReplica(ctx, &tarnv1.DeleteReplicaRequest{Id: id, Force: true}))
+		},
+		{"replica", "PromoteReplica by force"}: func(id string) error {
+			return second(c.Replicas.PromoteReplica(ctx, &tarnv1.PromoteReplicaRequest{Id: id, Force: true, AttestHostIsDown: true,
+				Consent: &tarnv1.Consent{Reason: "r"}}))
+		},
+		{"snapshot", "ResetSnapshotStatus"}: func(id string) error {
+			return second(c.Snapshots.ResetSnapshotStatus(ctx, &tarnv1.ResetStatusRequest{Id: id, Status: bad}))
+		},
+		{"snapshot", "DeleteSnapshot by force"}: func(id string) error {
+			return second(c.Snapshots.DeleteSnapshot(ctx, &tarnv1.DeleteSnapshotRequest{Id: id, Force: true}))
 		},
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"tarn/controlplane/consensus"
 	"tarn/controlplane/identity"
 	"tarn/controlplane/observe"
+	"tarn/controlplane/policy"
 	"tarn/controlplane/reconcile"
 	raftv1 "tarn/proto/tarn/raft/v1"
 	"tarn/proto/tarn/v1/tarnv1connect"
@@ -59,6 +60,8 @@ type Authority struct {
 	// CA signs, and its key goes to joining control nodes, so that they can sign
 	// too; nil when this node has no key, then joining is refused here.
 	CA *identity.CA
+	// CAHash of the authority's certificate, for user tokens to pin. Empty: none are made here.
+	CAHash string
 	// GossipKey goes to agents and control nodes.
 	GossipKey []byte
 	// Addresses are those of control nodes worth trying.
@@ -84,6 +87,8 @@ type Config struct {
 	LeaseDuration time.Duration
 	// Policy is the reconcile loop's, to say what a drain waits for.
 	Policy reconcile.Policy
+	// Policies say what people may do; nil is the built-in policy.
+	Policies Policies
 	// Limit bounds the requests of each identity.
 	Limit RateLimit
 	// Audit is this node's audit file; nil keeps nothing, which is for tests.
@@ -116,6 +121,13 @@ func (c *Config) check() error {
 	if c.Audit == nil {
 		c.Audit = noAuditor{}
 	}
+	if c.Policies == nil {
+		p, err := policy.Default(Actions())
+		if err != nil {
+			return err
+		}
+		c.Policies = fixedPolicy{p}
+	}
 	if c.Observe == nil {
 		c.Observe = func(string, string, time.Duration) {}
 	}
@@ -146,7 +158,7 @@ func New(cfg Config) (http.Handler, error) {
 	if cfg.Reflection {
 		mountReflection(mux)
 	}
-	return &identify{next: mux, table: grants(), log: logging{logger: cfg.Logger, auditor: cfg.Audit}}, nil
+	return &identify{next: mux, table: methods(), state: cfg.State, log: logging{logger: cfg.Logger, auditor: cfg.Audit}}, nil
 }
 
 func mount(mux *http.ServeMux, c *core) {
@@ -155,7 +167,7 @@ func mount(mux *http.ServeMux, c *core) {
 		measuring{observe: c.Observe},
 		recovering{},
 		limiting{limits: newLimits(c.Limit)},
-		authorize{table: grants()},
+		authorize{table: methods(), policies: c.Policies},
 		validating{rules: newRules()},
 		auditing{auditor: c.Audit, logger: c.Logger},
 	)
@@ -194,20 +206,23 @@ func serviceNames() []string {
 // turns away, body unread, those who have none and do not come to join.
 type identify struct {
 	next  http.Handler
-	table map[string]grant
+	table map[string]method
+	state State
 	log   logging
 }
 
 // ServeHTTP implements http.Handler.
 func (i *identify) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	who := callerOf(r)
+	who, err := i.callerOf(r)
 	if ending(r, time.Now()) {
 		// The next connection shows the certificate that the caller has by now.
 		w.Header().Set("Connection", "close")
 	}
-	allowed, known := i.table[r.URL.Path]
+	m, known := i.table[r.URL.Path]
 	switch {
-	case who.grant == nobody && allowed&nobody == 0:
+	case err != nil:
+		i.refuse(w, r, caller{grant: nobody, remote: r.RemoteAddr}, connect.NewError(connect.CodeUnauthenticated, err))
+	case who.grant == nobody && m.machines&nobody == 0:
 		i.refuse(w, r, who, connect.NewError(connect.CodeUnauthenticated, errors.New("a client certificate of this cluster is required")))
 	case !known && who.grant != operator:
 		// Reflection, or a path that does not exist.
@@ -232,15 +247,29 @@ func ending(r *http.Request, now time.Time) bool {
 	return now.After(leaf.NotAfter.Add(-leaf.NotAfter.Sub(leaf.NotBefore) / 6))
 }
 
-func callerOf(r *http.Request) caller {
+// callerOf names who asks, by certificate or by user token. Whoever is revoked is an
+// error, as is a token that is not good: saying less would only puzzle its owner.
+func (i *identify) callerOf(r *http.Request) (caller, error) {
+	who := caller{grant: nobody, remote: r.RemoteAddr}
 	if r.TLS == nil {
-		return caller{grant: nobody, remote: r.RemoteAddr}
+		return who, nil
+	}
+	v, now := i.state.View(), time.Now()
+	if len(r.TLS.PeerCertificates) == 0 {
+		return byToken(v, who, r.Header, now)
 	}
 	id, err := identity.Peer(*r.TLS)
-	if err != nil || time.Now().After(r.TLS.PeerCertificates[0].NotAfter) {
-		return caller{grant: nobody, remote: r.RemoteAddr}
+	if err != nil || now.After(r.TLS.PeerCertificates[0].NotAfter) {
+		return who, nil
 	}
-	return caller{identity: id, grant: grantOf(id), remote: r.RemoteAddr}
+	if u, ok := v.User(id.ID); ok && u.GetRevokedAt() != nil {
+		return who, errRevoked
+	}
+	if r.Header.Get(authorizationHeader) != "" {
+		return who, errTwoIdentities
+	}
+	who.identity, who.grant = id, grantOf(id)
+	return who, nil
 }
 
 func refuseUnread(w http.ResponseWriter, r *http.Request, refusal *connect.Error) {

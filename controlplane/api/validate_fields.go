@@ -27,11 +27,17 @@ func (c *checker) id(field, v string) {
 	}
 }
 
+// isUUID wants the lower-case canonical form, and not the nil UUID.
+func isUUID(v string) bool {
+	parsed, err := uuid.Parse(v)
+	return err == nil && parsed.String() == v && parsed != uuid.Nil
+}
+
 func (c *checker) optionalID(field, v string) {
 	if v == "" {
 		return
 	}
-	if parsed, err := uuid.Parse(v); err != nil || parsed.String() != v || parsed == uuid.Nil {
+	if !isUUID(v) {
 		c.fail(field, "is not a UUID in lower-case canonical form")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"tarn/controlplane/identity"
+	"tarn/controlplane/policy"
 	tarnv1 "tarn/proto/tarn/v1"
 )
 
@@ -12,7 +13,9 @@ const (
 	longestPoll  = 60 * time.Second
 	shortestLife = time.Minute
 	longestLife  = 24 * time.Hour
-	maxCSR       = 16 << 10
+	// longestUserLife of a user's token.
+	longestUserLife = 365 * 24 * time.Hour
+	maxCSR          = 16 << 10
 )
 
 // addAgentRules adds what storage hosts send.
@@ -104,6 +107,12 @@ func addOperatorRules(r rules) {
 	})
 	on(r, func(c *checker, m *tarnv1.RemoveRaftServerRequest) { c.id("id", m.GetId()) })
 	on(r, (*checker).joinToken)
+	on(r, (*checker).newUser)
+	on(r, func(*checker, *tarnv1.ListUsersRequest) {})
+	on(r, func(c *checker, m *tarnv1.RevokeUserRequest) {
+		c.required("user", m.GetUser())
+		c.required("reason", m.GetReason())
+	})
 	on(r, func(c *checker, m *tarnv1.ReadBackupRequest) {
 		c.optionalID("id", m.GetId())
 		if m.GetId() == "" && m.GetPiece() != 0 {
@@ -155,5 +164,26 @@ func (c *checker) joinToken(m *tarnv1.CreateJoinTokenRequest) {
 		}
 	default:
 		c.fail("role", "is %q, agent, control and client are allowed", m.GetRole())
+	}
+}
+
+func (c *checker) newUser(m *tarnv1.CreateUserRequest) {
+	c.optionalID("id", m.GetId())
+	c.hostName("name", m.GetName())
+	if isUUID(m.GetName()) {
+		c.fail("name", "must not look like an id")
+	}
+	c.span("ttl", m.GetTtl(), shortestLife, longestUserLife)
+	switch m.GetRole() {
+	case policy.RoleOperator:
+		if m.GetProjectId() != "" {
+			c.fail("project_id", "is for readers and members")
+		}
+	case policy.RoleReader, policy.RoleMember:
+		if !validProject(m.GetProjectId()) {
+			c.fail("project_id", "is 1 to 255 bytes of printable text")
+		}
+	default:
+		c.fail("role", "is %q, reader, member and operator are allowed", m.GetRole())
 	}
 }

@@ -39,6 +39,8 @@ type Config struct {
 	TLS *tls.Config
 	// Project is sent by operators as the project to work in; others leave it empty.
 	Project string
+	// Token is a user token, sent with every call in place of a certificate; empty for none.
+	Token string
 	// Reason is sent with every call, for the audit log: at most 255 bytes of printable text.
 	Reason string
 	// Attempt bounds one try of one call, not counting a long poll's wait. Zero: 10 s.

@@ -31,6 +31,9 @@ func (f *follower) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		if f.cfg.Project != "" {
 			req.Header().Set(ProjectHeader, f.cfg.Project)
 		}
+		if f.cfg.Token != "" {
+			req.Header().Set("Authorization", "Bearer "+f.cfg.Token)
+		}
 		if f.cfg.Reason != "" {
 			req.Header().Set(ReasonHeader, f.cfg.Reason)
 		}

@@ -19,6 +19,8 @@ import (
 // ALPN is the protocol by which a TLS listener tells Raft's connections apart.
 const ALPN = "tarn-raft/1"
 
+var errRevoked = errors.New("the identity was revoked")
+
 // StreamLayer is a raft.StreamLayer that shares the API's TLS port. Both ends of
 // every connection are control-plane nodes of this cluster, by certificate:
 // whoever reaches Raft can corrupt the log (Nomad CVE-2020-7956, CVE-2021-37218).
@@ -29,6 +31,8 @@ type StreamLayer struct {
 	// Refused is told of every peer that may not speak Raft, before Handle is first
 	// called; nil for none.
 	Refused func(peer, remote string)
+	// Revoked tells whether a node's identity is not let in any more; nil for none.
+	Revoked func(id string) bool
 
 	addr     raft.ServerAddress
 	material *identity.Material
@@ -64,6 +68,9 @@ func NewStreamLayer(advertise string, material *identity.Material, log *slog.Log
 // Server.Shutdown, which waits for these connections.
 func (s *StreamLayer) Handle(_ *http.Server, conn *tls.Conn, _ http.Handler) {
 	peer, err := identity.Peer(conn.ConnectionState())
+	if err == nil && s.Revoked != nil && s.Revoked(peer.ID) {
+		err = errRevoked
+	}
 	if err != nil || peer.Role != identity.RoleControl || peer.Cluster != s.material.Identity().Cluster {
 		s.log.Warn("refused a connection to raft", "remote", conn.RemoteAddr().String(), "peer", peer.URI(), "err", err)
 		if s.Refused != nil {

@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	tokenPrefix = "tarn1"
+	tokenPrefix = "tarn1"  // joins once
+	userPrefix  = "tarnu1" // names a user until it ends or is revoked
 	secretBytes = 32
 )
 
@@ -23,9 +24,11 @@ const (
 // wrong secret from an expired or a used one.
 var ErrToken = errors.New("join token refused")
 
-// Token lets a node without a certificate join once. Its printed form is
-// tarn1.<cluster>.<authority hash>.<secret>.
+// Token lets a node without a certificate join once, or names a user. Its printed form
+// is <prefix>.<cluster>.<authority hash>.<secret>, the prefix tarn1 or tarnu1: neither
+// kind can be taken for the other.
 type Token struct {
+	prefix  string
 	Cluster string
 	CAHash  string // 64 hex digits, see CAHash
 	secret  [secretBytes]byte
@@ -45,22 +48,38 @@ func NewToken(cluster, caHash string, role Role, now time.Time, ttl time.Duratio
 	if !ValidCluster(cluster) || !validHash(caHash) || !role.Valid() || ttl <= 0 {
 		return Token{}, TokenRecord{}, fmt.Errorf("%w: cluster %q, role %q, lifetime %s", ErrToken, cluster, role, ttl)
 	}
-	t := Token{Cluster: cluster, CAHash: caHash}
-	if _, err := rand.Read(t.secret[:]); err != nil {
-		return Token{}, TokenRecord{}, fmt.Errorf("draw token secret: %w", err)
+	t, err := draw(tokenPrefix, cluster, caHash)
+	if err != nil {
+		return Token{}, TokenRecord{}, err
 	}
 	return t, TokenRecord{Hash: t.Hash(), Role: role, Expires: now.Add(ttl)}, nil
+}
+
+// NewUserToken draws a 256-bit secret for a user. The cluster keeps its hash.
+func NewUserToken(cluster, caHash string) (Token, error) {
+	if !ValidCluster(cluster) || !validHash(caHash) {
+		return Token{}, fmt.Errorf("%w: cluster %q", ErrToken, cluster)
+	}
+	return draw(userPrefix, cluster, caHash)
+}
+
+func draw(prefix, cluster, caHash string) (Token, error) {
+	t := Token{prefix: prefix, Cluster: cluster, CAHash: caHash}
+	if _, err := rand.Read(t.secret[:]); err != nil {
+		return Token{}, fmt.Errorf("draw token secret: %w", err)
+	}
+	return t, nil
 }
 
 // Reveal returns the printed form, secret included.
 func (t Token) Reveal() string {
 	secret := base64.RawURLEncoding.EncodeToString(t.secret[:])
-	return strings.Join([]string{tokenPrefix, t.Cluster, t.CAHash, secret}, ".")
+	return strings.Join([]string{t.prefix, t.Cluster, t.CAHash, secret}, ".")
 }
 
 // String hides the secret, so that a token in a log line or a panic is harmless.
 func (t Token) String() string {
-	return strings.Join([]string{tokenPrefix, t.Cluster, t.CAHash, "[redacted]"}, ".")
+	return strings.Join([]string{t.prefix, t.Cluster, t.CAHash, "[redacted]"}, ".")
 }
 
 // GoString hides the secret from %#v.
@@ -72,19 +91,24 @@ func (t Token) Hash() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// ParseToken reads a printed token. A cluster name may contain dots, so fields
-// are taken from both ends.
-func ParseToken(text string) (Token, error) {
-	rest, ok := strings.CutPrefix(text, tokenPrefix+".")
+// ParseToken reads a printed join token.
+func ParseToken(text string) (Token, error) { return parseToken(tokenPrefix, text) }
+
+// ParseUserToken reads a printed user token.
+func ParseUserToken(text string) (Token, error) { return parseToken(userPrefix, text) }
+
+// parseToken takes the fields from both ends: a cluster name may contain dots.
+func parseToken(prefix, text string) (Token, error) {
+	rest, ok := strings.CutPrefix(text, prefix+".")
 	if !ok {
-		return Token{}, fmt.Errorf("%w: want tarn1.<cluster>.<hash>.<secret>", ErrToken)
+		return Token{}, fmt.Errorf("%w: want %s.<cluster>.<hash>.<secret>", ErrToken, prefix)
 	}
 	rest, secret, ok1 := cutLast(rest)
 	cluster, caHash, ok2 := cutLast(rest)
 	if !ok1 || !ok2 || !ValidCluster(cluster) || !validHash(caHash) {
 		return Token{}, fmt.Errorf("%w: malformed cluster or authority hash", ErrToken)
 	}
-	t := Token{Cluster: cluster, CAHash: caHash}
+	t := Token{prefix: prefix, Cluster: cluster, CAHash: caHash}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(secret)
 	if err != nil || copy(t.secret[:], raw) != secretBytes || len(raw) != secretBytes {
 		return Token{}, fmt.Errorf("%w: malformed secret", ErrToken)
@@ -115,8 +139,8 @@ func (r TokenRecord) Verify(t Token, role Role, now time.Time) error {
 	return nil
 }
 
-// ClientConfig returns the TLS configuration with which a node that has only
-// this token calls the join method: it accepts a control-plane node whose chain
+// ClientConfig returns the TLS configuration with which somebody who has only this
+// token calls the control plane: it accepts a control-plane node whose chain
 // ends in the authority that the token pins, and nothing else.
 func (t Token) ClientConfig() *tls.Config {
 	return &tls.Config{

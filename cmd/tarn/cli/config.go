@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/BurntSushi/toml"
 
@@ -19,6 +20,8 @@ type ClientConfig struct {
 	Addresses []string `toml:"addresses"`
 	// PKI is a directory with ca.pem, node.pem and node.key; relative to the file.
 	PKI string `toml:"pki"`
+	// TokenFile holds a user token, in place of a certificate; relative to the file.
+	TokenFile string `toml:"token_file"`
 	// Project is what an operator works in unless --project says otherwise.
 	Project string `toml:"project"`
 }
@@ -32,16 +35,18 @@ func LoadClientConfig(path string) (ClientConfig, error) {
 		return cfg, fmt.Errorf("read %s: %w", path, err)
 	}
 	if extra := meta.Undecoded(); len(extra) > 0 {
-		return cfg, fmt.Errorf("read %s: unknown key %q; known are addresses, pki, project", path, extra[0].String())
+		return cfg, fmt.Errorf("read %s: unknown key %q; known are addresses, pki, token_file, project", path, extra[0].String())
 	}
 	if len(cfg.Addresses) == 0 {
 		return cfg, fmt.Errorf("read %s: addresses: at least one host:port is required", path)
 	}
-	if cfg.PKI == "" {
-		return cfg, fmt.Errorf("read %s: pki: the directory with ca.pem, node.pem and node.key is required", path)
+	if (cfg.PKI == "") == (cfg.TokenFile == "") {
+		return cfg, fmt.Errorf("read %s: either pki, the directory with ca.pem, node.pem and node.key, or token_file is required", path)
 	}
-	if !filepath.IsAbs(cfg.PKI) {
-		cfg.PKI = filepath.Join(filepath.Dir(path), cfg.PKI)
+	for _, p := range []*string{&cfg.PKI, &cfg.TokenFile} {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(filepath.Dir(path), *p)
+		}
 	}
 	return cfg, nil
 }
@@ -70,6 +75,9 @@ func dialConfigured(a *app) (*client.Client, error) {
 	if a.Project == "" {
 		a.Project = cfg.Project
 	}
+	if cfg.TokenFile != "" {
+		return a.dialWithToken(cfg)
+	}
 	material, err := identity.LoadMaterial(cfg.PKI)
 	if err != nil {
 		return nil, usage("%w", err).next("get certificate files with `tarn join TOKEN --dir %s`", cfg.PKI)
@@ -84,6 +92,21 @@ func dialConfigured(a *app) (*client.Client, error) {
 		Project:   project,
 		Reason:    a.Because,
 		Logger:    a.logger(),
+	})
+}
+
+// dialWithToken is for users without a certificate: the token pins the authority.
+func (a *app) dialWithToken(cfg ClientConfig) (*client.Client, error) {
+	text, err := os.ReadFile(cfg.TokenFile)
+	if err != nil {
+		return nil, usage("token_file: %w", err).next("have an operator make a token: tarn user create NAME")
+	}
+	token, err := identity.ParseUserToken(strings.TrimSpace(string(text)))
+	if err != nil {
+		return nil, usage("token_file %s: %w", cfg.TokenFile, err)
+	}
+	return client.New(client.Config{
+		Addresses: cfg.Addresses, TLS: token.ClientConfig(), Token: token.Reveal(), Project: a.Project, Reason: a.Because, Logger: a.logger(),
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 
 	"github.com/BurntSushi/toml"
 
@@ -118,12 +119,28 @@ func (c *deadmanCmd) Run(a *app) error {
 }
 
 type configCmd struct {
-	Check configCheck `cmd:"" help:"Check controlplane.toml, agent.toml or client.toml."`
+	Check  configCheck  `cmd:"" help:"Check controlplane.toml, agent.toml, client.toml or policy.yaml."`
+	Policy configPolicy `cmd:"" help:"Print a policy.yaml with every action and the rule that holds without a file."`
 }
 
 type configCheck struct {
 	File string `arg:"" help:"The file." type:"path"`
-	Kind string `help:"controlplane, agent or client; told by the keys if left out." enum:"controlplane,agent,client," default:""`
+	Kind string `help:"controlplane, agent, client or policy; told by the keys or the file's name if left out." enum:"controlplane,agent,client,policy," default:""`
+}
+
+type configPolicy struct{}
+
+func (c *configPolicy) Run(a *app) error {
+	for _, action := range controlplane.PolicyActions() {
+		note := ""
+		if action.Reason {
+			note = "  # a reason is required"
+		}
+		if _, err := fmt.Fprintf(a.stdout, "%q: %q%s\n", action.Name, action.Allow, note); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *configCheck) Run(a *app) error {
@@ -143,6 +160,9 @@ func (c *configCheck) Run(a *app) error {
 
 // kindOfFile tells whose configuration a file is by a key that only one kind has.
 func kindOfFile(path string) (string, error) {
+	if ext := filepath.Ext(path); ext == ".yaml" || ext == ".yml" {
+		return "policy", nil
+	}
 	var any map[string]any
 	if _, err := toml.DecodeFile(path, &any); err != nil {
 		return "", fmt.Errorf("read %s: %w", path, err)
@@ -165,6 +185,8 @@ func checkConfig(kind, path string) error {
 		_, err = controlplane.LoadConfig(path)
 	case "agent":
 		_, err = agent.LoadConfig(path)
+	case "policy":
+		err = controlplane.CheckPolicy(path)
 	default:
 		_, err = LoadClientConfig(path)
 	}

@@ -34,6 +34,7 @@ type root struct {
 	Host             hostCmd     `cmd:"" help:"Storage hosts."`
 	Pool             poolCmd     `cmd:"" help:"Pools as the scheduler sees them."`
 	AvailabilityZone zoneCmd     `cmd:"" name:"availability-zone" help:"Availability zones."`
+	User             userCmd     `cmd:"" help:"Users with a token, and revoked certificates."`
 	Operator         operatorCmd `cmd:"" help:"The cluster's own administration."`
 	Status           statusCmd   `cmd:"" help:"Is every share where it should be, and how far behind?"`
 

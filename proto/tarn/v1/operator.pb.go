@@ -1389,6 +1389,289 @@ func (x *ListAuditRecordsResponse) GetHeadHash() []byte {
 	return nil
 }
 
+type CreateUserRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// 1 to 64 letters, digits, dot, hyphen, underscore; unique among users that are not revoked.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// reader, member or operator.
+	Role string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
+	// Readers and members.
+	ProjectId string `protobuf:"bytes,4,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
+	// 1 minute to 1 year; default 30 days.
+	Ttl           *durationpb.Duration `protobuf:"bytes,5,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateUserRequest) Reset() {
+	*x = CreateUserRequest{}
+	mi := &file_tarn_v1_operator_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateUserRequest) ProtoMessage() {}
+
+func (x *CreateUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_operator_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateUserRequest.ProtoReflect.Descriptor instead.
+func (*CreateUserRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *CreateUserRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CreateUserRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateUserRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *CreateUserRequest) GetProjectId() string {
+	if x != nil {
+		return x.ProjectId
+	}
+	return ""
+}
+
+func (x *CreateUserRequest) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+type CreateUserResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  *User                  `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// Shown once; only its hash is kept. Sent as "Authorization: Bearer TOKEN".
+	Token         string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateUserResponse) Reset() {
+	*x = CreateUserResponse{}
+	mi := &file_tarn_v1_operator_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateUserResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateUserResponse) ProtoMessage() {}
+
+func (x *CreateUserResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_operator_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateUserResponse.ProtoReflect.Descriptor instead.
+func (*CreateUserResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *CreateUserResponse) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+func (x *CreateUserResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+type ListUsersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Consistency   Consistency            `protobuf:"varint,1,opt,name=consistency,proto3,enum=tarn.v1.Consistency" json:"consistency,omitempty"`
+	ProjectId     string                 `protobuf:"bytes,2,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUsersRequest) Reset() {
+	*x = ListUsersRequest{}
+	mi := &file_tarn_v1_operator_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUsersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUsersRequest) ProtoMessage() {}
+
+func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_operator_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
+func (*ListUsersRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListUsersRequest) GetConsistency() Consistency {
+	if x != nil {
+		return x.Consistency
+	}
+	return Consistency_CONSISTENCY_UNSPECIFIED
+}
+
+func (x *ListUsersRequest) GetProjectId() string {
+	if x != nil {
+		return x.ProjectId
+	}
+	return ""
+}
+
+type ListUsersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Users         []*User                `protobuf:"bytes,1,rep,name=users,proto3" json:"users,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUsersResponse) Reset() {
+	*x = ListUsersResponse{}
+	mi := &file_tarn_v1_operator_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUsersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUsersResponse) ProtoMessage() {}
+
+func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_operator_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
+func (*ListUsersResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListUsersResponse) GetUsers() []*User {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+type RevokeUserRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id or name of a user, or the UUID in a certificate.
+	User string `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// 1-255 bytes.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeUserRequest) Reset() {
+	*x = RevokeUserRequest{}
+	mi := &file_tarn_v1_operator_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeUserRequest) ProtoMessage() {}
+
+func (x *RevokeUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_operator_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeUserRequest.ProtoReflect.Descriptor instead.
+func (*RevokeUserRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RevokeUserRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *RevokeUserRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type HelloRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1407,7 +1690,7 @@ type HelloRequest struct {
 
 func (x *HelloRequest) Reset() {
 	*x = HelloRequest{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[21]
+	mi := &file_tarn_v1_operator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1419,7 +1702,7 @@ func (x *HelloRequest) String() string {
 func (*HelloRequest) ProtoMessage() {}
 
 func (x *HelloRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[21]
+	mi := &file_tarn_v1_operator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1432,7 +1715,7 @@ func (x *HelloRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloRequest.ProtoReflect.Descriptor instead.
 func (*HelloRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{21}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HelloRequest) GetId() string {
@@ -1500,7 +1783,7 @@ type HelloResponse struct {
 
 func (x *HelloResponse) Reset() {
 	*x = HelloResponse{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[22]
+	mi := &file_tarn_v1_operator_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1795,7 @@ func (x *HelloResponse) String() string {
 func (*HelloResponse) ProtoMessage() {}
 
 func (x *HelloResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[22]
+	mi := &file_tarn_v1_operator_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1808,7 @@ func (x *HelloResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloResponse.ProtoReflect.Descriptor instead.
 func (*HelloResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{22}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *HelloResponse) GetId() string {
@@ -1604,7 +1887,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[23]
+	mi := &file_tarn_v1_operator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1616,7 +1899,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[23]
+	mi := &file_tarn_v1_operator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1629,7 +1912,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{23}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -1663,7 +1946,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[24]
+	mi := &file_tarn_v1_operator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +1958,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[24]
+	mi := &file_tarn_v1_operator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +1971,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{24}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -1709,7 +1992,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[25]
+	mi := &file_tarn_v1_operator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1721,7 +2004,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[25]
+	mi := &file_tarn_v1_operator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1734,7 +2017,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{25}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RenewResponse) GetCertificate() []byte {
@@ -1768,7 +2051,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[26]
+	mi := &file_tarn_v1_operator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +2063,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[26]
+	mi := &file_tarn_v1_operator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +2076,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{26}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *JoinResponse) GetCertificate() []byte {
@@ -1947,7 +2230,26 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\arecords\x18\x01 \x03(\v2\x14.tarn.v1.AuditRecordR\arecords\x12$\n" +
 	"\x0enext_after_seq\x18\x02 \x01(\x04R\fnextAfterSeq\x12\x19\n" +
 	"\bhead_seq\x18\x03 \x01(\x04R\aheadSeq\x12\x1b\n" +
-	"\thead_hash\x18\x04 \x01(\fR\bheadHash\"\xe0\x01\n" +
+	"\thead_hash\x18\x04 \x01(\fR\bheadHash\"\x97\x01\n" +
+	"\x11CreateUserRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04role\x18\x03 \x01(\tR\x04role\x12\x1d\n" +
+	"\n" +
+	"project_id\x18\x04 \x01(\tR\tprojectId\x12+\n" +
+	"\x03ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"R\n" +
+	"\x12CreateUserResponse\x12!\n" +
+	"\x04user\x18\x01 \x01(\v2\r.tarn.v1.UserR\x04user\x12\x19\n" +
+	"\x05token\x18\x02 \x01(\tB\x03\x80\x01\x01R\x05token\"i\n" +
+	"\x10ListUsersRequest\x126\n" +
+	"\vconsistency\x18\x01 \x01(\x0e2\x14.tarn.v1.ConsistencyR\vconsistency\x12\x1d\n" +
+	"\n" +
+	"project_id\x18\x02 \x01(\tR\tprojectId\"8\n" +
+	"\x11ListUsersResponse\x12#\n" +
+	"\x05users\x18\x01 \x03(\v2\r.tarn.v1.UserR\x05users\"?\n" +
+	"\x11RevokeUserRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xe0\x01\n" +
 	"\fHelloRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
@@ -1994,7 +2296,7 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\n" +
 	"RemoveHost\x12\x13.tarn.v1.GetRequest\x1a\x0e.tarn.v1.Empty\x12B\n" +
 	"\tListPools\x12\x19.tarn.v1.ListPoolsRequest\x1a\x1a.tarn.v1.ListPoolsResponse\x12f\n" +
-	"\x15ListAvailabilityZones\x12%.tarn.v1.ListAvailabilityZonesRequest\x1a&.tarn.v1.ListAvailabilityZonesResponse2\xff\x04\n" +
+	"\x15ListAvailabilityZones\x12%.tarn.v1.ListAvailabilityZonesRequest\x1a&.tarn.v1.ListAvailabilityZonesResponse2\xc3\x06\n" +
 	"\x0fOperatorService\x12>\n" +
 	"\tGetStatus\x12\x19.tarn.v1.GetStatusRequest\x1a\x16.tarn.v1.ClusterStatus\x12T\n" +
 	"\x0fListRaftServers\x12\x1f.tarn.v1.ListRaftServersRequest\x1a .tarn.v1.ListRaftServersResponse\x12P\n" +
@@ -2003,7 +2305,12 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\x0fCreateJoinToken\x12\x1f.tarn.v1.CreateJoinTokenRequest\x1a .tarn.v1.CreateJoinTokenResponse\x12E\n" +
 	"\n" +
 	"ReadBackup\x12\x1a.tarn.v1.ReadBackupRequest\x1a\x1b.tarn.v1.ReadBackupResponse\x12W\n" +
-	"\x10ListAuditRecords\x12 .tarn.v1.ListAuditRecordsRequest\x1a!.tarn.v1.ListAuditRecordsResponse\x126\n" +
+	"\x10ListAuditRecords\x12 .tarn.v1.ListAuditRecordsRequest\x1a!.tarn.v1.ListAuditRecordsResponse\x12E\n" +
+	"\n" +
+	"CreateUser\x12\x1a.tarn.v1.CreateUserRequest\x1a\x1b.tarn.v1.CreateUserResponse\x12B\n" +
+	"\tListUsers\x12\x19.tarn.v1.ListUsersRequest\x1a\x1a.tarn.v1.ListUsersResponse\x127\n" +
+	"\n" +
+	"RevokeUser\x12\x1a.tarn.v1.RevokeUserRequest\x1a\r.tarn.v1.User\x126\n" +
 	"\x05Hello\x12\x15.tarn.v1.HelloRequest\x1a\x16.tarn.v1.HelloResponse2z\n" +
 	"\vJoinService\x123\n" +
 	"\x04Join\x12\x14.tarn.v1.JoinRequest\x1a\x15.tarn.v1.JoinResponse\x126\n" +
@@ -2021,7 +2328,7 @@ func file_tarn_v1_operator_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_operator_proto_rawDescData
 }
 
-var file_tarn_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_tarn_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_tarn_v1_operator_proto_goTypes = []any{
 	(*ListHostsRequest)(nil),              // 0: tarn.v1.ListHostsRequest
 	(*ListHostsResponse)(nil),             // 1: tarn.v1.ListHostsResponse
@@ -2044,88 +2351,104 @@ var file_tarn_v1_operator_proto_goTypes = []any{
 	(*ReadBackupResponse)(nil),            // 18: tarn.v1.ReadBackupResponse
 	(*ListAuditRecordsRequest)(nil),       // 19: tarn.v1.ListAuditRecordsRequest
 	(*ListAuditRecordsResponse)(nil),      // 20: tarn.v1.ListAuditRecordsResponse
-	(*HelloRequest)(nil),                  // 21: tarn.v1.HelloRequest
-	(*HelloResponse)(nil),                 // 22: tarn.v1.HelloResponse
-	(*JoinRequest)(nil),                   // 23: tarn.v1.JoinRequest
-	(*RenewRequest)(nil),                  // 24: tarn.v1.RenewRequest
-	(*RenewResponse)(nil),                 // 25: tarn.v1.RenewResponse
-	(*JoinResponse)(nil),                  // 26: tarn.v1.JoinResponse
-	(Consistency)(0),                      // 27: tarn.v1.Consistency
-	(HostState)(0),                        // 28: tarn.v1.HostState
-	(*Host)(nil),                          // 29: tarn.v1.Host
-	(*Pool)(nil),                          // 30: tarn.v1.Pool
-	(HostAdminState)(0),                   // 31: tarn.v1.HostAdminState
-	(*AvailabilityZone)(nil),              // 32: tarn.v1.AvailabilityZone
-	(*durationpb.Duration)(nil),           // 33: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),         // 34: google.protobuf.Timestamp
-	(*AuditRecord)(nil),                   // 35: tarn.v1.AuditRecord
-	(*GetRequest)(nil),                    // 36: tarn.v1.GetRequest
-	(*Empty)(nil),                         // 37: tarn.v1.Empty
+	(*CreateUserRequest)(nil),             // 21: tarn.v1.CreateUserRequest
+	(*CreateUserResponse)(nil),            // 22: tarn.v1.CreateUserResponse
+	(*ListUsersRequest)(nil),              // 23: tarn.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),             // 24: tarn.v1.ListUsersResponse
+	(*RevokeUserRequest)(nil),             // 25: tarn.v1.RevokeUserRequest
+	(*HelloRequest)(nil),                  // 26: tarn.v1.HelloRequest
+	(*HelloResponse)(nil),                 // 27: tarn.v1.HelloResponse
+	(*JoinRequest)(nil),                   // 28: tarn.v1.JoinRequest
+	(*RenewRequest)(nil),                  // 29: tarn.v1.RenewRequest
+	(*RenewResponse)(nil),                 // 30: tarn.v1.RenewResponse
+	(*JoinResponse)(nil),                  // 31: tarn.v1.JoinResponse
+	(Consistency)(0),                      // 32: tarn.v1.Consistency
+	(HostState)(0),                        // 33: tarn.v1.HostState
+	(*Host)(nil),                          // 34: tarn.v1.Host
+	(*Pool)(nil),                          // 35: tarn.v1.Pool
+	(HostAdminState)(0),                   // 36: tarn.v1.HostAdminState
+	(*AvailabilityZone)(nil),              // 37: tarn.v1.AvailabilityZone
+	(*durationpb.Duration)(nil),           // 38: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),         // 39: google.protobuf.Timestamp
+	(*AuditRecord)(nil),                   // 40: tarn.v1.AuditRecord
+	(*User)(nil),                          // 41: tarn.v1.User
+	(*GetRequest)(nil),                    // 42: tarn.v1.GetRequest
+	(*Empty)(nil),                         // 43: tarn.v1.Empty
 }
 var file_tarn_v1_operator_proto_depIdxs = []int32{
-	27, // 0: tarn.v1.ListHostsRequest.consistency:type_name -> tarn.v1.Consistency
-	28, // 1: tarn.v1.ListHostsRequest.state:type_name -> tarn.v1.HostState
-	29, // 2: tarn.v1.ListHostsResponse.hosts:type_name -> tarn.v1.Host
-	27, // 3: tarn.v1.ListPoolsRequest.consistency:type_name -> tarn.v1.Consistency
+	32, // 0: tarn.v1.ListHostsRequest.consistency:type_name -> tarn.v1.Consistency
+	33, // 1: tarn.v1.ListHostsRequest.state:type_name -> tarn.v1.HostState
+	34, // 2: tarn.v1.ListHostsResponse.hosts:type_name -> tarn.v1.Host
+	32, // 3: tarn.v1.ListPoolsRequest.consistency:type_name -> tarn.v1.Consistency
 	5,  // 4: tarn.v1.ListPoolsResponse.pools:type_name -> tarn.v1.PoolView
-	30, // 5: tarn.v1.PoolView.pool:type_name -> tarn.v1.Pool
-	28, // 6: tarn.v1.PoolView.state:type_name -> tarn.v1.HostState
-	31, // 7: tarn.v1.PoolView.admin_state:type_name -> tarn.v1.HostAdminState
-	27, // 8: tarn.v1.ListAvailabilityZonesRequest.consistency:type_name -> tarn.v1.Consistency
-	32, // 9: tarn.v1.ListAvailabilityZonesResponse.availability_zones:type_name -> tarn.v1.AvailabilityZone
-	27, // 10: tarn.v1.GetStatusRequest.consistency:type_name -> tarn.v1.Consistency
+	35, // 5: tarn.v1.PoolView.pool:type_name -> tarn.v1.Pool
+	33, // 6: tarn.v1.PoolView.state:type_name -> tarn.v1.HostState
+	36, // 7: tarn.v1.PoolView.admin_state:type_name -> tarn.v1.HostAdminState
+	32, // 8: tarn.v1.ListAvailabilityZonesRequest.consistency:type_name -> tarn.v1.Consistency
+	37, // 9: tarn.v1.ListAvailabilityZonesResponse.availability_zones:type_name -> tarn.v1.AvailabilityZone
+	32, // 10: tarn.v1.GetStatusRequest.consistency:type_name -> tarn.v1.Consistency
 	10, // 11: tarn.v1.ClusterStatus.raft_servers:type_name -> tarn.v1.RaftServer
-	33, // 12: tarn.v1.ClusterStatus.worst_lag:type_name -> google.protobuf.Duration
-	33, // 13: tarn.v1.RaftServer.last_contact:type_name -> google.protobuf.Duration
+	38, // 12: tarn.v1.ClusterStatus.worst_lag:type_name -> google.protobuf.Duration
+	38, // 13: tarn.v1.RaftServer.last_contact:type_name -> google.protobuf.Duration
 	10, // 14: tarn.v1.ListRaftServersResponse.servers:type_name -> tarn.v1.RaftServer
-	33, // 15: tarn.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
-	34, // 16: tarn.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	27, // 17: tarn.v1.ListAuditRecordsRequest.consistency:type_name -> tarn.v1.Consistency
-	35, // 18: tarn.v1.ListAuditRecordsResponse.records:type_name -> tarn.v1.AuditRecord
-	10, // 19: tarn.v1.HelloRequest.known:type_name -> tarn.v1.RaftServer
-	10, // 20: tarn.v1.HelloRequest.founders:type_name -> tarn.v1.RaftServer
-	10, // 21: tarn.v1.HelloResponse.known:type_name -> tarn.v1.RaftServer
-	36, // 22: tarn.v1.HostService.GetHost:input_type -> tarn.v1.GetRequest
-	0,  // 23: tarn.v1.HostService.ListHosts:input_type -> tarn.v1.ListHostsRequest
-	36, // 24: tarn.v1.HostService.EnableHost:input_type -> tarn.v1.GetRequest
-	2,  // 25: tarn.v1.HostService.DisableHost:input_type -> tarn.v1.DisableHostRequest
-	2,  // 26: tarn.v1.HostService.DrainHost:input_type -> tarn.v1.DisableHostRequest
-	36, // 27: tarn.v1.HostService.RemoveHost:input_type -> tarn.v1.GetRequest
-	3,  // 28: tarn.v1.HostService.ListPools:input_type -> tarn.v1.ListPoolsRequest
-	6,  // 29: tarn.v1.HostService.ListAvailabilityZones:input_type -> tarn.v1.ListAvailabilityZonesRequest
-	8,  // 30: tarn.v1.OperatorService.GetStatus:input_type -> tarn.v1.GetStatusRequest
-	11, // 31: tarn.v1.OperatorService.ListRaftServers:input_type -> tarn.v1.ListRaftServersRequest
-	13, // 32: tarn.v1.OperatorService.AddRaftServer:input_type -> tarn.v1.AddRaftServerRequest
-	14, // 33: tarn.v1.OperatorService.RemoveRaftServer:input_type -> tarn.v1.RemoveRaftServerRequest
-	15, // 34: tarn.v1.OperatorService.CreateJoinToken:input_type -> tarn.v1.CreateJoinTokenRequest
-	17, // 35: tarn.v1.OperatorService.ReadBackup:input_type -> tarn.v1.ReadBackupRequest
-	19, // 36: tarn.v1.OperatorService.ListAuditRecords:input_type -> tarn.v1.ListAuditRecordsRequest
-	21, // 37: tarn.v1.OperatorService.Hello:input_type -> tarn.v1.HelloRequest
-	23, // 38: tarn.v1.JoinService.Join:input_type -> tarn.v1.JoinRequest
-	24, // 39: tarn.v1.JoinService.Renew:input_type -> tarn.v1.RenewRequest
-	29, // 40: tarn.v1.HostService.GetHost:output_type -> tarn.v1.Host
-	1,  // 41: tarn.v1.HostService.ListHosts:output_type -> tarn.v1.ListHostsResponse
-	29, // 42: tarn.v1.HostService.EnableHost:output_type -> tarn.v1.Host
-	29, // 43: tarn.v1.HostService.DisableHost:output_type -> tarn.v1.Host
-	29, // 44: tarn.v1.HostService.DrainHost:output_type -> tarn.v1.Host
-	37, // 45: tarn.v1.HostService.RemoveHost:output_type -> tarn.v1.Empty
-	4,  // 46: tarn.v1.HostService.ListPools:output_type -> tarn.v1.ListPoolsResponse
-	7,  // 47: tarn.v1.HostService.ListAvailabilityZones:output_type -> tarn.v1.ListAvailabilityZonesResponse
-	9,  // 48: tarn.v1.OperatorService.GetStatus:output_type -> tarn.v1.ClusterStatus
-	12, // 49: tarn.v1.OperatorService.ListRaftServers:output_type -> tarn.v1.ListRaftServersResponse
-	12, // 50: tarn.v1.OperatorService.AddRaftServer:output_type -> tarn.v1.ListRaftServersResponse
-	12, // 51: tarn.v1.OperatorService.RemoveRaftServer:output_type -> tarn.v1.ListRaftServersResponse
-	16, // 52: tarn.v1.OperatorService.CreateJoinToken:output_type -> tarn.v1.CreateJoinTokenResponse
-	18, // 53: tarn.v1.OperatorService.ReadBackup:output_type -> tarn.v1.ReadBackupResponse
-	20, // 54: tarn.v1.OperatorService.ListAuditRecords:output_type -> tarn.v1.ListAuditRecordsResponse
-	22, // 55: tarn.v1.OperatorService.Hello:output_type -> tarn.v1.HelloResponse
-	26, // 56: tarn.v1.JoinService.Join:output_type -> tarn.v1.JoinResponse
-	25, // 57: tarn.v1.JoinService.Renew:output_type -> tarn.v1.RenewResponse
-	40, // [40:58] is the sub-list for method output_type
-	22, // [22:40] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	38, // 15: tarn.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
+	39, // 16: tarn.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	32, // 17: tarn.v1.ListAuditRecordsRequest.consistency:type_name -> tarn.v1.Consistency
+	40, // 18: tarn.v1.ListAuditRecordsResponse.records:type_name -> tarn.v1.AuditRecord
+	38, // 19: tarn.v1.CreateUserRequest.ttl:type_name -> google.protobuf.Duration
+	41, // 20: tarn.v1.CreateUserResponse.user:type_name -> tarn.v1.User
+	32, // 21: tarn.v1.ListUsersRequest.consistency:type_name -> tarn.v1.Consistency
+	41, // 22: tarn.v1.ListUsersResponse.users:type_name -> tarn.v1.User
+	10, // 23: tarn.v1.HelloRequest.known:type_name -> tarn.v1.RaftServer
+	10, // 24: tarn.v1.HelloRequest.founders:type_name -> tarn.v1.RaftServer
+	10, // 25: tarn.v1.HelloResponse.known:type_name -> tarn.v1.RaftServer
+	42, // 26: tarn.v1.HostService.GetHost:input_type -> tarn.v1.GetRequest
+	0,  // 27: tarn.v1.HostService.ListHosts:input_type -> tarn.v1.ListHostsRequest
+	42, // 28: tarn.v1.HostService.EnableHost:input_type -> tarn.v1.GetRequest
+	2,  // 29: tarn.v1.HostService.DisableHost:input_type -> tarn.v1.DisableHostRequest
+	2,  // 30: tarn.v1.HostService.DrainHost:input_type -> tarn.v1.DisableHostRequest
+	42, // 31: tarn.v1.HostService.RemoveHost:input_type -> tarn.v1.GetRequest
+	3,  // 32: tarn.v1.HostService.ListPools:input_type -> tarn.v1.ListPoolsRequest
+	6,  // 33: tarn.v1.HostService.ListAvailabilityZones:input_type -> tarn.v1.ListAvailabilityZonesRequest
+	8,  // 34: tarn.v1.OperatorService.GetStatus:input_type -> tarn.v1.GetStatusRequest
+	11, // 35: tarn.v1.OperatorService.ListRaftServers:input_type -> tarn.v1.ListRaftServersRequest
+	13, // 36: tarn.v1.OperatorService.AddRaftServer:input_type -> tarn.v1.AddRaftServerRequest
+	14, // 37: tarn.v1.OperatorService.RemoveRaftServer:input_type -> tarn.v1.RemoveRaftServerRequest
+	15, // 38: tarn.v1.OperatorService.CreateJoinToken:input_type -> tarn.v1.CreateJoinTokenRequest
+	17, // 39: tarn.v1.OperatorService.ReadBackup:input_type -> tarn.v1.ReadBackupRequest
+	19, // 40: tarn.v1.OperatorService.ListAuditRecords:input_type -> tarn.v1.ListAuditRecordsRequest
+	21, // 41: tarn.v1.OperatorService.CreateUser:input_type -> tarn.v1.CreateUserRequest
+	23, // 42: tarn.v1.OperatorService.ListUsers:input_type -> tarn.v1.ListUsersRequest
+	25, // 43: tarn.v1.OperatorService.RevokeUser:input_type -> tarn.v1.RevokeUserRequest
+	26, // 44: tarn.v1.OperatorService.Hello:input_type -> tarn.v1.HelloRequest
+	28, // 45: tarn.v1.JoinService.Join:input_type -> tarn.v1.JoinRequest
+	29, // 46: tarn.v1.JoinService.Renew:input_type -> tarn.v1.RenewRequest
+	34, // 47: tarn.v1.HostService.GetHost:output_type -> tarn.v1.Host
+	1,  // 48: tarn.v1.HostService.ListHosts:output_type -> tarn.v1.ListHostsResponse
+	34, // 49: tarn.v1.HostService.EnableHost:output_type -> tarn.v1.Host
+	34, // 50: tarn.v1.HostService.DisableHost:output_type -> tarn.v1.Host
+	34, // 51: tarn.v1.HostService.DrainHost:output_type -> tarn.v1.Host
+	43, // 52: tarn.v1.HostService.RemoveHost:output_type -> tarn.v1.Empty
+	4,  // 53: tarn.v1.HostService.ListPools:output_type -> tarn.v1.ListPoolsResponse
+	7,  // 54: tarn.v1.HostService.ListAvailabilityZones:output_type -> tarn.v1.ListAvailabilityZonesResponse
+	9,  // 55: tarn.v1.OperatorService.GetStatus:output_type -> tarn.v1.ClusterStatus
+	12, // 56: tarn.v1.OperatorService.ListRaftServers:output_type -> tarn.v1.ListRaftServersResponse
+	12, // 57: tarn.v1.OperatorService.AddRaftServer:output_type -> tarn.v1.ListRaftServersResponse
+	12, // 58: tarn.v1.OperatorService.RemoveRaftServer:output_type -> tarn.v1.ListRaftServersResponse
+	16, // 59: tarn.v1.OperatorService.CreateJoinToken:output_type -> tarn.v1.CreateJoinTokenResponse
+	18, // 60: tarn.v1.OperatorService.ReadBackup:output_type -> tarn.v1.ReadBackupResponse
+	20, // 61: tarn.v1.OperatorService.ListAuditRecords:output_type -> tarn.v1.ListAuditRecordsResponse
+	22, // 62: tarn.v1.OperatorService.CreateUser:output_type -> tarn.v1.CreateUserResponse
+	24, // 63: tarn.v1.OperatorService.ListUsers:output_type -> tarn.v1.ListUsersResponse
+	41, // 64: tarn.v1.OperatorService.RevokeUser:output_type -> tarn.v1.User
+	27, // 65: tarn.v1.OperatorService.Hello:output_type -> tarn.v1.HelloResponse
+	31, // 66: tarn.v1.JoinService.Join:output_type -> tarn.v1.JoinResponse
+	30, // 67: tarn.v1.JoinService.Renew:output_type -> tarn.v1.RenewResponse
+	47, // [47:68] is the sub-list for method output_type
+	26, // [26:47] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_operator_proto_init() }
@@ -2141,7 +2464,7 @@ func file_tarn_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_operator_proto_rawDesc), len(file_tarn_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

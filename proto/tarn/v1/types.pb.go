@@ -5554,6 +5554,124 @@ func (x *AuditRecord) GetHash() []byte {
 	return nil
 }
 
+// User is somebody with a token, or the holder of a certificate that was revoked.
+type User struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// reader, member or operator; empty for certificates.
+	Role          string                 `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
+	ProjectId     string                 `protobuf:"bytes,4,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
+	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	CreatedBy     string                 `protobuf:"bytes,6,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	RevokedAt     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
+	RevokedBy     string                 `protobuf:"bytes,9,opt,name=revoked_by,json=revokedBy,proto3" json:"revoked_by,omitempty"`
+	RevokedReason string                 `protobuf:"bytes,10,opt,name=revoked_reason,json=revokedReason,proto3" json:"revoked_reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *User) Reset() {
+	*x = User{}
+	mi := &file_tarn_v1_types_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *User) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*User) ProtoMessage() {}
+
+func (x *User) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_types_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use User.ProtoReflect.Descriptor instead.
+func (*User) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *User) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *User) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *User) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *User) GetProjectId() string {
+	if x != nil {
+		return x.ProjectId
+	}
+	return ""
+}
+
+func (x *User) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *User) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
+}
+
+func (x *User) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *User) GetRevokedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RevokedAt
+	}
+	return nil
+}
+
+func (x *User) GetRevokedBy() string {
+	if x != nil {
+		return x.RevokedBy
+	}
+	return ""
+}
+
+func (x *User) GetRevokedReason() string {
+	if x != nil {
+		return x.RevokedReason
+	}
+	return ""
+}
+
 var File_tarn_v1_types_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_types_proto_rawDesc = "" +
@@ -6068,7 +6186,25 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\adetails\x18\x0f \x01(\tR\adetails\x12\x14\n" +
 	"\x05index\x18\x10 \x01(\x04R\x05index\x12\x1b\n" +
 	"\tprev_hash\x18\x11 \x01(\fR\bprevHash\x12\x12\n" +
-	"\x04hash\x18\x12 \x01(\fR\x04hash*\xf9\x04\n" +
+	"\x04hash\x18\x12 \x01(\fR\x04hash\"\xf3\x02\n" +
+	"\x04User\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04role\x18\x03 \x01(\tR\x04role\x12\x1d\n" +
+	"\n" +
+	"project_id\x18\x04 \x01(\tR\tprojectId\x129\n" +
+	"\n" +
+	"created_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\x06 \x01(\tR\tcreatedBy\x129\n" +
+	"\n" +
+	"expires_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x129\n" +
+	"\n" +
+	"revoked_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\x12\x1d\n" +
+	"\n" +
+	"revoked_by\x18\t \x01(\tR\trevokedBy\x12%\n" +
+	"\x0erevoked_reason\x18\n" +
+	" \x01(\tR\rrevokedReason*\xf9\x04\n" +
 	"\x06Status\x12\x16\n" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTATUS_CREATING\x10\x01\x12!\n" +
@@ -6221,7 +6357,7 @@ func file_tarn_v1_types_proto_rawDescGZIP() []byte {
 }
 
 var file_tarn_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 17)
-var file_tarn_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_tarn_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_tarn_v1_types_proto_goTypes = []any{
 	(Status)(0),                   // 0: tarn.v1.Status
 	(ReplicaState)(0),             // 1: tarn.v1.ReplicaState
@@ -6280,30 +6416,31 @@ var file_tarn_v1_types_proto_goTypes = []any{
 	(*PoolRefusal)(nil),           // 54: tarn.v1.PoolRefusal
 	(*QuotaExceeded)(nil),         // 55: tarn.v1.QuotaExceeded
 	(*AuditRecord)(nil),           // 56: tarn.v1.AuditRecord
-	nil,                           // 57: tarn.v1.ShareType.ExtraSpecsEntry
-	nil,                           // 58: tarn.v1.Share.MetadataEntry
-	nil,                           // 59: tarn.v1.Share.ExtraSpecsEntry
-	nil,                           // 60: tarn.v1.Replica.MetadataEntry
-	nil,                           // 61: tarn.v1.Snapshot.MetadataEntry
-	nil,                           // 62: tarn.v1.AccessRule.MetadataEntry
-	nil,                           // 63: tarn.v1.Host.CapabilitiesEntry
-	nil,                           // 64: tarn.v1.Pool.CapabilitiesEntry
-	nil,                           // 65: tarn.v1.QuotaLimits.LimitsEntry
-	(*timestamppb.Timestamp)(nil), // 66: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 67: google.protobuf.Duration
+	(*User)(nil),                  // 57: tarn.v1.User
+	nil,                           // 58: tarn.v1.ShareType.ExtraSpecsEntry
+	nil,                           // 59: tarn.v1.Share.MetadataEntry
+	nil,                           // 60: tarn.v1.Share.ExtraSpecsEntry
+	nil,                           // 61: tarn.v1.Replica.MetadataEntry
+	nil,                           // 62: tarn.v1.Snapshot.MetadataEntry
+	nil,                           // 63: tarn.v1.AccessRule.MetadataEntry
+	nil,                           // 64: tarn.v1.Host.CapabilitiesEntry
+	nil,                           // 65: tarn.v1.Pool.CapabilitiesEntry
+	nil,                           // 66: tarn.v1.QuotaLimits.LimitsEntry
+	(*timestamppb.Timestamp)(nil), // 67: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 68: google.protobuf.Duration
 }
 var file_tarn_v1_types_proto_depIdxs = []int32{
-	57,  // 0: tarn.v1.ShareType.extra_specs:type_name -> tarn.v1.ShareType.ExtraSpecsEntry
-	66,  // 1: tarn.v1.ShareType.created_at:type_name -> google.protobuf.Timestamp
-	66,  // 2: tarn.v1.ShareType.updated_at:type_name -> google.protobuf.Timestamp
+	58,  // 0: tarn.v1.ShareType.extra_specs:type_name -> tarn.v1.ShareType.ExtraSpecsEntry
+	67,  // 1: tarn.v1.ShareType.created_at:type_name -> google.protobuf.Timestamp
+	67,  // 2: tarn.v1.ShareType.updated_at:type_name -> google.protobuf.Timestamp
 	2,   // 3: tarn.v1.Share.replication_type:type_name -> tarn.v1.ReplicationType
-	58,  // 4: tarn.v1.Share.metadata:type_name -> tarn.v1.Share.MetadataEntry
-	67,  // 5: tarn.v1.Share.rpo:type_name -> google.protobuf.Duration
-	66,  // 6: tarn.v1.Share.created_at:type_name -> google.protobuf.Timestamp
-	66,  // 7: tarn.v1.Share.updated_at:type_name -> google.protobuf.Timestamp
+	59,  // 4: tarn.v1.Share.metadata:type_name -> tarn.v1.Share.MetadataEntry
+	68,  // 5: tarn.v1.Share.rpo:type_name -> google.protobuf.Duration
+	67,  // 6: tarn.v1.Share.created_at:type_name -> google.protobuf.Timestamp
+	67,  // 7: tarn.v1.Share.updated_at:type_name -> google.protobuf.Timestamp
 	19,  // 8: tarn.v1.Share.fencing:type_name -> tarn.v1.Fencing
 	0,   // 9: tarn.v1.Share.resize_status:type_name -> tarn.v1.Status
-	59,  // 10: tarn.v1.Share.extra_specs:type_name -> tarn.v1.Share.ExtraSpecsEntry
+	60,  // 10: tarn.v1.Share.extra_specs:type_name -> tarn.v1.Share.ExtraSpecsEntry
 	0,   // 11: tarn.v1.Share.status:type_name -> tarn.v1.Status
 	12,  // 12: tarn.v1.Share.access_rules_status:type_name -> tarn.v1.AccessRulesStatus
 	40,  // 13: tarn.v1.Share.export_locations:type_name -> tarn.v1.ExportLocation
@@ -6312,98 +6449,101 @@ var file_tarn_v1_types_proto_depIdxs = []int32{
 	5,   // 16: tarn.v1.Fencing.proof:type_name -> tarn.v1.FencingProof
 	22,  // 17: tarn.v1.Fencing.consent:type_name -> tarn.v1.Consent
 	23,  // 18: tarn.v1.Fencing.loss:type_name -> tarn.v1.LossReport
-	66,  // 19: tarn.v1.Fencing.started_at:type_name -> google.protobuf.Timestamp
+	67,  // 19: tarn.v1.Fencing.started_at:type_name -> google.protobuf.Timestamp
 	21,  // 20: tarn.v1.Fencing.lineage:type_name -> tarn.v1.LineageEntry
 	20,  // 21: tarn.v1.Fencing.right:type_name -> tarn.v1.WriteRight
 	5,   // 22: tarn.v1.WriteRight.proof:type_name -> tarn.v1.FencingProof
-	66,  // 23: tarn.v1.WriteRight.since:type_name -> google.protobuf.Timestamp
+	67,  // 23: tarn.v1.WriteRight.since:type_name -> google.protobuf.Timestamp
 	6,   // 24: tarn.v1.WriteRight.state:type_name -> tarn.v1.WriteState
 	16,  // 25: tarn.v1.WriteRight.fence_class:type_name -> tarn.v1.FenceClass
-	66,  // 26: tarn.v1.LineageEntry.at:type_name -> google.protobuf.Timestamp
-	67,  // 27: tarn.v1.Consent.max_loss:type_name -> google.protobuf.Duration
-	66,  // 28: tarn.v1.LossReport.kept_created_at:type_name -> google.protobuf.Timestamp
-	67,  // 29: tarn.v1.LossReport.kept_age:type_name -> google.protobuf.Duration
+	67,  // 26: tarn.v1.LineageEntry.at:type_name -> google.protobuf.Timestamp
+	68,  // 27: tarn.v1.Consent.max_loss:type_name -> google.protobuf.Duration
+	67,  // 28: tarn.v1.LossReport.kept_created_at:type_name -> google.protobuf.Timestamp
+	68,  // 29: tarn.v1.LossReport.kept_age:type_name -> google.protobuf.Duration
 	24,  // 30: tarn.v1.LossReport.lost_snapshots:type_name -> tarn.v1.LostSnapshot
-	66,  // 31: tarn.v1.LossReport.last_contact:type_name -> google.protobuf.Timestamp
+	67,  // 31: tarn.v1.LossReport.last_contact:type_name -> google.protobuf.Timestamp
 	0,   // 32: tarn.v1.Replica.status:type_name -> tarn.v1.Status
 	1,   // 33: tarn.v1.Replica.replica_state:type_name -> tarn.v1.ReplicaState
-	66,  // 34: tarn.v1.Replica.created_at:type_name -> google.protobuf.Timestamp
-	66,  // 35: tarn.v1.Replica.updated_at:type_name -> google.protobuf.Timestamp
-	66,  // 36: tarn.v1.Replica.launched_at:type_name -> google.protobuf.Timestamp
-	60,  // 37: tarn.v1.Replica.metadata:type_name -> tarn.v1.Replica.MetadataEntry
+	67,  // 34: tarn.v1.Replica.created_at:type_name -> google.protobuf.Timestamp
+	67,  // 35: tarn.v1.Replica.updated_at:type_name -> google.protobuf.Timestamp
+	67,  // 36: tarn.v1.Replica.launched_at:type_name -> google.protobuf.Timestamp
+	61,  // 37: tarn.v1.Replica.metadata:type_name -> tarn.v1.Replica.MetadataEntry
 	40,  // 38: tarn.v1.Replica.export_locations:type_name -> tarn.v1.ExportLocation
 	44,  // 39: tarn.v1.Replica.rule_errors:type_name -> tarn.v1.RuleError
-	66,  // 40: tarn.v1.Replica.head_created_at:type_name -> google.protobuf.Timestamp
+	67,  // 40: tarn.v1.Replica.head_created_at:type_name -> google.protobuf.Timestamp
 	28,  // 41: tarn.v1.Replica.error:type_name -> tarn.v1.ReplicaError
 	34,  // 42: tarn.v1.Replica.divergent_copies:type_name -> tarn.v1.DivergentCopy
 	26,  // 43: tarn.v1.Replica.observed:type_name -> tarn.v1.ReplicaObservation
-	66,  // 44: tarn.v1.ReplicaObservation.reported_at:type_name -> google.protobuf.Timestamp
-	67,  // 45: tarn.v1.ReplicaObservation.lag:type_name -> google.protobuf.Duration
+	67,  // 44: tarn.v1.ReplicaObservation.reported_at:type_name -> google.protobuf.Timestamp
+	68,  // 45: tarn.v1.ReplicaObservation.lag:type_name -> google.protobuf.Duration
 	27,  // 46: tarn.v1.ReplicaObservation.transfer:type_name -> tarn.v1.TransferProgress
 	13,  // 47: tarn.v1.ReplicaObservation.observed_role:type_name -> tarn.v1.Role
-	66,  // 48: tarn.v1.ReplicaObservation.head_created_at:type_name -> google.protobuf.Timestamp
+	67,  // 48: tarn.v1.ReplicaObservation.head_created_at:type_name -> google.protobuf.Timestamp
 	28,  // 49: tarn.v1.ReplicaObservation.error:type_name -> tarn.v1.ReplicaError
 	7,   // 50: tarn.v1.ReplicaObservation.key_state:type_name -> tarn.v1.KeyState
-	67,  // 51: tarn.v1.TransferProgress.eta:type_name -> google.protobuf.Duration
-	67,  // 52: tarn.v1.TransferProgress.elapsed:type_name -> google.protobuf.Duration
+	68,  // 51: tarn.v1.TransferProgress.eta:type_name -> google.protobuf.Duration
+	68,  // 52: tarn.v1.TransferProgress.elapsed:type_name -> google.protobuf.Duration
 	8,   // 53: tarn.v1.ReplicaError.code:type_name -> tarn.v1.ReplicaErrorCode
-	66,  // 54: tarn.v1.ReplicaError.since:type_name -> google.protobuf.Timestamp
+	67,  // 54: tarn.v1.ReplicaError.since:type_name -> google.protobuf.Timestamp
 	30,  // 55: tarn.v1.KeepPolicy.rules:type_name -> tarn.v1.KeepRule
-	67,  // 56: tarn.v1.KeepRule.up_to:type_name -> google.protobuf.Duration
-	67,  // 57: tarn.v1.KeepRule.every:type_name -> google.protobuf.Duration
+	68,  // 56: tarn.v1.KeepRule.up_to:type_name -> google.protobuf.Duration
+	68,  // 57: tarn.v1.KeepRule.every:type_name -> google.protobuf.Duration
 	9,   // 58: tarn.v1.RetentionCause.reason:type_name -> tarn.v1.RetentionReason
-	66,  // 59: tarn.v1.RetentionVerdict.created_at:type_name -> google.protobuf.Timestamp
+	67,  // 59: tarn.v1.RetentionVerdict.created_at:type_name -> google.protobuf.Timestamp
 	31,  // 60: tarn.v1.RetentionVerdict.causes:type_name -> tarn.v1.RetentionCause
-	66,  // 61: tarn.v1.RetentionPreview.as_of:type_name -> google.protobuf.Timestamp
+	67,  // 61: tarn.v1.RetentionPreview.as_of:type_name -> google.protobuf.Timestamp
 	32,  // 62: tarn.v1.RetentionPreview.snapshots:type_name -> tarn.v1.RetentionVerdict
-	66,  // 63: tarn.v1.RetentionPreview.last_run_at:type_name -> google.protobuf.Timestamp
-	66,  // 64: tarn.v1.DivergentCopy.created_at:type_name -> google.protobuf.Timestamp
+	67,  // 63: tarn.v1.RetentionPreview.last_run_at:type_name -> google.protobuf.Timestamp
+	67,  // 64: tarn.v1.DivergentCopy.created_at:type_name -> google.protobuf.Timestamp
 	35,  // 65: tarn.v1.DivergentCopy.purge:type_name -> tarn.v1.PurgeOrder
-	66,  // 66: tarn.v1.PurgeOrder.requested_at:type_name -> google.protobuf.Timestamp
+	67,  // 66: tarn.v1.PurgeOrder.requested_at:type_name -> google.protobuf.Timestamp
 	34,  // 67: tarn.v1.DivergentDetail.copy:type_name -> tarn.v1.DivergentCopy
 	37,  // 68: tarn.v1.DivergentDetail.snapshots:type_name -> tarn.v1.DivergentSnapshot
-	66,  // 69: tarn.v1.DivergentSnapshot.created_at:type_name -> google.protobuf.Timestamp
-	66,  // 70: tarn.v1.ManageFinding.newest_created_at:type_name -> google.protobuf.Timestamp
-	66,  // 71: tarn.v1.BaseFinding.base_created_at:type_name -> google.protobuf.Timestamp
-	66,  // 72: tarn.v1.ExportLocation.created_at:type_name -> google.protobuf.Timestamp
-	66,  // 73: tarn.v1.ExportLocation.updated_at:type_name -> google.protobuf.Timestamp
+	67,  // 69: tarn.v1.DivergentSnapshot.created_at:type_name -> google.protobuf.Timestamp
+	67,  // 70: tarn.v1.ManageFinding.newest_created_at:type_name -> google.protobuf.Timestamp
+	67,  // 71: tarn.v1.BaseFinding.base_created_at:type_name -> google.protobuf.Timestamp
+	67,  // 72: tarn.v1.ExportLocation.created_at:type_name -> google.protobuf.Timestamp
+	67,  // 73: tarn.v1.ExportLocation.updated_at:type_name -> google.protobuf.Timestamp
 	1,   // 74: tarn.v1.ExportLocation.replica_state:type_name -> tarn.v1.ReplicaState
-	61,  // 75: tarn.v1.Snapshot.metadata:type_name -> tarn.v1.Snapshot.MetadataEntry
-	66,  // 76: tarn.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	66,  // 77: tarn.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
-	66,  // 78: tarn.v1.Snapshot.taken_at:type_name -> google.protobuf.Timestamp
+	62,  // 75: tarn.v1.Snapshot.metadata:type_name -> tarn.v1.Snapshot.MetadataEntry
+	67,  // 76: tarn.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	67,  // 77: tarn.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
+	67,  // 78: tarn.v1.Snapshot.taken_at:type_name -> google.protobuf.Timestamp
 	0,   // 79: tarn.v1.Snapshot.status:type_name -> tarn.v1.Status
 	0,   // 80: tarn.v1.SnapshotInstance.status:type_name -> tarn.v1.Status
-	66,  // 81: tarn.v1.SnapshotInstance.created_at:type_name -> google.protobuf.Timestamp
-	66,  // 82: tarn.v1.SnapshotInstance.updated_at:type_name -> google.protobuf.Timestamp
+	67,  // 81: tarn.v1.SnapshotInstance.created_at:type_name -> google.protobuf.Timestamp
+	67,  // 82: tarn.v1.SnapshotInstance.updated_at:type_name -> google.protobuf.Timestamp
 	10,  // 83: tarn.v1.AccessRule.access_level:type_name -> tarn.v1.AccessLevel
-	62,  // 84: tarn.v1.AccessRule.metadata:type_name -> tarn.v1.AccessRule.MetadataEntry
-	66,  // 85: tarn.v1.AccessRule.created_at:type_name -> google.protobuf.Timestamp
-	66,  // 86: tarn.v1.AccessRule.updated_at:type_name -> google.protobuf.Timestamp
+	63,  // 84: tarn.v1.AccessRule.metadata:type_name -> tarn.v1.AccessRule.MetadataEntry
+	67,  // 85: tarn.v1.AccessRule.created_at:type_name -> google.protobuf.Timestamp
+	67,  // 86: tarn.v1.AccessRule.updated_at:type_name -> google.protobuf.Timestamp
 	11,  // 87: tarn.v1.AccessRule.state:type_name -> tarn.v1.AccessRuleState
 	46,  // 88: tarn.v1.Host.pools:type_name -> tarn.v1.Pool
 	16,  // 89: tarn.v1.Host.fence_class:type_name -> tarn.v1.FenceClass
 	14,  // 90: tarn.v1.Host.state:type_name -> tarn.v1.HostState
 	15,  // 91: tarn.v1.Host.admin_state:type_name -> tarn.v1.HostAdminState
-	66,  // 92: tarn.v1.Host.created_at:type_name -> google.protobuf.Timestamp
-	66,  // 93: tarn.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
-	63,  // 94: tarn.v1.Host.capabilities:type_name -> tarn.v1.Host.CapabilitiesEntry
+	67,  // 92: tarn.v1.Host.created_at:type_name -> google.protobuf.Timestamp
+	67,  // 93: tarn.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
+	64,  // 94: tarn.v1.Host.capabilities:type_name -> tarn.v1.Host.CapabilitiesEntry
 	35,  // 95: tarn.v1.Host.purges:type_name -> tarn.v1.PurgeOrder
-	66,  // 96: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
+	67,  // 96: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
 	16,  // 97: tarn.v1.Host.fence_class_now:type_name -> tarn.v1.FenceClass
 	2,   // 98: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
-	64,  // 99: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
-	66,  // 100: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
-	65,  // 101: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
-	66,  // 102: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
-	66,  // 103: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
+	65,  // 99: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
+	67,  // 100: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
+	66,  // 101: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
+	67,  // 102: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
+	67,  // 103: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
 	54,  // 104: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
-	66,  // 105: tarn.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
-	106, // [106:106] is the sub-list for method output_type
-	106, // [106:106] is the sub-list for method input_type
-	106, // [106:106] is the sub-list for extension type_name
-	106, // [106:106] is the sub-list for extension extendee
-	0,   // [0:106] is the sub-list for field type_name
+	67,  // 105: tarn.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
+	67,  // 106: tarn.v1.User.created_at:type_name -> google.protobuf.Timestamp
+	67,  // 107: tarn.v1.User.expires_at:type_name -> google.protobuf.Timestamp
+	67,  // 108: tarn.v1.User.revoked_at:type_name -> google.protobuf.Timestamp
+	109, // [109:109] is the sub-list for method output_type
+	109, // [109:109] is the sub-list for method input_type
+	109, // [109:109] is the sub-list for extension type_name
+	109, // [109:109] is the sub-list for extension extendee
+	0,   // [0:109] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_types_proto_init() }
@@ -6417,7 +6557,7 @@ func file_tarn_v1_types_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_types_proto_rawDesc), len(file_tarn_v1_types_proto_rawDesc)),
 			NumEnums:      17,
-			NumMessages:   49,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

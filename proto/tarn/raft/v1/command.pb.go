@@ -84,6 +84,8 @@ type Command struct {
 	//	*Command_InitCluster
 	//	*Command_PurgeDivergentCopy
 	//	*Command_SetCommandVersion
+	//	*Command_PutUser
+	//	*Command_RevokeUser
 	Verb          isCommand_Verb `protobuf_oneof:"verb"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -553,6 +555,24 @@ func (x *Command) GetSetCommandVersion() *SetCommandVersion {
 	return nil
 }
 
+func (x *Command) GetPutUser() *PutUser {
+	if x != nil {
+		if x, ok := x.Verb.(*Command_PutUser); ok {
+			return x.PutUser
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRevokeUser() *RevokeUser {
+	if x != nil {
+		if x, ok := x.Verb.(*Command_RevokeUser); ok {
+			return x.RevokeUser
+		}
+	}
+	return nil
+}
+
 type isCommand_Verb interface {
 	isCommand_Verb()
 }
@@ -727,6 +747,14 @@ type Command_SetCommandVersion struct {
 	SetCommandVersion *SetCommandVersion `protobuf:"bytes,80,opt,name=set_command_version,json=setCommandVersion,proto3,oneof"`
 }
 
+type Command_PutUser struct {
+	PutUser *PutUser `protobuf:"bytes,82,opt,name=put_user,json=putUser,proto3,oneof"`
+}
+
+type Command_RevokeUser struct {
+	RevokeUser *RevokeUser `protobuf:"bytes,83,opt,name=revoke_user,json=revokeUser,proto3,oneof"`
+}
+
 func (*Command_PutShareType) isCommand_Verb() {}
 
 func (*Command_DeleteShareType) isCommand_Verb() {}
@@ -810,6 +838,10 @@ func (*Command_InitCluster) isCommand_Verb() {}
 func (*Command_PurgeDivergentCopy) isCommand_Verb() {}
 
 func (*Command_SetCommandVersion) isCommand_Verb() {}
+
+func (*Command_PutUser) isCommand_Verb() {}
+
+func (*Command_RevokeUser) isCommand_Verb() {}
 
 // AuditNote is what the proposer knows for the audit record; the state machine adds the
 // number, the epochs, the result and the hash.
@@ -2674,7 +2706,9 @@ type JoinToken struct {
 	ProjectId   string                 `protobuf:"bytes,4,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
 	ProjectRole string                 `protobuf:"bytes,5,opt,name=project_role,json=projectRole,proto3" json:"project_role,omitempty"`
 	// Node that used it; a used token is refused.
-	UsedBy        string `protobuf:"bytes,6,opt,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"`
+	UsedBy string `protobuf:"bytes,6,opt,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"`
+	// SHA-256 of the key that it was used for, hex. Only that request may be repeated.
+	UsedKey       string `protobuf:"bytes,7,opt,name=used_key,json=usedKey,proto3" json:"used_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2751,6 +2785,180 @@ func (x *JoinToken) GetUsedBy() string {
 	return ""
 }
 
+func (x *JoinToken) GetUsedKey() string {
+	if x != nil {
+		return x.UsedKey
+	}
+	return ""
+}
+
+type UserRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  *v1.User               `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// SHA-256 of the printed token, hex; empty for certificates.
+	TokenHash     string `protobuf:"bytes,2,opt,name=token_hash,json=tokenHash,proto3" json:"token_hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserRecord) Reset() {
+	*x = UserRecord{}
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserRecord) ProtoMessage() {}
+
+func (x *UserRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserRecord.ProtoReflect.Descriptor instead.
+func (*UserRecord) Descriptor() ([]byte, []int) {
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *UserRecord) GetUser() *v1.User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+func (x *UserRecord) GetTokenHash() string {
+	if x != nil {
+		return x.TokenHash
+	}
+	return ""
+}
+
+// PutUser creates a user with a token.
+type PutUser struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          *v1.User               `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	TokenHash     string                 `protobuf:"bytes,2,opt,name=token_hash,json=tokenHash,proto3" json:"token_hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutUser) Reset() {
+	*x = PutUser{}
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutUser) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutUser) ProtoMessage() {}
+
+func (x *PutUser) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutUser.ProtoReflect.Descriptor instead.
+func (*PutUser) Descriptor() ([]byte, []int) {
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *PutUser) GetUser() *v1.User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+func (x *PutUser) GetTokenHash() string {
+	if x != nil {
+		return x.TokenHash
+	}
+	return ""
+}
+
+// RevokeUser refuses a user, or whoever shows a certificate of that id, from now on.
+type RevokeUser struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	By            string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeUser) Reset() {
+	*x = RevokeUser{}
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeUser) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeUser) ProtoMessage() {}
+
+func (x *RevokeUser) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeUser.ProtoReflect.Descriptor instead.
+func (*RevokeUser) Descriptor() ([]byte, []int) {
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *RevokeUser) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RevokeUser) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RevokeUser) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
 type PutJoinToken struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Token         *JoinToken             `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
@@ -2760,7 +2968,7 @@ type PutJoinToken struct {
 
 func (x *PutJoinToken) Reset() {
 	*x = PutJoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2772,7 +2980,7 @@ func (x *PutJoinToken) String() string {
 func (*PutJoinToken) ProtoMessage() {}
 
 func (x *PutJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2785,7 +2993,7 @@ func (x *PutJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutJoinToken.ProtoReflect.Descriptor instead.
 func (*PutJoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{35}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PutJoinToken) GetToken() *JoinToken {
@@ -2799,13 +3007,14 @@ type UseJoinToken struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Hash          string                 `protobuf:"bytes,1,opt,name=hash,proto3" json:"hash,omitempty"`
 	NodeId        string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	KeyHash       string                 `protobuf:"bytes,3,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UseJoinToken) Reset() {
 	*x = UseJoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2817,7 +3026,7 @@ func (x *UseJoinToken) String() string {
 func (*UseJoinToken) ProtoMessage() {}
 
 func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2830,7 +3039,7 @@ func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseJoinToken.ProtoReflect.Descriptor instead.
 func (*UseJoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{36}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *UseJoinToken) GetHash() string {
@@ -2843,6 +3052,13 @@ func (x *UseJoinToken) GetHash() string {
 func (x *UseJoinToken) GetNodeId() string {
 	if x != nil {
 		return x.NodeId
+	}
+	return ""
+}
+
+func (x *UseJoinToken) GetKeyHash() string {
+	if x != nil {
+		return x.KeyHash
 	}
 	return ""
 }
@@ -2863,7 +3079,7 @@ type Transitions struct {
 
 func (x *Transitions) Reset() {
 	*x = Transitions{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2875,7 +3091,7 @@ func (x *Transitions) String() string {
 func (*Transitions) ProtoMessage() {}
 
 func (x *Transitions) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2888,7 +3104,7 @@ func (x *Transitions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transitions.ProtoReflect.Descriptor instead.
 func (*Transitions) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{37}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Transitions) GetReplicas() []*ReplicaTransition {
@@ -2961,7 +3177,7 @@ type ReplicaTransition struct {
 
 func (x *ReplicaTransition) Reset() {
 	*x = ReplicaTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2973,7 +3189,7 @@ func (x *ReplicaTransition) String() string {
 func (*ReplicaTransition) ProtoMessage() {}
 
 func (x *ReplicaTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2986,7 +3202,7 @@ func (x *ReplicaTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaTransition.ProtoReflect.Descriptor instead.
 func (*ReplicaTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{38}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReplicaTransition) GetId() string {
@@ -3125,7 +3341,7 @@ type SnapshotTransition struct {
 
 func (x *SnapshotTransition) Reset() {
 	*x = SnapshotTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3137,7 +3353,7 @@ func (x *SnapshotTransition) String() string {
 func (*SnapshotTransition) ProtoMessage() {}
 
 func (x *SnapshotTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3150,7 +3366,7 @@ func (x *SnapshotTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTransition.ProtoReflect.Descriptor instead.
 func (*SnapshotTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{39}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SnapshotTransition) GetSnapshotId() string {
@@ -3214,7 +3430,7 @@ type HostTransition struct {
 
 func (x *HostTransition) Reset() {
 	*x = HostTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3226,7 +3442,7 @@ func (x *HostTransition) String() string {
 func (*HostTransition) ProtoMessage() {}
 
 func (x *HostTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3239,7 +3455,7 @@ func (x *HostTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostTransition.ProtoReflect.Descriptor instead.
 func (*HostTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{40}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *HostTransition) GetId() string {
@@ -3274,7 +3490,7 @@ type PurgeTransition struct {
 
 func (x *PurgeTransition) Reset() {
 	*x = PurgeTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3286,7 +3502,7 @@ func (x *PurgeTransition) String() string {
 func (*PurgeTransition) ProtoMessage() {}
 
 func (x *PurgeTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3299,7 +3515,7 @@ func (x *PurgeTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeTransition.ProtoReflect.Descriptor instead.
 func (*PurgeTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{41}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PurgeTransition) GetHostId() string {
@@ -3330,7 +3546,7 @@ type ShareTransition struct {
 
 func (x *ShareTransition) Reset() {
 	*x = ShareTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3342,7 +3558,7 @@ func (x *ShareTransition) String() string {
 func (*ShareTransition) ProtoMessage() {}
 
 func (x *ShareTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3355,7 +3571,7 @@ func (x *ShareTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareTransition.ProtoReflect.Descriptor instead.
 func (*ShareTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{42}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ShareTransition) GetId() string {
@@ -3400,7 +3616,7 @@ type CommitDemotion struct {
 
 func (x *CommitDemotion) Reset() {
 	*x = CommitDemotion{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3412,7 +3628,7 @@ func (x *CommitDemotion) String() string {
 func (*CommitDemotion) ProtoMessage() {}
 
 func (x *CommitDemotion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3425,7 +3641,7 @@ func (x *CommitDemotion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitDemotion.ProtoReflect.Descriptor instead.
 func (*CommitDemotion) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{43}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CommitDemotion) GetShareId() string {
@@ -3477,7 +3693,7 @@ type CommitSeal struct {
 
 func (x *CommitSeal) Reset() {
 	*x = CommitSeal{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3489,7 +3705,7 @@ func (x *CommitSeal) String() string {
 func (*CommitSeal) ProtoMessage() {}
 
 func (x *CommitSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3502,7 +3718,7 @@ func (x *CommitSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitSeal.ProtoReflect.Descriptor instead.
 func (*CommitSeal) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{44}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CommitSeal) GetShareId() string {
@@ -3555,7 +3771,7 @@ type CommitProof struct {
 
 func (x *CommitProof) Reset() {
 	*x = CommitProof{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3567,7 +3783,7 @@ func (x *CommitProof) String() string {
 func (*CommitProof) ProtoMessage() {}
 
 func (x *CommitProof) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3580,7 +3796,7 @@ func (x *CommitProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitProof.ProtoReflect.Descriptor instead.
 func (*CommitProof) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{45}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CommitProof) GetShareId() string {
@@ -3640,7 +3856,7 @@ type Activate struct {
 
 func (x *Activate) Reset() {
 	*x = Activate{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3652,7 +3868,7 @@ func (x *Activate) String() string {
 func (*Activate) ProtoMessage() {}
 
 func (x *Activate) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3665,7 +3881,7 @@ func (x *Activate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activate.ProtoReflect.Descriptor instead.
 func (*Activate) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{46}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Activate) GetShareId() string {
@@ -3706,7 +3922,7 @@ type CheckHash struct {
 
 func (x *CheckHash) Reset() {
 	*x = CheckHash{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[47]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3718,7 +3934,7 @@ func (x *CheckHash) String() string {
 func (*CheckHash) ProtoMessage() {}
 
 func (x *CheckHash) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[47]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3731,7 +3947,7 @@ func (x *CheckHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckHash.ProtoReflect.Descriptor instead.
 func (*CheckHash) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{47}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CheckHash) GetIndex() uint64 {
@@ -3757,7 +3973,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[48]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3769,7 +3985,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[48]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3782,7 +3998,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{48}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -3802,7 +4018,7 @@ type SetCommandVersion struct {
 
 func (x *SetCommandVersion) Reset() {
 	*x = SetCommandVersion{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3814,7 +4030,7 @@ func (x *SetCommandVersion) String() string {
 func (*SetCommandVersion) ProtoMessage() {}
 
 func (x *SetCommandVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3827,7 +4043,7 @@ func (x *SetCommandVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetCommandVersion.ProtoReflect.Descriptor instead.
 func (*SetCommandVersion) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{49}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SetCommandVersion) GetVersion() uint32 {
@@ -3852,7 +4068,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3864,7 +4080,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3877,7 +4093,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{50}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -3937,6 +4153,7 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_Host
 	//	*SnapshotRecord_JoinToken
 	//	*SnapshotRecord_AuditRecord
+	//	*SnapshotRecord_User
 	Record        isSnapshotRecord_Record `protobuf_oneof:"record"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3944,7 +4161,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[51]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3956,7 +4173,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[51]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3969,7 +4186,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{51}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -4078,6 +4295,15 @@ func (x *SnapshotRecord) GetAuditRecord() *v1.AuditRecord {
 	return nil
 }
 
+func (x *SnapshotRecord) GetUser() *UserRecord {
+	if x != nil {
+		if x, ok := x.Record.(*SnapshotRecord_User); ok {
+			return x.User
+		}
+	}
+	return nil
+}
+
 type isSnapshotRecord_Record interface {
 	isSnapshotRecord_Record()
 }
@@ -4126,6 +4352,10 @@ type SnapshotRecord_AuditRecord struct {
 	AuditRecord *v1.AuditRecord `protobuf:"bytes,20,opt,name=audit_record,json=auditRecord,proto3,oneof"`
 }
 
+type SnapshotRecord_User struct {
+	User *UserRecord `protobuf:"bytes,21,opt,name=user,proto3,oneof"`
+}
+
 func (*SnapshotRecord_ShareType) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_Share) isSnapshotRecord_Record() {}
@@ -4148,11 +4378,13 @@ func (*SnapshotRecord_JoinToken) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_AuditRecord) isSnapshotRecord_Record() {}
 
+func (*SnapshotRecord_User) isSnapshotRecord_Record() {}
+
 var File_tarn_raft_v1_command_proto protoreflect.FileDescriptor
 
 const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\xab\x19\n" +
+	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\x9c\x1a\n" +
 	"\aCommand\x12;\n" +
 	"\vproposed_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"proposedAt\x12\x14\n" +
@@ -4211,7 +4443,10 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"check_hash\x18< \x01(\v2\x17.tarn.raft.v1.CheckHashH\x00R\tcheckHash\x12>\n" +
 	"\finit_cluster\x18= \x01(\v2\x19.tarn.raft.v1.InitClusterH\x00R\vinitCluster\x12T\n" +
 	"\x14purge_divergent_copy\x18F \x01(\v2 .tarn.raft.v1.PurgeDivergentCopyH\x00R\x12purgeDivergentCopy\x12Q\n" +
-	"\x13set_command_version\x18P \x01(\v2\x1f.tarn.raft.v1.SetCommandVersionH\x00R\x11setCommandVersionB\x06\n" +
+	"\x13set_command_version\x18P \x01(\v2\x1f.tarn.raft.v1.SetCommandVersionH\x00R\x11setCommandVersion\x122\n" +
+	"\bput_user\x18R \x01(\v2\x15.tarn.raft.v1.PutUserH\x00R\aputUser\x12;\n" +
+	"\vrevoke_user\x18S \x01(\v2\x18.tarn.raft.v1.RevokeUserH\x00R\n" +
+	"revokeUserB\x06\n" +
 	"\x04verb\"\x8e\x01\n" +
 	"\tAuditNote\x12\x1b\n" +
 	"\tobject_id\x18\x01 \x01(\tR\bobjectId\x12\x13\n" +
@@ -4353,7 +4588,7 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"RemoveHost\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"?\n" +
 	"\x12PurgeDivergentCopy\x12)\n" +
-	"\x05order\x18\x01 \x01(\v2\x13.tarn.v1.PurgeOrderR\x05order\"\xce\x01\n" +
+	"\x05order\x18\x01 \x01(\v2\x13.tarn.v1.PurgeOrderR\x05order\"\xe9\x01\n" +
 	"\tJoinToken\x12\x17\n" +
 	"\x04hash\x18\x01 \x01(\tB\x03\x80\x01\x01R\x04hash\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x129\n" +
@@ -4362,12 +4597,28 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\n" +
 	"project_id\x18\x04 \x01(\tR\tprojectId\x12!\n" +
 	"\fproject_role\x18\x05 \x01(\tR\vprojectRole\x12\x17\n" +
-	"\aused_by\x18\x06 \x01(\tR\x06usedBy\"=\n" +
+	"\aused_by\x18\x06 \x01(\tR\x06usedBy\x12\x19\n" +
+	"\bused_key\x18\a \x01(\tR\ausedKey\"S\n" +
+	"\n" +
+	"UserRecord\x12!\n" +
+	"\x04user\x18\x01 \x01(\v2\r.tarn.v1.UserR\x04user\x12\"\n" +
+	"\n" +
+	"token_hash\x18\x02 \x01(\tB\x03\x80\x01\x01R\ttokenHash\"P\n" +
+	"\aPutUser\x12!\n" +
+	"\x04user\x18\x01 \x01(\v2\r.tarn.v1.UserR\x04user\x12\"\n" +
+	"\n" +
+	"token_hash\x18\x02 \x01(\tB\x03\x80\x01\x01R\ttokenHash\"D\n" +
+	"\n" +
+	"RevokeUser\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\"=\n" +
 	"\fPutJoinToken\x12-\n" +
-	"\x05token\x18\x01 \x01(\v2\x17.tarn.raft.v1.JoinTokenR\x05token\"@\n" +
+	"\x05token\x18\x01 \x01(\v2\x17.tarn.raft.v1.JoinTokenR\x05token\"[\n" +
 	"\fUseJoinToken\x12\x17\n" +
 	"\x04hash\x18\x01 \x01(\tB\x03\x80\x01\x01R\x04hash\x12\x17\n" +
-	"\anode_id\x18\x02 \x01(\tR\x06nodeId\"\xde\x02\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x19\n" +
+	"\bkey_hash\x18\x03 \x01(\tR\akeyHash\"\xde\x02\n" +
 	"\vTransitions\x12;\n" +
 	"\breplicas\x18\x01 \x03(\v2\x1f.tarn.raft.v1.ReplicaTransitionR\breplicas\x12>\n" +
 	"\tsnapshots\x18\x02 \x03(\v2 .tarn.raft.v1.SnapshotTransitionR\tsnapshots\x122\n" +
@@ -4464,7 +4715,7 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x13min_command_version\x18\x04 \x01(\rR\x11minCommandVersion\x127\n" +
 	"\tlast_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\blastTime\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x06 \x01(\tR\tclusterId\"\xe8\x04\n" +
+	"cluster_id\x18\x06 \x01(\tR\tclusterId\"\x98\x05\n" +
 	"\x0eSnapshotRecord\x123\n" +
 	"\n" +
 	"share_type\x18\x01 \x01(\v2\x12.tarn.v1.ShareTypeH\x00R\tshareType\x12&\n" +
@@ -4480,7 +4731,8 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\n" +
 	"join_token\x18\n" +
 	" \x01(\v2\x17.tarn.raft.v1.JoinTokenH\x00R\tjoinToken\x129\n" +
-	"\faudit_record\x18\x14 \x01(\v2\x14.tarn.v1.AuditRecordH\x00R\vauditRecordB\b\n" +
+	"\faudit_record\x18\x14 \x01(\v2\x14.tarn.v1.AuditRecordH\x00R\vauditRecord\x12.\n" +
+	"\x04user\x18\x15 \x01(\v2\x18.tarn.raft.v1.UserRecordH\x00R\x04userB\b\n" +
 	"\x06recordB Z\x1etarn/proto/tarn/raft/v1;raftv1b\x06proto3"
 
 var (
@@ -4495,7 +4747,7 @@ func file_tarn_raft_v1_command_proto_rawDescGZIP() []byte {
 	return file_tarn_raft_v1_command_proto_rawDescData
 }
 
-var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*Command)(nil),               // 0: tarn.raft.v1.Command
 	(*AuditNote)(nil),             // 1: tarn.raft.v1.AuditNote
@@ -4532,55 +4784,59 @@ var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*RemoveHost)(nil),            // 32: tarn.raft.v1.RemoveHost
 	(*PurgeDivergentCopy)(nil),    // 33: tarn.raft.v1.PurgeDivergentCopy
 	(*JoinToken)(nil),             // 34: tarn.raft.v1.JoinToken
-	(*PutJoinToken)(nil),          // 35: tarn.raft.v1.PutJoinToken
-	(*UseJoinToken)(nil),          // 36: tarn.raft.v1.UseJoinToken
-	(*Transitions)(nil),           // 37: tarn.raft.v1.Transitions
-	(*ReplicaTransition)(nil),     // 38: tarn.raft.v1.ReplicaTransition
-	(*SnapshotTransition)(nil),    // 39: tarn.raft.v1.SnapshotTransition
-	(*HostTransition)(nil),        // 40: tarn.raft.v1.HostTransition
-	(*PurgeTransition)(nil),       // 41: tarn.raft.v1.PurgeTransition
-	(*ShareTransition)(nil),       // 42: tarn.raft.v1.ShareTransition
-	(*CommitDemotion)(nil),        // 43: tarn.raft.v1.CommitDemotion
-	(*CommitSeal)(nil),            // 44: tarn.raft.v1.CommitSeal
-	(*CommitProof)(nil),           // 45: tarn.raft.v1.CommitProof
-	(*Activate)(nil),              // 46: tarn.raft.v1.Activate
-	(*CheckHash)(nil),             // 47: tarn.raft.v1.CheckHash
-	(*InitCluster)(nil),           // 48: tarn.raft.v1.InitCluster
-	(*SetCommandVersion)(nil),     // 49: tarn.raft.v1.SetCommandVersion
-	(*SnapshotHeader)(nil),        // 50: tarn.raft.v1.SnapshotHeader
-	(*SnapshotRecord)(nil),        // 51: tarn.raft.v1.SnapshotRecord
-	nil,                           // 52: tarn.raft.v1.UpdateShare.SetMetadataEntry
-	nil,                           // 53: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	nil,                           // 54: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	nil,                           // 55: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	(*timestamppb.Timestamp)(nil), // 56: google.protobuf.Timestamp
-	(*v1.ShareType)(nil),          // 57: tarn.v1.ShareType
-	(*v1.Share)(nil),              // 58: tarn.v1.Share
-	(*v1.Replica)(nil),            // 59: tarn.v1.Replica
-	(v1.Status)(0),                // 60: tarn.v1.Status
-	(v1.PromotionMode)(0),         // 61: tarn.v1.PromotionMode
-	(*v1.Consent)(nil),            // 62: tarn.v1.Consent
-	(v1.ReplicaState)(0),          // 63: tarn.v1.ReplicaState
-	(*v1.Snapshot)(nil),           // 64: tarn.v1.Snapshot
-	(*v1.AccessRule)(nil),         // 65: tarn.v1.AccessRule
-	(v1.AccessLevel)(0),           // 66: tarn.v1.AccessLevel
-	(*v1.QuotaLimits)(nil),        // 67: tarn.v1.QuotaLimits
-	(*v1.Host)(nil),               // 68: tarn.v1.Host
-	(v1.HostAdminState)(0),        // 69: tarn.v1.HostAdminState
-	(*v1.PurgeOrder)(nil),         // 70: tarn.v1.PurgeOrder
-	(*v1.UserMessage)(nil),        // 71: tarn.v1.UserMessage
-	(*v1.ExportLocation)(nil),     // 72: tarn.v1.ExportLocation
-	(*v1.RuleError)(nil),          // 73: tarn.v1.RuleError
-	(*v1.ReplicaError)(nil),       // 74: tarn.v1.ReplicaError
-	(*v1.DivergentCopy)(nil),      // 75: tarn.v1.DivergentCopy
-	(v1.HostState)(0),             // 76: tarn.v1.HostState
-	(v1.FencingProof)(0),          // 77: tarn.v1.FencingProof
-	(*v1.LossReport)(nil),         // 78: tarn.v1.LossReport
-	(*v1.SnapshotInstance)(nil),   // 79: tarn.v1.SnapshotInstance
-	(*v1.AuditRecord)(nil),        // 80: tarn.v1.AuditRecord
+	(*UserRecord)(nil),            // 35: tarn.raft.v1.UserRecord
+	(*PutUser)(nil),               // 36: tarn.raft.v1.PutUser
+	(*RevokeUser)(nil),            // 37: tarn.raft.v1.RevokeUser
+	(*PutJoinToken)(nil),          // 38: tarn.raft.v1.PutJoinToken
+	(*UseJoinToken)(nil),          // 39: tarn.raft.v1.UseJoinToken
+	(*Transitions)(nil),           // 40: tarn.raft.v1.Transitions
+	(*ReplicaTransition)(nil),     // 41: tarn.raft.v1.ReplicaTransition
+	(*SnapshotTransition)(nil),    // 42: tarn.raft.v1.SnapshotTransition
+	(*HostTransition)(nil),        // 43: tarn.raft.v1.HostTransition
+	(*PurgeTransition)(nil),       // 44: tarn.raft.v1.PurgeTransition
+	(*ShareTransition)(nil),       // 45: tarn.raft.v1.ShareTransition
+	(*CommitDemotion)(nil),        // 46: tarn.raft.v1.CommitDemotion
+	(*CommitSeal)(nil),            // 47: tarn.raft.v1.CommitSeal
+	(*CommitProof)(nil),           // 48: tarn.raft.v1.CommitProof
+	(*Activate)(nil),              // 49: tarn.raft.v1.Activate
+	(*CheckHash)(nil),             // 50: tarn.raft.v1.CheckHash
+	(*InitCluster)(nil),           // 51: tarn.raft.v1.InitCluster
+	(*SetCommandVersion)(nil),     // 52: tarn.raft.v1.SetCommandVersion
+	(*SnapshotHeader)(nil),        // 53: tarn.raft.v1.SnapshotHeader
+	(*SnapshotRecord)(nil),        // 54: tarn.raft.v1.SnapshotRecord
+	nil,                           // 55: tarn.raft.v1.UpdateShare.SetMetadataEntry
+	nil,                           // 56: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	nil,                           // 57: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	nil,                           // 58: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	(*timestamppb.Timestamp)(nil), // 59: google.protobuf.Timestamp
+	(*v1.ShareType)(nil),          // 60: tarn.v1.ShareType
+	(*v1.Share)(nil),              // 61: tarn.v1.Share
+	(*v1.Replica)(nil),            // 62: tarn.v1.Replica
+	(v1.Status)(0),                // 63: tarn.v1.Status
+	(v1.PromotionMode)(0),         // 64: tarn.v1.PromotionMode
+	(*v1.Consent)(nil),            // 65: tarn.v1.Consent
+	(v1.ReplicaState)(0),          // 66: tarn.v1.ReplicaState
+	(*v1.Snapshot)(nil),           // 67: tarn.v1.Snapshot
+	(*v1.AccessRule)(nil),         // 68: tarn.v1.AccessRule
+	(v1.AccessLevel)(0),           // 69: tarn.v1.AccessLevel
+	(*v1.QuotaLimits)(nil),        // 70: tarn.v1.QuotaLimits
+	(*v1.Host)(nil),               // 71: tarn.v1.Host
+	(v1.HostAdminState)(0),        // 72: tarn.v1.HostAdminState
+	(*v1.PurgeOrder)(nil),         // 73: tarn.v1.PurgeOrder
+	(*v1.User)(nil),               // 74: tarn.v1.User
+	(*v1.UserMessage)(nil),        // 75: tarn.v1.UserMessage
+	(*v1.ExportLocation)(nil),     // 76: tarn.v1.ExportLocation
+	(*v1.RuleError)(nil),          // 77: tarn.v1.RuleError
+	(*v1.ReplicaError)(nil),       // 78: tarn.v1.ReplicaError
+	(*v1.DivergentCopy)(nil),      // 79: tarn.v1.DivergentCopy
+	(v1.HostState)(0),             // 80: tarn.v1.HostState
+	(v1.FencingProof)(0),          // 81: tarn.v1.FencingProof
+	(*v1.LossReport)(nil),         // 82: tarn.v1.LossReport
+	(*v1.SnapshotInstance)(nil),   // 83: tarn.v1.SnapshotInstance
+	(*v1.AuditRecord)(nil),        // 84: tarn.v1.AuditRecord
 }
 var file_tarn_raft_v1_command_proto_depIdxs = []int32{
-	56,  // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
+	59,  // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
 	1,   // 1: tarn.raft.v1.Command.audit:type_name -> tarn.raft.v1.AuditNote
 	2,   // 2: tarn.raft.v1.Command.put_share_type:type_name -> tarn.raft.v1.PutShareType
 	3,   // 3: tarn.raft.v1.Command.delete_share_type:type_name -> tarn.raft.v1.DeleteShareType
@@ -4610,82 +4866,87 @@ var file_tarn_raft_v1_command_proto_depIdxs = []int32{
 	30,  // 27: tarn.raft.v1.Command.register_host:type_name -> tarn.raft.v1.RegisterHost
 	31,  // 28: tarn.raft.v1.Command.set_host_admin_state:type_name -> tarn.raft.v1.SetHostAdminState
 	32,  // 29: tarn.raft.v1.Command.remove_host:type_name -> tarn.raft.v1.RemoveHost
-	35,  // 30: tarn.raft.v1.Command.put_join_token:type_name -> tarn.raft.v1.PutJoinToken
-	36,  // 31: tarn.raft.v1.Command.use_join_token:type_name -> tarn.raft.v1.UseJoinToken
+	38,  // 30: tarn.raft.v1.Command.put_join_token:type_name -> tarn.raft.v1.PutJoinToken
+	39,  // 31: tarn.raft.v1.Command.use_join_token:type_name -> tarn.raft.v1.UseJoinToken
 	13,  // 32: tarn.raft.v1.Command.unmanage_replica:type_name -> tarn.raft.v1.UnmanageReplica
 	8,   // 33: tarn.raft.v1.Command.unmanage_share:type_name -> tarn.raft.v1.UnmanageShare
 	22,  // 34: tarn.raft.v1.Command.unmanage_snapshot:type_name -> tarn.raft.v1.UnmanageSnapshot
-	37,  // 35: tarn.raft.v1.Command.transitions:type_name -> tarn.raft.v1.Transitions
-	43,  // 36: tarn.raft.v1.Command.commit_demotion:type_name -> tarn.raft.v1.CommitDemotion
-	44,  // 37: tarn.raft.v1.Command.commit_seal:type_name -> tarn.raft.v1.CommitSeal
-	45,  // 38: tarn.raft.v1.Command.commit_proof:type_name -> tarn.raft.v1.CommitProof
-	46,  // 39: tarn.raft.v1.Command.activate:type_name -> tarn.raft.v1.Activate
-	47,  // 40: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
-	48,  // 41: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
+	40,  // 35: tarn.raft.v1.Command.transitions:type_name -> tarn.raft.v1.Transitions
+	46,  // 36: tarn.raft.v1.Command.commit_demotion:type_name -> tarn.raft.v1.CommitDemotion
+	47,  // 37: tarn.raft.v1.Command.commit_seal:type_name -> tarn.raft.v1.CommitSeal
+	48,  // 38: tarn.raft.v1.Command.commit_proof:type_name -> tarn.raft.v1.CommitProof
+	49,  // 39: tarn.raft.v1.Command.activate:type_name -> tarn.raft.v1.Activate
+	50,  // 40: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
+	51,  // 41: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
 	33,  // 42: tarn.raft.v1.Command.purge_divergent_copy:type_name -> tarn.raft.v1.PurgeDivergentCopy
-	49,  // 43: tarn.raft.v1.Command.set_command_version:type_name -> tarn.raft.v1.SetCommandVersion
-	57,  // 44: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
-	58,  // 45: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
-	59,  // 46: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
-	52,  // 47: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
-	60,  // 48: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
-	59,  // 49: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
-	53,  // 50: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	54,  // 51: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	61,  // 52: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
-	62,  // 53: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
-	60,  // 54: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
-	63,  // 55: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
-	64,  // 56: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
-	55,  // 57: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	60,  // 58: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
-	65,  // 59: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
-	66,  // 60: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
-	67,  // 61: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
-	68,  // 62: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
-	69,  // 63: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
-	70,  // 64: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
-	56,  // 65: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
-	34,  // 66: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
-	38,  // 67: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
-	39,  // 68: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
-	40,  // 69: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
-	42,  // 70: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
-	71,  // 71: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
-	41,  // 72: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
-	60,  // 73: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
-	63,  // 74: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
-	72,  // 75: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
-	73,  // 76: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
-	56,  // 77: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
-	74,  // 78: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
-	75,  // 79: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	60,  // 80: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
-	56,  // 81: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
-	76,  // 82: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
-	76,  // 83: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
-	60,  // 84: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
-	56,  // 85: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
-	56,  // 86: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
-	77,  // 87: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
-	78,  // 88: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
-	56,  // 89: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
-	57,  // 90: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
-	58,  // 91: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
-	59,  // 92: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
-	64,  // 93: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
-	79,  // 94: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
-	65,  // 95: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
-	67,  // 96: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
-	71,  // 97: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
-	68,  // 98: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
-	34,  // 99: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
-	80,  // 100: tarn.raft.v1.SnapshotRecord.audit_record:type_name -> tarn.v1.AuditRecord
-	101, // [101:101] is the sub-list for method output_type
-	101, // [101:101] is the sub-list for method input_type
-	101, // [101:101] is the sub-list for extension type_name
-	101, // [101:101] is the sub-list for extension extendee
-	0,   // [0:101] is the sub-list for field type_name
+	52,  // 43: tarn.raft.v1.Command.set_command_version:type_name -> tarn.raft.v1.SetCommandVersion
+	36,  // 44: tarn.raft.v1.Command.put_user:type_name -> tarn.raft.v1.PutUser
+	37,  // 45: tarn.raft.v1.Command.revoke_user:type_name -> tarn.raft.v1.RevokeUser
+	60,  // 46: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
+	61,  // 47: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
+	62,  // 48: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
+	55,  // 49: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
+	63,  // 50: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
+	62,  // 51: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
+	56,  // 52: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	57,  // 53: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	64,  // 54: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
+	65,  // 55: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
+	63,  // 56: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
+	66,  // 57: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
+	67,  // 58: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
+	58,  // 59: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	63,  // 60: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
+	68,  // 61: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
+	69,  // 62: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
+	70,  // 63: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
+	71,  // 64: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
+	72,  // 65: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
+	73,  // 66: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
+	59,  // 67: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
+	74,  // 68: tarn.raft.v1.UserRecord.user:type_name -> tarn.v1.User
+	74,  // 69: tarn.raft.v1.PutUser.user:type_name -> tarn.v1.User
+	34,  // 70: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
+	41,  // 71: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
+	42,  // 72: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
+	43,  // 73: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
+	45,  // 74: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
+	75,  // 75: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
+	44,  // 76: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
+	63,  // 77: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
+	66,  // 78: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
+	76,  // 79: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
+	77,  // 80: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
+	59,  // 81: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
+	78,  // 82: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
+	79,  // 83: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	63,  // 84: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
+	59,  // 85: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
+	80,  // 86: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
+	80,  // 87: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
+	63,  // 88: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
+	59,  // 89: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
+	59,  // 90: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
+	81,  // 91: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
+	82,  // 92: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
+	59,  // 93: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
+	60,  // 94: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
+	61,  // 95: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
+	62,  // 96: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
+	67,  // 97: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
+	83,  // 98: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
+	68,  // 99: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
+	70,  // 100: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
+	75,  // 101: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
+	71,  // 102: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
+	34,  // 103: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
+	84,  // 104: tarn.raft.v1.SnapshotRecord.audit_record:type_name -> tarn.v1.AuditRecord
+	35,  // 105: tarn.raft.v1.SnapshotRecord.user:type_name -> tarn.raft.v1.UserRecord
+	106, // [106:106] is the sub-list for method output_type
+	106, // [106:106] is the sub-list for method input_type
+	106, // [106:106] is the sub-list for extension type_name
+	106, // [106:106] is the sub-list for extension extendee
+	0,   // [0:106] is the sub-list for field type_name
 }
 
 func init() { file_tarn_raft_v1_command_proto_init() }
@@ -4736,11 +4997,13 @@ func file_tarn_raft_v1_command_proto_init() {
 		(*Command_InitCluster)(nil),
 		(*Command_PurgeDivergentCopy)(nil),
 		(*Command_SetCommandVersion)(nil),
+		(*Command_PutUser)(nil),
+		(*Command_RevokeUser)(nil),
 	}
 	file_tarn_raft_v1_command_proto_msgTypes[5].OneofWrappers = []any{}
 	file_tarn_raft_v1_command_proto_msgTypes[20].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[38].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[51].OneofWrappers = []any{
+	file_tarn_raft_v1_command_proto_msgTypes[41].OneofWrappers = []any{}
+	file_tarn_raft_v1_command_proto_msgTypes[54].OneofWrappers = []any{
 		(*SnapshotRecord_ShareType)(nil),
 		(*SnapshotRecord_Share)(nil),
 		(*SnapshotRecord_Replica)(nil),
@@ -4752,6 +5015,7 @@ func file_tarn_raft_v1_command_proto_init() {
 		(*SnapshotRecord_Host)(nil),
 		(*SnapshotRecord_JoinToken)(nil),
 		(*SnapshotRecord_AuditRecord)(nil),
+		(*SnapshotRecord_User)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4759,7 +5023,7 @@ func file_tarn_raft_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_raft_v1_command_proto_rawDesc), len(file_tarn_raft_v1_command_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   56,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

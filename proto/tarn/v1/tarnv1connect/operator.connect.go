@@ -75,6 +75,15 @@ const (
 	// OperatorServiceListAuditRecordsProcedure is the fully-qualified name of the OperatorService's
 	// ListAuditRecords RPC.
 	OperatorServiceListAuditRecordsProcedure = "/tarn.v1.OperatorService/ListAuditRecords"
+	// OperatorServiceCreateUserProcedure is the fully-qualified name of the OperatorService's
+	// CreateUser RPC.
+	OperatorServiceCreateUserProcedure = "/tarn.v1.OperatorService/CreateUser"
+	// OperatorServiceListUsersProcedure is the fully-qualified name of the OperatorService's ListUsers
+	// RPC.
+	OperatorServiceListUsersProcedure = "/tarn.v1.OperatorService/ListUsers"
+	// OperatorServiceRevokeUserProcedure is the fully-qualified name of the OperatorService's
+	// RevokeUser RPC.
+	OperatorServiceRevokeUserProcedure = "/tarn.v1.OperatorService/RevokeUser"
 	// OperatorServiceHelloProcedure is the fully-qualified name of the OperatorService's Hello RPC.
 	OperatorServiceHelloProcedure = "/tarn.v1.OperatorService/Hello"
 	// JoinServiceJoinProcedure is the fully-qualified name of the JoinService's Join RPC.
@@ -388,6 +397,11 @@ type OperatorServiceClient interface {
 	ReadBackup(context.Context, *v1.ReadBackupRequest) (*v1.ReadBackupResponse, error)
 	// The cluster's audit log, oldest first. The newest 10,000 records are kept here, all on the nodes' disks.
 	ListAuditRecords(context.Context, *v1.ListAuditRecordsRequest) (*v1.ListAuditRecordsResponse, error)
+	// Users with a token of their own, beside those with a certificate.
+	CreateUser(context.Context, *v1.CreateUserRequest) (*v1.CreateUserResponse, error)
+	ListUsers(context.Context, *v1.ListUsersRequest) (*v1.ListUsersResponse, error)
+	// A user, or the holder of a certificate, agents included: refused from now on.
+	RevokeUser(context.Context, *v1.RevokeUserRequest) (*v1.User, error)
 	// Role control: how nodes that know one address find each other before there is a leader.
 	Hello(context.Context, *v1.HelloRequest) (*v1.HelloResponse, error)
 }
@@ -445,6 +459,24 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("ListAuditRecords")),
 			connect.WithClientOptions(opts...),
 		),
+		createUser: connect.NewClient[v1.CreateUserRequest, v1.CreateUserResponse](
+			httpClient,
+			baseURL+OperatorServiceCreateUserProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("CreateUser")),
+			connect.WithClientOptions(opts...),
+		),
+		listUsers: connect.NewClient[v1.ListUsersRequest, v1.ListUsersResponse](
+			httpClient,
+			baseURL+OperatorServiceListUsersProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListUsers")),
+			connect.WithClientOptions(opts...),
+		),
+		revokeUser: connect.NewClient[v1.RevokeUserRequest, v1.User](
+			httpClient,
+			baseURL+OperatorServiceRevokeUserProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("RevokeUser")),
+			connect.WithClientOptions(opts...),
+		),
 		hello: connect.NewClient[v1.HelloRequest, v1.HelloResponse](
 			httpClient,
 			baseURL+OperatorServiceHelloProcedure,
@@ -463,6 +495,9 @@ type operatorServiceClient struct {
 	createJoinToken  *connect.Client[v1.CreateJoinTokenRequest, v1.CreateJoinTokenResponse]
 	readBackup       *connect.Client[v1.ReadBackupRequest, v1.ReadBackupResponse]
 	listAuditRecords *connect.Client[v1.ListAuditRecordsRequest, v1.ListAuditRecordsResponse]
+	createUser       *connect.Client[v1.CreateUserRequest, v1.CreateUserResponse]
+	listUsers        *connect.Client[v1.ListUsersRequest, v1.ListUsersResponse]
+	revokeUser       *connect.Client[v1.RevokeUserRequest, v1.User]
 	hello            *connect.Client[v1.HelloRequest, v1.HelloResponse]
 }
 
@@ -529,6 +564,33 @@ func (c *operatorServiceClient) ListAuditRecords(ctx context.Context, req *v1.Li
 	return nil, err
 }
 
+// CreateUser calls tarn.v1.OperatorService.CreateUser.
+func (c *operatorServiceClient) CreateUser(ctx context.Context, req *v1.CreateUserRequest) (*v1.CreateUserResponse, error) {
+	response, err := c.createUser.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListUsers calls tarn.v1.OperatorService.ListUsers.
+func (c *operatorServiceClient) ListUsers(ctx context.Context, req *v1.ListUsersRequest) (*v1.ListUsersResponse, error) {
+	response, err := c.listUsers.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RevokeUser calls tarn.v1.OperatorService.RevokeUser.
+func (c *operatorServiceClient) RevokeUser(ctx context.Context, req *v1.RevokeUserRequest) (*v1.User, error) {
+	response, err := c.revokeUser.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Hello calls tarn.v1.OperatorService.Hello.
 func (c *operatorServiceClient) Hello(ctx context.Context, req *v1.HelloRequest) (*v1.HelloResponse, error) {
 	response, err := c.hello.CallUnary(ctx, connect.NewRequest(req))
@@ -551,6 +613,11 @@ type OperatorServiceHandler interface {
 	ReadBackup(context.Context, *v1.ReadBackupRequest) (*v1.ReadBackupResponse, error)
 	// The cluster's audit log, oldest first. The newest 10,000 records are kept here, all on the nodes' disks.
 	ListAuditRecords(context.Context, *v1.ListAuditRecordsRequest) (*v1.ListAuditRecordsResponse, error)
+	// Users with a token of their own, beside those with a certificate.
+	CreateUser(context.Context, *v1.CreateUserRequest) (*v1.CreateUserResponse, error)
+	ListUsers(context.Context, *v1.ListUsersRequest) (*v1.ListUsersResponse, error)
+	// A user, or the holder of a certificate, agents included: refused from now on.
+	RevokeUser(context.Context, *v1.RevokeUserRequest) (*v1.User, error)
 	// Role control: how nodes that know one address find each other before there is a leader.
 	Hello(context.Context, *v1.HelloRequest) (*v1.HelloResponse, error)
 }
@@ -604,6 +671,24 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("ListAuditRecords")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServiceCreateUserHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceCreateUserProcedure,
+		svc.CreateUser,
+		connect.WithSchema(operatorServiceMethods.ByName("CreateUser")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceListUsersHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceListUsersProcedure,
+		svc.ListUsers,
+		connect.WithSchema(operatorServiceMethods.ByName("ListUsers")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceRevokeUserHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceRevokeUserProcedure,
+		svc.RevokeUser,
+		connect.WithSchema(operatorServiceMethods.ByName("RevokeUser")),
+		connect.WithHandlerOptions(opts...),
+	)
 	operatorServiceHelloHandler := connect.NewUnaryHandlerSimple(
 		OperatorServiceHelloProcedure,
 		svc.Hello,
@@ -626,6 +711,12 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceReadBackupHandler.ServeHTTP(w, r)
 		case OperatorServiceListAuditRecordsProcedure:
 			operatorServiceListAuditRecordsHandler.ServeHTTP(w, r)
+		case OperatorServiceCreateUserProcedure:
+			operatorServiceCreateUserHandler.ServeHTTP(w, r)
+		case OperatorServiceListUsersProcedure:
+			operatorServiceListUsersHandler.ServeHTTP(w, r)
+		case OperatorServiceRevokeUserProcedure:
+			operatorServiceRevokeUserHandler.ServeHTTP(w, r)
 		case OperatorServiceHelloProcedure:
 			operatorServiceHelloHandler.ServeHTTP(w, r)
 		default:
@@ -663,6 +754,18 @@ func (UnimplementedOperatorServiceHandler) ReadBackup(context.Context, *v1.ReadB
 
 func (UnimplementedOperatorServiceHandler) ListAuditRecords(context.Context, *v1.ListAuditRecordsRequest) (*v1.ListAuditRecordsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.OperatorService.ListAuditRecords is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) CreateUser(context.Context, *v1.CreateUserRequest) (*v1.CreateUserResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.OperatorService.CreateUser is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListUsers(context.Context, *v1.ListUsersRequest) (*v1.ListUsersResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.OperatorService.ListUsers is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) RevokeUser(context.Context, *v1.RevokeUserRequest) (*v1.User, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.OperatorService.RevokeUser is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) Hello(context.Context, *v1.HelloRequest) (*v1.HelloResponse, error) {

@@ -1,0 +1,108 @@
+package raftfsm
+
+import (
+	"iter"
+
+	"google.golang.org/protobuf/proto"
+
+	raftv1 "tarn/proto/tarn/raft/v1"
+	tarnv1 "tarn/proto/tarn/v1"
+)
+
+// maxUsers bounds the table: users that are revoked or expired make room, others do not.
+const maxUsers = 100_000
+
+func (s *state) user(id string) (*raftv1.UserRecord, bool) {
+	return s.users.get(&raftv1.UserRecord{User: &tarnv1.User{Id: id}})
+}
+
+func (s *state) userByToken(hash string) (*raftv1.UserRecord, bool) {
+	return first(s.users.from(userByToken, &raftv1.UserRecord{TokenHash: hash},
+		func(r *raftv1.UserRecord) bool { return r.GetTokenHash() == hash && hash != "" }))
+}
+
+func (s *state) userNamed(name string) (*raftv1.UserRecord, bool) {
+	for r := range s.users.all() {
+		if r.GetUser().GetName() == name && name != "" && r.GetUser().GetRevokedAt() == nil {
+			return r, true
+		}
+	}
+	return nil, false
+}
+
+// createUser stores a user and its token's hash. The name of a revoked user is free again.
+func (tx *txn) createUser(c *raftv1.PutUser) (*tarnv1.User, *Error) {
+	u := c.GetUser()
+	switch {
+	case u.GetId() == "":
+		return nil, refuse(InvalidArgument, "id", "must be set")
+	case u.GetName() == "" || len(u.GetName()) > maxName:
+		return nil, refuse(InvalidArgument, "name", "must have 1 to %d bytes", maxName)
+	case u.GetRole() == "" || u.GetExpiresAt() == nil || u.GetRevokedAt() != nil:
+		return nil, refuse(InvalidArgument, "role", "and an end must be set")
+	case c.GetTokenHash() == "":
+		return nil, refuse(InvalidArgument, "token_hash", "must be set")
+	}
+	if _, exists := tx.s.user(u.GetId()); exists {
+		return nil, refuse(AlreadyExists, "id", "user %q exists, and its token was shown already; revoke it and make another", u.GetId())
+	}
+	if _, exists := tx.s.userByToken(c.GetTokenHash()); exists {
+		return nil, refuse(AlreadyExists, "token_hash", "the token exists")
+	}
+	if old, taken := tx.s.userNamed(u.GetName()); taken {
+		return nil, refuse(AlreadyExists, "name", "user %s is named %q; revoke it first", old.GetUser().GetId(), u.GetName())
+	}
+	if tx.s.users.len() >= maxUsers {
+		return nil, refuse(ResourceExhausted, "", "there are %d users", maxUsers)
+	}
+	u.CreatedAt = tx.now
+	mutable(tx.own, &tx.s.users).put(&raftv1.UserRecord{User: u, TokenHash: c.GetTokenHash()})
+	return u, nil
+}
+
+// revokeUser ends a user, or an identity that has a certificate. It stays revoked: a
+// certificate of that id could still be somewhere. The token's hash is forgotten.
+func (tx *txn) revokeUser(c *raftv1.RevokeUser) (*tarnv1.User, *Error) {
+	if c.GetId() == "" {
+		return nil, refuse(InvalidArgument, "id", "must be set")
+	}
+	next := &tarnv1.User{Id: c.GetId(), CreatedAt: tx.now}
+	if old, exists := tx.s.user(c.GetId()); exists {
+		if old.GetUser().GetRevokedAt() != nil {
+			return old.GetUser(), nil
+		}
+		next = proto.CloneOf(old.GetUser())
+	}
+	next.RevokedAt, next.RevokedBy, next.RevokedReason = tx.now, c.GetBy(), c.GetReason()
+	mutable(tx.own, &tx.s.users).put(&raftv1.UserRecord{User: next})
+	return next, nil
+}
+
+// User finds a user, or a revoked certificate, by id.
+func (v *View) User(id string) (*tarnv1.User, bool) {
+	r, ok := v.s.user(id)
+	return r.GetUser(), ok
+}
+
+// UserNamed finds a user that is not revoked by its name, in linear time.
+func (v *View) UserNamed(name string) (*tarnv1.User, bool) {
+	r, ok := v.s.userNamed(name)
+	return r.GetUser(), ok
+}
+
+// UserByToken finds a user by the hash of its token; revoked ones are not found.
+func (v *View) UserByToken(hash string) (*tarnv1.User, bool) {
+	r, ok := v.s.userByToken(hash)
+	return r.GetUser(), ok
+}
+
+// Users yields all users and revoked certificates by id.
+func (v *View) Users() iter.Seq[*tarnv1.User] {
+	return func(yield func(*tarnv1.User) bool) {
+		for r := range v.s.users.all() {
+			if !yield(r.GetUser()) {
+				return
+			}
+		}
+	}
+}
