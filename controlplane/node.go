@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -136,6 +137,7 @@ func (n *Node) openConsensus() error {
 		Dir:               RaftDir(n.cfg.DataDir),
 		Stream:            n.stream,
 		FSM:               n.fsm,
+		VerifySnapshot:    verifySnapshot,
 		Lead:              n.lead,
 		Peers:             n.peers,
 		Join:              n.cfg.Join,
@@ -157,6 +159,16 @@ func (n *Node) openConsensus() error {
 	}}
 	n.registerMetrics()
 	return nil
+}
+
+// verifySnapshot tells damage, which an older snapshot may make good, from what a newer
+// version wrote.
+func verifySnapshot(r io.Reader) error {
+	err := raftfsm.VerifySnapshot(r)
+	if errors.Is(err, raftfsm.ErrCorrupt) {
+		return fmt.Errorf("%w: %w", consensus.ErrTorn, err)
+	}
+	return err
 }
 
 func (r RaftConfig) timeouts() consensus.Timeouts {

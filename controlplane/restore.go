@@ -87,7 +87,7 @@ func offline(cfg Config) (*Node, error) {
 func (n *Node) offlineConsensus() consensus.Config {
 	return consensus.Config{
 		ID: n.id, Dir: RaftDir(n.cfg.DataDir), Stream: n.stream, Logger: n.log,
-		FSM: raftfsm.New(raftfsm.Config{}), Timeouts: n.cfg.Raft.timeouts(),
+		FSM: raftfsm.New(raftfsm.Config{}), VerifySnapshot: verifySnapshot, Timeouts: n.cfg.Raft.timeouts(),
 	}
 }
 

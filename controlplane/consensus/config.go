@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"time"
 
@@ -61,6 +62,10 @@ type Config struct {
 	Stream raft.StreamLayer
 	// FSM is applied to from one goroutine. raft.BatchingFSM is used if implemented.
 	FSM raft.FSM
+	// VerifySnapshot reads what the state machine persisted, at start and once an hour.
+	// Its error wraps ErrTorn for damage, which an older snapshot may make good; any
+	// other stops the node. Nil: raft's own checksum is all.
+	VerifySnapshot func(io.Reader) error
 	// Lead is the leader's work. It is called after each election won, once
 	// everything committed before is applied, with a context that ends when
 	// leadership of term does. The next term is not served before it returned,

@@ -25,6 +25,10 @@ var (
 	// ErrStoreStuck means that a write to the log took longer than
 	// Timeouts.Store. The process must exit at once, without waiting for it.
 	ErrStoreStuck = errors.New("write to the consensus log is stuck")
+	// ErrStoreFailed means that a write to the log, the term or the vote failed. Nothing
+	// is written after it; the process must end and be started again when the disk is
+	// well.
+	ErrStoreFailed = errors.New("write to the consensus log failed")
 	// ErrConflict means that a change of membership contradicts the present one.
 	ErrConflict = errors.New("membership conflict")
 )

@@ -52,22 +52,41 @@ func Open(cfg Config) (*Node, error) {
 }
 
 // Run takes part in the cluster until ctx ends (then it returns nil) or the node
-// can no longer do so safely. It may be called once. After ErrStoreStuck it has
-// not waited for raft, and the process must exit.
+// can no longer do so safely. It may be called once. After ErrStoreStuck and
+// ErrStoreFailed it may not have waited for raft, and the process must exit.
 func (n *Node) Run(ctx context.Context) error {
-	store, err := openStorage(n.cfg, func() { n.Fail(ErrStoreStuck) })
+	store, err := openStorage(n.cfg, n.Fail)
 	if err != nil {
-		return err
+		return errors.Join(err, n.cfg.Stream.Close())
 	}
 	r, err := n.start(store)
 	if err != nil {
 		return errors.Join(err, n.cfg.Stream.Close(), store.db.Close())
 	}
 	err = n.serve(ctx, r, store)
-	if errors.Is(err, ErrStoreStuck) {
+	switch {
+	case errors.Is(err, ErrStoreStuck):
 		return err
+	case errors.Is(err, ErrStoreFailed):
+		return errors.Join(err, n.abandon(r, store))
 	}
 	return errors.Join(err, n.stop(r, store))
+}
+
+// abandonWait bounds the end of a node whose disk fails.
+const abandonWait = 5 * time.Second
+
+func (n *Node) abandon(r *raft.Raft, store *storage) error {
+	stopped := make(chan error, 1)
+	go func() { stopped <- n.stop(r, store) }()
+	timer := time.NewTimer(abandonWait)
+	defer timer.Stop()
+	select {
+	case err := <-stopped:
+		return err
+	case <-timer.C:
+		return nil
+	}
 }
 
 // Fail makes Run end with err: for a state machine that must not go on. It
@@ -89,12 +108,25 @@ func (n *Node) start(store *storage) (*raft.Raft, error) {
 		Logger:                  rc.Logger,
 		MsgpackUseNewTimeFormat: true,
 	})}
-	r, err := raft.NewRaft(rc, n.fsm, store.logs, store.db, store.snaps, n.trans)
+	r, err := newRaft(rc, n.fsm, store, n.trans)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start raft: %w", err), n.trans.Close())
 	}
 	n.raft.Store(r)
 	return r, nil
+}
+
+// newRaft gives an error where raft panics: a term or an entry that the disk does not
+// take or give back.
+func newRaft(rc *raft.Config, fsm raft.FSM, store *storage, trans raft.Transport) (r *raft.Raft, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", ErrStoreFailed, p)
+		}
+	}()
+	r, err = raft.NewRaft(rc, fsm, store.logs, store.stable, store.snaps, trans)
+	store.runs.Store(err == nil)
+	return r, err
 }
 
 func (n *Node) serve(ctx context.Context, r *raft.Raft, store *storage) error {

@@ -27,12 +27,12 @@ func Recover(cfg Config, servers []Server) error {
 	if _, ok := find(servers, cfg.ID); !ok {
 		return fmt.Errorf("recover: %w: the new cluster lacks this server, %s", ErrConflict, cfg.ID)
 	}
-	store, err := openStorage(cfg, func() { cfg.Logger.Error("recover: write to the log is stuck") })
+	store, err := openStorage(cfg, func(err error) { cfg.Logger.Error("recover: the log cannot be written", "err", err) })
 	if err != nil {
 		return err
 	}
 	_, trans := raft.NewInmemTransport(raft.ServerAddress(cfg.Stream.Addr().String()))
-	err = raft.RecoverCluster(cfg.raftConfig(), &trackedFSM{inner: cfg.FSM}, store.logs, store.db, store.snaps, trans, asVoters(servers))
+	err = raft.RecoverCluster(cfg.raftConfig(), &trackedFSM{inner: cfg.FSM}, store.logs, store.stable, store.snaps, trans, asVoters(servers))
 	if err != nil {
 		err = fmt.Errorf("recover: %w", err)
 	}

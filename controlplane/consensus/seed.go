@@ -29,7 +29,7 @@ func Seed(cfg Config, index, term uint64, write func(io.Writer) error) error {
 	if err := checkDir(cfg.Dir, cfg.ID); err != nil {
 		return fmt.Errorf("seed: %w", err)
 	}
-	store, err := openStorage(cfg, func() { cfg.Logger.Error("seed: write to the log is stuck") })
+	store, err := openStorage(cfg, func(err error) { cfg.Logger.Error("seed: the log cannot be written", "err", err) })
 	if err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func checkBlank(store *storage) error {
 // seed writes the term first: a directory with a term and nothing else can neither
 // be taken for a new one nor for a whole one.
 func (s *storage) seed(cfg Config, index, term uint64, write func(io.Writer) error) (err error) {
-	if err := s.db.SetUint64([]byte(stableTerm), term); err != nil {
+	if err := s.stable.SetUint64([]byte(stableTerm), term); err != nil {
 		return fmt.Errorf("write term: %w", err)
 	}
 	me := Server{ID: cfg.ID, Addr: cfg.Stream.Addr().String()}

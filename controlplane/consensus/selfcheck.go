@@ -2,7 +2,9 @@ package consensus
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -21,27 +23,43 @@ func (n *Node) runSelfCheck(ctx context.Context, snaps raft.SnapshotStore) error
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			if err := checkSnapshot(snaps); err != nil {
+			if err := checkSnapshot(snaps, n.cfg.VerifySnapshot); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// checkSnapshot reads the newest snapshot; opening it compares the checksum.
-func checkSnapshot(snaps raft.SnapshotStore) error {
+// checkSnapshot reads the newest snapshot whole.
+func checkSnapshot(snaps raft.SnapshotStore, verify func(io.Reader) error) error {
 	id, err := newest(snaps)
 	if err != nil || id == "" {
 		return err
 	}
-	_, rc, err := snaps.Open(id)
+	err = verifySnapshot(snaps, id, verify)
 	if err == nil {
-		return rc.Close()
+		return nil
 	}
 	if now, listErr := newest(snaps); listErr == nil && now != id {
 		return nil // replaced meanwhile: the next check reads the new one
 	}
-	return fmt.Errorf("%w: snapshot %s: %w", ErrTorn, id, err)
+	return err
+}
+
+// verifySnapshot reads a snapshot; opening it compares raft's checksum. Damage gives
+// ErrTorn, whatever else verify says is its own.
+func verifySnapshot(snaps raft.SnapshotStore, id string, verify func(io.Reader) error) error {
+	_, rc, err := snaps.Open(id)
+	if err != nil {
+		return fmt.Errorf("%w: snapshot %s: %w", ErrTorn, id, err)
+	}
+	if verify != nil {
+		err = verify(rc)
+	}
+	if err = errors.Join(err, rc.Close()); err != nil {
+		return fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	return nil
 }
 
 func newest(snaps raft.SnapshotStore) (string, error) {

@@ -17,13 +17,13 @@ func TestDamagedSnapshotIsNoticed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := checkSnapshot(snaps); err != nil {
+	if err := checkSnapshot(snaps, nil); err != nil {
 		t.Fatalf("no snapshot yet: %v", err)
 	}
 	if err := m.node.raft.Load().Snapshot().Error(); err != nil {
 		t.Fatal(err)
 	}
-	if err := checkSnapshot(snaps); err != nil {
+	if err := checkSnapshot(snaps, nil); err != nil {
 		t.Fatalf("good snapshot: %v", err)
 	}
 	files, err := filepath.Glob(filepath.Join(m.dir, snapshotDir, "*", "state.bin"))
@@ -33,7 +33,7 @@ func TestDamagedSnapshotIsNoticed(t *testing.T) {
 	if err := os.WriteFile(files[0], []byte("kepT"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := checkSnapshot(snaps); !errors.Is(err, ErrTorn) {
+	if err := checkSnapshot(snaps, nil); !errors.Is(err, ErrTorn) {
 		t.Fatalf("one letter changed: %v, want ErrTorn", err)
 	}
 }

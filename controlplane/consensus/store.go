@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -95,6 +96,27 @@ func writeMark(dir, name, content string) error {
 	return syncDir(dir)
 }
 
+// spaceFile takes startSpace bytes for a moment.
+const (
+	spaceFile  = "space"
+	startSpace = 1 << 20
+)
+
+// checkSpace refuses to start on a full disk: what is written in place would still work,
+// and the node vote and follow until the first entry that needs a new page.
+func checkSpace(dir string) error {
+	err := writeMark(dir, spaceFile, strings.Repeat("x", startSpace))
+	path := filepath.Join(dir, spaceFile)
+	if err != nil {
+		path = filepath.Join(dir, "."+spaceFile+".tmp")
+	}
+	removed := os.Remove(path)
+	if err != nil {
+		return fmt.Errorf("the log needs %d bytes of free space to start: %w", startSpace, err)
+	}
+	return removed
+}
+
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -146,8 +168,10 @@ func checkDB(path string) error {
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrTorn, dbFile, err)
 	}
-	defer func() { _ = db.Close() }() // read only: nothing to lose
-	err = db.View(func(tx *bbolt.Tx) error { return checkPages(tx, info.Size()) })
+	err = errors.Join(db.View(func(tx *bbolt.Tx) error { return checkPages(tx, info.Size()) }), db.Close())
+	if err == nil {
+		err = errors.Join(checkMetas(path, info.Size()), checkEntries(path))
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrTorn, dbFile, err)
 	}
@@ -190,14 +214,16 @@ func checkKeys(name []byte, b *bbolt.Bucket) error {
 
 // storage is everything on disk, open.
 type storage struct {
-	db    *raftboltdb.BoltStore
-	logs  raft.LogStore
-	snaps raft.SnapshotStore
+	db     *raftboltdb.BoltStore
+	logs   raft.LogStore
+	stable raft.StableStore
+	snaps  raft.SnapshotStore
+	runs   atomic.Bool // raft runs on it
 }
 
-// openStorage opens dir for writing. stuck is called, once per event and from
-// another goroutine, when a write of log entries takes longer than limit.
-func openStorage(cfg Config, stuck func()) (*storage, error) {
+// openStorage opens dir for writing. fail is called, from any goroutine, when a write
+// has failed or takes longer than Timeouts.Store.
+func openStorage(cfg Config, fail func(error)) (*storage, error) {
 	db, err := raftboltdb.New(raftboltdb.Options{
 		Path: filepath.Join(cfg.Dir, dbFile),
 		BoltOptions: &bbolt.Options{
@@ -213,13 +239,16 @@ func openStorage(cfg Config, stuck func()) (*storage, error) {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
 	s := &storage{db: db}
-	if err := s.open(cfg, stuck); err != nil {
+	if err := s.open(cfg, fail); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return s, nil
 }
 
-func (s *storage) open(cfg Config, stuck func()) error {
+func (s *storage) open(cfg Config, fail func(error)) error {
+	if err := checkSpace(cfg.Dir); err != nil {
+		return err
+	}
 	if err := writeMark(cfg.Dir, openedFile, ""); err != nil {
 		return err
 	}
@@ -228,27 +257,12 @@ func (s *storage) open(cfg Config, stuck func()) error {
 		return fmt.Errorf("open snapshots: %w", err)
 	}
 	s.snaps = indexedSnapshots{snaps}
-	s.logs, err = raft.NewLogCache(logCache, watchedLog{s.db, cfg.Timeouts.Store, stuck})
+	once := &failOnce{limit: cfg.Timeouts.Store, report: fail}
+	sealed := sealedLog{s.db}
+	s.stable = guardedStable{s.db, once, &s.runs}
+	s.logs, err = raft.NewLogCache(logCache, guardedLog{sealed, once})
 	if err != nil {
 		return fmt.Errorf("open log cache: %w", err)
 	}
-	return nil
-}
-
-// watchedLog reports writes that hang: raft's leader would go on sending
-// heartbeats, and nobody would be elected in its place (raft#503).
-type watchedLog struct {
-	raft.LogStore
-	limit time.Duration
-	stuck func()
-}
-
-// StoreLog implements raft.LogStore.
-func (w watchedLog) StoreLog(l *raft.Log) error { return w.StoreLogs([]*raft.Log{l}) }
-
-// StoreLogs implements raft.LogStore.
-func (w watchedLog) StoreLogs(logs []*raft.Log) error {
-	timer := time.AfterFunc(w.limit, w.stuck)
-	defer timer.Stop()
-	return w.LogStore.StoreLogs(logs)
+	return checkHistory(sealed, s.snaps, cfg)
 }

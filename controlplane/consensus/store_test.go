@@ -110,7 +110,11 @@ func TestStuckWriteIsReported(t *testing.T) {
 		stuck := make(chan time.Time, 1)
 		release := make(chan struct{})
 		began := time.Now()
-		w := watchedLog{hangingLog{release: release}, 10 * time.Second, func() { stuck <- time.Now() }}
+		w := guardedLog{hangingLog{release: release}, &failOnce{limit: 10 * time.Second, report: func(err error) {
+			if errors.Is(err, ErrStoreStuck) {
+				stuck <- time.Now()
+			}
+		}}}
 		done := make(chan error)
 		go func() { done <- w.StoreLog(&raft.Log{}) }()
 		if at := <-stuck; at.Sub(began) != 10*time.Second {
