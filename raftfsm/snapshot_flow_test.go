@@ -255,3 +255,34 @@ func TestJoinTokens(t *testing.T) {
 		t.Errorf("an expired token is kept")
 	}
 }
+
+// TestForcedFailoverDeclaresEverySnapshot: what the former owner tells of while its
+// failover is being decided is in the loss report, or is no snapshot anybody relies
+// on. Found by the model of agent/replicate.
+func TestForcedFailoverDeclaresEverySnapshot(t *testing.T) {
+	n := world(t)
+	n.replicated("s", "readable")
+	n.setState("s-r2", tarnv1.ReplicaState_REPLICA_STATE_OUT_OF_SYNC) // users rely on the owner alone
+	n.snapshot("s", "early")
+	n.snapshot("s", "late")
+	n.do(&raftv1.PromoteReplica{Id: "s-r2", OpId: "op", Mode: forced, ExpectedEpoch: 1, AllowOutOfSync: true})
+	n.do(&raftv1.CommitSeal{ShareId: "s", OpId: "op", Epoch: 1, HeadGuid: 0xb0})
+	proof := &raftv1.CommitProof{ShareId: "s", OpId: "op", Epoch: 1, Proof: proofLease, Loss: &tarnv1.LossReport{KeptGuid: 0xb0, Bound: "at_least"}}
+
+	// The leader wrote the report, and then the owner's word came in.
+	n.arrives("early", "s-r1", 0xe1)
+	n.refused(Aborted, "loss", proof)
+	proof.Loss.LostSnapshots = []*tarnv1.LostSnapshot{{SnapshotId: "early", Guid: 0xe1}}
+	n.do(proof)
+
+	// The owner's word comes in when the report is committed.
+	n.drops(&raftv1.Transitions{Snapshots: []*raftv1.SnapshotTransition{{
+		SnapshotId: "late", ReplicaId: "s-r1", Status: tarnv1.Status_STATUS_AVAILABLE, Guid: 0xe2,
+	}}}, 1)
+	n.do(&raftv1.Activate{ShareId: "s", OpId: "op", Epoch: 1, HeadGuid: 0xb0})
+	if got := n.snapshotStatus("late"); got == tarnv1.Status_STATUS_AVAILABLE {
+		t.Error("a snapshot is available that is on no replica of the new history, and was not declared lost")
+	}
+	n.arrives("late", "s-r2", 0xf1) // which is the new owner's to take
+	checkInvariants(t, n.f.View())
+}

@@ -106,13 +106,15 @@ func (tx *txn) moveSnapshot(t *raftv1.SnapshotTransition) bool {
 	return true
 }
 
-// withGUID takes over the identity of a snapshot, once and from the owner only.
+// withGUID takes over the identity of a snapshot, once and from the owner only, and not
+// when a failover from that owner has been told what it loses: nobody may come to rely
+// on a snapshot of which the report knows nothing. The new owner takes it, then.
 func (tx *txn) withGUID(snap *tarnv1.Snapshot, t *raftv1.SnapshotTransition) (*tarnv1.Snapshot, bool) {
 	if t.GetGuid() == 0 || t.GetGuid() == snap.GetGuid() {
 		return snap, true
 	}
 	s, _ := tx.s.share(snap.GetShareId())
-	if snap.GetGuid() != 0 || s.GetFencing().GetOwnerReplicaId() != t.GetReplicaId() {
+	if snap.GetGuid() != 0 || s.GetFencing().GetOwnerReplicaId() != t.GetReplicaId() || fencing(s) && s.GetFencing().GetLoss() != nil {
 		return nil, false
 	}
 	next := proto.CloneOf(snap)

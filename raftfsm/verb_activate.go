@@ -40,7 +40,33 @@ func (tx *txn) checkProof(s *tarnv1.Share, c *raftv1.CommitProof) *Error {
 	if err := tx.checkProofKind(s, c.GetProof()); err != nil {
 		return err
 	}
+	if err := tx.checkLoss(s, c.GetLoss()); err != nil {
+		return err
+	}
 	return checkConsent(f, c.GetLoss())
+}
+
+// checkLoss holds the report to what is known when it is committed: a snapshot that
+// the former owner told of after the leader wrote the report is missing in it. What
+// is told later still is not taken in (see withGUID).
+func (tx *txn) checkLoss(s *tarnv1.Share, loss *tarnv1.LossReport) *Error {
+	for snap := range tx.s.snapshotsOf(s.GetId()) {
+		if snap.GetDeleting() || snap.GetGuid() == 0 {
+			continue
+		}
+		kept, ok := tx.s.instanceOn(snap.GetId(), s.GetFencing().GetTargetReplicaId())
+		if ok && kept.GetStatus() == tarnv1.Status_STATUS_AVAILABLE || listed(loss, snap) {
+			continue
+		}
+		return refuse(Aborted, "loss", "snapshot %s is not known to be on the target, and not in the report; write it anew", snap.GetId())
+	}
+	return nil
+}
+
+func listed(loss *tarnv1.LossReport, snap *tarnv1.Snapshot) bool {
+	return slices.ContainsFunc(loss.GetLostSnapshots(), func(l *tarnv1.LostSnapshot) bool {
+		return l.GetSnapshotId() == snap.GetId() && l.GetGuid() == snap.GetGuid()
+	})
 }
 
 func (tx *txn) checkProofKind(s *tarnv1.Share, proof tarnv1.FencingProof) *Error {
