@@ -82,6 +82,21 @@ func (n *node) Assignments(context.Context, *tarnv1.AssignmentsRequest) (*tarnv1
 	return &tarnv1.AssignmentsResponse{Revision: 7}, nil
 }
 
+func (n *node) count(id string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.ids = append(n.ids, id)
+	return len(n.ids)
+}
+
+func (n *node) UpdateShare(_ context.Context, req *tarnv1.UpdateShareRequest) (*tarnv1.Share, error) {
+	return &tarnv1.Share{Id: req.GetId()}, n.answer(n.count(req.GetId()))
+}
+
+func (n *node) DeleteShare(_ context.Context, req *tarnv1.DeleteShareRequest) (*tarnv1.Empty, error) {
+	return &tarnv1.Empty{}, n.answer(n.count(req.GetId()))
+}
+
 func (n *node) seen() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -165,6 +180,37 @@ func TestRepeatsUnknownOutcomesWithTheSameID(t *testing.T) {
 	ids := n.seen()
 	if len(ids) != 3 || ids[0] == "" || ids[0] != ids[1] || ids[1] != ids[2] || ids[2] != share.GetId() {
 		t.Errorf("ids %q, want three times the minted one", ids)
+	}
+}
+
+// What was perhaps done already is not asked for again where the second answer would
+// be another one than the first.
+func TestUnknownOutcomesOfWhatCannotBeDoneTwice(t *testing.T) {
+	unknown := connect.NewError(connect.CodeUnavailable, errors.New("outcome unknown"))
+	gone := connect.NewError(connect.CodeNotFound, errors.New("no such share"))
+	c := newCluster(t)
+	n := c.node(func(call int) error { return []error{unknown, gone}[min(call-1, 1)] })
+	shares := c.client(client.Config{Addresses: []string{n.addr}}).Shares
+	if _, err := shares.DeleteShare(t.Context(), &tarnv1.DeleteShareRequest{Id: "x"}); err != nil || len(n.seen()) != 2 {
+		t.Errorf("a share that was deleted at the first attempt: %v after %d", err, len(n.seen()))
+	}
+	if _, err := shares.DeleteShare(t.Context(), &tarnv1.DeleteShareRequest{Id: "x"}); connect.CodeOf(err) != connect.CodeNotFound {
+		t.Errorf("a share that there never was: %v", err)
+	}
+
+	n = c.node(func(int) error { return unknown })
+	shares = c.client(client.Config{Addresses: []string{n.addr}, Patience: time.Second}).Shares
+	_, err := shares.UpdateShare(t.Context(), &tarnv1.UpdateShareRequest{Id: "x", Revision: 7})
+	if connect.CodeOf(err) != connect.CodeUnavailable || len(n.seen()) != 1 {
+		t.Errorf("a change of revision 7: %v after %d", err, len(n.seen()))
+	}
+
+	dead := c.node(ok)
+	dead.server.Close()
+	alive := c.node(ok)
+	shares = c.client(client.Config{Addresses: []string{dead.addr, alive.addr}}).Shares
+	if _, err := shares.UpdateShare(t.Context(), &tarnv1.UpdateShareRequest{Id: "x", Revision: 7}); err != nil {
+		t.Errorf("a change that had reached nobody: %v", err)
 	}
 }
 

@@ -3,10 +3,14 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"net"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	tarnv1 "tarn/proto/tarn/v1"
@@ -70,8 +74,12 @@ type call struct {
 func (c *call) run(ctx context.Context) (connect.AnyResponse, error) {
 	pause := firstPause
 	var last error
+	doubtful := false // an earlier attempt may have taken effect
 	for {
 		res, err := c.attempt(ctx)
+		if doubtful && connect.CodeOf(err) == connect.CodeNotFound && deletes(c.req) {
+			return connect.NewResponse(&tarnv1.Empty{}), nil // by whichever attempt
+		}
 		if err != nil && ctx.Err() != nil && last != nil {
 			// "Deadline exceeded" would hide what stood in the way all the time.
 			return nil, last
@@ -79,7 +87,10 @@ func (c *call) run(ctx context.Context) (connect.AnyResponse, error) {
 		if err == nil || !repeatable(err) || ctx.Err() != nil {
 			return res, err
 		}
-		last = err
+		if mayHaveRun(err) && conditional(c.req) {
+			return nil, fmt.Errorf("nobody knows whether it was done, read it again: %w", err)
+		}
+		last, doubtful = err, doubtful || mayHaveRun(err)
 		c.cfg.Logger.DebugContext(ctx, "call is repeated", "procedure", c.req.Spec().Procedure, "err", err)
 		if !sleep(ctx, pause/2+rand.N(pause/2+1)) {
 			return nil, err
@@ -115,8 +126,40 @@ func (c *call) once(ctx context.Context, address string) (connect.AnyResponse, e
 	return res, err
 }
 
-// repeatable says whether another attempt can have another outcome. Every method
-// of tarn.v1 is idempotent by its ids, so an unknown outcome may be repeated.
+// mayHaveRun says of a repeatable error whether the call may have taken effect all the same.
+func mayHaveRun(err error) bool {
+	if _, follower := Detail[*tarnv1.NotLeader](err); follower || connect.CodeOf(err) == connect.CodeResourceExhausted {
+		return false
+	}
+	dial, ok := errors.AsType[*net.OpError](err)
+	return !ok || dial.Op != "dial"
+}
+
+// conditional tells whether a change names the revision that it expects: done once, it
+// would be refused the second time, and that refusal would be wrong.
+func conditional(req connect.AnyRequest) bool {
+	if strings.HasPrefix(req.Spec().Procedure, "/"+tarnv1connect.AgentServiceName+"/") {
+		return false // hosts say what they know, and change nothing by it
+	}
+	named, ok := req.Any().(interface{ GetRevision() uint64 })
+	return ok && named.GetRevision() != 0
+}
+
+// deletes tells whether the method removes what its request names, and answers nothing.
+// Ids are never used again: what is gone the second time was removed.
+func deletes(req connect.AnyRequest) bool {
+	method, ok := req.Spec().Schema.(protoreflect.MethodDescriptor)
+	if !ok || method.Output().FullName() != (&tarnv1.Empty{}).ProtoReflect().Descriptor().FullName() {
+		return false
+	}
+	return strings.HasPrefix(string(method.Name()), "Delete") || method.Name() == "DenyAccess" || method.Name() == "RemoveHost"
+}
+
+// repeatable says whether another attempt can have another outcome. The methods of
+// tarn.v1 are idempotent by their ids, so that an unknown outcome may be repeated:
+// creations and promotions do nothing twice, deletions find nothing the second time,
+// and what depends on a revision is not repeated. An update without one may be done
+// twice, with another's in between: its last word counts.
 func repeatable(err error) bool {
 	switch connect.CodeOf(err) {
 	case connect.CodeUnavailable:
