@@ -45,12 +45,19 @@ func TestChaos(t *testing.T) {
 	r := newRun(t)
 	t.Logf("repeat with: make chaos SEED=%d", suite.seed)
 	begun := time.Now()
+	sizes, err := r.sizes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	n := suite.first
 	for ; n < suite.first+suite.schedules && time.Since(begun) < suite.time && !t.Failed(); n++ {
 		r.schedule(n)
 	}
 	t.Logf("%d schedules in %s", n-suite.first, time.Since(begun).Round(time.Second))
 	r.summary()
+	if err := r.grown(sizes); err != nil && !t.Failed() {
+		t.Error(err)
+	}
 }
 
 func newRun(t *testing.T) *run {

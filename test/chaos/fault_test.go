@@ -303,7 +303,7 @@ func (a *arena) applyCuts() {
 }
 
 func worse(a, b fabric.Link) fabric.Link {
-	a.Cut = a.Cut || b.Cut
+	a.Cut, a.CutUDP = a.Cut || b.Cut, a.CutUDP || b.CutUDP
 	a.Loss = max(a.Loss, b.Loss)
 	a.Delay, a.Jitter = max(a.Delay, b.Delay), max(a.Jitter, b.Jitter)
 	if a.BytesPerSecond == 0 || b.BytesPerSecond > 0 && b.BytesPerSecond < a.BytesPerSecond {

@@ -48,6 +48,8 @@ func (r *run) networkFault(ctx context.Context, s step) (func() (undo, error), b
 		return func() (undo, error) { return r.cut(ctx, s, shape) }, true
 	}
 	switch s.kind {
+	case "no-udp":
+		return r.everywhere(fabric.Link{CutUDP: true}), true
 	case "loss":
 		return r.everywhere(fabric.Link{Loss: mostLoss * s.much}), true
 	case "delay":

@@ -64,6 +64,7 @@ func kinds() []kind {
 		{name: "bridge", roles: control, weight: 2},
 		{name: "ring", roles: []string{roleNone}, weight: 1},
 		{name: "halves", roles: []string{roleNone}, weight: 2},
+		{name: "no-udp", roles: []string{roleNone}, weight: 1},
 		{name: "loss", roles: []string{roleNone}, weight: 3},
 		{name: "delay", roles: []string{roleNone}, weight: 3},
 		{name: "slow-link", roles: storage, weight: 2},

@@ -18,6 +18,8 @@ import (
 // Link is how packets fare from one host to another. The zero value passes all at once.
 type Link struct {
 	Cut bool
+	// CutUDP loses what is not TCP, as careless firewalls do.
+	CutUDP bool
 	// Loss is the share of packets that get lost, 0 to 1.
 	Loss float64
 	// Delay is added to every packet, and up to Jitter more: packets may overtake.
@@ -161,9 +163,16 @@ func (f *Fabric) carry(from *host) error {
 	}
 }
 
+// What is looked at of an IPv4 packet.
+const (
+	headerLength = 20
+	destination  = 16
+	protocol     = 9
+	tcp          = 6
+)
+
 // receiver is nil for what is no IPv4 packet to one of the hosts.
 func (f *Fabric) receiver(packet []byte) *host {
-	const headerLength, destination = 20, 16
 	if len(packet) < headerLength || packet[0]>>4 != 4 || int(binary.BigEndian.Uint16(packet[2:])) != len(packet) {
 		return nil
 	}
@@ -173,7 +182,7 @@ func (f *Fabric) receiver(packet []byte) *host {
 func (f *Fabric) pass(from, to *host, packet []byte) {
 	l := f.links[from.index][to.index].Load()
 	switch {
-	case l.Cut:
+	case l.Cut, l.CutUDP && packet[protocol] != tcp:
 		f.counts.cut.Add(1)
 		return
 	case l.Loss > 0 && rand.Float64() < l.Loss:
