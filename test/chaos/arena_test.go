@@ -50,7 +50,7 @@ type arena struct {
 func newArena(t *testing.T, o dev.Options) *arena {
 	t.Helper()
 	needsHosts(t)
-	o.Network = network
+	o.Network, o.Storage, o.NFS3 = network, suite.storage, true
 	dir, err := os.MkdirTemp(suite.dir, "cluster-")
 	if err != nil {
 		t.Fatal(err)
@@ -105,11 +105,24 @@ func (a *arena) connect() {
 func (a *arena) giveDisks() {
 	a.t.Helper()
 	for _, n := range a.Nodes() {
-		a.mount(a.dataDir(n.Name), dataDisk)
+		size := dataDisk
+		if a.onZFS() && n.Kind == dev.Agent {
+			size = emptyPool // with its pools in files
+		}
+		a.mount(a.dataDir(n.Name), size)
 		for _, pool := range n.Pools {
-			a.mount(a.poolDir(n.Name, pool), emptyPool)
+			if !a.onZFS() {
+				a.mount(a.poolDir(n.Name, pool), emptyPool)
+			}
 		}
 	}
+}
+
+func (a *arena) onZFS() bool { return a.Engine() != "" }
+
+// seenAt is where this test finds what a replica's host has mounted.
+func (a *arena) seenAt(r *tarnv1.Replica) (string, error) {
+	return a.See(hostOf(r), r.GetObserved().GetMountpoint())
 }
 
 // shrinkPools leaves pools as much room as they are going to need.
@@ -117,6 +130,9 @@ func (a *arena) shrinkPools() {
 	a.t.Helper()
 	for _, n := range a.Nodes() {
 		for _, pool := range n.Pools {
+			if a.onZFS() {
+				continue
+			}
 			if err := unix.Mount("tmpfs", a.poolDir(n.Name, pool), "tmpfs", unix.MS_REMOUNT, fmt.Sprintf("mode=0700,size=%d", poolDisk)); err != nil {
 				a.t.Fatal(err)
 			}
@@ -160,7 +176,7 @@ func (a *arena) mount(dir string, size int) {
 // enter makes a node live on its host: its network, and clocks that say how often the
 // host was booted.
 func (a *arena) enter(n dev.Node, cmd *exec.Cmd) error {
-	if n.Kind == dev.Agent {
+	if n.Kind == dev.Agent && cmd.Args[0] == suite.binary {
 		a.mu.Lock()
 		boot := a.boots[n.Name]
 		a.mu.Unlock()
@@ -171,6 +187,9 @@ func (a *arena) enter(n dev.Node, cmd *exec.Cmd) error {
 			return err
 		}
 		cmd.Path = path
+	}
+	if n.Kind == dev.Storage {
+		return a.net.Enter(n.Host)
 	}
 	return a.net.Enter(n.Name)
 }

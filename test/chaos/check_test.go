@@ -107,7 +107,10 @@ func (r *run) account(ctx context.Context, id string) (found, lost map[string]bo
 		return nil, nil, err
 	}
 	owner, _ := r.seen.owner(id)
-	dir := owner.GetObserved().GetMountpoint()
+	dir, err := r.seenAt(owner)
+	if err != nil {
+		return nil, nil, err
+	}
 	before, err := os.Stat(dir)
 	if err != nil {
 		return nil, nil, fmt.Errorf("owner on %s: %w", hostOf(owner), err)
@@ -158,6 +161,9 @@ func has(dir string, w written) error {
 
 // keptAside finds a lost file in what some host put aside (I7).
 func (r *run) keptAside(w written) error {
+	if r.onZFS() {
+		return r.anythingAside(w)
+	}
 	heads, err := filepath.Glob(filepath.Join(r.Dir(), "nodes", "*", "pools", "*", "heads", "*"))
 	if err != nil {
 		return err
@@ -170,12 +176,30 @@ func (r *run) keptAside(w written) error {
 	return fmt.Errorf("I7: %s of share %s, confirmed by %s, is lost and in no divergent copy", w.name, w.share, w.replica)
 }
 
+// anythingAside is content if there is a divergent copy at all: those of real pools are
+// not mounted.
+func (r *run) anythingAside(w written) error {
+	copies, err := r.api.Replicas.ListDivergentCopies(r.t.Context(), &tarnv1.ListDivergentCopiesRequest{ShareId: w.share})
+	if err == nil && len(copies.GetDivergentCopies()) == 0 {
+		err = fmt.Errorf("I7: %s of share %s, confirmed by %s, is lost and there is no divergent copy", w.name, w.share, w.replica)
+	}
+	return err
+}
+
 func (r *run) equal(ctx context.Context, share, replica string) error {
 	if err := r.seen.look(ctx); err != nil {
 		return err
 	}
 	owner, _ := r.seen.owner(share)
-	diff, _, err := filetree.Difference(owner.GetObserved().GetMountpoint(), r.seen.replica(replica).GetObserved().GetMountpoint())
+	from, err := r.seenAt(owner)
+	if err != nil {
+		return err
+	}
+	to, err := r.seenAt(r.seen.replica(replica))
+	if err != nil {
+		return err
+	}
+	diff, _, err := filetree.Difference(from, to)
 	if err == nil && len(diff) > 0 {
 		err = fmt.Errorf("it differs: %v", diff)
 	}

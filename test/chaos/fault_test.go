@@ -46,6 +46,9 @@ func (r *run) begin(ctx context.Context, s step) (undo, error) {
 	case "full-disk":
 		return fill(r.dataDir(node))
 	case "full-pool":
+		if r.onZFS() {
+			return nil, errNobody
+		}
 		return fill(r.poolDir(node, "tank"))
 	}
 	return nil, fmt.Errorf("no such fault: %s", s.kind)
@@ -221,7 +224,7 @@ func processes() map[int]processInfo {
 		if end := strings.LastIndexByte(string(stat), ')'); end > 0 && end+2 < len(stat) {
 			p.state = stat[end+2]
 		}
-		if p.state == 'Z' || p.state == 'X' {
+		if p.state == 'Z' || p.state == 'X' || strings.HasPrefix(p.command, "zfs-fuse ") {
 			continue
 		}
 		for field := range strings.FieldsSeq(p.command) {

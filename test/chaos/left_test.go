@@ -135,6 +135,9 @@ func (r *run) noDatasetsLeft(ctx context.Context) error {
 			want[hostOf(replica)]++
 		}
 	}
+	if r.onZFS() {
+		return nil
+	}
 	for _, node := range r.Nodes() {
 		trees := r.trees(node.Name)
 		// What divergent copies of a pool lie below is made with the first of them.
@@ -168,7 +171,11 @@ func (r *run) tidy() error {
 		for _, w := range confirmed[:max(0, len(confirmed)-keptFiles)] {
 			gone[w.name] = true
 		}
-		errs = append(errs, clearOut(owner.GetObserved().GetMountpoint(), confirmed, gone))
+		dir, err := r.seenAt(owner)
+		if err == nil {
+			err = clearOut(dir, confirmed, gone)
+		}
+		errs = append(errs, err)
 		r.oracle.forget(gone)
 	}
 	snapshots, err := r.api.Snapshots.ListSnapshots(ctx, &tarnv1.ListSnapshotsRequest{})

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// settings of a run; each flag may be given as CHAOS_NAME in the environment, too.
+// settings of a run.
 type settings struct {
 	binary    string
 	dir       string
@@ -27,6 +27,7 @@ type settings struct {
 	first     int
 	schedules int
 	api       time.Duration
+	storage   string
 }
 
 // suite is written once, before any test runs.
@@ -47,6 +48,7 @@ func TestMain(m *testing.M) {
 	flag.IntVar(&suite.first, "first", 0, "number of the first schedule: with -seed and -schedules 1 it repeats one alone")
 	flag.IntVar(&suite.schedules, "schedules", 1<<30, "how many schedules to run at the most")
 	flag.DurationVar(&suite.api, "api", time.Minute, "how long 64 clients use the API while leaders are killed; the full run is 5m")
+	flag.StringVar(&suite.storage, "storage", "dir", "dir, or zfs: real pools, where a copy set aside is counted and not read")
 	flag.Parse()
 	code, err := stage(m)
 	if err != nil {

@@ -44,6 +44,8 @@ type Options struct {
 	Zones   int    // default 2
 	Storage string // "dir", or "zfs": real pools, in files
 	Port    int    // first of four ports; 0 picks free ones from 7400 on
+	// NFS3 has shares served by the agents themselves, over version 3, whatever there is.
+	NFS3 bool
 	// Network is the first three numbers of all addresses, default "127.0.0". Hosts of
 	// another network have to be given it by Enter.
 	Network string
@@ -147,7 +149,7 @@ func newLayout(o Options) (*layout, error) {
 	if engine != "" {
 		l.addStorage(id)
 	}
-	l.addNFS()
+	l.addNFS(o.NFS3)
 	return l, nil
 }
 
@@ -165,10 +167,10 @@ func (l *layout) addStorage(id string) {
 }
 
 // addNFS gives every agent a server on its address. Real pools have a real one where
-// there is any.
-func (l *layout) addNFS() {
+// there is any, unless nfs3 says otherwise.
+func (l *layout) addNFS(nfs3 bool) {
 	version := 3
-	if l.Engine != "" && hasGanesha(machine()) {
+	if l.Engine != "" && !nfs3 && hasGanesha(machine()) {
 		version = 4
 	}
 	for i := range l.Nodes {
