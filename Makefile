@@ -28,6 +28,7 @@ CHAOS ?= 60s
 # die, and what it draws from (default: something new each time).
 CHAOS_TIME ?= 10m
 CHAOS_API  ?= 5m
+CHAOS_TIMEOUT ?= 24h
 SEED ?=
 GOTESTFLAGS ?=
 # Where make deb puts the package, and as which version.
@@ -72,7 +73,7 @@ e2e: build ## Real binaries on loopback: CLI scripts, 200 shares, chaos, lost co
 .PHONY: chaos
 chaos: build ## Real processes in network namespaces, and every fault at random, as root: CHAOS_TIME=10m SEED=n.
 	@test/install chaos || true
-	TARN_CHAOS=1 TARN_BINARY=$(CURDIR)/$(TARN) go test -count=1 -timeout 24h -v ./test/chaos $(GOTESTFLAGS) -args -chaos $(CHAOS_TIME) -api $(CHAOS_API) $(if $(SEED),-seed $(SEED))
+	TARN_CHAOS=1 TARN_BINARY=$(CURDIR)/$(TARN) go test -count=1 -timeout $(CHAOS_TIMEOUT) -v ./test/chaos $(GOTESTFLAGS) -args -chaos $(CHAOS_TIME) -api $(CHAOS_API) $(if $(SEED),-seed $(SEED))
 
 .PHONY: slow
 slow: e2e ## Everything that takes minutes: e2e, then the large property tests.
