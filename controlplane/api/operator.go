@@ -50,7 +50,7 @@ func (s *operators) raftServers() (*tarnv1.ListRaftServersResponse, error) {
 }
 
 // AddRaftServer implements tarnv1connect.OperatorServiceHandler. A control node
-// can only bring itself in.
+// can only bring itself in; nobody changes a member's address this way, see Hello.
 func (s *operators) AddRaftServer(ctx context.Context, req *tarnv1.AddRaftServerRequest) (*tarnv1.ListRaftServersResponse, error) {
 	who := callerFrom(ctx)
 	if who.grant == control && who.identity.ID != req.GetId() {

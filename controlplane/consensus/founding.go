@@ -100,7 +100,7 @@ func (n *Node) HandleJoin(ctx context.Context, req JoinRequest) (JoinAnswer, err
 		return n.handleStillMember(ctx, req.Server.ID)
 	}
 	if r.State() == raft.Leader {
-		if err := n.AddServer(ctx, req.Server.ID, req.Server.Addr); err != nil {
+		if err := n.admit(ctx, req.Server.ID, req.Server.Addr, true); err != nil {
 			return JoinAnswer{}, err
 		}
 		return JoinAnswer{Status: JoinDone}, nil

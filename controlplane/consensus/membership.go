@@ -56,11 +56,16 @@ func find(servers []Server, id string) (Server, bool) {
 }
 
 // AddServer lets a server in without a vote, which it gets by itself once it is
-// caught up and stable. Adding a member again, with the same or a new address,
-// changes only its address. Leader only. The caller has checked that whoever
-// asks holds the certificate of id (reliability.md 2.2, number 13). An address
-// that another member has gives ErrConflict: remove that member first.
+// caught up and stable. Adding a member again changes nothing. Leader only. An address
+// that another member has gives ErrConflict: remove that member first. So does another
+// address of a member: only the server itself can change it, see HandleJoin, for raft
+// would silently send everything to the new one (reliability.md 2.2, number 13).
 func (n *Node) AddServer(ctx context.Context, id, addr string) error {
+	return n.admit(ctx, id, addr, false)
+}
+
+// admit is AddServer; proven says that whoever asks holds the certificate of id.
+func (n *Node) admit(ctx context.Context, id, addr string, proven bool) error {
 	return n.reconfigure(ctx, func(r *raft.Raft, servers []Server, index uint64) (raft.Future, error) {
 		for _, s := range servers {
 			if s.Addr == addr && s.ID != id {
@@ -69,6 +74,9 @@ func (n *Node) AddServer(ctx context.Context, id, addr string) error {
 			if s.ID == id && s.Addr == addr {
 				return nil, nil
 			}
+			if s.ID == id && !proven {
+				return nil, fmt.Errorf("%w: server %s is at %s; only the server itself changes that, by starting with another advertise address", ErrConflict, id, s.Addr)
+			}
 		}
 		return r.AddNonvoter(raft.ServerID(id), raft.ServerAddress(addr), index, patience(ctx)), nil
 	})
@@ -76,7 +84,8 @@ func (n *Node) AddServer(ctx context.Context, id, addr string) error {
 
 // RemoveServer takes a server out of the cluster for ever. Leader only; the
 // leader may remove itself and then ends with ErrRemoved. The last voter and an
-// unknown id give ErrConflict.
+// unknown id give ErrConflict, and so does a voter without whom those that answer
+// would be no majority of the rest: add a replacement first.
 func (n *Node) RemoveServer(ctx context.Context, id string) error {
 	return n.reconfigure(ctx, func(r *raft.Raft, servers []Server, index uint64) (raft.Future, error) {
 		target, ok := find(servers, id)
@@ -86,8 +95,30 @@ func (n *Node) RemoveServer(ctx context.Context, id string) error {
 		if target.Voter && voters(servers) == 1 {
 			return nil, fmt.Errorf("%w: %s is the last voter", ErrConflict, id)
 		}
+		if err := n.checkQuorumWithout(servers, id, r.CurrentTerm()); err != nil {
+			return nil, err
+		}
 		return r.RemoveServer(raft.ServerID(id), index, patience(ctx)), nil
 	})
+}
+
+// checkQuorumWithout refuses a removal after which the leader could commit nothing.
+func (n *Node) checkQuorumWithout(servers []Server, id string, term uint64) error {
+	voters, alive := 0, 0
+	for _, s := range servers {
+		if !s.Voter || s.ID == id {
+			continue
+		}
+		voters++
+		a := n.acks.last(raft.ServerID(s.ID))
+		if s.ID == n.cfg.ID || a.term == term && time.Since(a.at) < 2*n.cfg.Timeouts.Heartbeat {
+			alive++
+		}
+	}
+	if target, _ := find(servers, id); target.Voter && alive <= voters/2 {
+		return fmt.Errorf("%w: without %s only %d of %d voters would answer: add a replacement and wait for its vote first", ErrConflict, id, alive, voters)
+	}
+	return nil
 }
 
 func voters(servers []Server) int {

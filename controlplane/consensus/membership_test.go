@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -29,6 +30,9 @@ func TestAddServerKeepsAddressesApart(t *testing.T) {
 	}
 	if err := leader.node.AddServer(t.Context(), other.node.ID(), other.addr); err != nil {
 		t.Fatalf("repeated: %v", err)
+	}
+	if err := leader.node.AddServer(t.Context(), other.node.ID(), "127.0.0.1:1"); !errors.Is(err, ErrConflict) {
+		t.Fatalf("another address for a member, said by somebody else: %v", err)
 	}
 	var not *NotLeaderError
 	if err := other.node.AddServer(t.Context(), "new", "127.0.0.1:1"); !errors.As(err, &not) {
@@ -252,4 +256,32 @@ func TestFoundingAmongTooMany(t *testing.T) {
 	})
 	c.write("a")
 	c.agree()
+}
+
+// TestRemovalKeepsAQuorum: with one of three away, the other follower stays until there
+// is a replacement; the one that is away may go (reliability.md 2.2, number 15).
+func TestRemovalKeepsAQuorum(t *testing.T) {
+	c := three(t)
+	c.write("a")
+	c.agree()
+	away, here := c.followers()[0], c.followers()[1]
+	if err := away.stop(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the leader misses it", func() bool {
+		for _, f := range c.leader().node.Stats().FollowersSeen {
+			if f.ID == away.node.ID() {
+				return f.Contact < 0 || f.Contact > 2*fast().Heartbeat
+			}
+		}
+		return false
+	})
+	err := c.leader().node.RemoveServer(t.Context(), here.node.ID())
+	if !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "add a replacement") {
+		t.Fatalf("the follower that the majority rests on: %v", err)
+	}
+	if err := c.leader().node.RemoveServer(t.Context(), away.node.ID()); err != nil {
+		t.Fatalf("the one that is away: %v", err)
+	}
+	c.write("b")
 }

@@ -39,6 +39,59 @@ func Recover(cfg Config, servers []Server) error {
 	return errors.Join(err, trans.Close(), store.db.Close())
 }
 
+// Peeked is what a stopped server has on disk.
+type Peeked struct {
+	LastIndex uint64 // newest entry of its log or snapshot
+	LastTerm  uint64
+	Servers   []Server
+}
+
+// Peek reads a stopped server's directory, so that the survivors of a lost majority can
+// be compared: the one with the higher LastTerm, then LastIndex, knows more. Of cfg the
+// same counts as for Recover.
+func Peek(cfg Config) (out Peeked, err error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.check(); err != nil {
+		return Peeked{}, err
+	}
+	if err := checkDir(cfg.Dir, cfg.ID); err != nil {
+		return Peeked{}, fmt.Errorf("read data directory: %w", err)
+	}
+	store, err := openStorage(cfg, func(err error) { cfg.Logger.Error("peek: the log cannot be written", "err", err) })
+	if err != nil {
+		return Peeked{}, err
+	}
+	_, trans := raft.NewInmemTransport(raft.ServerAddress(cfg.Stream.Addr().String()))
+	defer func() { err = errors.Join(err, trans.Close(), store.db.Close()) }()
+	c, err := raft.GetConfiguration(cfg.raftConfig(), &trackedFSM{inner: cfg.FSM}, store.logs, store.stable, store.snaps, trans)
+	if err != nil {
+		return Peeked{}, fmt.Errorf("read members: %w", err)
+	}
+	out.Servers = fromConfiguration(c)
+	out.LastIndex, out.LastTerm, err = store.last()
+	return out, err
+}
+
+// last returns the newest entry that log and snapshots know of.
+func (s *storage) last() (index, term uint64, err error) {
+	metas, err := s.snaps.List()
+	if err != nil {
+		return 0, 0, fmt.Errorf("list snapshots: %w", err)
+	}
+	if len(metas) > 0 {
+		index, term = metas[0].Index, metas[0].Term
+	}
+	at, err := s.logs.LastIndex()
+	if err != nil || at <= index {
+		return index, term, err
+	}
+	var l raft.Log
+	if err := s.logs.GetLog(at, &l); err != nil {
+		return 0, 0, fmt.Errorf("read last entry: %w", err)
+	}
+	return l.Index, l.Term, nil
+}
+
 func asVoters(servers []Server) raft.Configuration {
 	var out raft.Configuration
 	for _, s := range servers {

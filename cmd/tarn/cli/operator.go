@@ -23,6 +23,8 @@ type raftCmd struct {
 	List   raftList   `cmd:"" help:"List Raft servers."`
 	Add    raftAdd    `cmd:"" help:"Add a server; it becomes a voter when it has caught up."`
 	Remove raftRemove `cmd:"" help:"Remove a server."`
+
+	Recover raftRecover `cmd:"" help:"Go on from one stopped survivor when the majority is lost for good."`
 }
 
 var raftView = view[*tarnv1.RaftServer]{
