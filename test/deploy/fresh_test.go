@@ -78,11 +78,11 @@ func (m *machine) copyIn(files []string) []string {
 // A machine that has never seen tarn: install, configure as deploy/README.md says, start
 // what the units start, use it, upgrade, remove, purge.
 func TestFreshMachine(t *testing.T) {
-	m := newMachine(t)
+	m := newMachine(t, idle)
 	packages := m.copyIn(debs(t, "1.0", "1.1"))
 	m.run("dpkg", "-i", packages[0])
 	for dir, want := range map[string]string{
-		"/var/lib/tarn": "tarn:tarn 700", "/var/lib/tarn-agent": "tarn-agent:tarn-agent 700", "/etc/tarn": "root:root 755",
+		"/var/lib/tarn": "tarn:tarn 700", "/var/lib/tarn-agent": "tarn-agent:tarn-agent 700", "/var/lib/tarn-helper": "root:root 700", "/etc/tarn": "root:root 755",
 	} {
 		if got := strings.TrimSpace(m.run("stat", "-c", "%U:%G %a", dir)); got != want {
 			t.Errorf("%s is %s, want %s", dir, got, want)

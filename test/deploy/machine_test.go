@@ -21,8 +21,13 @@ type machine struct {
 	t      *testing.T
 	holder string // pid of its first process
 	root   string
-	upper  string
 }
+
+// What a machine's first process is.
+const (
+	idle         = "idle"
+	underSystemd = "systemd"
+)
 
 // boot is what the first process does. It tells its pid, as seen from outside, when all is
 // in place. /run and /tmp are empty: nothing of this machine's daemons is reachable.
@@ -32,14 +37,50 @@ mount --make-rprivate /
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
 mount -t tmpfs tmpfs "$1/root/run"
 mount -t tmpfs tmpfs "$1/root/tmp"
-mount --rbind /dev "$1/root/dev"
+mount -t tmpfs -o mode=755 tmpfs "$1/root/dev"
+for node in null:1:3 zero:1:5 full:1:7 random:1:8 urandom:1:9 tty:5:0 fuse:10:229; do
+	IFS=: read -r name major minor <<END
+$node
+END
+	mknod -m 666 "$1/root/dev/$name" c "$major" "$minor"
+done
+mkdir "$1/root/dev/shm" "$1/root/dev/pts" "$1/root/dev/mqueue" "$1/root/dev/hugepages"
+mount -t devpts -o newinstance,ptmxmode=0666 devpts "$1/root/dev/pts"
+ln -s pts/ptmx "$1/root/dev/ptmx"
 mount -t proc proc "$1/root/proc"
-mount --rbind /sys "$1/root/sys"
+mount --bind "$1/root/proc/sys" "$1/root/proc/sys"
+mount -o remount,ro,bind "$1/root/proc/sys"
 ip link set lo up
-echo "pid $pid"
-exec sleep infinity`
+case $2 in
+idle)
+	mount -t sysfs -o ro sysfs "$1/root/sys"
+	echo "pid $pid"
+	exec sleep infinity ;;
+systemd)
+	ln -sf /dev/null "$1/root/etc/systemd/system/zfs-fuse.service"
+	mount -t sysfs -o ro sysfs "$1/root/sys"
+	mount -t cgroup2 cgroup2 "$1/root/sys/fs/cgroup"
+	cd "$1/root"
+	mkdir old
+	pivot_root . old
+	umount -l /old
+	echo "pid $pid"
+	exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --unit=basic.target --log-target=console --show-status=no </dev/null ;;
+esac`
 
-func newMachine(t *testing.T) *machine {
+// join puts the machine's first process into a group of its own, so that what its systemd
+// does with groups stays there.
+const join = `set -e
+group=$(while read -r _ dir kind _; do [ "$kind" != cgroup2 ] || { echo "$dir"; break; }; done </proc/mounts)
+if [ -n "$group" ] && mkdir "$group/$3" 2>/dev/null; then echo $$ >"$group/$3/cgroup.procs"; fi
+exec unshare --mount --net --pid --cgroup --uts --ipc --fork --kill-child sh -c "$0" sh "$1" "$2"`
+
+// leave removes the group with all below it.
+const leave = `while read -r _ dir kind _; do
+	[ "$kind" != cgroup2 ] || [ ! -d "$dir/$1" ] || find "$dir/$1" -depth -type d -exec rmdir {} +
+done </proc/mounts`
+
+func newMachine(t *testing.T, first string) *machine {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("skipped: a root of its own needs root")
@@ -54,7 +95,8 @@ func newMachine(t *testing.T) *machine {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", boot, "sh", dir)
+	group := fmt.Sprintf("tarn-test-%d", os.Getpid())
+	cmd := exec.Command("sh", "-c", join, boot, dir, first, group)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
@@ -68,6 +110,12 @@ func newMachine(t *testing.T) *machine {
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+		// Its processes are gone when the kernel says so.
+		for range 50 {
+			if exec.Command("sh", "-c", leave, "sh", group).Run() == nil {
+				return
+			}
+		}
 	})
 	line, _ := bufio.NewReader(out).ReadString('\n')
 	pid, ok := strings.CutPrefix(strings.TrimSpace(line), "pid ")
@@ -75,12 +123,25 @@ func newMachine(t *testing.T) *machine {
 		_ = cmd.Wait()
 		t.Skipf("skipped: this machine cannot make a root of its own: %s", strings.TrimSpace(errs.String()))
 	}
-	return &machine{t: t, holder: pid, root: filepath.Join(dir, "root"), upper: filepath.Join(dir, "upper")}
+	m := &machine{t: t, holder: pid, root: filepath.Join(dir, "root")}
+	t.Cleanup(m.journal)
+	if first == underSystemd {
+		m.root = "/" // it has pivoted
+	}
+	return m
+}
+
+// journal shows after a failure what systemd and the units said.
+func (m *machine) journal() {
+	if m.t.Failed() && m.root == "/" {
+		out, _ := m.try("sh", "-c", "systemctl show -p Id,Result,ExecMainCode,ExecMainStatus,StatusErrno 'tarn-*.service'; systemctl status --no-pager -n 15 'tarn-*.service'; journalctl --no-pager -n 60")
+		m.t.Logf("--- journal\n%s", out)
+	}
 }
 
 // command builds a process inside the machine.
 func (m *machine) command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	inside := []string{"--target", m.holder, "--mount", "--net", "--pid", "chroot", m.root,
+	inside := []string{"--target", m.holder, "--mount", "--net", "--pid", "--cgroup", "--uts", "--ipc", "chroot", m.root,
 		"/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive", name}
 	cmd := exec.CommandContext(ctx, "nsenter", append(inside, args...)...)
 	cmd.WaitDelay = 10 * time.Second

@@ -1,0 +1,238 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"tarn/cmd/tarn/dev"
+	tarnv1 "tarn/proto/tarn/v1"
+)
+
+// block is a fenced block of docs/operations.md with the section that it stands in.
+type block struct{ section, kind, text string }
+
+// runbooks reads every block of the document. All of them are commands, and have a kind.
+func runbooks(t *testing.T) []block {
+	t.Helper()
+	doc, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []block
+	section := ""
+	for _, m := range regexp.MustCompile("(?ms)^(#+) ([^\n]+)$|^```([^\n]*)\n(.*?)^```$").FindAllStringSubmatch(string(doc), -1) {
+		if m[1] != "" {
+			section = m[2]
+			continue
+		}
+		if !slices.Contains([]string{"sh", "sh host", "sh restore"}, m[3]) {
+			t.Errorf("section %s has a block of kind %q, which no test runs", section, m[3])
+		}
+		all = append(all, block{section, m[3], m[4]})
+	}
+	return all
+}
+
+// operator is who follows the runbooks: a shell with the program in its path and the
+// variables that the document names.
+type operator struct {
+	*failover
+	env map[string]string
+	ran map[string]int // blocks by section
+}
+
+// follow runs the blocks of one section, in their order.
+func (o *operator) follow(kind, section string) {
+	o.t.Helper()
+	found := false
+	for _, b := range runbooks(o.t) {
+		if b.kind != kind || b.section != section {
+			continue
+		}
+		found = true
+		ctx, cancel := context.WithTimeout(o.t.Context(), 3*time.Minute)
+		cmd := exec.CommandContext(ctx, "bash", "-euc", b.text)
+		cmd.Env = append(os.Environ(), "TARN_CONFIG="+o.ClientConfig(), "TARN_PROJECT=", "TARN_DEV=")
+		for name, value := range o.env {
+			cmd.Env = append(cmd.Env, name+"="+value)
+		}
+		out, err := cmd.CombinedOutput()
+		cancel()
+		if err != nil {
+			o.t.Fatalf("%s: %v\n%s\n%s", section, err, b.text, out)
+		}
+		o.ran[section]++
+	}
+	if !found {
+		o.t.Errorf("section %q has no block of kind %q", section, kind)
+	}
+}
+
+// Every command of docs/operations.md that is for a cluster does what the document says,
+// as it stands: first what only looks, then what changes, then what happens to a cluster.
+func TestRunbooks(t *testing.T) {
+	o := &operator{
+		failover: &failover{cluster: start(t, dev.Options{Servers: 3, Agents: 3, Zones: 3})},
+		env:      map[string]string{}, ran: map[string]int{},
+	}
+	o.prepareRunbooks()
+	special := []string{"Lost host", "Divergent copy", "Full pool", "Restore"}
+	for _, b := range runbooks(t) {
+		if b.kind == "sh" && !slices.Contains(special, b.section) && o.ran[b.section] == 0 {
+			o.follow("sh", b.section)
+			o.env["DIR"] = t.TempDir()
+		}
+	}
+	o.lostHost()
+	o.divergentCopy()
+	o.follow("sh", "Full pool")
+	o.restored()
+	for _, b := range runbooks(t) {
+		if b.kind == "sh" && o.ran[b.section] == 0 {
+			t.Errorf("section %s was not run", b.section)
+		}
+	}
+}
+
+// prepareRunbooks makes a share with a copy, and says who is who.
+func (o *operator) prepareRunbooks() {
+	o.t.Helper()
+	o.must("share-type", "create", "gold", "--replication-type", "readable", "--rpo", "10s")
+	o.share = strings.TrimSpace(o.must("-q", "share", "create", "web", "--type", "gold", "--size", "1", "--zone", "az1", "--wait"))
+	o.active = o.replicaAt(o.share, "az1", isWritable)
+	o.oldDir = o.active.GetObserved().GetMountpoint()
+	if err := o.diary.write(o.oldDir, 5); err != nil {
+		o.t.Fatal(err)
+	}
+	o.must("replica", "create", "web", "--zone", "az2", "--wait")
+	path := filepath.Join(o.t.TempDir(), "tarn")
+	if err := os.Symlink(suite.binary, path); err != nil {
+		o.t.Fatal(err)
+	}
+	o.env = map[string]string{
+		"PATH": filepath.Dir(path) + ":" + os.Getenv("PATH"), "SHARE": "web", "ZONE": "az2", "HOST": o.hostIn("az1"),
+		"DIR": o.t.TempDir(), "CA": filepath.Join(o.Dir(), "pki", "ca"),
+	}
+}
+
+func (o *operator) hostIn(zone string) string {
+	for _, n := range o.Nodes() {
+		if n.Kind == dev.Agent && n.Zone == zone {
+			return n.Name
+		}
+	}
+	o.t.Fatalf("no host in %s", zone)
+	return ""
+}
+
+// lostHost kills the primary's host after writes that no copy has, and follows the book.
+func (o *operator) lostHost() {
+	o.t.Helper()
+	o.copy = o.replicaAt(o.share, "az2", isInSync)
+	receiver := o.env["HOST2"]
+	if receiver == "" {
+		receiver = o.hostIn("az2")
+	}
+	if err := o.Kill(o.t.Context(), receiver); err != nil {
+		o.t.Fatal(err)
+	}
+	if err := o.diary.write(o.oldDir, 5); err != nil { // only the primary has these
+		o.t.Fatal(err)
+	}
+	o.snapshotAlone()
+	if err := errors.Join(o.Kill(o.t.Context(), o.env["HOST"]), o.Start(receiver)); err != nil {
+		o.t.Fatal(err)
+	}
+	o.eventually(time.Minute, "the copy's host is back", func(context.Context) error {
+		if out := o.must("host", "list", "--state", "up"); !strings.Contains(out, receiver) {
+			return errors.New(out)
+		}
+		return nil
+	})
+	o.follow("sh", "Lost host")
+	o.must("host", "enable", o.env["HOST"])
+	if err := o.Start(o.env["HOST"]); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+// snapshotAlone waits until the primary itself has a snapshot of its last writes.
+func (o *operator) snapshotAlone() {
+	o.t.Helper()
+	before := o.active.GetHeadGuid()
+	o.eventually(time.Minute, "the primary has a new head", func(context.Context) error {
+		for _, r := range o.listed() {
+			if r.GetId() == o.active.GetId() && r.GetObserved().GetHeadGuid() != before {
+				return nil
+			}
+		}
+		return errors.New("not yet")
+	})
+}
+
+func (o *operator) listed() []*tarnv1.Replica {
+	list, err := o.replicas(o.t.Context())
+	if err != nil {
+		o.t.Log(err)
+	}
+	return list
+}
+
+// divergentCopy waits for what the old host keeps aside, and purges it by the book.
+func (o *operator) divergentCopy() {
+	o.t.Helper()
+	o.eventually(90*time.Second, "a divergent copy", func(context.Context) error {
+		o.env["GUID"] = strings.TrimSpace(o.must("-q", "replica", "divergent", "list", "web"))
+		if o.env["GUID"] == "" {
+			return errors.New("none")
+		}
+		return nil
+	})
+	o.follow("sh", "Divergent copy")
+	o.eventually(time.Minute, "it is purged", func(context.Context) error {
+		if left := strings.TrimSpace(o.must("-q", "replica", "divergent", "list", "web")); left != "" {
+			return fmt.Errorf("still there: %s", left)
+		}
+		return nil
+	})
+}
+
+// restored saves the state, loses every control-plane node, and starts again from it.
+func (o *operator) restored() {
+	o.t.Helper()
+	o.env["DIR"] = o.t.TempDir()
+	o.follow("sh", "Restore")
+	var first dev.Node
+	for _, n := range o.Nodes() {
+		if n.Kind != dev.Control {
+			continue
+		}
+		if first.Name == "" {
+			first = n
+		}
+		if err := o.Kill(o.t.Context(), n.Name); err != nil {
+			o.t.Fatal(err)
+		}
+	}
+	o.env["CONFIG"], o.env["DATA"] = filepath.Join(o.Dir(), "config", first.Name+".toml"), filepath.Join(o.Dir(), "nodes", first.Name)
+	o.env["PKI"], o.env["ADDRESS"] = filepath.Join(o.Dir(), "pki", first.Name), first.IP
+	o.follow("sh restore", "Restore")
+	if err := o.Start(first.Name); err != nil {
+		o.t.Fatal(err)
+	}
+	o.eventually(90*time.Second, "the share is known and served again", func(context.Context) error {
+		if s := o.tarn("share", "show", "web"); s.code != 0 || !strings.Contains(s.stdout, "available") {
+			return errors.New(s.stdout + s.stderr)
+		}
+		return nil
+	})
+}
