@@ -22,6 +22,7 @@ func (n *node) withSpecs(specs map[string]string) {
 // operator's word, until the operator takes it over.
 func TestAutomaticFailoverRules(t *testing.T) {
 	n := world(t)
+	n.do(&raftv1.SetCommandVersion{Version: CommandVersion})
 	n.replicated("plain", "readable")
 	auto := func(id string, mode tarnv1.PromotionMode) *raftv1.PromoteReplica {
 		return &raftv1.PromoteReplica{Id: id, OpId: "auto", Mode: mode, ExpectedEpoch: 1, Automatic: true, AllowOutOfSync: true}
@@ -55,6 +56,7 @@ func TestAutomaticFailoverRules(t *testing.T) {
 // snapshot to go on from where the operator named one.
 func TestConsentNamesWhatIsLost(t *testing.T) {
 	n := world(t)
+	n.do(&raftv1.SetCommandVersion{Version: CommandVersion})
 	n.replicated("s", "readable")
 	promote := func(c *tarnv1.Consent) *raftv1.PromoteReplica {
 		return &raftv1.PromoteReplica{Id: "s-r2", OpId: "op", Mode: forced, ExpectedEpoch: 1, Consent: c}
@@ -79,6 +81,7 @@ func TestConsentNamesWhatIsLost(t *testing.T) {
 // TestPlannedPromotionNeedsItsTargetsHost: nothing stops for a target that cannot start.
 func TestPlannedPromotionNeedsItsTargetsHost(t *testing.T) {
 	n := world(t)
+	n.do(&raftv1.SetCommandVersion{Version: CommandVersion})
 	n.replicated("s", "readable")
 	n.move(&raftv1.Transitions{Hosts: []*raftv1.HostTransition{{Id: n.getReplica("s-r2").GetHostId(), State: tarnv1.HostState_HOST_STATE_DOWN}}})
 	n.refused(FailedPrecondition, "id", &raftv1.PromoteReplica{Id: "s-r2", OpId: "op", Mode: planned, ExpectedEpoch: 1})
@@ -88,6 +91,7 @@ func TestPlannedPromotionNeedsItsTargetsHost(t *testing.T) {
 // TestKeptFsid: a type may ask that clients go on after a loss as if nothing was.
 func TestKeptFsid(t *testing.T) {
 	n := world(t)
+	n.do(&raftv1.SetCommandVersion{Version: CommandVersion})
 	n.withSpecs(map[string]string{fsidOnLossSpec: fsidKeep})
 	n.replicated("s", "readable")
 	n.do(&raftv1.PromoteReplica{Id: "s-r2", OpId: "op", Mode: forced, ExpectedEpoch: 1})

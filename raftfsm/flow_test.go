@@ -178,6 +178,7 @@ func TestForcedFailoverOwnerTurnsUp(t *testing.T) {
 
 func TestLeaseProofNeedsEnforcement(t *testing.T) {
 	n := world(t)
+	n.do(&raftv1.SetCommandVersion{Version: CommandVersion})
 	weak := host(1)
 	weak.FenceClass = tarnv1.FenceClass_FENCE_CLASS_NONE
 	n.do(&raftv1.RegisterHost{Host: weak})

@@ -74,7 +74,7 @@ func (tx *txn) checkProofKind(s *tarnv1.Share, proof tarnv1.FencingProof) *Error
 	case tarnv1.FencingProof_FENCING_PROOF_STONITH:
 		return nil
 	case tarnv1.FencingProof_FENCING_PROOF_OPERATOR_ATTESTED:
-		if s.GetFencing().GetAutomatic() || s.GetFencing().GetAttestation() == "" {
+		if s.GetFencing().GetAutomatic() || tx.s.minVersion >= 2 && s.GetFencing().GetAttestation() == "" {
 			return refuse(FailedPrecondition, "proof", "no operator has attested in this promotion that the host is down")
 		}
 		return nil
@@ -189,7 +189,8 @@ func (tx *txn) handOver(s *tarnv1.Share, head uint64) *tarnv1.Share {
 	f.OwnerReplicaId = target
 	clearProgress(f)
 	tx.nextEpoch(f, head)
-	if f.GetLoss() != nil && !nothingLost(f.GetLoss()) && s.GetExtraSpecs()[fsidOnLossSpec] != fsidKeep {
+	keep := tx.s.minVersion >= 2 && s.GetExtraSpecs()[fsidOnLossSpec] == fsidKeep
+	if f.GetLoss() != nil && !nothingLost(f.GetLoss()) && !keep {
 		f.FsidEpoch = f.GetEpoch()
 	}
 	// Every host applies the rules anew: what a rule allows depends on the role.

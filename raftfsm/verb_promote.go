@@ -133,7 +133,7 @@ func (tx *txn) checkPromotable(s *tarnv1.Share, r *tarnv1.Replica, c *raftv1.Pro
 	}
 	// A forced one may count on a host that is just coming back.
 	planned := c.GetMode() == tarnv1.PromotionMode_PROMOTION_MODE_PLANNED
-	if h, ok := tx.s.host(r.GetHostId()); planned && ok && h.GetState() == tarnv1.HostState_HOST_STATE_DOWN {
+	if h, ok := tx.s.host(r.GetHostId()); planned && tx.s.minVersion >= 2 && ok && h.GetState() == tarnv1.HostState_HOST_STATE_DOWN {
 		return refuse(FailedPrecondition, "id", "the host of replica %s is down, so that it cannot take over; nothing was stopped: promote another replica", r.GetId())
 	}
 	return checkTarget(r, c.GetAllowOutOfSync())

@@ -1,7 +1,10 @@
 package raftfsm
 
 import (
+	"slices"
+
 	raftv1 "tarn/proto/tarn/raft/v1"
+	tarnv1 "tarn/proto/tarn/v1"
 )
 
 // The log's commands have versions. A cluster is at the version that all its members
@@ -18,7 +21,8 @@ const (
 	baseVersion = 1
 	// CommandVersion is the newest version of Command that this build understands.
 	// 2: taking over and giving back, purge orders, outcomes in the state's hash, audit
-	// records, users, keys of join tokens.
+	// records, users, keys of join tokens, automatic failover, attestations and consents
+	// that are checked.
 	CommandVersion = 2
 	// AuditVersion is the first version that keeps audit records and the keys of join
 	// tokens: below it commands come without.
@@ -33,6 +37,17 @@ func VersionOf(cmd *raftv1.Command) uint32 {
 		return v.SetCommandVersion.GetVersion()
 	case *raftv1.Command_Transitions:
 		if len(v.Transitions.GetPurges()) > 0 {
+			return 2
+		}
+		return 1
+	case *raftv1.Command_PromoteReplica:
+		c := v.PromoteReplica
+		if c.GetAutomatic() || c.GetAttestation() != "" || c.GetConsent().GetHeadGuid() != 0 || len(c.GetConsent().GetLostGuids()) > 0 {
+			return 2
+		}
+		return 1
+	case *raftv1.Command_CommitProof:
+		if slices.ContainsFunc(v.CommitProof.GetLoss().GetLostSnapshots(), (*tarnv1.LostSnapshot).GetReplicated) {
 			return 2
 		}
 		return 1
@@ -60,14 +75,14 @@ func firstVersion(cmd *raftv1.Command) bool {
 	case *raftv1.Command_PutShareType, *raftv1.Command_DeleteShareType,
 		*raftv1.Command_UpdateShare, *raftv1.Command_DeleteShare, *raftv1.Command_ResizeShare, *raftv1.Command_ResetShareStatus,
 		*raftv1.Command_CreateReplica, *raftv1.Command_UpdateReplicaMetadata, *raftv1.Command_DeleteReplica,
-		*raftv1.Command_PromoteReplica, *raftv1.Command_CancelPromotion, *raftv1.Command_ResyncReplica,
+		*raftv1.Command_CancelPromotion, *raftv1.Command_ResyncReplica,
 		*raftv1.Command_ResetReplicaStatus, *raftv1.Command_ResetReplicaState,
 		*raftv1.Command_UpdateSnapshot, *raftv1.Command_DeleteSnapshot, *raftv1.Command_ResetSnapshotStatus,
 		*raftv1.Command_AllowAccess, *raftv1.Command_UpdateAccess, *raftv1.Command_DenyAccess,
 		*raftv1.Command_PutQuota, *raftv1.Command_ResetQuota, *raftv1.Command_DeleteMessage,
 		*raftv1.Command_RegisterHost, *raftv1.Command_SetHostAdminState, *raftv1.Command_RemoveHost,
 		*raftv1.Command_PutJoinToken, *raftv1.Command_UseJoinToken,
-		*raftv1.Command_CommitDemotion, *raftv1.Command_CommitSeal, *raftv1.Command_CommitProof, *raftv1.Command_Activate,
+		*raftv1.Command_CommitDemotion, *raftv1.Command_CommitSeal, *raftv1.Command_Activate,
 		*raftv1.Command_CheckHash, *raftv1.Command_InitCluster:
 		return true
 	}
