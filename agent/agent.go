@@ -145,6 +145,12 @@ func (a *Agent) buildKeys() (err error) {
 func (a *Agent) buildLease() (err error) {
 	var guard lease.Guard
 	if len(a.cfg.DeadmanCommand) > 0 || a.cfg.Helper.Socket != "" {
+		// A helper with root's rights goes by its own configuration.
+		if a.cfg.Helper.Socket == "" {
+			if err := lease.Configure(a.cfg.DataDir, a.cfg.Fence.backing()); err != nil {
+				return err
+			}
+		}
 		a.deadman, err = lease.NewDeadman(lease.DeadmanConfig{
 			Command: append(slices.Clone(a.cfg.DeadmanCommand), a.cfg.DataDir), Start: a.cfg.Helper.startDeadman(),
 			Fenced: a.fenced, Changed: func() { a.reports.soon() }, Logger: a.log,

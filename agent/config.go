@@ -44,6 +44,7 @@ type Config struct {
 	Gossip GossipConfig `toml:"gossip"`
 	Admin  AdminConfig  `toml:"admin"`
 	Lease  LeaseConfig  `toml:"lease"`
+	Fence  FenceConfig  `toml:"fence"`
 	Stream StreamConfig `toml:"stream"`
 	Log    LogConfig    `toml:"log"`
 
@@ -169,6 +170,24 @@ type LeaseConfig struct {
 	Margin time.Duration `toml:"margin"`
 }
 
+// FenceConfig says what ends this host's right to write when the agent cannot, and what
+// the control plane may conclude from its silence (reliability.md 3.5).
+type FenceConfig struct {
+	// Class is watchdog (a watchdog resets the host), kernel (the packet filter cuts
+	// clients off), helper (the dead-man process alone) or none (nothing may be concluded;
+	// the dead-man is there all the same). Default helper.
+	Class string `toml:"class"`
+	// Watchdog is the device. Default with class watchdog: /dev/watchdog.
+	Watchdog string `toml:"watchdog"`
+	// WatchdogTimeout without food until it resets the host: whole seconds, at most half of
+	// lease.margin. Default 2 s.
+	WatchdogTimeout time.Duration `toml:"watchdog_timeout"`
+	// Ports of the NFS server. Default with class kernel: 2049.
+	Ports []int `toml:"ports"`
+	// Nft is the program of the packet filter. Default with class kernel: /usr/sbin/nft.
+	Nft string `toml:"nft"`
+}
+
 // StreamConfig of replication streams.
 type StreamConfig struct {
 	// RateLimit of each stream that this host receives, bytes per second; the lower
@@ -234,6 +253,7 @@ func (c Config) Defaults() Config {
 	c.Lease.Duration = or(c.Lease.Duration, 10*time.Second)
 	c.Lease.Renew = or(c.Lease.Renew, 2*time.Second)
 	c.Lease.Margin = or(c.Lease.Margin, 4*time.Second)
+	c.Fence = c.Fence.defaults()
 	c.ReportInterval = or(c.ReportInterval, min(c.Lease.Duration/2, maxReportInterval))
 	c.Stream.StallTimeout = or(c.Stream.StallTimeout, 10*time.Minute)
 	c.Stream.MaxStreams = or(c.Stream.MaxStreams, 64)

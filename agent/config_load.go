@@ -118,6 +118,7 @@ func (c Config) Validate() []error {
 	c.Gossip.validate(v)
 	c.helper(v)
 	c.Lease.validate(v)
+	c.Fence.validate(v, c.Lease.Margin)
 	c.Log.validate(v)
 	c.pools(v)
 	return v.problems

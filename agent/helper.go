@@ -46,6 +46,10 @@ func RunHelper(ctx context.Context, cfg Config, o HelperOptions) error {
 	if err := os.MkdirAll(cfg.Helper.DataDir, 0o700); err != nil {
 		return fmt.Errorf("create the helper's directory: %w", err)
 	}
+	// Its dead-men use the watchdog or the packet filter, with root's rights.
+	if err := lease.Configure(cfg.Helper.DataDir, cfg.Fence.backing()); err != nil {
+		return err
+	}
 	serve := privsep.Config{Policy: cfg.policy(), UID: uid, DeadmanOnly: o.DeadmanOnly, Deadman: cfg.deadman(o.Deadman), Logger: log}
 	group, ctx := errgroup.WithContext(ctx)
 	socket := cfg.Helper.DeadmanSocket

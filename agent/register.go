@@ -92,23 +92,6 @@ func capabilityHash(features map[string]string) uint64 {
 	return hash.Sum64()
 }
 
-// fenceClass is what enforces the end of a lease here.
-func (a *Agent) fenceClass() tarnv1.FenceClass {
-	if a.deadman == nil {
-		return tarnv1.FenceClass_FENCE_CLASS_NONE
-	}
-	return tarnv1.FenceClass_FENCE_CLASS_HELPER
-}
-
-// fencedBy is what enforces it now: nothing while no helper is up. A host that
-// falls silent then proves nothing by silence.
-func (a *Agent) fencedBy() tarnv1.FenceClass {
-	if a.deadman == nil || !a.deadman.Up() {
-		return tarnv1.FenceClass_FENCE_CLASS_NONE
-	}
-	return a.fenceClass()
-}
-
 // announce registers anew whenever a pool has come back, or the storage with it:
 // what the host has and can do may be different.
 func (a *Agent) announce(ctx context.Context) error {

@@ -20,8 +20,9 @@ type reports struct {
 	pools   func() []zfs.PoolStatus
 	host    string
 	session string
-	// class is what enforces the end of a lease at this moment.
-	class    func() tarnv1.FenceClass
+	// class is what enforces the end of a lease at this moment, and why that is less than
+	// the host registered with.
+	class    func() (class tarnv1.FenceClass, trouble string)
 	interval time.Duration
 	failed   func(error)
 	// live is what a replica's worker would say at this moment; nil when it has
@@ -50,7 +51,7 @@ type reports struct {
 func newReports(interval time.Duration) *reports {
 	return &reports{
 		interval: interval, live: func(string) *tarnv1.ReplicaReport { return nil },
-		class:     func() tarnv1.FenceClass { return tarnv1.FenceClass_FENCE_CLASS_NONE },
+		class:     func() (tarnv1.FenceClass, string) { return tarnv1.FenceClass_FENCE_CLASS_NONE, "" },
 		inquiries: newInquiries(nil, func() {}),
 		purges:    func() []*tarnv1.PurgeReport { return nil },
 		orphans:   func() ([]*tarnv1.DivergentCopy, bool) { return nil, false },
@@ -216,9 +217,10 @@ func (r *reports) compose(full bool) *tarnv1.ReportRequest {
 	defer r.mu.Unlock()
 	r.sequence++
 	req := &tarnv1.ReportRequest{
-		HostId: r.host, SessionId: r.session, Sequence: r.sequence, AssignmentsRevision: r.revision, FenceClass: r.class(),
+		HostId: r.host, SessionId: r.session, Sequence: r.sequence, AssignmentsRevision: r.revision,
 		Full: full && r.heard,
 	}
+	req.FenceClass, req.FenceTrouble = r.class()
 	for id := range r.expected {
 		req.Full = req.Full && r.latest[id] != nil
 	}

@@ -57,6 +57,7 @@ type Deadman struct {
 	session  *session      // nil while none is up
 	up       chan struct{} // closed while one is
 	sequence uint64
+	trouble  string // of the session's backstop
 }
 
 // session is one life of the helper process.
@@ -98,6 +99,14 @@ func (d *Deadman) Up() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.session != nil
+}
+
+// Trouble says what is wrong with what backs the helper (Configure): "" while it works,
+// or when there is none, or no helper.
+func (d *Deadman) Trouble() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.trouble
 }
 
 // Arm tells the helper later deadlines and waits until it has confirmed; while
@@ -231,7 +240,8 @@ func (d *Deadman) start(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	go s.listen(answers, d.fenced)
+	d.backed("")
+	go s.listen(answers, d.fenced, d.backed)
 	d.mu.Lock()
 	all := make([]Armed, 0, len(d.armed))
 	for t, deadline := range maps.All(d.armed) {
@@ -295,6 +305,16 @@ func (d *Deadman) fenced(t Target, err error) {
 	d.config.Fenced(t, err)
 }
 
+func (d *Deadman) backed(trouble string) {
+	d.mu.Lock()
+	changed := d.trouble != trouble
+	d.trouble = trouble
+	d.mu.Unlock()
+	if changed {
+		d.config.Changed()
+	}
+}
+
 // spawn starts the process in a session of its own, so that neither the agent's
 // death nor its terminal's signals reach it.
 func spawn(config DeadmanConfig) (*session, io.ReadCloser, error) {
@@ -347,7 +367,7 @@ func (s *session) expect(sequence uint64) <-chan struct{} {
 }
 
 // listen takes the helper's answers until it ends, then reaps it.
-func (s *session) listen(answers io.ReadCloser, fenced func(Target, error)) {
+func (s *session) listen(answers io.ReadCloser, fenced func(Target, error), backed func(trouble string)) {
 	scanner := lines(answers)
 	for scanner.Scan() {
 		var a answer
@@ -357,6 +377,9 @@ func (s *session) listen(answers io.ReadCloser, fenced func(Target, error)) {
 		s.confirm(a.Sequence)
 		if a.Fenced != nil {
 			fenced(*a.Fenced, a.err())
+		}
+		if a.Backed != nil {
+			backed(a.Backed.Trouble)
 		}
 	}
 	// How it ended does not matter: it must not end at all.

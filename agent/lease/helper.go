@@ -20,6 +20,8 @@ type HelperConfig struct {
 	// Fence makes a target unreachable for writers. It is repeated until it
 	// answers nil or fs.ErrNotExist, and must be idempotent.
 	Fence func(Target) error
+	// Backstop is what holds when the helper does not; nil for none.
+	Backstop Backstop
 	// Clock gives instants; BootTime when unset.
 	Clock  func() time.Duration
 	Logger *slog.Logger
@@ -42,6 +44,9 @@ type helper struct {
 	armed  map[Target]time.Duration
 	busy   map[Target]bool
 	retry  map[Target]time.Duration
+	// lead is how long before a deadline it is fenced; trouble the backstop's last.
+	lead    time.Duration
+	trouble string
 
 	orders   chan order
 	fenced   chan fenceResult
@@ -74,6 +79,10 @@ func RunDeadman(ctx context.Context, config HelperConfig) error {
 	h := &helper{
 		config: config, armed: map[Target]time.Duration{}, busy: map[Target]bool{}, retry: map[Target]time.Duration{},
 		orders: make(chan order), fenced: make(chan fenceResult, 1), handover: make(chan handover),
+	}
+	if config.Backstop != nil {
+		h.lead = config.Backstop.Lead()
+		defer func() { config.Backstop.Leave(len(h.armed) == 0) }()
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -118,7 +127,7 @@ func (h *helper) loop(ctx context.Context) error {
 	var taken chan struct{}
 	orders := h.orders
 	for {
-		timer.Reset(h.fenceExpired(ctx))
+		timer.Reset(min(h.fenceExpired(ctx), h.back()))
 		if orders == nil && len(h.armed) == 0 && len(h.busy) == 0 {
 			return nil
 		}
@@ -145,6 +154,35 @@ func (h *helper) loop(ctx context.Context) error {
 			return errGaveUp
 		}
 	}
+}
+
+// back tells the backstop how things stand, and the agent when that went wrong or is
+// well again. It returns when to tell it next.
+func (h *helper) back() time.Duration {
+	if h.config.Backstop == nil {
+		return time.Hour
+	}
+	var first, last time.Duration
+	for _, deadline := range h.armed {
+		if first == 0 || deadline < first {
+			first = deadline
+		}
+		last = max(last, deadline)
+	}
+	pause, err := h.config.Backstop.Guard(h.config.Clock(), first, last, len(h.armed) > 0)
+	trouble := ""
+	if err != nil {
+		trouble = err.Error()
+	}
+	if trouble != h.trouble {
+		h.trouble = trouble
+		h.config.Logger.Warn("what backs the dead-man changed", "trouble", trouble)
+		h.answer(answer{Backed: &backed{Trouble: trouble}})
+	}
+	if pause <= 0 {
+		return time.Hour
+	}
+	return pause
 }
 
 func (h *helper) obey(o order) {
@@ -179,7 +217,7 @@ func (h *helper) fenceExpired(ctx context.Context) time.Duration {
 		return time.Hour
 	}
 	for t, deadline := range h.armed {
-		due := max(deadline, h.retry[t])
+		due := max(deadline-h.lead, h.retry[t])
 		switch {
 		case h.busy[t]:
 		case due <= now:
@@ -216,7 +254,7 @@ func (h *helper) settle(r fenceResult) {
 		return
 	}
 	delete(h.retry, r.target)
-	if h.armed[r.target] <= h.config.Clock() {
+	if h.armed[r.target]-h.lead <= h.config.Clock() {
 		delete(h.armed, r.target)
 	}
 	h.config.Logger.Warn("dead-man fenced at the end of the lease", "dataset", r.target.Dataset)

@@ -19,7 +19,7 @@ func DeadmanMain(dir string, fence func(Target) error, logger *slog.Logger) erro
 		logger.Debug("dead-man runs without special protection", "err", err)
 	}
 	return RunDeadman(context.Background(), HelperConfig{
-		In: os.Stdin, Out: os.Stdout, Dir: dir, Fence: fence, Logger: logger,
+		In: os.Stdin, Out: os.Stdout, Dir: dir, Fence: fence, Backstop: configured(dir, logger), Logger: logger,
 	})
 }
 

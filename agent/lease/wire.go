@@ -45,6 +45,13 @@ type answer struct {
 	Fenced   *Target `json:"fenced,omitempty"`
 	Error    string  `json:"error,omitempty"`
 	Armed    []Armed `json:"armed,omitempty"`
+	// Backed says how the backstop does, when that has changed.
+	Backed *backed `json:"backed,omitempty"`
+}
+
+// backed is the state of a helper's backstop; no trouble is well.
+type backed struct {
+	Trouble string `json:"trouble,omitempty"`
 }
 
 // maxLine bounds one message: room for 10,000 targets.
