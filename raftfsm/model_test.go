@@ -335,7 +335,7 @@ func (m model) step(t *rapid.T) (verb any, want Code, applied bool) {
 	case 9:
 		return &raftv1.CommitDemotion{ShareId: id, OpId: op, Epoch: epoch, FinalGuid: guid}, m.demote(id, op, epoch, guid), true
 	case 10:
-		if flag {
+		if s := m[id]; s == nil || s.sealed == 0 || flag && guid != s.sealed {
 			return &raftv1.CommitSeal{ShareId: id, OpId: op, Epoch: epoch, HeadGuid: guid}, m.seal(id, op, epoch, guid), true
 		}
 		return &raftv1.CommitProof{ShareId: id, OpId: op, Epoch: epoch, Proof: tarnv1.FencingProof_FENCING_PROOF_OPERATOR_ATTESTED,
@@ -370,6 +370,9 @@ func (m model) someVerb(t *rapid.T, id string) int {
 	switch s := m[id]; {
 	case s == nil:
 		verbs = []int{0, 0, 0, 1, 7}
+	case s.target != "" && s.mode == forced && !s.proved:
+		// An owner that speaks up first leaves nothing else to be proved.
+		verbs = []int{10, 11, 10, 10, 11, 10, 7, 10, 10, 11, 2, 10, 8, 6, 10, 1, 5, 9}
 	case s.target != "":
 		verbs = []int{9, 11, 10, 11, 10, 9, 11, 10, 7, 9, 11, 10, 2, 11, 8, 6, 1, 5}
 	case len(s.replicas) > 1:
