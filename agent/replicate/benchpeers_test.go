@@ -49,8 +49,9 @@ func (r *rig) command(p *plain, args ...string) (func(*testing.B), error) {
 		ctx, cancel := context.WithTimeout(r.b.Context(), 10*time.Minute)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-		// syncoid's library gives a process 30 s to start, too few on an emulated processor.
-		cmd.Env = append(os.Environ(), "PERL_CAPTURE_TINY_TIMEOUT=0")
+		// syncoid's library gives a process 30 s to start, which may be too few on an
+		// emulated processor.
+		cmd.Env = append(os.Environ(), "PERL_CAPTURE_TINY_TIMEOUT=300")
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, out[max(0, len(out)-500):])

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -81,47 +80,24 @@ func TestCrashesOfAPlannedMove(t *testing.T) {
 	t.Run("dirzfs", func(t *testing.T) { crashesOfAPlannedMove(t, onHookedDirectory, 2, 3) })
 	t.Run("zfs", func(t *testing.T) {
 		realzfs.Require(t)
-		crashesOfAPlannedMove(t, onHookedPools(t), realFirst(1), realStride())
+		crashesOfAPlannedMove(t, onHookedPools(t), 1, realStride())
 	})
 }
 
 // realStride is how many crash points lie between two that are tried on real pools,
-// where each costs seconds.
+// where each costs seconds, and many on an emulated kernel. TARN_SLOW=1 tries them all.
 func realStride() int {
-	if os.Getenv("TARN_SLOW") != "" {
-		return 1
-	}
-	return 5
-}
-
-// moments are the ones at which a process dies: before an operation, after its effect.
-func moments(t *testing.T) []bool {
-	if sampled(t) {
-		return []bool{true}
-	}
-	return []bool{false, true}
-}
-
-// realFirst is the first crash point that is tried: where it is the only one, one in
-// the middle.
-func realFirst(n int) int {
 	switch {
 	case os.Getenv("TARN_SLOW") != "":
 		return 1
 	case realzfs.Kernel():
-		return 6 + n
+		return 9
 	}
-	return n
-}
-
-// sampled ends a series of crash points early on an emulated kernel, where one takes
-// a minute: TARN_SLOW=1 goes through all of them there, too.
-func sampled(t *testing.T) bool {
-	return strings.HasSuffix(t.Name(), "/zfs") && realzfs.Kernel() && os.Getenv("TARN_SLOW") == ""
+	return 5
 }
 
 func crashesOfAPlannedMove(t *testing.T, on maker, first, stride int) {
-	for _, after := range moments(t) {
+	for _, after := range []bool{false, true} {
 		for n := first; ; n += stride {
 			c, a, b := pairOn(t, on)
 			a.write("data\n")
@@ -143,10 +119,6 @@ func crashesOfAPlannedMove(t *testing.T, on maker, first, stride int) {
 			a.clean()
 			a.kill()
 			b.kill()
-			if sampled(t) {
-				t.Logf("after=%v: only crash point %d of many (TARN_SLOW=1 tries them all)", after, n)
-				break
-			}
 			if !dead.Load() {
 				t.Logf("after=%v: crash points %d, %d ... below %d", after, first, first+stride, n)
 				break
@@ -164,12 +136,12 @@ func TestCrashesOfARejoin(t *testing.T) {
 	t.Run("memory", func(t *testing.T) { crashesOfARejoin(t, inMemory, 1, 1) })
 	t.Run("zfs", func(t *testing.T) {
 		realzfs.Require(t)
-		crashesOfARejoin(t, onHookedPools(t), realFirst(2), realStride())
+		crashesOfARejoin(t, onHookedPools(t), 2, realStride())
 	})
 }
 
 func crashesOfARejoin(t *testing.T, on maker, first, stride int) {
-	for _, after := range moments(t) {
+	for _, after := range []bool{false, true} {
 		for n := first; ; n += stride {
 			c, a, b := forked(t, on)
 			dead := a.dieAt(n, after)
@@ -182,10 +154,6 @@ func crashesOfARejoin(t *testing.T, on maker, first, stride int) {
 			a.clean()
 			a.kill()
 			b.kill()
-			if sampled(t) {
-				t.Logf("after=%v: only crash point %d of many (TARN_SLOW=1 tries them all)", after, n)
-				break
-			}
 			if !dead.Load() {
 				t.Logf("after=%v: crash points %d, %d ... below %d", after, first, first+stride, n)
 				break
@@ -226,12 +194,12 @@ func TestCrashesOfAFirstReplica(t *testing.T) {
 	t.Run("memory", func(t *testing.T) { crashesOfAFirstReplica(t, inMemory, 1, 1, 90) })
 	t.Run("zfs", func(t *testing.T) {
 		realzfs.Require(t)
-		crashesOfAFirstReplica(t, onHookedPools(t), realFirst(3), realStride(), 5000)
+		crashesOfAFirstReplica(t, onHookedPools(t), 3, realStride(), 5000)
 	})
 }
 
 func crashesOfAFirstReplica(t *testing.T, on maker, first, stride int, cut int64) {
-	for _, after := range moments(t) {
+	for _, after := range []bool{false, true} {
 		for n := first; ; n += stride {
 			c := newClusterOn(t, on, 2)
 			a, b := c.hosts[0], c.hosts[1]
@@ -255,10 +223,6 @@ func crashesOfAFirstReplica(t *testing.T, on maker, first, stride int, cut int64
 			}
 			a.kill()
 			b.kill()
-			if sampled(t) {
-				t.Logf("after=%v: only crash point %d of many (TARN_SLOW=1 tries them all)", after, n)
-				break
-			}
 			if !dead.Load() {
 				t.Logf("after=%v: crash points %d, %d ... below %d", after, first, first+stride, n)
 				break
