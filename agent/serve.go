@@ -127,7 +127,7 @@ func (a *Agent) serve(ctx context.Context) error {
 		Handler:           a.server,
 		TLSConfig:         a.material.ServerConfig("http/1.1"),
 		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
+		IdleTimeout:       11 * time.Minute, // longer than receivers keep them
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return ctx },

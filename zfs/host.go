@@ -45,6 +45,8 @@ type Host struct {
 	held  sendingTable
 	// listings are shared by callers that ask for versions at the same time.
 	listings together[[]Version]
+	// receiving are the streams that come in now: after each, its versions are listed.
+	receiving inFlight
 	// sends and receives bound streams on zfs-fuse; nil elsewhere.
 	sends, receives *slots
 
@@ -76,7 +78,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	if h.deadline == 0 {
 		h.deadline = 2 * time.Minute
 	}
-	h.listings = together[[]Version]{run: h.listTogether, limit: commandLimit, deadline: 2 * h.deadline}
+	h.listings = together[[]Version]{run: h.listTogether, limit: commandLimit, deadline: 2 * h.deadline, gather: h.receiving.gather}
 	var err error
 	if err := h.findTools(cfg); err != nil {
 		return nil, err

@@ -116,6 +116,7 @@ func (h *Host) feed(ctx context.Context, inv invocation, head []byte, stream io.
 		return &Error{Op: "receive", Object: inv.object, Class: err}
 	}
 	defer give()
+	defer h.receiving.begin()()
 	r, w, err := os.Pipe()
 	if err != nil {
 		return inv.refuse(ErrUnclassified, err.Error())

@@ -20,7 +20,10 @@ type together[R any] struct {
 	limit int
 	// deadline of one run, which does not end with one of its callers.
 	deadline time.Duration
+	// gather waits for at most d for further callers, as long as some may come; nil: does not.
+	gather func(d time.Duration)
 
+	took    time.Duration // by the run before; of the leader, of which there is one
 	mu      sync.Mutex
 	waiting []*asked[R]
 	running bool
@@ -57,11 +60,61 @@ func (t *together[R]) do(ctx context.Context, keys ...string) ([]R, []error, err
 // lead runs batch after batch until nobody waits.
 func (t *together[R]) lead(ctx context.Context) {
 	for {
+		if t.gather != nil {
+			t.gather(min(gatherRuns*t.took, gatherMost))
+		}
 		batch := t.next()
 		if batch == nil {
 			return
 		}
+		begun := time.Now()
 		t.answer(ctx, batch)
+		t.took = time.Since(begun)
+	}
+}
+
+// A caller waits for others for as long as a few runs take: in the time of a round of
+// many shares that saves most of them, and alone nobody waits.
+const (
+	gatherRuns = 4
+	gatherMost = time.Second
+)
+
+// inFlight counts what runs and tells when nothing does any more. Safe for concurrent use.
+type inFlight struct {
+	mu   sync.Mutex
+	n    int
+	none chan struct{} // closed when n falls to 0
+}
+
+func (f *inFlight) begin() (end func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.n++; f.n == 1 {
+		f.none = make(chan struct{})
+	}
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.n--; f.n == 0 {
+			close(f.none)
+		}
+	}
+}
+
+// gather waits for d, or until nothing runs.
+func (f *inFlight) gather(d time.Duration) {
+	f.mu.Lock()
+	n, none := f.n, f.none
+	f.mu.Unlock()
+	if n == 0 || d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-none:
 	}
 }
 

@@ -56,6 +56,39 @@ func TestTogetherSharesRuns(t *testing.T) {
 	})
 }
 
+// TestTogetherGathers: while receives run, callers wait for each other, and no longer.
+func TestTogetherGathers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var receiving inFlight
+		runs := 0
+		tg := &together[int]{limit: 1000, deadline: time.Minute, gather: receiving.gather, run: func(_ context.Context, keys []string) ([]int, []error) {
+			runs++
+			time.Sleep(100 * time.Millisecond)
+			return make([]int, len(keys)), make([]error, len(keys))
+		}}
+		ask := func(after time.Duration, want time.Duration) {
+			t.Helper()
+			time.Sleep(after)
+			begun := time.Now()
+			if _, _, err := tg.do(t.Context(), "k"); err != nil || time.Since(begun) != want {
+				t.Errorf("answered after %v, want %v, %v", time.Since(begun), want, err)
+			}
+		}
+		ask(0, 100*time.Millisecond) // alone
+		first, second := receiving.begin(), receiving.begin()
+		var wg sync.WaitGroup
+		wg.Go(func() { ask(0, 500*time.Millisecond) })
+		wg.Go(func() { ask(300*time.Millisecond, 200*time.Millisecond) })
+		wg.Wait()
+		if runs != 2 {
+			t.Errorf("%d runs", runs)
+		}
+		time.AfterFunc(50*time.Millisecond, first)
+		time.AfterFunc(150*time.Millisecond, second)
+		ask(0, 250*time.Millisecond) // nobody else can come
+	})
+}
+
 func TestTogetherKeepsToItsLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		most := 0

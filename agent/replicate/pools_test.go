@@ -136,6 +136,9 @@ func (c *cluster) patience() (limit, tick time.Duration) {
 	if pooled(c.hosts[0].fs) == nil {
 		return 30 * time.Second, 20 * time.Millisecond
 	}
+	if realzfs.Kernel() { // emulated
+		return 10 * time.Minute, 200 * time.Millisecond
+	}
 	return 3 * time.Minute, 200 * time.Millisecond
 }
 

@@ -37,6 +37,9 @@ const defaultDial = 5 * time.Second
 // readBuffer is two TLS records; a larger one is never filled by one read.
 const readBuffer = 32 << 10
 
+// idleTimeout of connections is longer than most shares' cadence.
+const idleTimeout = 10 * time.Minute
+
 // answerTimeout is how long a source may take to plan, hold and start a stream.
 const answerTimeout = 2 * time.Minute
 
@@ -107,7 +110,7 @@ func (c *Client) transport(hostID string) *http.Transport {
 		// costs more than a small step. More streams than this wait for one to end.
 		MaxConnsPerHost:     defaultStreams,
 		MaxIdleConnsPerHost: defaultStreams,
-		IdleConnTimeout:     90 * time.Second,
+		IdleConnTimeout:     idleTimeout,
 		ReadBufferSize:      readBuffer,
 		DisableCompression:  true,
 		Protocols:           http1,
