@@ -1,11 +1,7 @@
 package agent
 
 import (
-	"bytes"
 	"context"
-	"encoding/base64"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -154,14 +150,14 @@ func (a *Agent) buildGossip() error {
 	if a.cfg.Gossip.Bind == "" {
 		return nil
 	}
-	key, err := gossipKey(a.cfg.Gossip.KeyFile)
+	keys, err := gossipKeys(a.cfg.Gossip.KeyFile)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	a.ring, err = gossip.New(gossip.Config{
-		Bind: a.cfg.Gossip.Bind, Advertise: a.cfg.Gossip.Advertise, Key: key, Label: a.material.Identity().Cluster,
+		Bind: a.cfg.Gossip.Bind, Advertise: a.cfg.Gossip.Advertise, Key: keys[0], OtherKeys: keys[1:], Label: a.material.Identity().Cluster,
 		Profile: gossip.Profile(a.cfg.Gossip.Profile), Peers: func() []string { return a.cfg.Gossip.Join },
 		Meta:   a.gossipMeta(a.features(ctx)),
 		Notify: a.heardGossip, Logger: a.log,
@@ -191,24 +187,17 @@ func (a *Agent) heardGossip(events []gossip.Event) {
 	}
 }
 
-const gossipKeyBytes = 32
-
-// gossipKey reads 32 raw bytes, or their base64 or hex.
-func gossipKey(path string) ([]byte, error) {
+// gossipKeys reads the ring's keys, the one in use first.
+func gossipKeys(path string) ([][]byte, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read gossip key: %w", err)
 	}
-	if len(text) == gossipKeyBytes {
-		return text, nil
+	keys, err := gossip.ParseKeys(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	trimmed := string(bytes.TrimSpace(text))
-	for _, decode := range []func(string) ([]byte, error){hex.DecodeString, base64.StdEncoding.DecodeString} {
-		if key, err := decode(trimmed); err == nil && len(key) == gossipKeyBytes {
-			return key, nil
-		}
-	}
-	return nil, errors.New("gossip key is not 32 bytes, raw or in base64 or hex")
+	return keys, nil
 }
 
 func errorClass(code tarnv1.ReplicaErrorCode) string {

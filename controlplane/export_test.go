@@ -3,6 +3,7 @@ package controlplane
 import (
 	"context"
 
+	"tarn/agent/gossip"
 	raftv1 "tarn/proto/tarn/raft/v1"
 )
 
@@ -13,3 +14,16 @@ func (n *Node) Compare(ctx context.Context) error {
 		CheckHash: &raftv1.CheckHash{Index: v.Index(), Hash: v.Hash()},
 	}})
 }
+
+// GossipSays is what the ring believes of a host.
+func (n *Node) GossipSays(id string) gossip.State {
+	for _, m := range n.ring.Members() {
+		if m.Name == id {
+			return m.State
+		}
+	}
+	return 0
+}
+
+// GossipAddr is where the ring reaches this node; empty until it does.
+func (n *Node) GossipAddr() string { return n.ring.Addr() }

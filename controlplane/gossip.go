@@ -1,9 +1,6 @@
 package controlplane
 
 import (
-	"bytes"
-	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,25 +9,24 @@ import (
 	"tarn/agent/gossip"
 )
 
-const gossipKeyBytes = 32
-
 // openGossip prepares the ring. This node observes and is seen in it; nothing is
 // decided by what it says.
 func (n *Node) openGossip() error {
 	if n.cfg.Gossip.Bind == "" {
 		return nil
 	}
-	key, err := n.gossipKey()
+	keys, err := n.gossipKeys()
 	if err != nil {
 		return err
 	}
-	if key == nil {
+	if len(keys) == 0 {
 		return fmt.Errorf("gossip.bind needs a key in %s", n.cfg.Gossip.KeyFile)
 	}
 	n.ring, err = gossip.New(gossip.Config{
 		Bind:      n.cfg.Gossip.Bind,
 		Advertise: n.cfg.Gossip.Advertise,
-		Key:       key,
+		Key:       keys[0],
+		OtherKeys: keys[1:],
 		Label:     n.material.Identity().Cluster,
 		Profile:   gossip.Profile(n.cfg.Gossip.Profile),
 		Meta:      gossip.Meta{Role: gossip.RoleControl, HostID: n.id, APIAddress: n.cfg.Advertise},
@@ -57,8 +53,8 @@ func (n *Node) heardGossip(events []gossip.Event) {
 	}
 }
 
-// gossipKey reads the ring's key; nil without error if there is none.
-func (n *Node) gossipKey() ([]byte, error) {
+// gossipKeys reads the ring's keys; nil without error if there is no file.
+func (n *Node) gossipKeys() ([][]byte, error) {
 	text, err := os.ReadFile(n.cfg.Gossip.KeyFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -66,20 +62,18 @@ func (n *Node) gossipKey() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read gossip key: %w", err)
 	}
-	return parseGossipKey(text)
+	keys, err := gossip.ParseKeys(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", n.cfg.Gossip.KeyFile, err)
+	}
+	return keys, nil
 }
 
-// parseGossipKey takes 32 raw bytes, or their base64 or hex.
-func parseGossipKey(text []byte) ([]byte, error) {
-	if len(text) == gossipKeyBytes {
-		return text, nil
+// gossipKey is the one that those who join are given: the one in use.
+func (n *Node) gossipKey() ([]byte, error) {
+	keys, err := n.gossipKeys()
+	if err != nil || len(keys) == 0 {
+		return nil, err
 	}
-	trimmed := string(bytes.TrimSpace(text))
-	if key, err := hex.DecodeString(trimmed); err == nil && len(key) == gossipKeyBytes {
-		return key, nil
-	}
-	if key, err := base64.StdEncoding.DecodeString(trimmed); err == nil && len(key) == gossipKeyBytes {
-		return key, nil
-	}
-	return nil, fmt.Errorf("gossip key is not %d bytes, raw, in hex or in base64", gossipKeyBytes)
+	return keys[0], nil
 }

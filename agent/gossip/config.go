@@ -27,10 +27,11 @@ const keySize = 32
 
 // Config is all that a Ring needs. Bind, Key, Label, Meta and Logger are required.
 type Config struct {
-	Bind      string // IP:port to listen on, UDP and TCP; port 0 picks one
-	Advertise string // IP:port that others use; empty: as bound
-	Key       []byte // 32 bytes, the same in the whole cluster
-	Label     string // cluster id: members of other clusters are not heard
+	Bind      string   // IP:port to listen on, UDP and TCP; port 0 picks one
+	Advertise string   // IP:port that others use; empty: as bound
+	Key       []byte   // 32 bytes, the same in the whole cluster
+	OtherKeys [][]byte // accepted too, while keys are rotated; see ParseKeys
+	Label     string   // cluster id: members of other clusters are not heard
 	Profile   Profile
 	Meta      Meta // Meta.HostID is the member's name, and never changes
 	// Peers returns the addresses (host:port) of members that should be in the

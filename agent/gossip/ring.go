@@ -45,7 +45,7 @@ func New(cfg Config) (*Ring, error) {
 	if cfg.Rejoin == 0 {
 		cfg.Rejoin = defaultRejoin
 	}
-	keys, err := memberlist.NewKeyring(nil, cfg.Key)
+	keys, err := memberlist.NewKeyring(cfg.OtherKeys, cfg.Key)
 	if err != nil {
 		return nil, fmt.Errorf("gossip config: %w", err)
 	}
