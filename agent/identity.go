@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"tarn/controlplane/identity"
 )
@@ -69,10 +71,31 @@ func peerID(r *http.Request) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if time.Now().After(r.TLS.PeerCertificates[0].NotAfter) {
+		return "", fmt.Errorf("%w: the certificate of %s has expired", identity.ErrIdentity, peer.URI())
+	}
 	if peer.Role != identity.RoleAgent {
 		return "", fmt.Errorf("%w: %s is no agent", identity.ErrIdentity, peer.URI())
 	}
 	return peer.ID, nil
+}
+
+// untilExpiry serves nobody longer than its certificate lasts: what is under way ends
+// with it, and a new connection shows the certificate that the peer has by then.
+func untilExpiry(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+			next.ServeHTTP(w, r) // PeerID refuses it.
+			return
+		}
+		leaf := r.TLS.PeerCertificates[0]
+		if left := time.Until(leaf.NotAfter); left < leaf.NotAfter.Sub(leaf.NotBefore)/6 {
+			w.Header().Set("Connection", "close")
+		}
+		ctx, cancel := context.WithDeadline(r.Context(), leaf.NotAfter)
+		defer cancel()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
 }
 
 // dialer gives the TLS configuration for calling one host: an agent of this

@@ -119,9 +119,10 @@ func (a *Agent) serve(ctx context.Context) error {
 			return fmt.Errorf("open stream listener: %w", err)
 		}
 	}
+	admission := identity.NewAdmission(identity.Limits{})
 	server := &http.Server{
-		Handler:           a.server,
-		TLSConfig:         a.material.ServerConfig("http/1.1"),
+		Handler:           untilExpiry(a.server),
+		TLSConfig:         admission.Config(a.material.ServerConfig("http/1.1")),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       11 * time.Minute, // longer than receivers keep them
 		MaxHeaderBytes:    64 << 10,
@@ -132,7 +133,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	server.Protocols.SetHTTP1(true)
 	a.log.Info("serving streams", "addr", listener.Addr().String())
 	done := make(chan error, 1)
-	go func() { done <- server.ServeTLS(listener, "", "") }()
+	go func() { done <- server.ServeTLS(admission.Listener(listener), "", "") }()
 	select {
 	case err := <-done:
 		return fmt.Errorf("serve streams: %w", err)

@@ -7,6 +7,8 @@ import (
 	"net"
 	"path/filepath"
 	"time"
+
+	"tarn/controlplane/identity"
 )
 
 // Config of a control-plane node, as in controlplane.toml. Durations are Go's
@@ -54,6 +56,8 @@ type Config struct {
 	Revision string `toml:"-"`
 	// Socket is used instead of opening Listen. Run closes it.
 	Socket net.Listener `toml:"-"`
+	// Connections bounds those of the TLS port.
+	Connections identity.Limits `toml:"-"`
 	// AdminSocket is used instead of opening Admin.Listen. Run closes it.
 	AdminSocket net.Listener `toml:"-"`
 }

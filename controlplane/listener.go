@@ -32,18 +32,20 @@ type listener struct {
 
 // newListener wraps an open socket. Requests get contexts that end when the node
 // begins to stop, so that long polls do not hold it up.
-func newListener(socket net.Listener, material *identity.Material, stream *consensus.StreamLayer, handler http.Handler, errorLog *log.Logger) *listener {
+func newListener(socket net.Listener, material *identity.Material, stream *consensus.StreamLayer, handler http.Handler, errorLog *log.Logger, limits identity.Limits) *listener {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	base, cancel := context.WithCancel(context.Background())
+	admission := identity.NewAdmission(limits)
 	return &listener{
-		net:    socket,
+		net:    admission.Listener(socket),
 		cancel: cancel,
 		server: &http.Server{
 			Handler: handler,
 			// Join's callers have no certificate yet; the API refuses them elsewhere.
-			TLSConfig:         material.JoinServerConfig(consensus.ALPN, "h2", "http/1.1"),
+			TLSConfig:         admission.Config(material.JoinServerConfig(consensus.ALPN, "h2", "http/1.1")),
+			ConnContext:       admission.ConnContext,
 			TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){consensus.ALPN: stream.Handle},
 			Protocols:         protocols,
 			ReadHeaderTimeout: readHeaderTimeout,

@@ -244,7 +244,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, socket.Close())
 	}
-	l := newListener(socket, n.material, n.stream, n.handler, n.listenerLog())
+	l := newListener(socket, n.material, n.stream, n.handler, n.listenerLog(), n.cfg.Connections)
 	defer n.peers.close()
 	n.log.Info("control-plane node starts", "id", n.id, "listen", socket.Addr().String(), "advertise", n.cfg.Advertise)
 	group, ctx := errgroup.WithContext(ctx)

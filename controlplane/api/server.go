@@ -220,6 +220,8 @@ func (i *identify) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	m, known := i.table[r.URL.Path]
 	switch {
+	case errors.Is(err, identity.ErrTooMany):
+		refuseUnread(w, r, connect.NewError(connect.CodeResourceExhausted, err))
 	case err != nil:
 		i.refuse(w, r, caller{grant: nobody, remote: r.RemoteAddr}, connect.NewError(connect.CodeUnauthenticated, err))
 	case who.grant == nobody && m.machines&nobody == 0:
@@ -228,7 +230,28 @@ func (i *identify) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// Reflection, or a path that does not exist.
 		i.refuse(w, r, who, connect.NewError(connect.CodePermissionDenied, denied("role %s may not call %s", who.role(), r.URL.Path)))
 	default:
+		limitReading(w, who, known)
 		i.next.ServeHTTP(w, r.WithContext(withCaller(r.Context(), who)))
+	}
+}
+
+// How long a request's body may take to arrive. Long polls are shorter than the first:
+// over HTTP/1.1 the end of reading ends them too.
+const (
+	bodyTime         = 90 * time.Second
+	strangerBodyTime = 5 * time.Second
+)
+
+// limitReading bounds how long a body may take, so that no sender of single bytes holds
+// a connection. Reflection, which streams, is for operators.
+func limitReading(w http.ResponseWriter, who caller, known bool) {
+	limit := bodyTime
+	if who.grant == nobody {
+		limit = strangerBodyTime
+	}
+	if known {
+		// Not every writer of tests can; those of net/http do.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(limit))
 	}
 }
 
@@ -256,7 +279,11 @@ func (i *identify) callerOf(r *http.Request) (caller, error) {
 	}
 	v, now := i.state.View(), time.Now()
 	if len(r.TLS.PeerCertificates) == 0 {
-		return byToken(v, who, r.Header, now)
+		who, err := byToken(v, who, r.Header, now)
+		if err == nil && who.grant != nobody {
+			err = identity.Claim(r.Context(), who.identity.ID)
+		}
+		return who, err
 	}
 	id, err := identity.Peer(*r.TLS)
 	if err != nil || now.After(r.TLS.PeerCertificates[0].NotAfter) {

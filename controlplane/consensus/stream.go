@@ -84,9 +84,13 @@ func (s *StreamLayer) Handle(_ *http.Server, conn *tls.Conn, _ http.Handler) {
 	case <-s.closed:
 		return
 	}
+	// Nobody speaks Raft longer than its certificate lasts; it dials again with the next.
+	ends := time.NewTimer(time.Until(conn.ConnectionState().PeerCertificates[0].NotAfter))
+	defer ends.Stop()
 	select {
 	case <-held.done:
 	case <-s.closed:
+	case <-ends.C:
 	}
 }
 

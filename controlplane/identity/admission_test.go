@@ -1,0 +1,177 @@
+package identity
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+)
+
+// port is an HTTPS port with an admission, of a control node.
+type port struct {
+	*Admission
+	addr string
+	ca   *CA
+}
+
+func openPort(t *testing.T, limits Limits) *port {
+	t.Helper()
+	ca := newTestCA(t, "c")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &port{NewAdmission(limits), l.Addr().String(), ca}
+	server := &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if name := r.Header.Get("Name"); name != "" && Claim(r.Context(), name) != nil {
+				w.WriteHeader(http.StatusTooManyRequests)
+			}
+		}),
+		TLSConfig:         p.Config(material(t, ca, node(RoleControl)).JoinServerConfig("http/1.1")),
+		ConnContext:       p.ConnContext,
+		ReadHeaderTimeout: 10 * time.Second,
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.ServeTLS(p.Listener(l), "", "") }()
+	t.Cleanup(func() {
+		_ = server.Close()
+		<-done
+		p.await(t, 0, 0)
+	})
+	return p
+}
+
+func (p *port) await(t *testing.T, strangers, known int) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		s, k := p.Counts()
+		if s == strangers && k == known {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d strangers and %d known, want %d and %d", s, k, strangers, known)
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
+// reaches tells whether a connection with a certificate is let in. It stays open.
+func (p *port) reaches(t *testing.T, conf *tls.Config) error {
+	t.Helper()
+	conn, err := tls.Dial("tcp", p.addr, conf)
+	if err != nil {
+		return err
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		return err
+	}
+	_, err = conn.Read(make([]byte, 1))
+	return err
+}
+
+func TestStrangersAreFew(t *testing.T) {
+	p := openPort(t, Limits{StrangersPerHost: 5, Strangers: 8})
+	var conns []net.Conn
+	for range 50 {
+		conn, err := net.Dial("tcp", p.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conns = append(conns, conn)
+	}
+	p.await(t, 5, 0)
+	// Another address is not kept out by that, and is known once it has said who it is.
+	from := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	agent := material(t, p.ca, node(RoleAgent))
+	conn, err := tls.DialWithDialer(from, "tcp", p.addr, agent.ClientConfig(RoleControl))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	p.await(t, 5, 1)
+	for _, c := range conns {
+		_ = c.Close()
+	}
+	p.await(t, 0, 1)
+	if err := p.reaches(t, agent.ClientConfig(RoleControl)); err != nil {
+		t.Errorf("after the flood: %v", err)
+	}
+}
+
+func TestStrangersDoNotStay(t *testing.T) {
+	p := openPort(t, Limits{Patience: 50 * time.Millisecond})
+	conn, err := net.Dial("tcp", p.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Error("a stranger was answered")
+	}
+	p.await(t, 0, 0)
+	agent := material(t, p.ca, node(RoleAgent))
+	known, err := tls.Dial("tcp", p.addr, agent.ClientConfig(RoleControl))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer known.Close()
+	p.await(t, 0, 1)
+	if err := known.SetReadDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	var timeout net.Error
+	if _, err := known.Read(make([]byte, 1)); !errors.As(err, &timeout) || !timeout.Timeout() {
+		t.Errorf("a known connection was cut: %v", err)
+	}
+}
+
+func TestIdentitiesHaveTheirShare(t *testing.T) {
+	p := openPort(t, Limits{PerIdentity: 3, StrangersPerHost: 100})
+	greedy, modest := material(t, p.ca, node(RoleAgent)), material(t, p.ca, node(RoleOperator))
+	control := material(t, p.ca, node(RoleControl))
+	for i := range 10 {
+		if err := p.reaches(t, greedy.ClientConfig(RoleControl)); (err == nil) != (i < 3) {
+			t.Errorf("connection %d: %v", i+1, err)
+		}
+		if err := p.reaches(t, control.ClientConfig(RoleControl)); err != nil {
+			t.Errorf("control node's connection %d: %v", i+1, err)
+		}
+	}
+	if err := p.reaches(t, modest.ClientConfig(RoleControl)); err != nil {
+		t.Errorf("another identity: %v", err)
+	}
+	p.await(t, 0, 14)
+}
+
+// TestUsersWithoutCertificateAreClaimed: a stranger whom a handler recognizes counts as
+// that user from then on.
+func TestUsersWithoutCertificateAreClaimed(t *testing.T) {
+	p := openPort(t, Limits{PerIdentity: 2})
+	bare := material(t, p.ca, node(RoleAgent)).ClientConfig(RoleControl)
+	bare.GetClientCertificate = nil
+	for i := range 3 {
+		transport := &http.Transport{TLSClientConfig: bare}
+		defer transport.CloseIdleConnections()
+		req, err := http.NewRequest(http.MethodGet, "https://"+p.addr, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Name", "ann")
+		res, err := transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if (res.StatusCode == http.StatusOK) != (i < 2) {
+			t.Errorf("connection %d: %s", i+1, res.Status)
+		}
+	}
+	p.await(t, 1, 2)
+}
