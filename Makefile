@@ -10,6 +10,7 @@ BUF_VERSION         := v1.75.0
 PROTOC_GEN_GO       := v1.36.12
 PROTOC_GEN_CONNECT  := v1.21.1
 STATICCHECK_VERSION := v0.8.2
+GOVULNCHECK_VERSION := v1.9.0
 # Newer ones need modules that proxies do not serve.
 NFPM_VERSION        := v2.45.0
 TOOLS := $(CURDIR)/.tools/bin
@@ -103,6 +104,18 @@ vet: ## go vet.
 lint: $(TOOLS)/staticcheck ## Formatting and staticcheck.
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(TOOLS)/staticcheck ./...
+
+# Not part of CI: it needs the vulnerability database, which a machine without a way to the
+# Internet does not reach. VULNDB names a copy, as in VULNDB=file:///srv/vulndb.
+VULNDB ?= https://vuln.go.dev
+.PHONY: vulncheck
+vulncheck: $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION) ## Known vulnerabilities in what tarn calls; says so if the database cannot be reached.
+	@out=$$($(TOOLS)/govulncheck -db $(VULNDB) ./... 2>&1) && code=0 || code=$$?; printf '%s\n' "$$out"; \
+	  if [[ $$out == *"fetching vulnerabilities"* ]]; then echo "vulncheck: did NOT run: $(VULNDB) cannot be reached"; exit 0; fi; exit $$code
+
+$(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION):
+	GOBIN=$(TOOLS) go install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+	@touch $@
 
 .PHONY: arch
 arch: ## Import arrows and forbidden calls.

@@ -116,3 +116,14 @@ func TestConfigNamesEveryProblem(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParseConfig(f *testing.F) {
+	f.Add(smallest)
+	f.Add(smallest + "[raft]\nheartbeat_timeout = \"1s\"\n[[x]]\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		cfg, err := controlplane.ParseConfig(text)
+		if err == nil && cfg.DataDir == "" {
+			t.Errorf("%q passes without a data directory", text)
+		}
+	})
+}

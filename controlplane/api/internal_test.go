@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
@@ -120,4 +121,46 @@ func TestInternalErrorsStayInside(t *testing.T) {
 			}
 		}
 	}
+}
+
+// FuzzRequest feeds any bytes to the validation of any method: no panic, and what
+// passes has no text that could be an option or break out of a line.
+func FuzzRequest(f *testing.F) {
+	var types []protoreflect.MessageType
+	var procedures []string
+	protoregistry.GlobalFiles.RangeFilesByPackage("tarn.v1", func(file protoreflect.FileDescriptor) bool {
+		for i := range file.Services().Len() {
+			s := file.Services().Get(i)
+			for j := range s.Methods().Len() {
+				m := s.Methods().Get(j)
+				mt, err := protoregistry.GlobalTypes.FindMessageByName(m.Input().FullName())
+				if err != nil {
+					f.Fatal(err)
+				}
+				types = append(types, mt)
+				procedures = append(procedures, "/"+string(s.FullName())+"/"+string(m.Name()))
+			}
+		}
+		return true
+	})
+	rules := newRules()
+	f.Add(uint16(0), []byte{})
+	f.Add(uint16(5), []byte("\x0a\x02-o"))
+	f.Fuzz(func(t *testing.T, which uint16, data []byte) {
+		i := int(which) % len(types)
+		msg := types[i].New().Interface()
+		if err := proto.Unmarshal(data, msg); err != nil {
+			return
+		}
+		_ = ways(msg)
+		if err := rules.check(procedures[i], msg); err != nil {
+			if toConnect(err, "").Code() != connect.CodeInvalidArgument {
+				t.Errorf("%s: %v", procedures[i], err)
+			}
+			return
+		}
+		if id, ok := msg.(interface{ GetId() string }); ok && strings.ContainsAny(id.GetId(), "\x00\n\r") {
+			t.Errorf("%s: id %q passes", procedures[i], id.GetId())
+		}
+	})
 }

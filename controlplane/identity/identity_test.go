@@ -135,3 +135,33 @@ func newTestCA(t *testing.T, cluster string) *CA {
 }
 
 func newID() string { return uuid.NewString() }
+
+// FuzzFromCertificate: whatever a certificate says, an identity that is taken from it
+// spells itself exactly as we would have issued it.
+func FuzzFromCertificate(f *testing.F) {
+	ca, err := NewCA("c")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, s := range []Subject{{Role: RoleAgent, ID: testID}, {Role: RoleClient, ID: testID, Project: "p", ProjectRole: ProjectMember}} {
+		certPEM, _, err := ca.IssueKey(s)
+		if err != nil {
+			f.Fatal(err)
+		}
+		cert, err := parseCertPEM(certPEM)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(cert.Raw)
+	}
+	f.Fuzz(func(t *testing.T, der []byte) {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return
+		}
+		id, err := FromCertificate(cert)
+		if err == nil && (len(cert.URIs) != 1 || cert.URIs[0].String() != id.URI() || !id.Role.Valid()) {
+			t.Errorf("%v was taken for %+v", cert.URIs, id)
+		}
+	})
+}
