@@ -37,7 +37,7 @@ func TestStreamsOfAnExpiredPeerEnd(t *testing.T) {
 		return m
 	}
 	source := material(identity.Subject{Role: identity.RoleAgent, ID: uuid.NewString()})
-	receiver := material(identity.Subject{Role: identity.RoleAgent, ID: uuid.NewString(), TTL: 4 * time.Second})
+	receiver := material(identity.Subject{Role: identity.RoleAgent, ID: uuid.NewString(), TTL: 6 * time.Second})
 	server := httptest.NewUnstartedServer(untilExpiry(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := peerID(r); err != nil {
 			w.WriteHeader(http.StatusForbidden)

@@ -265,7 +265,7 @@ func reset(conn net.Conn, n int) error {
 
 // TestLeasesSurviveAFlood: while strangers flood the port, an agent's lease is renewed.
 func TestLeasesSurviveAFlood(t *testing.T) {
-	h := newHarness(t, 1, func(cfg *controlplane.Config) { cfg.Connections = identity.Limits{Patience: 2 * time.Second} })
+	h := newHarness(t, 1, func(cfg *controlplane.Config) { cfg.Connections = identity.Limits{Patience: 10 * time.Second} })
 	h.leader()
 	op := h.operator()
 	if _, err := op.Operator.GetStatus(t.Context(), &tarnv1.GetStatusRequest{}); err != nil {
