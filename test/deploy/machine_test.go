@@ -77,7 +77,7 @@ exec unshare --mount --net --pid --cgroup --uts --ipc --fork --kill-child sh -c 
 
 // leave removes the group with all below it.
 const leave = `while read -r _ dir kind _; do
-	[ "$kind" != cgroup2 ] || [ ! -d "$dir/$1" ] || find "$dir/$1" -depth -type d -exec rmdir {} +
+	[ "$kind" != cgroup2 ] || [ ! -d "$dir/$1" ] || { find "$dir/$1" -depth -type d -exec rmdir {} + 2>/dev/null; [ ! -d "$dir/$1" ] || exit 1; }
 done </proc/mounts`
 
 func newMachine(t *testing.T, first string) *machine {
@@ -110,12 +110,16 @@ func newMachine(t *testing.T, first string) *machine {
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		// Its processes are gone when the kernel says so.
-		for range 50 {
+		// The group can be removed when the last of its processes has ended.
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for range 100 {
 			if exec.Command("sh", "-c", leave, "sh", group).Run() == nil {
 				return
 			}
+			<-tick.C
 		}
+		t.Logf("left behind: the empty group %s", group)
 	})
 	line, _ := bufio.NewReader(out).ReadString('\n')
 	pid, ok := strings.CutPrefix(strings.TrimSpace(line), "pid ")
@@ -177,7 +181,7 @@ func (m *machine) write(path, text string) {
 // eventually repeats a program inside until it succeeds.
 func (m *machine) eventually(what, name string, args ...string) string {
 	m.t.Helper()
-	tick, limit := time.NewTicker(100*time.Millisecond), time.NewTimer(90*time.Second)
+	tick, limit := time.NewTicker(100*time.Millisecond), time.NewTimer(3*time.Minute)
 	defer tick.Stop()
 	defer limit.Stop()
 	for {
@@ -188,7 +192,7 @@ func (m *machine) eventually(what, name string, args ...string) string {
 		select {
 		case <-tick.C:
 		case <-limit.C:
-			m.t.Fatalf("%s: not within 90 s: %v", what, err)
+			m.t.Fatalf("%s: not within 3 minutes: %v", what, err)
 		}
 	}
 }
