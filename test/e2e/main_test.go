@@ -20,6 +20,8 @@ type settings struct {
 	binary string
 	chaos  time.Duration
 	seed   uint64
+	// promotions to measure; none unless asked for: on a busy machine they say nothing.
+	promotions int
 }
 
 // suite is written once, before any test runs.
@@ -28,6 +30,7 @@ var suite settings
 func TestMain(m *testing.M) {
 	flag.DurationVar(&suite.chaos, "chaos", time.Minute, "how long the chaos test writes and kills; 5m is the full run")
 	flag.Uint64Var(&suite.seed, "seed", rand.Uint64(), "what the chaos test chooses by; it prints the one in use")
+	flag.IntVar(&suite.promotions, "promotions", 0, "how many planned promotions under write load to measure; 20 for the figures")
 	flag.Parse()
 	os.Exit(runSuite(m))
 }
