@@ -152,7 +152,6 @@ type box struct {
 	disk   disk
 	past   history
 	name   string // of the replica
-	ops    []string
 	// changes counts what was changed; the process dies before the change after dieAt.
 	changes, dieAt int
 	full           bool // there is no number left for a snapshot
