@@ -15,8 +15,13 @@ import (
 )
 
 // well is nil when every share has an owner that serves it and copies that follow, and
-// nothing is under way.
+// nothing is under way. A node that ended itself, as it does when it cannot write its
+// log, is started again, as by the supervisor that it has elsewhere: it may end long
+// after what it could not bear.
 func (r *run) well(ctx context.Context) error {
+	if err := r.StartAll(); err != nil {
+		return err
+	}
 	if err := r.seen.look(ctx); err != nil {
 		return err
 	}

@@ -23,6 +23,9 @@ const keptFiles = 40
 // all applied as much of it.
 func (r *run) sameEverywhere() error {
 	return eventually(r.t.Context(), patience, func(ctx context.Context) error {
+		if err := r.StartAll(); err != nil {
+			return err
+		}
 		var first string
 		var index uint64
 		for i, node := range r.names(dev.Control) {
@@ -98,6 +101,9 @@ func difference(a, b string) string {
 // a replica nor a divergent copy.
 func (r *run) nothingLeft() error {
 	return eventually(r.t.Context(), patience, func(ctx context.Context) error {
+		if err := r.StartAll(); err != nil {
+			return err
+		}
 		left := map[string][]string{}
 		for pid, p := range processes() {
 			left[p.node] = append(left[p.node], fmt.Sprintf("%d %c %s", pid, p.state, p.command))
