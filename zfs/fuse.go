@@ -13,7 +13,7 @@ import (
 // /etc/zfs/zfsrc) and is told of no change. It is mounted anew; while somebody uses it,
 // only what is not in use is forgotten.
 func (h *Host) showReceived(ctx context.Context, name string) error {
-	if !h.isFuse() || !mountedHere(name) {
+	if !h.isFuse() || h.launcher == nil && !mountedHere(name) {
 		return nil
 	}
 	d, err := h.Dataset(ctx, name)
@@ -49,15 +49,9 @@ func (h *Host) mountFlagged(ctx context.Context, name string) error {
 // have files open for writing keep them; datasets below follow when they are mounted
 // anew. (What zfs get shows for a mounted dataset is the mount's, not the property.)
 func (h *Host) mountFollows(ctx context.Context, name string, readOnly bool) error {
-	list, err := mountsOf(name)
-	if err != nil {
-		return unreadable("set", name, err)
-	}
-	if len(list) == 0 {
-		return nil
-	}
+	// Whoever is at the launcher sees the host's mounts; this process may not.
 	if err := h.remount(ctx, name, readOnly); err != nil {
-		h.log.Warn("readonly is in force for new writers only", "dataset", name, "mountpoint", list[0].dir, "err", err)
+		h.log.Warn("readonly is in force for new writers only", "dataset", name, "err", err)
 	}
 	return nil
 }
