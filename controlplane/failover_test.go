@@ -26,7 +26,7 @@ func lonely(t *testing.T, off string) *harness {
 	cfg.Lease = controlplane.LeaseConfig{
 		Duration: 600 * time.Millisecond, Wait: 1700 * time.Millisecond, Renew: 100 * time.Millisecond, Margin: 200 * time.Millisecond,
 	}
-	cfg.Hosts = controlplane.HostsConfig{TTL: time.Second, ReportInterval: 100 * time.Millisecond}
+	cfg.Hosts = controlplane.HostsConfig{TTL: 3 * time.Second, ReportInterval: 100 * time.Millisecond}
 	dir := t.TempDir()
 	for name, body := range map[string]string{"off": off, "status": `test -e "$0-$1.off" && exit 2; exit 0`} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+body+"\n"), 0o700); err != nil {
