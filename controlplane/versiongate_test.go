@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,9 +20,17 @@ import (
 // gated is a gate with members of the given versions; 0 is one that does not answer.
 type gated struct {
 	*gate
-	fsm      *raftfsm.FSM
-	index    uint64
+	fsm   *raftfsm.FSM
+	index uint64
+
+	mu       sync.Mutex
 	versions map[string]uint32
+}
+
+func (g *gated) upgrade(id string, version uint32) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.versions[id] = version
 }
 
 func newGated(versions map[string]uint32) *gated {
@@ -29,6 +38,8 @@ func newGated(versions map[string]uint32) *gated {
 	g.gate = newGate(g.fsm)
 	g.self = "me"
 	g.servers = func() ([]consensus.Server, error) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
 		out := []consensus.Server{{ID: "me", Addr: "me", Voter: true}}
 		for id := range g.versions {
 			out = append(out, consensus.Server{ID: id, Addr: id})
@@ -36,6 +47,8 @@ func newGated(versions map[string]uint32) *gated {
 		return out, nil
 	}
 	g.ask = func(_ context.Context, addr string) (uint32, error) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
 		if v := g.versions[addr]; v > 0 {
 			return v, nil
 		}
@@ -78,12 +91,12 @@ func TestNewCommandsWaitForTheLastMember(t *testing.T) {
 		if len(g.Behind()) != 2 {
 			t.Errorf("behind: %v", g.Behind())
 		}
-		g.versions["old"] = raftfsm.CommandVersion
+		g.upgrade("old", raftfsm.CommandVersion)
 		time.Sleep(2 * gatePause) // virtual
 		if err := g.pass(ctx, purge()); err == nil {
 			t.Fatal("passed while a member's version is unknown")
 		}
-		g.versions["away"] = raftfsm.CommandVersion + 5
+		g.upgrade("away", raftfsm.CommandVersion+5)
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
