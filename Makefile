@@ -56,7 +56,7 @@ demo: build ## Start a cluster of real processes and walk through what tarn does
 
 .PHONY: test
 test: deps vet lint arch $(TOOLS)/nfpm-$(NFPM_VERSION) ## All checks and tests with the race detector.
-	go test -race -timeout 30m $(GOTESTFLAGS) $$(go list ./... | grep -v '^tarn/test') ./test/divergence ./test/deploy
+	go test -race -timeout 30m $(GOTESTFLAGS) $$(go list ./... | grep -v '^tarn/test') ./test/adoption ./test/divergence ./test/deploy
 
 .PHONY: shorttest
 shorttest: ## Tests in short mode, without the race detector.

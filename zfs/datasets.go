@@ -32,6 +32,9 @@ func (h *Host) options(op, object string, props map[string]string) ([]string, er
 			if value == "" || strings.ContainsAny(value, "\x00\n") {
 				return nil, &Error{Op: op, Object: object, Class: ErrInvalid, Text: fmt.Sprintf("property %s=%q", name, value)}
 			}
+			if value == "0" && (name == PropQuota || name == PropRefQuota) {
+				value = "none" // zfs prints the one and reads the other
+			}
 			natives = append(natives, name+"="+value)
 			continue
 		}

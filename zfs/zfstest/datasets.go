@@ -193,4 +193,8 @@ func testRefQuota(t *testing.T, s *suite) {
 	if q := s.get(t, ds).RefQuota; q != 0 {
 		t.Errorf("refquota %d after none", q)
 	}
+	ok(t, s.Host.Set(ctx, ds, map[string]string{zfs.PropQuota: "0", zfs.PropRefQuota: "0"})) // as a listing shows them
+	if d := s.get(t, ds); d.RefQuota != 0 || d.Quota != 0 {
+		t.Errorf("refquota %d, quota %d after 0", d.RefQuota, d.Quota)
+	}
 }
