@@ -112,6 +112,7 @@ func (m *machine) mainJob() {
 	if got := m.eventually("the data is at the new owner", "sh", "-c", "cat /srv/tank2/*/f"); got != "data\n" {
 		m.t.Errorf("the new owner has %q", got)
 	}
+	m.eventually("the new owner takes writes", "sh", "-c", "cd /srv/tank2/* && echo more >g")
 }
 
 // noRights looks at what the kernel says of the agents, and at what the helpers wrote down.
