@@ -81,7 +81,9 @@ func absentInHealth() map[string]string {
 		"tarn_retention_oldest_timestamp_seconds":       "only where the policy keeps snapshots",
 		"tarn_transfer_done_bytes":                      "only while a stream runs",
 		"tarn_transfer_last_progress_timestamp_seconds": "only while a stream runs, or once one has",
-		"up": "made by Prometheus itself",
+		"tarn_stonith_total":                            "counts by result; nothing had to be switched off",
+		"tarn_auto_failovers_blocked":                   "only of shares that ought to fail over and cannot",
+		"up":                                            "made by Prometheus itself",
 	}
 }
 
