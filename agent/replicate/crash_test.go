@@ -91,7 +91,7 @@ func realStride() int {
 	case os.Getenv("TARN_SLOW") != "":
 		return 1
 	case realzfs.Kernel():
-		return 9
+		return 17
 	}
 	return 5
 }

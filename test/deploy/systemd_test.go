@@ -105,9 +105,11 @@ func (m *machine) agentUnits(n string) {
 func (m *machine) mainJob() {
 	m.t.Helper()
 	m.tarn("share-type", "create", "gold", "--replication-type", "readable", "--rpo", "10s")
-	m.tarn("share", "create", "web", "--type", "gold", "--size", "1", "--availability-zone", "zone-1", "--wait")
+	// An agent that was up before its helper looks at its pool again a moment later.
+	const tarn = "tarn --config /root/client.toml "
+	m.eventually("the first pool takes a share", "sh", "-c", tarn+"share create web --type gold --size 1 --availability-zone zone-1 --wait")
 	m.eventually("the share takes writes", "sh", "-c", "cd /srv/tank1/* && echo data >f && sync f")
-	m.tarn("replica", "create", "web", "--availability-zone", "zone-2", "--wait")
+	m.eventually("the second pool takes a replica", "sh", "-c", tarn+"replica create web --availability-zone zone-2 --wait")
 	m.tarn("replica", "promote", "web/zone-2", "--wait")
 	if got := m.eventually("the data is at the new owner", "sh", "-c", "cat /srv/tank2/*/f"); got != "data\n" {
 		m.t.Errorf("the new owner has %q", got)
