@@ -78,6 +78,33 @@ func TestConsentNamesWhatIsLost(t *testing.T) {
 	n.do(&raftv1.Activate{ShareId: "s", OpId: "op", Epoch: 1, HeadGuid: 0xb0})
 }
 
+// TestForcedPromotionGivenBack: whose owner turned up and stopped has lost nothing yet,
+// and may be cancelled until somebody has agreed to a loss. Nodes of older versions
+// refuse that, so it waits for the last of them.
+func TestForcedPromotionGivenBack(t *testing.T) {
+	n := world(t)
+	n.do(&raftv1.SetCommandVersion{Version: 2})
+	stopped := func(share string) *raftv1.CancelPromotion {
+		n.replicated(share, "readable")
+		n.do(&raftv1.PromoteReplica{Id: share + "-r2", OpId: "op", Mode: forced, ExpectedEpoch: 1})
+		n.do(&raftv1.CommitSeal{ShareId: share, OpId: "op", Epoch: 1, HeadGuid: 0xb0})
+		n.do(&raftv1.CommitDemotion{ShareId: share, OpId: "op", Epoch: 1, FinalGuid: 0xb1})
+		return &raftv1.CancelPromotion{ShareId: share, OpId: "op"}
+	}
+	cancel, told := stopped("s"), stopped("told")
+	n.refused(FailedPrecondition, "op_id", cancel)
+	n.do(&raftv1.SetCommandVersion{Version: 3})
+	n.do(cancel)
+	n.do(cancel)
+	if f := n.getShare("s").GetFencing(); fencing(n.getShare("s")) || f.GetEpoch() != 2 || f.GetOwnerReplicaId() != "s-r1" || f.GetSealed() || f.GetFinalGuid() != 0 {
+		t.Errorf("cancelled: %v", f)
+	}
+	n.do(&raftv1.CommitProof{ShareId: "told", OpId: "op", Epoch: 1, Proof: tarnv1.FencingProof_FENCING_PROOF_DEMOTE_ACK,
+		Loss: &tarnv1.LossReport{KeptGuid: 0xb0, Bound: "exact"}})
+	n.refused(FailedPrecondition, "op_id", told)
+	checkInvariants(t, n.f.View())
+}
+
 // TestPlannedPromotionNeedsItsTargetsHost: nothing stops for a target that cannot start.
 func TestPlannedPromotionNeedsItsTargetsHost(t *testing.T) {
 	n := world(t)

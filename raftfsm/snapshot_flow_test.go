@@ -261,6 +261,7 @@ func TestJoinTokens(t *testing.T) {
 // on. Found by the model of agent/replicate.
 func TestForcedFailoverDeclaresEverySnapshot(t *testing.T) {
 	n := world(t)
+	n.do(&raftv1.SetCommandVersion{Version: CommandVersion})
 	n.replicated("s", "readable")
 	n.setState("s-r2", tarnv1.ReplicaState_REPLICA_STATE_OUT_OF_SYNC) // users rely on the owner alone
 	n.snapshot("s", "early")

@@ -114,7 +114,8 @@ func (tx *txn) withGUID(snap *tarnv1.Snapshot, t *raftv1.SnapshotTransition) (*t
 		return snap, true
 	}
 	s, _ := tx.s.share(snap.GetShareId())
-	if snap.GetGuid() != 0 || s.GetFencing().GetOwnerReplicaId() != t.GetReplicaId() || fencing(s) && s.GetFencing().GetLoss() != nil {
+	told := tx.s.minVersion >= 2 && fencing(s) && s.GetFencing().GetLoss() != nil
+	if snap.GetGuid() != 0 || s.GetFencing().GetOwnerReplicaId() != t.GetReplicaId() || told {
 		return nil, false
 	}
 	next := proto.CloneOf(snap)

@@ -50,6 +50,9 @@ func (tx *txn) checkProof(s *tarnv1.Share, c *raftv1.CommitProof) *Error {
 // the former owner told of after the leader wrote the report is missing in it. What
 // is told later still is not taken in (see withGUID).
 func (tx *txn) checkLoss(s *tarnv1.Share, loss *tarnv1.LossReport) *Error {
+	if tx.s.minVersion < 2 {
+		return nil // The nodes of version 1 do not look at it.
+	}
 	for snap := range tx.s.snapshotsOf(s.GetId()) {
 		if snap.GetDeleting() || snap.GetGuid() == 0 {
 			continue

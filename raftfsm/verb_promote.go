@@ -153,7 +153,9 @@ func checkTarget(r *tarnv1.Replica, allow bool) *Error {
 
 // cancelPromotion gives the share back to its owner, under the next epoch so that
 // whatever was issued for the promotion is void. A planned promotion may be cancelled
-// even after its owner stopped: it holds everything. A forced one with a proof may not.
+// even after its owner stopped: it holds everything. So may a forced one whose owner
+// turned up and stopped, while nobody has agreed to what would be lost. With another
+// proof, or with the loss reported, it can only go on.
 func (tx *txn) cancelPromotion(c *raftv1.CancelPromotion) (*tarnv1.Share, *Error) {
 	s, ok := tx.s.share(c.GetShareId())
 	if !ok {
@@ -170,10 +172,15 @@ func (tx *txn) cancelPromotion(c *raftv1.CancelPromotion) (*tarnv1.Share, *Error
 		}
 		return nil, refuse(FailedPrecondition, "op_id", "promotion %s is complete; promote the former active replica to go back", c.GetOpId())
 	}
-	if f.GetProof() != none && f.GetMode() != tarnv1.PromotionMode_PROMOTION_MODE_PLANNED {
+	if f.GetProof() != none && f.GetMode() != tarnv1.PromotionMode_PROMOTION_MODE_PLANNED && !tx.holdsAll(f) {
 		return nil, refuse(FailedPrecondition, "op_id", "the former active replica has stopped for good in epoch %d; the promotion can only go on", f.GetEpoch())
 	}
 	return tx.giveBack(s), nil
+}
+
+// holdsAll: the owner has stopped by its own word, and nothing was declared lost.
+func (tx *txn) holdsAll(f *tarnv1.Fencing) bool {
+	return tx.s.minVersion >= 3 && f.GetProof() == tarnv1.FencingProof_FENCING_PROOF_DEMOTE_ACK && f.GetLoss() == nil
 }
 
 func (tx *txn) giveBack(s *tarnv1.Share) *tarnv1.Share {

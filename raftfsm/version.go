@@ -23,7 +23,8 @@ const (
 	// 2: taking over and giving back, purge orders, outcomes in the state's hash, audit
 	// records, users, keys of join tokens, automatic failover, attestations and consents
 	// that are checked.
-	CommandVersion = 2
+	// 3: a forced promotion whose owner stopped by its own word can be cancelled.
+	CommandVersion = 3
 	// AuditVersion is the first version that keeps audit records and the keys of join
 	// tokens: below it commands come without.
 	AuditVersion = 2
@@ -62,8 +63,11 @@ func VersionOf(cmd *raftv1.Command) uint32 {
 		}
 		return 1
 	}
-	if firstVersion(cmd) {
+	switch {
+	case firstVersion(cmd):
 		return 1
+	case secondVersion(cmd):
+		return 2
 	}
 	return CommandVersion
 }
@@ -84,6 +88,16 @@ func firstVersion(cmd *raftv1.Command) bool {
 		*raftv1.Command_PutJoinToken, *raftv1.Command_UseJoinToken,
 		*raftv1.Command_CommitDemotion, *raftv1.Command_CommitSeal, *raftv1.Command_Activate,
 		*raftv1.Command_CheckHash, *raftv1.Command_InitCluster:
+		return true
+	}
+	return false
+}
+
+// secondVersion tells the same of the verbs that came with version 2.
+func secondVersion(cmd *raftv1.Command) bool {
+	switch cmd.GetVerb().(type) {
+	case *raftv1.Command_UnmanageReplica, *raftv1.Command_UnmanageShare, *raftv1.Command_UnmanageSnapshot,
+		*raftv1.Command_PurgeDivergentCopy, *raftv1.Command_PutUser, *raftv1.Command_RevokeUser:
 		return true
 	}
 	return false

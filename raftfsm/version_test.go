@@ -23,6 +23,11 @@ var versionOne = []string{
 	"commit_proof", "activate", "check_hash", "init_cluster",
 }
 
+// versionTwo are those that came with version 2.
+var versionTwo = []string{
+	"unmanage_replica", "unmanage_share", "unmanage_snapshot", "purge_divergent_copy", "put_user", "revoke_user",
+}
+
 // TestEveryVerbHasItsVersion: whoever adds a verb gets the newest version for it, and
 // whoever raises the version writes down here what the one before knew.
 func TestEveryVerbHasItsVersion(t *testing.T) {
@@ -38,6 +43,9 @@ func TestEveryVerbHasItsVersion(t *testing.T) {
 		want := uint32(CommandVersion)
 		if slices.Contains(versionOne, string(fd.Name())) {
 			want = 1
+		}
+		if slices.Contains(versionTwo, string(fd.Name())) {
+			want = 2
 		}
 		if got := VersionOf(c); got != want {
 			t.Errorf("%s needs version %d, want %d", fd.Name(), got, want)
@@ -73,6 +81,20 @@ func TestVersionRisesAndStays(t *testing.T) {
 	if res.Err == nil || !errors.Is(n.f.Halted(), ErrNewer) {
 		t.Errorf("raised beyond what this node knows: %+v, halted %v", res, n.f.Halted())
 	}
+}
+
+// TestGuardsWaitForTheirVersion: what nodes of version 1 let pass, a newer one lets pass
+// in their company.
+func TestGuardsWaitForTheirVersion(t *testing.T) {
+	n := world(t)
+	n.replicated("s", "readable")
+	n.snapshot("s", "early")
+	n.snapshot("s", "late")
+	n.arrives("early", "s-r1", 0xe1)
+	n.do(&raftv1.PromoteReplica{Id: "s-r2", OpId: "op", Mode: forced, ExpectedEpoch: 1})
+	n.do(&raftv1.CommitSeal{ShareId: "s", OpId: "op", Epoch: 1, HeadGuid: 0xb0})
+	n.do(&raftv1.CommitProof{ShareId: "s", OpId: "op", Epoch: 1, Proof: proofLease, Loss: &tarnv1.LossReport{KeptGuid: 0xb0, Bound: "at_least"}})
+	n.arrives("late", "s-r1", 0xe2)
 }
 
 // TestOutcomesAreInTheHash: two nodes with the same commands and another outcome find

@@ -37,6 +37,7 @@ func scopes() []scoped {
 		{"planned", false, func(o *options) { plannedOnce(o); o.cancels = 1 }},
 		{"planned, dr", false, func(o *options) { plannedOnce(o); o.kind = "dr" }},
 		{"planned, with writes", false, func(o *options) { plannedOnce(o); o.writes = 1 }},
+		{"forced, cancelled", false, func(o *options) { forcedOnce(o); o.cancels = 1 }},
 		{"forced, slow clocks", false, func(o *options) { forcedOnce(o); o.drift = true }},
 		{"forced, pauses", false, func(o *options) { forcedOnce(o); o.steps, o.late = true, true; o.limit = 60000 }},
 		{"forced, new leader", false, func(o *options) { forcedOnce(o); o.leaders = 1; o.limit = 60000 }},
@@ -94,7 +95,9 @@ func TestModel(t *testing.T) {
 				return
 			}
 			s.reaches(t)
-			s.allEnd(t)
+			if at, err := s.allEnd(t); err != nil {
+				t.Errorf("%v\n%s", err, s.trace(at))
+			}
 		})
 	}
 }
@@ -112,10 +115,11 @@ func (s *space) reaches(t *testing.T) {
 	}
 }
 
-// allEnd takes some of the worlds with a running promotion to its end.
-func (s *space) allEnd(t *testing.T) {
+// allEnd takes some of the worlds with a running promotion to its end; the error is of
+// the world at.
+func (s *space) allEnd(t *testing.T) (at int32, err error) {
 	if s.m.opt.unguarded {
-		return // without a proof there is none to be expected
+		return 0, nil // without a proof there is none to be expected
 	}
 	running, tried := 0, 0
 	for i, w := range s.worlds {
@@ -127,11 +131,11 @@ func (s *space) allEnd(t *testing.T) {
 		}
 		tried++
 		if err := s.m.ends(w); err != nil {
-			t.Errorf("%v\n%s", err, s.trace(int32(i)))
-			return
+			return int32(i), err
 		}
 	}
 	t.Logf("%d of %d worlds with a running promotion were driven to its end", tried, running)
+	return 0, nil
 }
 
 // TestModelMutants shows that the search finds what each mutant breaks, and how soon.
@@ -146,6 +150,11 @@ func TestModelMutants(t *testing.T) {
 			mu.change(r)
 			m := newMachine(scopeOf(mu.scope), r)
 			s, v := explore(m)
+			if v == nil && mu.law == "I12" {
+				if at, err := s.allEnd(t); err != nil {
+					v = &violation{at: at, err: err}
+				}
+			}
 			switch {
 			case v == nil && mu.law == "" && !s.cut:
 				t.Logf("%d states, depth %d: holds", len(s.worlds), s.depth)

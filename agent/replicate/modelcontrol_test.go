@@ -133,6 +133,7 @@ func (c *control) first(kind string, class tarnv1.FenceClass, apart bool) uint16
 		}
 	}
 	must(&raftv1.InitCluster{ClusterId: "model"})
+	must(&raftv1.SetCommandVersion{Version: c.rules.version})
 	for i, h := range hostNames {
 		must(&raftv1.RegisterHost{Host: &tarnv1.Host{
 			Id: h, Name: h, AvailabilityZone: fmt.Sprint("z", i), Backend: "m", Address: h + ":1", SessionId: "1", FenceClass: class,

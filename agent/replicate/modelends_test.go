@@ -8,7 +8,8 @@ import (
 
 // I12: from wherever the model has got to, a promotion ends if from then on what can
 // be done is done. A forced one must not need its former owner, and no more time than
-// the lease takes to run out.
+// the lease takes to run out. And until a loss has been declared, whoever does not agree
+// to it can have the former owner back.
 
 // helpful are the deeds of a schedule that is fair, in the order in which they are
 // tried; time goes by when there is no other.
@@ -22,8 +23,21 @@ const patience = 200
 
 // ends drives a running promotion to its end, and tells why it has none.
 func (m *machine) ends(w world) error {
-	forced := m.state(w).fencing.GetMode() == tarnv1.PromotionMode_PROMOTION_MODE_FORCED
-	target, ticks := hostOf(m.state(w).fencing.GetTargetReplicaId()), 0
+	f := m.state(w).fencing
+	if err := m.serves(w, hostOf(f.GetTargetReplicaId()), f.GetMode() == tarnv1.PromotionMode_PROMOTION_MODE_FORCED); err != nil || f.GetLoss() != nil {
+		return err
+	}
+	back := w
+	if back.cur = m.ctl.apply(w.cur, m.ctl.command(command(cancelOf(f.GetOpId())))); m.state(back).fenced() {
+		return fmt.Errorf("I12 Liveness: nothing is declared lost, and it cannot be cancelled: %s", m.picture(w))
+	}
+	return m.serves(back, m.state(w).owner(), false)
+}
+
+// serves drives a share until the host serves it; a forced promotion may not take longer
+// than the lease.
+func (m *machine) serves(w world, target int, forced bool) error {
+	ticks := 0
 	for range patience {
 		a := m.agents.get(w.agents[target])
 		if !m.state(w).fenced() && a.disk.serving() {

@@ -139,6 +139,7 @@ func promotionMutants() []mutant {
 			r.acked = func(s *state) bool { return s.a.GetRole() == tarnv1.Role_ROLE_FENCED && !s.a.GetSeal() || s.acked() }
 			r.step = hasty
 		}},
+		{name: "a forced promotion whose owner has stopped cannot be given back", law: "I12", scope: forcedOnce, change: func(r *rules) { r.version = 2 }},
 		{name: "operator attests without looking", law: "I1", scope: func(o *options) { forcedOnce(o); o.attests = 1 }, change: func(r *rules) { r.blind = true }},
 		{name: "planned: activation before the final snapshot has arrived", law: "I5", scope: func(o *options) { plannedOnce(o); o.writes = 1 }, change: func(r *rules) {
 			r.leader = func(d *decided) []*raftv1.Command {
@@ -228,6 +229,7 @@ func dataMutants() []mutant {
 				})}
 			}
 		}},
+		{name: "the state machine takes in snapshots that a committed loss report lacks", law: "I5", scope: alone, change: func(r *rules) { r.version = 1 }},
 		{name: "a snapshot is told before it has arrived", law: "I4", scope: func(o *options) { o.users = 1 }, change: func(r *rules) {
 			r.report = func(s *state, report *tarnv1.ReplicaReport) {
 				for _, x := range report.GetSnapshots() {

@@ -44,6 +44,8 @@ type rules struct {
 	// forge gives commands that the state machine is fed before one: it then lets pass
 	// what one of its guards would stop.
 	forge func(*decided, *raftv1.Command) []*raftv1.Command
+	// version of commands that the members of the cluster agree on.
+	version uint32
 	// resting are the properties of a dataset at rest.
 	resting func(marks) map[string]string
 	// older: assignments of an older revision are followed, too.
@@ -70,6 +72,7 @@ func theProduct() *rules {
 		leader:    func(*decided) []*raftv1.Command { return nil },
 		edit:      func(*decided, *raftv1.Command) {},
 		forge:     func(*decided, *raftv1.Command) []*raftv1.Command { return nil },
+		version:   raftfsm.CommandVersion,
 		resting:   resting,
 	}
 }

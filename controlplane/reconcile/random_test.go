@@ -3,6 +3,7 @@ package reconcile
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -106,12 +107,34 @@ func (w *world) checkPlannedLosesNothing(t *rapid.T) {
 	}
 }
 
+// heed is the operator of a promotion that would lose what another replica has (as
+// reliability 3.8 wants it, that waits for a word): it does what it is told to do.
+func (w *world) heed() {
+	view := w.fsm.View()
+	s, _ := view.Share("s")
+	_, advice, asked := strings.Cut(WaitingFor(w.policy, view, w.soft.Snapshot(w.now, w.leases), s, true), ", which replica ")
+	if !asked {
+		return
+	}
+	holder, _, _ := strings.Cut(advice, " ")
+	if err := w.command(cancelRunning(w)); err != nil {
+		w.t.Fatalf("the promotion says that it can be cancelled, but: %v: %v", err, s.GetFencing())
+	}
+	w.run(20 * time.Second)
+	r, _ := w.fsm.View().Replica(holder)
+	if r := w.promote("s", r.GetHostId(), "heeded", tarnv1.PromotionMode_PROMOTION_MODE_FORCED, 0); r.Err != nil {
+		w.t.Fatalf("the promotion says to promote %s, but: %v", holder, r.Err)
+	}
+	w.run(40 * time.Second)
+}
+
 // calm heals everything, finishes what runs and expects the replicas to recover.
 func (w *world) calm(names []string) {
 	for _, n := range names {
 		w.hosts[n].cut, w.hosts[n].busy = false, false
 	}
 	w.run(40 * time.Second)
+	w.heed()
 	w.settles()
 	view := w.fsm.View()
 	s, _ := view.Share("s")

@@ -55,9 +55,12 @@ func newWorld(t fataler) *world {
 		t.Fatalf("%v", err)
 	}
 	w := &world{
-		t: t, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), fsm: raftfsm.New(raftfsm.Config{}),
+		t: t, now: time.Unix(0, 0), fsm: raftfsm.New(raftfsm.Config{}),
 		soft: soft, leases: observe.NewLeases(), policy: DefaultPolicy(), hosts: make(map[string]*simHost),
 	}
+	// Before the time of any test: the state machine's time only goes forward.
+	w.must(&raftv1.Command{Verb: &raftv1.Command_SetCommandVersion{SetCommandVersion: &raftv1.SetCommandVersion{Version: raftfsm.CommandVersion}}})
+	w.now = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	w.lead()
 	return w
 }
