@@ -54,6 +54,9 @@ func (l *commandLog) Propose(ctx context.Context, cmd *raftv1.Command) (*raftfsm
 	} else {
 		cmd.Audit = nil // An older member would not keep the record.
 	}
+	if l.gate.state.View().CommandVersion() < raftfsm.KeyVersion {
+		cmd.Key = nil // An older member would do it again.
+	}
 	verb := verbOf(cmd)
 	data, err := proto.Marshal(cmd)
 	if err != nil {
@@ -72,11 +75,14 @@ func (l *commandLog) Propose(ctx context.Context, cmd *raftv1.Command) (*raftfsm
 		l.counted(verb, "unknown")
 		return nil, fmt.Errorf("%w: %w", consensus.ErrUnknownOutcome, result.Err)
 	}
-	if result.Err != nil {
+	switch {
+	case result.Repeated:
+		l.counted(verb, "repeated")
+	case result.Err != nil:
 		l.counted(verb, "refused")
-		return result, nil
+	default:
+		l.counted(verb, "applied")
 	}
-	l.counted(verb, "applied")
 	return result, nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"tarn/controlplane/consensus"
 	raftv1 "tarn/proto/tarn/raft/v1"
+	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/raftfsm"
 )
 
@@ -50,6 +51,37 @@ func TestLeadershipLostWhileWaiting(t *testing.T) {
 		t.Errorf("stamped %q in term %d", cmd.GetProposerId(), cmd.GetProposerTerm())
 	}
 	if counts["unknown"] != 1 || counts["applied"] != 1 {
+		t.Errorf("counted %v", counts)
+	}
+}
+
+// TestKeysWaitForTheClustersVersion: members that would do a command again get it
+// without its key; later a repetition is known by it, and counted as one.
+func TestKeysWaitForTheClustersVersion(t *testing.T) {
+	fsm := raftfsm.New(raftfsm.Config{})
+	node := &overtaken{fsm: fsm, stored: 3}
+	counts := map[string]int{}
+	log := &commandLog{node: node, gate: newGate(fsm), counted: func(_, result string) { counts[result]++ }}
+	send := func() *raftfsm.Result {
+		cmd := &raftv1.Command{Verb: &raftv1.Command_PutQuota{PutQuota: &raftv1.PutQuota{Limits: &tarnv1.QuotaLimits{ProjectId: "p", Limits: map[string]int64{"shares": 1}}}}}
+		cmd.Key = &raftv1.RequestKey{Key: "k"}
+		res, err := log.Propose(t.Context(), cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	send()
+	if send().Repeated || counts["applied"] != 2 {
+		t.Errorf("at version 1: counted %v", counts)
+	}
+	if _, err := log.Propose(t.Context(), &raftv1.Command{Verb: &raftv1.Command_SetCommandVersion{
+		SetCommandVersion: &raftv1.SetCommandVersion{Version: raftfsm.KeyVersion},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	send()
+	if !send().Repeated || counts["repeated"] != 1 {
 		t.Errorf("counted %v", counts)
 	}
 }

@@ -101,7 +101,7 @@ func TestNewCommandsWaitForTheLastMember(t *testing.T) {
 			t.Fatal(err)
 		}
 		cmd := purge()
-		if err := g.pass(ctx, cmd); err != nil || cmd.GetVersion() != raftfsm.CommandVersion || len(g.Behind()) != 0 {
+		if err := g.pass(ctx, cmd); err != nil || cmd.GetVersion() != raftfsm.VersionOf(purge()) || len(g.Behind()) != 0 {
 			t.Errorf("all upgraded: %v, stamped %d, behind %v", err, cmd.GetVersion(), g.Behind())
 		}
 		if got := g.fsm.View().CommandVersion(); got != raftfsm.CommandVersion {

@@ -50,7 +50,7 @@ type ControlPlane struct {
 	// Placements by result (placed, refused, conflict) and how long deciding took.
 	Placements        *prometheus.CounterVec
 	PlacementDuration *prometheus.HistogramVec
-	// Commands proposed to the log by verb and result (applied, refused, unknown).
+	// Commands proposed to the log by verb and result (applied, refused, repeated, unknown).
 	Commands *prometheus.CounterVec
 	// OtherTerm counts entries stored under another term than they were proposed in.
 	OtherTerm *prometheus.CounterVec

@@ -32,8 +32,26 @@ type Result struct {
 	// OtherTerm says that the command was refused unread, because it was stored
 	// under another term than it was proposed in.
 	OtherTerm bool
+	// Repeated says that a command under the same key was applied before: this is its
+	// outcome, and nothing has changed now. Its Index is of this entry, its Record may
+	// be older than the state.
+	Repeated bool
 	// Err is set when the command was refused; nothing has changed then.
 	Err *Error
+}
+
+// repeatedCode marks the outcomes of repetitions in the hash.
+const repeatedCode Code = 0x80
+
+func (r *Result) code() Code {
+	code := Code(0)
+	if r.Err != nil {
+		code = r.Err.Code
+	}
+	if r.Repeated {
+		code |= repeatedCode
+	}
+	return code
 }
 
 // FSM is the state machine behind the Raft log. Apply, ApplyBatch, Snapshot and Restore are
@@ -146,14 +164,19 @@ func (b *batch) run(entry *raft.Log, cmd *raftv1.Command) *Result {
 	b.advance(entry, cmd)
 	defer b.remember()
 	before := b.cur
+	if again, ok := before.outcomeOf(cmd.GetActor(), cmd.GetKey()); ok {
+		b.cur = before.concluded(again.code(), 0)
+		again.Index = entry.Index
+		return again
+	}
 	tx := begin(before)
 	record, refusal := tx.apply(cmd)
 	if refusal != nil {
-		b.cur = before.audited(before, entry.Index, cmd, refusal).concluded(refusal.Code, 0)
+		b.cur = before.audited(before, entry.Index, cmd, refusal).keeping(entry.Index, cmd, nil, refusal, keptOutcomes()).concluded(refusal.Code, 0)
 		return &Result{Index: entry.Index, Err: refusal}
 	}
 	tx.settleWatches()
-	b.cur = tx.s.audited(before, entry.Index, cmd, nil).concluded(0, tx.dropped)
+	b.cur = tx.s.audited(before, entry.Index, cmd, nil).keeping(entry.Index, cmd, record, nil, keptOutcomes()).concluded(0, tx.dropped)
 	b.wake = append(b.wake, tx.wake...)
 	return &Result{Index: entry.Index, Record: record, Dropped: tx.dropped}
 }

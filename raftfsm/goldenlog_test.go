@@ -13,33 +13,84 @@ import (
 	"github.com/hashicorp/raft"
 
 	raftv1 "tarn/proto/tarn/raft/v1"
+	tarnv1 "tarn/proto/tarn/v1"
 )
 
 // TestGoldenLog2: a log that the release of command version 2 wrote is applied for ever,
 // with the same outcomes: their hash stands at the file's end.
 func TestGoldenLog2(t *testing.T) {
-	const path = "testdata/version2.log"
-	if *update {
-		n := newNode(t)
-		n.do(&raftv1.InitCluster{ClusterId: "c"})
-		n.do(&raftv1.SetCommandVersion{Version: 2})
-		head := n.log
+	goldenLog(t, 2, func() []*raft.Log {
 		world := busyWorld(t)
 		world.promoteAll()
 		world.try(&raftv1.DeleteShare{Id: "nope"})
-		writeLog(t, path, append(head, world.log...))
+		return world.log
+	})
+}
+
+// TestGoldenLog3 has keys, and a forced promotion that is given back.
+func TestGoldenLog3(t *testing.T) {
+	f := goldenLog(t, 3, func() []*raft.Log {
+		world := busyWorld(t)
+		for range 2 {
+			world.keyed("alice", "k1", describe("rep", "hers"))
+			world.keyed("alice", "k2", &raftv1.DeleteShare{Id: "nope"})
+			world.keyed("bob", "k1", &raftv1.PutQuota{Limits: &tarnv1.QuotaLimits{ProjectId: "p1", Limits: map[string]int64{"shares": 9}}})
+		}
+		world.do(&raftv1.PromoteReplica{Id: "rep-r2", OpId: "back", Mode: forced, ExpectedEpoch: 1})
+		world.do(&raftv1.CommitSeal{ShareId: "rep", OpId: "back", Epoch: 1, HeadGuid: 0xb0})
+		world.do(&raftv1.CommitDemotion{ShareId: "rep", OpId: "back", Epoch: 1, FinalGuid: 0xb1})
+		world.try(&raftv1.CancelPromotion{ShareId: "rep", OpId: "back"})
+		return world.log
+	})
+	const path = "testdata/version3.snap"
+	if *update {
+		if err := os.WriteFile(path, dump(t, f.View()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := dump(t, f.View()); !bytes.Equal(got, want) || !bytes.Equal(dump(t, restored(t, want).View()), want) {
+		t.Error("the log of version 3 ends in another snapshot than when it was made")
+	}
+	if v := f.View(); v.s.outcomes.len() != 3 || fencing(shareOf(t, v, "rep")) || shareOf(t, v, "rep").GetFencing().GetEpoch() != 2 {
+		t.Errorf("%d outcomes, %v", v.s.outcomes.len(), shareOf(t, v, "rep").GetFencing())
+	}
+}
+
+func shareOf(t *testing.T, v *View, id string) *tarnv1.Share {
+	t.Helper()
+	s, ok := v.Share(id)
+	if !ok {
+		t.Fatalf("no share %s", id)
+	}
+	return s
+}
+
+// goldenLog replays the log of a command version; with -update it is made anew.
+func goldenLog(t *testing.T, version uint32, build func() []*raft.Log) *FSM {
+	t.Helper()
+	path := fmt.Sprintf("testdata/version%d.log", version)
+	if *update {
+		n := newNode(t)
+		n.do(&raftv1.InitCluster{ClusterId: "c"})
+		n.do(&raftv1.SetCommandVersion{Version: version})
+		writeLog(t, path, append(n.log, build()...))
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f, want := replay(t, data)
-	if f.Halted() != nil || f.View().CommandVersion() != 2 || fmt.Sprintf("%x", f.View().Hash()) != want {
+	if f.Halted() != nil || f.View().CommandVersion() != version || fmt.Sprintf("%x", f.View().Hash()) != want {
 		t.Errorf("halted %v, version %d, hash %x, want %s", f.Halted(), f.View().CommandVersion(), f.View().Hash(), want)
 	}
 	if again := restored(t, dump(t, f.View())); !bytes.Equal(dump(t, again.View()), dump(t, f.View())) {
 		t.Error("its state does not survive a round trip")
 	}
+	return f
 }
 
 // writeLog writes each command after its length, a zero, and the hash in hex.

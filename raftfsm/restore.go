@@ -163,6 +163,8 @@ func (l *loader) record(b []byte) error {
 		l.audit(r.AuditRecord)
 	case *raftv1.SnapshotRecord_User:
 		mutable(l.tx.own, &l.tx.s.users).put(r.User)
+	case *raftv1.SnapshotRecord_KeptOutcome:
+		l.tx.putOutcome(r.KeptOutcome)
 	default:
 		return fmt.Errorf("%w: the snapshot has a record of a kind that this node does not know: upgrade it", ErrNewer)
 	}

@@ -138,6 +138,9 @@ func (s *state) smallRecords(rec *raftv1.SnapshotRecord, yield func(*raftv1.Snap
 	}) && emit(s.users, func(r *raftv1.UserRecord) bool {
 		rec.Record = &raftv1.SnapshotRecord_User{User: r}
 		return yield(rec)
+	}) && emit(s.outcomes, func(r *raftv1.KeptOutcome) bool {
+		rec.Record = &raftv1.SnapshotRecord_KeptOutcome{KeptOutcome: r}
+		return yield(rec)
 	})
 }
 

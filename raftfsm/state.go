@@ -29,12 +29,14 @@ type state struct {
 	tokens    *table[raftv1.JoinToken]
 	audit     *table[tarnv1.AuditRecord]
 	users     *table[raftv1.UserRecord]
+	outcomes  *table[raftv1.KeptOutcome]
 
 	// Derived from the tables above in the same transaction, rebuilt by Restore.
-	usage  *table[usageRow]
-	pools  *table[poolRow]
-	states [stateCount]int
-	watch  *table[hostWatch]
+	outcomeBytes int
+	usage        *table[usageRow]
+	pools        *table[poolRow]
+	states       [stateCount]int
+	watch        *table[hostWatch]
 
 	// Closed when a later state is published.
 	changed chan struct{}
@@ -118,6 +120,7 @@ func (s *state) initRecords(own *token) {
 		index[raftv1.UserRecord]{less: func(a, b *raftv1.UserRecord) bool { return a.GetUser().GetId() < b.GetUser().GetId() }},
 		sparse(by((*raftv1.UserRecord).GetTokenHash), func(r *raftv1.UserRecord) bool { return r.GetTokenHash() != "" }))
 	s.audit = newTable(own, index[tarnv1.AuditRecord]{less: auditLess})
+	s.outcomes = newOutcomes(own)
 }
 
 func by[T any](key func(*T) string) index[T] {

@@ -23,11 +23,15 @@ const (
 	// 2: taking over and giving back, purge orders, outcomes in the state's hash, audit
 	// records, users, keys of join tokens, automatic failover, attestations and consents
 	// that are checked.
-	// 3: a forced promotion whose owner stopped by its own word can be cancelled.
+	// 3: a forced promotion whose owner stopped by its own word can be cancelled; a
+	// command under a key that was seen before has the first one's outcome.
 	CommandVersion = 3
 	// AuditVersion is the first version that keeps audit records and the keys of join
 	// tokens: below it commands come without.
 	AuditVersion = 2
+	// KeyVersion is the first version that looks at the keys of requests: below it
+	// commands come without.
+	KeyVersion = 3
 )
 
 // VersionOf returns the version of the cluster that the command needs. A verb that

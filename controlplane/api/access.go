@@ -15,7 +15,7 @@ type accessRules struct{ *core }
 // AllowAccess implements tarnv1connect.AccessRuleServiceHandler.
 func (s *accessRules) AllowAccess(ctx context.Context, req *tarnv1.AllowAccessRequest) (*tarnv1.AccessRule, error) {
 	wanted := newRule(req)
-	if old, ok := s.State.View().AccessRule(wanted.GetId()); ok {
+	if old, ok := s.State.View().AccessRule(wanted.GetId()); ok && !s.repetition(ctx) {
 		return s.repeated(ctx, old, wanted)
 	}
 	who := callerFrom(ctx)

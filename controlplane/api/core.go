@@ -41,21 +41,31 @@ type build func(*raftfsm.View) (*raftv1.Command, error)
 //
 // It builds on the state that this node has: on the leader that is all but always
 // the newest, and the state machine checks again. Only a refusal is worth the
-// quorum round that proves it is not merely old news.
+// quorum round that proves it is not merely old news. What was done before under the
+// request's key is not built again: its outcome stands.
 func (c *core) change(ctx context.Context, b build) (proto.Message, error) {
+	key := stepKey(ctx)
+	if first, known := c.outcome(ctx, key); known {
+		return unpack(first)
+	}
 	cmd, err := b(c.State.View())
 	if err != nil {
 		if _, fresh := c.Log.ReadIndex(ctx); fresh != nil {
 			return nil, fresh
 		}
+		if first, known := c.outcome(ctx, key); known {
+			return unpack(first)
+		}
 		if cmd, err = b(c.State.View()); err != nil {
 			return nil, err
 		}
 	}
+	cmd.Key = key
 	return c.propose(ctx, cmd)
 }
 
-// propose stamps who asked and sends the command through the log.
+// propose stamps who asked and sends the command through the log. Without a key it may
+// be done twice by a caller that asks twice: change is for what must not be.
 func (c *core) propose(ctx context.Context, cmd *raftv1.Command) (proto.Message, error) {
 	who := callerFrom(ctx)
 	cmd.Actor, cmd.RequestId = who.actor(), who.requestID
@@ -64,6 +74,10 @@ func (c *core) propose(ctx context.Context, cmd *raftv1.Command) (proto.Message,
 	if err != nil {
 		return nil, err
 	}
+	return unpack(res)
+}
+
+func unpack(res *raftfsm.Result) (proto.Message, error) {
 	if res.Err != nil {
 		return nil, res.Err
 	}

@@ -256,6 +256,9 @@ func (s *replicas) PurgeDivergentCopy(ctx context.Context, req *tarnv1.PurgeDive
 	if err != nil {
 		return nil, err
 	}
+	if c == nil { // Asked again, and it may be gone by now.
+		c = &tarnv1.DivergentCopy{HostId: order.GetHostId(), Guid: order.GetGuid(), Dataset: order.GetDataset(), ShareId: order.GetShareId(), ReplicaId: order.GetReplicaId()}
+	}
 	c.Purge = order
 	s.Logger.Warn("a divergent copy may be destroyed", "by", who.actor(), "host", c.GetHost(), "dataset", c.GetDataset(), "guid", c.GetGuid(),
 		"reason", req.GetReason())

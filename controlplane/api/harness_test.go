@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -114,6 +115,30 @@ type server struct {
 
 	auditor  *memoryAuditor
 	policies *switched
+	// afterwards is called when a request was dealt with, before its answer goes out;
+	// false loses the answer. Nil for none.
+	afterwards atomic.Pointer[func(procedure string) bool]
+}
+
+// losing serves requests in full, and loses the answers that a test wants to be lost.
+func (s *server) losing(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f := s.afterwards.Load()
+		if f == nil {
+			next.ServeHTTP(w, r)
+			return
+		}
+		kept := httptest.NewRecorder()
+		next.ServeHTTP(kept, r)
+		if !(*f)(r.URL.Path) {
+			panic(http.ErrAbortHandler)
+		}
+		maps.Copy(w.Header(), kept.Header())
+		w.WriteHeader(kept.Code)
+		if _, err := w.Write(kept.Body.Bytes()); err != nil {
+			s.t.Logf("answer of %s: %v", r.URL.Path, err)
+		}
+	})
 }
 
 // switched is a policy that a test changes.
@@ -133,6 +158,12 @@ func (s *server) follow(text string) {
 
 func newServer(t testing.TB) *server {
 	t.Helper()
+	return newServerAt(t, raftfsm.CommandVersion)
+}
+
+// newServerAt serves a cluster of a command version.
+func newServerAt(t testing.TB, version uint32) *server {
+	t.Helper()
 	ca, err := identity.NewCA("test")
 	if err != nil {
 		t.Fatal(err)
@@ -145,7 +176,7 @@ func newServer(t testing.TB) *server {
 	s := &server{t: t, ca: ca, fsm: fsm, log: &direct{fsm: fsm}, soft: soft, leases: observe.NewLeases(), auditor: &memoryAuditor{}, policies: &switched{}}
 	s.follow("")
 	_, err = s.log.Propose(context.Background(), &raftv1.Command{Verb: &raftv1.Command_SetCommandVersion{
-		SetCommandVersion: &raftv1.SetCommandVersion{Version: raftfsm.CommandVersion},
+		SetCommandVersion: &raftv1.SetCommandVersion{Version: version},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +193,7 @@ func newServer(t testing.TB) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	web := httptest.NewUnstartedServer(handler)
+	web := httptest.NewUnstartedServer(s.losing(handler))
 	web.EnableHTTP2 = true
 	web.TLS = s.material(identity.Subject{Role: identity.RoleControl}).JoinServerConfig("h2", "http/1.1")
 	web.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
@@ -234,6 +265,12 @@ func (r raw) violates(field string) bool {
 
 func post(t testing.TB, c *http.Client, addr, procedure string, msg proto.Message) raw {
 	t.Helper()
+	return postKeyed(t, c, addr, procedure, "", msg)
+}
+
+// postKeyed posts under an idempotency key.
+func postKeyed(t testing.TB, c *http.Client, addr, procedure, key string, msg proto.Message) raw {
+	t.Helper()
 	body, err := proto.Marshal(msg)
 	if err != nil {
 		t.Fatal(err)
@@ -243,6 +280,9 @@ func post(t testing.TB, c *http.Client, addr, procedure string, msg proto.Messag
 		t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/proto")
+	if key != "" {
+		req.Header.Set(client.KeyHeader, key)
+	}
 	res, err := c.Do(req)
 	if err != nil {
 		t.Fatal(err)

@@ -46,6 +46,9 @@ func (s *replicas) PromoteReplica(ctx context.Context, req *tarnv1.PromoteReplic
 // gets the same answer.
 func (s *replicas) alreadyActive(ctx context.Context, req *tarnv1.PromoteReplicaRequest) (*tarnv1.PromoteReplicaResponse, error) {
 	who := callerFrom(ctx)
+	if s.repetition(ctx) {
+		return nil, nil // It was not, when it was asked for first.
+	}
 	r, err := who.replica(s.State.View(), req.GetId())
 	if err != nil || r.GetReplicaState() != tarnv1.ReplicaState_REPLICA_STATE_ACTIVE {
 		return nil, nil
@@ -125,7 +128,7 @@ func (s *replicas) afterPromotion(req *tarnv1.PromoteReplicaRequest) {
 func (s *replicas) CancelPromotion(ctx context.Context, req *tarnv1.CancelPromotionRequest) (*tarnv1.Replica, error) {
 	who := callerFrom(ctx)
 	var target string
-	_, err := s.change(ctx, func(v *raftfsm.View) (*raftv1.Command, error) {
+	share, err := record[*tarnv1.Share](s.change(ctx, func(v *raftfsm.View) (*raftv1.Command, error) {
 		share, err := who.share(v, req.GetShareId())
 		if err != nil {
 			return nil, err
@@ -138,9 +141,13 @@ func (s *replicas) CancelPromotion(ctx context.Context, req *tarnv1.CancelPromot
 		return &raftv1.Command{Verb: &raftv1.Command_CancelPromotion{CancelPromotion: &raftv1.CancelPromotion{
 			ShareId: share.GetId(), OpId: op,
 		}}}, nil
-	})
+	}))
 	if err != nil {
 		return nil, err
+	}
+	if target == "" {
+		// Asked again: what was cancelled is forgotten, who is active stands.
+		target = share.GetFencing().GetOwnerReplicaId()
 	}
 	v := s.State.View()
 	r, err := who.replica(v, target)

@@ -19,7 +19,7 @@ type replicas struct{ *core }
 func (s *replicas) CreateReplica(ctx context.Context, req *tarnv1.CreateReplicaRequest) (*tarnv1.Replica, error) {
 	req.Id = idOr(req.GetId())
 	who := callerFrom(ctx)
-	if old, ok := s.State.View().Replica(req.GetId()); ok {
+	if old, ok := s.State.View().Replica(req.GetId()); ok && !s.repetition(ctx) {
 		return s.repeated(ctx, old, req)
 	}
 	plan := func(v *raftfsm.View) (*raftv1.Command, *schedule.Request, error) { return planReplica(v, who, req) }

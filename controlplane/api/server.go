@@ -170,6 +170,7 @@ func mount(mux *http.ServeMux, c *core) {
 		authorize{table: methods(), policies: c.Policies},
 		validating{rules: newRules()},
 		auditing{auditor: c.Audit, logger: c.Logger},
+		keying{},
 	)
 	common := connect.WithHandlerOptions(chain, connect.WithReadMaxBytes(maxRequest), connect.WithCompressMinBytes(compressFrom))
 	people := connect.WithHandlerOptions(common, strictly())
@@ -218,6 +219,7 @@ func (i *identify) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// The next connection shows the certificate that the caller has by now.
 		w.Header().Set("Connection", "close")
 	}
+	tellKeys(w, i.state.View())
 	m, known := i.table[r.URL.Path]
 	switch {
 	case errors.Is(err, identity.ErrTooMany):

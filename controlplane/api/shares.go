@@ -21,7 +21,7 @@ type shares struct{ *core }
 func (s *shares) CreateShare(ctx context.Context, req *tarnv1.CreateShareRequest) (*tarnv1.Share, error) {
 	req.Id = idOr(req.GetId())
 	who := callerFrom(ctx)
-	if old, ok := s.State.View().Share(req.GetId()); ok {
+	if old, ok := s.State.View().Share(req.GetId()); ok && !s.repetition(ctx) {
 		return s.repeated(ctx, old, req)
 	}
 	plan := func(v *raftfsm.View) (*raftv1.Command, *schedule.Request, error) { return planShare(v, who, req) }

@@ -16,7 +16,7 @@ type snapshots struct{ *core }
 // CreateSnapshot implements tarnv1connect.SnapshotServiceHandler.
 func (s *snapshots) CreateSnapshot(ctx context.Context, req *tarnv1.CreateSnapshotRequest) (*tarnv1.Snapshot, error) {
 	req.Id = idOr(req.GetId())
-	if old, ok := s.State.View().Snapshot(req.GetId()); ok {
+	if old, ok := s.State.View().Snapshot(req.GetId()); ok && !s.repetition(ctx) {
 		return s.repeated(ctx, old, req)
 	}
 	return s.create(ctx, req, "")

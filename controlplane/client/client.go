@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -20,6 +21,12 @@ const (
 	ProjectHeader = "Tarn-Project"
 	// ReasonHeader says why, for the audit log.
 	ReasonHeader = "Tarn-Reason"
+	// KeyHeader names a request for all its attempts: a UUID, new for each request. What
+	// is asked for again under its key is done once, and answered as the first time.
+	KeyHeader = "Tarn-Idempotency-Key"
+	// KeepsKeysHeader comes with every answer of a cluster that remembers keys, which it
+	// does for 10 minutes.
+	KeepsKeysHeader = "Tarn-Keeps-Keys"
 	// RetryAfterHeader comes with an error that a later attempt need not meet: whole seconds.
 	RetryAfterHeader = "Retry-After"
 
@@ -107,7 +114,7 @@ func New(cfg Config) (*Client, error) {
 	cfg.defaults()
 	cfg.Addresses = slices.Clone(cfg.Addresses)
 	transport := newTransport(cfg.TLS)
-	follow := &follower{cfg: cfg, nodes: newNodes(cfg.Addresses)}
+	follow := &follower{cfg: cfg, nodes: newNodes(cfg.Addresses), keeps: new(atomic.Bool)}
 	return assemble(transport, follow), nil
 }
 

@@ -322,3 +322,34 @@ func TestConfig(t *testing.T) {
 		}
 	}
 }
+
+// A cluster that has said that it keeps keys is asked again under the same one, also for
+// a change that names its revision; what it refuses then is what it did.
+func TestRepeatsUnderItsKey(t *testing.T) {
+	unknown := connect.NewError(connect.CodeUnavailable, errors.New("outcome unknown"))
+	gone := connect.NewError(connect.CodeNotFound, errors.New("no such share"))
+	c := newCluster(t)
+	n := c.node(func(call int) error { return []error{unknown, nil, unknown, gone}[(call-1)%4] })
+	var mu sync.Mutex
+	var keys []string
+	whole := n.server.Config.Handler
+	n.server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		keys = append(keys, r.Header.Get(client.KeyHeader))
+		mu.Unlock()
+		w.Header().Set(client.KeepsKeysHeader, "yes")
+		whole.ServeHTTP(w, r)
+	})
+	shares := c.client(client.Config{Addresses: []string{n.addr}}).Shares
+	if _, err := shares.UpdateShare(t.Context(), &tarnv1.UpdateShareRequest{Id: "x", Revision: 7}); err != nil {
+		t.Errorf("a change of revision 7: %v", err)
+	}
+	if _, err := shares.DeleteShare(t.Context(), &tarnv1.DeleteShareRequest{Id: "x"}); connect.CodeOf(err) != connect.CodeNotFound {
+		t.Errorf("a share that there never was: %v", err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(keys) != 4 || keys[0] != keys[1] || keys[2] != keys[3] || keys[0] == keys[2] || uuid.Validate(keys[0]) != nil {
+		t.Errorf("keys %q", keys)
+	}
+}

@@ -2,8 +2,8 @@
 // and tests: one Connect client per service over one mTLS transport.
 //
 // It hides which node leads. A call that reached a follower goes on to the leader
-// the follower names; one whose outcome is unknown is repeated with the same ids
-// until its context ends, which the idempotency of every method makes safe.
+// the follower names; one whose outcome is unknown is repeated under the same key
+// until its context ends: the cluster does it once, and answers as the first time.
 //
 // It is a leaf: proto, Connect and the standard library only.
 //

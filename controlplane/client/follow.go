@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -26,12 +27,17 @@ const (
 type follower struct {
 	cfg   Config
 	nodes *nodes
+	// keeps says that the cluster remembers the keys of requests; once true it stays so.
+	keeps *atomic.Bool
 }
 
 // WrapUnary implements connect.Interceptor.
 func (f *follower) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 		mintIDs(req.Any())
+		if hasKey(req) {
+			req.Header().Set(KeyHeader, newID())
+		}
 		if f.cfg.Project != "" {
 			req.Header().Set(ProjectHeader, f.cfg.Project)
 		}
@@ -74,10 +80,11 @@ type call struct {
 func (c *call) run(ctx context.Context) (connect.AnyResponse, error) {
 	pause := firstPause
 	var last error
-	doubtful := false // an earlier attempt may have taken effect
+	doubtful := false      // an earlier attempt may have taken effect
+	kept := c.keeps.Load() // and then this one is told the same
 	for {
 		res, err := c.attempt(ctx)
-		if doubtful && connect.CodeOf(err) == connect.CodeNotFound && deletes(c.req) {
+		if doubtful && !kept && connect.CodeOf(err) == connect.CodeNotFound && deletes(c.req) {
 			return connect.NewResponse(&tarnv1.Empty{}), nil // by whichever attempt
 		}
 		if err != nil && ctx.Err() != nil && last != nil {
@@ -87,7 +94,7 @@ func (c *call) run(ctx context.Context) (connect.AnyResponse, error) {
 		if err == nil || !repeatable(err) || ctx.Err() != nil {
 			return res, err
 		}
-		if mayHaveRun(err) && conditional(c.req) {
+		if mayHaveRun(err) && conditional(c.req) && !c.keeps.Load() {
 			return nil, fmt.Errorf("nobody knows whether it was done, read it again: %w", err)
 		}
 		last, doubtful = err, doubtful || mayHaveRun(err)
@@ -119,11 +126,32 @@ func (c *call) once(ctx context.Context, address string) (connect.AnyResponse, e
 	limited, cancel := context.WithTimeout(ctx, c.limit)
 	defer cancel()
 	res, err := c.next(withTarget(limited, address), c.req)
+	c.learn(res, err)
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
 		// Only this attempt ran out of time: nobody knows whether it took effect.
 		return nil, connect.NewError(connect.CodeUnavailable, errors.New(address+" did not answer in time"))
 	}
 	return res, err
+}
+
+// learn takes note of what an answer says of the cluster.
+func (c *call) learn(res connect.AnyResponse, err error) {
+	said := ""
+	if rpc, ok := errors.AsType[*connect.Error](err); ok {
+		said = rpc.Meta().Get(KeepsKeysHeader)
+	} else if err == nil {
+		said = res.Header().Get(KeepsKeysHeader)
+	}
+	if said != "" {
+		c.keeps.Store(true)
+	}
+}
+
+// hasKey tells whether the call is one of people, who change things. Hosts say what they
+// know, and a join token is spent by its key.
+func hasKey(req connect.AnyRequest) bool {
+	procedure := req.Spec().Procedure
+	return !strings.HasPrefix(procedure, "/"+tarnv1connect.AgentServiceName+"/") && !strings.HasPrefix(procedure, "/"+tarnv1connect.JoinServiceName+"/")
 }
 
 // mayHaveRun says of a repeatable error whether the call may have taken effect all the same.
@@ -156,15 +184,16 @@ func deletes(req connect.AnyRequest) bool {
 }
 
 // repeatable says whether another attempt can have another outcome. The methods of
-// tarn.v1 are idempotent by their ids, so that an unknown outcome may be repeated:
-// creations and promotions do nothing twice, deletions find nothing the second time,
-// and what depends on a revision is not repeated. An update without one may be done
-// twice, with another's in between: its last word counts.
+// tarn.v1 are idempotent by the key that each request has, so that an unknown outcome may
+// be repeated. Of a cluster that has never said that it remembers keys (one that is being
+// upgraded, or not heard of yet) less is asked: creations and promotions do nothing twice
+// by their ids, deletions find nothing the second time, what depends on a revision is not
+// repeated, and an update without one may be done twice, with another's in between.
 func repeatable(err error) bool {
 	switch connect.CodeOf(err) {
 	case connect.CodeUnavailable:
 		return true
-	case connect.CodeUnknown, connect.CodeCanceled:
+	case connect.CodeUnknown, connect.CodeCanceled, connect.CodeInternal:
 		// Not said by the server but by a connection that broke half-way.
 		return !connect.IsWireError(err)
 	case connect.CodeResourceExhausted:

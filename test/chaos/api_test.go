@@ -40,13 +40,15 @@ const (
 	attemptPatience = 5 * time.Second
 )
 
-// apiUser is one of many callers, who remember what they asked and were told. It calls
-// nodes by itself: tarn's client repeats a call whose outcome it does not know, and with
-// another's change in between that is two changes.
+// apiUser is one of many callers, who remember what they asked and were told. Half of
+// them call nodes by themselves and repeat nothing. The others use tarn's client, which
+// repeats, with a key, whatever it got no answer to: that may be done once only, however
+// often it is asked and whoever changes the same in between.
 type apiUser struct {
 	number  int
 	nodes   []tarnv1connect.ShareTypeServiceClient
-	asking  int // the node that is believed to lead
+	through tarnv1connect.ShareTypeServiceClient // tarn's client; nil for none
+	asking  int                                  // the node that is believed to lead
 	begun   time.Time
 	chance  *rand.Rand
 	history []porcupine.Operation
@@ -66,7 +68,7 @@ func TestAPIIsLinearizableWhileLeadersDie(t *testing.T) {
 	users := make([]*apiUser, apiClients)
 	var all sync.WaitGroup
 	for i := range users {
-		users[i] = &apiUser{number: i, nodes: nodes, begun: begun, chance: rand.New(rand.NewPCG(suite.seed, uint64(i))), known: map[string]answered{}}
+		users[i] = &apiUser{number: i, nodes: nodes, through: [...]tarnv1connect.ShareTypeServiceClient{nil, a.api.ShareTypes}[i%2], begun: begun, chance: rand.New(rand.NewPCG(suite.seed, uint64(i))), known: map[string]answered{}}
 		all.Go(func() { users[i].run(ctx) })
 	}
 	kills := a.killLeaders(ctx)
@@ -176,17 +178,48 @@ func (u *apiUser) choose() asked {
 	return q
 }
 
+// askThrough leaves the search for the leader, and the repeating, to tarn's client.
+func (u *apiUser) askThrough(ctx context.Context, q asked) (answered, error) {
+	t, err := u.send(ctx, u.through, q)
+	a := answered{id: t.GetId(), value: t.GetDescription(), revision: t.GetRevision()}
+	_, elsewhere := client.Detail[*tarnv1.NotLeader](err)
+	if code := connect.CodeOf(err); err != nil && (elsewhere || !connect.IsWireError(err) || code == connect.CodeUnavailable || code == connect.CodeDeadlineExceeded) {
+		return a, nil // for longer than it has patience
+	}
+	return a, a.judge(err)
+}
+
+// judge reads the outcome from an answer; the error is one that nobody should get.
+func (a *answered) judge(err error) error {
+	switch connect.CodeOf(err) {
+	case connect.CodeNotFound:
+		a.outcome = outNotFound
+	case connect.CodeAlreadyExists:
+		a.outcome = outExists
+	case connect.CodeAborted:
+		a.outcome = outAborted
+	default:
+		if err == nil {
+			a.outcome = outOK
+		}
+		return err
+	}
+	return nil
+}
+
 // ask looks for the leader for as long as it is sure that nothing has happened. An error
 // is an answer that nobody should get.
 func (u *apiUser) ask(ctx context.Context, q asked) (answered, error) {
+	if u.through != nil {
+		return u.askThrough(ctx, q)
+	}
 	for {
 		t, err := u.call(ctx, q)
 		a := answered{id: t.GetId(), value: t.GetDescription(), revision: t.GetRevision()}
 		_, elsewhere := client.Detail[*tarnv1.NotLeader](err)
 		switch code := connect.CodeOf(err); {
 		case err == nil:
-			a.outcome = outOK
-			return a, nil
+			return a, a.judge(nil)
 		case elsewhere, errors.Is(err, syscall.ECONNREFUSED):
 			u.asking = (u.asking + 1) % len(u.nodes)
 			if !wait(ctx, 50*time.Millisecond) {
@@ -196,16 +229,8 @@ func (u *apiUser) ask(ctx context.Context, q asked) (answered, error) {
 		case !connect.IsWireError(err), code == connect.CodeUnavailable, code == connect.CodeDeadlineExceeded:
 			u.asking = (u.asking + 1) % len(u.nodes)
 			return a, nil
-		case code == connect.CodeNotFound:
-			a.outcome = outNotFound
-		case code == connect.CodeAlreadyExists:
-			a.outcome = outExists
-		case code == connect.CodeAborted:
-			a.outcome = outAborted
-		default:
-			return a, err
 		}
-		return a, nil
+		return a, a.judge(err)
 	}
 }
 
@@ -213,7 +238,10 @@ func (u *apiUser) ask(ctx context.Context, q asked) (answered, error) {
 func (u *apiUser) call(ctx context.Context, q asked) (*tarnv1.ShareType, error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptPatience)
 	defer cancel()
-	api := u.nodes[u.asking]
+	return u.send(ctx, u.nodes[u.asking], q)
+}
+
+func (u *apiUser) send(ctx context.Context, api tarnv1connect.ShareTypeServiceClient, q asked) (*tarnv1.ShareType, error) {
 	switch q.op {
 	case opGet:
 		return api.GetShareType(ctx, &tarnv1.GetRequest{Id: q.name})

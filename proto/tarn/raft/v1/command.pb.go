@@ -40,6 +40,9 @@ type Command struct {
 	Version uint32 `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`
 	// What the audit log says of the command; without it there is no record.
 	Audit *AuditNote `protobuf:"bytes,7,opt,name=audit,proto3" json:"audit,omitempty"`
+	// Key that the caller gave to the request; a command under a key that was seen before
+	// changes nothing and has the first one's outcome. From command version 3 on.
+	Key *RequestKey `protobuf:"bytes,8,opt,name=key,proto3" json:"key,omitempty"`
 	// Types that are valid to be assigned to Verb:
 	//
 	//	*Command_PutShareType
@@ -166,6 +169,13 @@ func (x *Command) GetVersion() uint32 {
 func (x *Command) GetAudit() *AuditNote {
 	if x != nil {
 		return x.Audit
+	}
+	return nil
+}
+
+func (x *Command) GetKey() *RequestKey {
+	if x != nil {
+		return x.Key
 	}
 	return nil
 }
@@ -845,6 +855,400 @@ func (*Command_RevokeUser) isCommand_Verb() {}
 
 // AuditNote is what the proposer knows for the audit record; the state machine adds the
 // number, the epochs, the result and the hash.
+// RequestKey names one change that a caller asked for, however often it is asked.
+type RequestKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A UUID that the caller made, unique among that actor's requests.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// A request can take several commands; they are numbered from 0.
+	Step uint32 `protobuf:"varint,2,opt,name=step,proto3" json:"step,omitempty"`
+	// SHA-256 of the request: the same key with another request is refused.
+	Digest        []byte `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RequestKey) Reset() {
+	*x = RequestKey{}
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequestKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequestKey) ProtoMessage() {}
+
+func (x *RequestKey) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequestKey.ProtoReflect.Descriptor instead.
+func (*RequestKey) Descriptor() ([]byte, []int) {
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RequestKey) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *RequestKey) GetStep() uint32 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *RequestKey) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+// KeptOutcome is what the command of a key came to.
+type KeptOutcome struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Actor  string                 `protobuf:"bytes,1,opt,name=actor,proto3" json:"actor,omitempty"`
+	Key    string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Step   uint32                 `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
+	Digest []byte                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Of the log entry, by the log's clock.
+	Index uint64                 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
+	At    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=at,proto3" json:"at,omitempty"`
+	// Counts the actor's outcomes without a gap.
+	Number  uint64   `protobuf:"varint,7,opt,name=number,proto3" json:"number,omitempty"`
+	Refusal *Refusal `protobuf:"bytes,10,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	// Types that are valid to be assigned to Record:
+	//
+	//	*KeptOutcome_ShareType
+	//	*KeptOutcome_Share
+	//	*KeptOutcome_Replica
+	//	*KeptOutcome_Snapshot
+	//	*KeptOutcome_AccessRule
+	//	*KeptOutcome_QuotaLimits
+	//	*KeptOutcome_Host
+	//	*KeptOutcome_PurgeOrder
+	//	*KeptOutcome_User
+	Record        isKeptOutcome_Record `protobuf_oneof:"record"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeptOutcome) Reset() {
+	*x = KeptOutcome{}
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeptOutcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeptOutcome) ProtoMessage() {}
+
+func (x *KeptOutcome) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeptOutcome.ProtoReflect.Descriptor instead.
+func (*KeptOutcome) Descriptor() ([]byte, []int) {
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *KeptOutcome) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *KeptOutcome) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *KeptOutcome) GetStep() uint32 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *KeptOutcome) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *KeptOutcome) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *KeptOutcome) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *KeptOutcome) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *KeptOutcome) GetRefusal() *Refusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return nil
+}
+
+func (x *KeptOutcome) GetRecord() isKeptOutcome_Record {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *KeptOutcome) GetShareType() *v1.ShareType {
+	if x != nil {
+		if x, ok := x.Record.(*KeptOutcome_ShareType); ok {
+			return x.ShareType
+		}
+	}
+	return nil
+}
+
+func (x *KeptOutcome) GetShare() *v1.Share {
+	if x != nil {
+		if x, ok := x.Record.(*KeptOutcome_Share); ok {
+			return x.Share
+		}
+	}
+	return nil
+}
+
+func (x *KeptOutcome) GetReplica() *v1.Replica {
+	if x != nil {
+		if x, ok := x.Record.(*KeptOutcome_Replica); ok {
+			return x.Replica
+		}
+	}
+	return nil
+}
+
+func (x *KeptOutcome) GetSnapshot() *v1.Snapshot {
+	if x != nil {
+		if x, ok := x.Record.(*KeptOutcome_Snapshot); ok {
+			return x.Snapshot
+		}
+	}
+	return nil
+}
+
+func (x *KeptOutcome) GetAccessRule() *v1.AccessRule {
+	if x != nil {
+		if x, ok := x.Record.(*KeptOutcome_AccessRule); ok {
+			return x.AccessRule
+		}
+	}
+	return nil
+}
+
+func (x *KeptOutcome) GetQuotaLimits() *v1.QuotaLimits {
+	if x != nil {
+		if x, ok := x.Record.(*KeptOutcome_QuotaLimits); ok {
+			return x.QuotaLimits
+		}
+	}
+	return nil
+}
+
+func (x *KeptOutcome) GetHost() *v1.Host {
+	if x != nil {
+		if x, ok := x.Record.(*KeptOutcome_Host); ok {
+			return x.Host
+		}
+	}
+	return nil
+}
+
+func (x *KeptOutcome) GetPurgeOrder() *v1.PurgeOrder {
+	if x != nil {
+		if x, ok := x.Record.(*KeptOutcome_PurgeOrder); ok {
+			return x.PurgeOrder
+		}
+	}
+	return nil
+}
+
+func (x *KeptOutcome) GetUser() *v1.User {
+	if x != nil {
+		if x, ok := x.Record.(*KeptOutcome_User); ok {
+			return x.User
+		}
+	}
+	return nil
+}
+
+type isKeptOutcome_Record interface {
+	isKeptOutcome_Record()
+}
+
+type KeptOutcome_ShareType struct {
+	ShareType *v1.ShareType `protobuf:"bytes,20,opt,name=share_type,json=shareType,proto3,oneof"`
+}
+
+type KeptOutcome_Share struct {
+	Share *v1.Share `protobuf:"bytes,21,opt,name=share,proto3,oneof"`
+}
+
+type KeptOutcome_Replica struct {
+	Replica *v1.Replica `protobuf:"bytes,22,opt,name=replica,proto3,oneof"`
+}
+
+type KeptOutcome_Snapshot struct {
+	Snapshot *v1.Snapshot `protobuf:"bytes,23,opt,name=snapshot,proto3,oneof"`
+}
+
+type KeptOutcome_AccessRule struct {
+	AccessRule *v1.AccessRule `protobuf:"bytes,24,opt,name=access_rule,json=accessRule,proto3,oneof"`
+}
+
+type KeptOutcome_QuotaLimits struct {
+	QuotaLimits *v1.QuotaLimits `protobuf:"bytes,25,opt,name=quota_limits,json=quotaLimits,proto3,oneof"`
+}
+
+type KeptOutcome_Host struct {
+	Host *v1.Host `protobuf:"bytes,26,opt,name=host,proto3,oneof"`
+}
+
+type KeptOutcome_PurgeOrder struct {
+	PurgeOrder *v1.PurgeOrder `protobuf:"bytes,27,opt,name=purge_order,json=purgeOrder,proto3,oneof"`
+}
+
+type KeptOutcome_User struct {
+	User *v1.User `protobuf:"bytes,28,opt,name=user,proto3,oneof"`
+}
+
+func (*KeptOutcome_ShareType) isKeptOutcome_Record() {}
+
+func (*KeptOutcome_Share) isKeptOutcome_Record() {}
+
+func (*KeptOutcome_Replica) isKeptOutcome_Record() {}
+
+func (*KeptOutcome_Snapshot) isKeptOutcome_Record() {}
+
+func (*KeptOutcome_AccessRule) isKeptOutcome_Record() {}
+
+func (*KeptOutcome_QuotaLimits) isKeptOutcome_Record() {}
+
+func (*KeptOutcome_Host) isKeptOutcome_Record() {}
+
+func (*KeptOutcome_PurgeOrder) isKeptOutcome_Record() {}
+
+func (*KeptOutcome_User) isKeptOutcome_Record() {}
+
+// Refusal is raftfsm.Error.
+type Refusal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          uint32                 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Field         string                 `protobuf:"bytes,2,opt,name=field,proto3" json:"field,omitempty"`
+	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Quota         *v1.QuotaExceeded      `protobuf:"bytes,4,opt,name=quota,proto3" json:"quota,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Refusal) Reset() {
+	*x = Refusal{}
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Refusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Refusal) ProtoMessage() {}
+
+func (x *Refusal) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
+func (*Refusal) Descriptor() ([]byte, []int) {
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Refusal) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *Refusal) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *Refusal) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Refusal) GetQuota() *v1.QuotaExceeded {
+	if x != nil {
+		return x.Quota
+	}
+	return nil
+}
+
 type AuditNote struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ObjectId      string                 `protobuf:"bytes,1,opt,name=object_id,json=objectId,proto3" json:"object_id,omitempty"`
@@ -858,7 +1262,7 @@ type AuditNote struct {
 
 func (x *AuditNote) Reset() {
 	*x = AuditNote{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[1]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -870,7 +1274,7 @@ func (x *AuditNote) String() string {
 func (*AuditNote) ProtoMessage() {}
 
 func (x *AuditNote) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[1]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -883,7 +1287,7 @@ func (x *AuditNote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditNote.ProtoReflect.Descriptor instead.
 func (*AuditNote) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{1}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *AuditNote) GetObjectId() string {
@@ -932,7 +1336,7 @@ type PutShareType struct {
 
 func (x *PutShareType) Reset() {
 	*x = PutShareType{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[2]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -944,7 +1348,7 @@ func (x *PutShareType) String() string {
 func (*PutShareType) ProtoMessage() {}
 
 func (x *PutShareType) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[2]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -957,7 +1361,7 @@ func (x *PutShareType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutShareType.ProtoReflect.Descriptor instead.
 func (*PutShareType) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{2}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PutShareType) GetShareType() *v1.ShareType {
@@ -983,7 +1387,7 @@ type DeleteShareType struct {
 
 func (x *DeleteShareType) Reset() {
 	*x = DeleteShareType{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[3]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1399,7 @@ func (x *DeleteShareType) String() string {
 func (*DeleteShareType) ProtoMessage() {}
 
 func (x *DeleteShareType) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[3]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1412,7 @@ func (x *DeleteShareType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteShareType.ProtoReflect.Descriptor instead.
 func (*DeleteShareType) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{3}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DeleteShareType) GetId() string {
@@ -1030,7 +1434,7 @@ type CreateShare struct {
 
 func (x *CreateShare) Reset() {
 	*x = CreateShare{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[4]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1446,7 @@ func (x *CreateShare) String() string {
 func (*CreateShare) ProtoMessage() {}
 
 func (x *CreateShare) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[4]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1459,7 @@ func (x *CreateShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateShare.ProtoReflect.Descriptor instead.
 func (*CreateShare) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{4}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CreateShare) GetShare() *v1.Share {
@@ -1088,7 +1492,7 @@ type UpdateShare struct {
 
 func (x *UpdateShare) Reset() {
 	*x = UpdateShare{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[5]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1100,7 +1504,7 @@ func (x *UpdateShare) String() string {
 func (*UpdateShare) ProtoMessage() {}
 
 func (x *UpdateShare) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[5]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1113,7 +1517,7 @@ func (x *UpdateShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateShare.ProtoReflect.Descriptor instead.
 func (*UpdateShare) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{5}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *UpdateShare) GetId() string {
@@ -1183,7 +1587,7 @@ type DeleteShare struct {
 
 func (x *DeleteShare) Reset() {
 	*x = DeleteShare{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[6]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1195,7 +1599,7 @@ func (x *DeleteShare) String() string {
 func (*DeleteShare) ProtoMessage() {}
 
 func (x *DeleteShare) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[6]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1208,7 +1612,7 @@ func (x *DeleteShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteShare.ProtoReflect.Descriptor instead.
 func (*DeleteShare) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{6}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DeleteShare) GetId() string {
@@ -1243,7 +1647,7 @@ type ResizeShare struct {
 
 func (x *ResizeShare) Reset() {
 	*x = ResizeShare{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[7]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1255,7 +1659,7 @@ func (x *ResizeShare) String() string {
 func (*ResizeShare) ProtoMessage() {}
 
 func (x *ResizeShare) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[7]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1268,7 +1672,7 @@ func (x *ResizeShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeShare.ProtoReflect.Descriptor instead.
 func (*ResizeShare) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{7}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ResizeShare) GetId() string {
@@ -1303,7 +1707,7 @@ type UnmanageShare struct {
 
 func (x *UnmanageShare) Reset() {
 	*x = UnmanageShare{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[8]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1315,7 +1719,7 @@ func (x *UnmanageShare) String() string {
 func (*UnmanageShare) ProtoMessage() {}
 
 func (x *UnmanageShare) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[8]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1328,7 +1732,7 @@ func (x *UnmanageShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmanageShare.ProtoReflect.Descriptor instead.
 func (*UnmanageShare) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{8}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UnmanageShare) GetId() string {
@@ -1355,7 +1759,7 @@ type ResetShareStatus struct {
 
 func (x *ResetShareStatus) Reset() {
 	*x = ResetShareStatus{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[9]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1771,7 @@ func (x *ResetShareStatus) String() string {
 func (*ResetShareStatus) ProtoMessage() {}
 
 func (x *ResetShareStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[9]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1784,7 @@ func (x *ResetShareStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetShareStatus.ProtoReflect.Descriptor instead.
 func (*ResetShareStatus) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{9}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ResetShareStatus) GetId() string {
@@ -1409,7 +1813,7 @@ type CreateReplica struct {
 
 func (x *CreateReplica) Reset() {
 	*x = CreateReplica{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[10]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1825,7 @@ func (x *CreateReplica) String() string {
 func (*CreateReplica) ProtoMessage() {}
 
 func (x *CreateReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[10]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1838,7 @@ func (x *CreateReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateReplica.ProtoReflect.Descriptor instead.
 func (*CreateReplica) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{10}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateReplica) GetReplica() *v1.Replica {
@@ -1463,7 +1867,7 @@ type UpdateReplicaMetadata struct {
 
 func (x *UpdateReplicaMetadata) Reset() {
 	*x = UpdateReplicaMetadata{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[11]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +1879,7 @@ func (x *UpdateReplicaMetadata) String() string {
 func (*UpdateReplicaMetadata) ProtoMessage() {}
 
 func (x *UpdateReplicaMetadata) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[11]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +1892,7 @@ func (x *UpdateReplicaMetadata) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateReplicaMetadata.ProtoReflect.Descriptor instead.
 func (*UpdateReplicaMetadata) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{11}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UpdateReplicaMetadata) GetId() string {
@@ -1530,7 +1934,7 @@ type DeleteReplica struct {
 
 func (x *DeleteReplica) Reset() {
 	*x = DeleteReplica{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[12]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1542,7 +1946,7 @@ func (x *DeleteReplica) String() string {
 func (*DeleteReplica) ProtoMessage() {}
 
 func (x *DeleteReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[12]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1555,7 +1959,7 @@ func (x *DeleteReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteReplica.ProtoReflect.Descriptor instead.
 func (*DeleteReplica) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{12}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteReplica) GetId() string {
@@ -1590,7 +1994,7 @@ type UnmanageReplica struct {
 
 func (x *UnmanageReplica) Reset() {
 	*x = UnmanageReplica{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[13]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +2006,7 @@ func (x *UnmanageReplica) String() string {
 func (*UnmanageReplica) ProtoMessage() {}
 
 func (x *UnmanageReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[13]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +2019,7 @@ func (x *UnmanageReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmanageReplica.ProtoReflect.Descriptor instead.
 func (*UnmanageReplica) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{13}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UnmanageReplica) GetId() string {
@@ -1652,7 +2056,7 @@ type PromoteReplica struct {
 
 func (x *PromoteReplica) Reset() {
 	*x = PromoteReplica{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[14]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1664,7 +2068,7 @@ func (x *PromoteReplica) String() string {
 func (*PromoteReplica) ProtoMessage() {}
 
 func (x *PromoteReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[14]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1677,7 +2081,7 @@ func (x *PromoteReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteReplica.ProtoReflect.Descriptor instead.
 func (*PromoteReplica) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{14}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PromoteReplica) GetId() string {
@@ -1747,7 +2151,7 @@ type CancelPromotion struct {
 
 func (x *CancelPromotion) Reset() {
 	*x = CancelPromotion{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[15]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1759,7 +2163,7 @@ func (x *CancelPromotion) String() string {
 func (*CancelPromotion) ProtoMessage() {}
 
 func (x *CancelPromotion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[15]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1772,7 +2176,7 @@ func (x *CancelPromotion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelPromotion.ProtoReflect.Descriptor instead.
 func (*CancelPromotion) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{15}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CancelPromotion) GetShareId() string {
@@ -1798,7 +2202,7 @@ type ResyncReplica struct {
 
 func (x *ResyncReplica) Reset() {
 	*x = ResyncReplica{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[16]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1810,7 +2214,7 @@ func (x *ResyncReplica) String() string {
 func (*ResyncReplica) ProtoMessage() {}
 
 func (x *ResyncReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[16]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1823,7 +2227,7 @@ func (x *ResyncReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResyncReplica.ProtoReflect.Descriptor instead.
 func (*ResyncReplica) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{16}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ResyncReplica) GetId() string {
@@ -1843,7 +2247,7 @@ type ResetReplicaStatus struct {
 
 func (x *ResetReplicaStatus) Reset() {
 	*x = ResetReplicaStatus{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[17]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1855,7 +2259,7 @@ func (x *ResetReplicaStatus) String() string {
 func (*ResetReplicaStatus) ProtoMessage() {}
 
 func (x *ResetReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[17]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1868,7 +2272,7 @@ func (x *ResetReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ResetReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{17}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ResetReplicaStatus) GetId() string {
@@ -1895,7 +2299,7 @@ type ResetReplicaState struct {
 
 func (x *ResetReplicaState) Reset() {
 	*x = ResetReplicaState{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[18]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +2311,7 @@ func (x *ResetReplicaState) String() string {
 func (*ResetReplicaState) ProtoMessage() {}
 
 func (x *ResetReplicaState) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[18]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +2324,7 @@ func (x *ResetReplicaState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetReplicaState.ProtoReflect.Descriptor instead.
 func (*ResetReplicaState) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{18}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResetReplicaState) GetId() string {
@@ -1948,7 +2352,7 @@ type CreateSnapshot struct {
 
 func (x *CreateSnapshot) Reset() {
 	*x = CreateSnapshot{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[19]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1960,7 +2364,7 @@ func (x *CreateSnapshot) String() string {
 func (*CreateSnapshot) ProtoMessage() {}
 
 func (x *CreateSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[19]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1973,7 +2377,7 @@ func (x *CreateSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshot.ProtoReflect.Descriptor instead.
 func (*CreateSnapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{19}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CreateSnapshot) GetSnapshot() *v1.Snapshot {
@@ -2002,7 +2406,7 @@ type UpdateSnapshot struct {
 
 func (x *UpdateSnapshot) Reset() {
 	*x = UpdateSnapshot{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[20]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +2418,7 @@ func (x *UpdateSnapshot) String() string {
 func (*UpdateSnapshot) ProtoMessage() {}
 
 func (x *UpdateSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[20]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +2431,7 @@ func (x *UpdateSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSnapshot.ProtoReflect.Descriptor instead.
 func (*UpdateSnapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{20}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UpdateSnapshot) GetId() string {
@@ -2068,7 +2472,7 @@ type DeleteSnapshot struct {
 
 func (x *DeleteSnapshot) Reset() {
 	*x = DeleteSnapshot{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[21]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2484,7 @@ func (x *DeleteSnapshot) String() string {
 func (*DeleteSnapshot) ProtoMessage() {}
 
 func (x *DeleteSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[21]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2497,7 @@ func (x *DeleteSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshot.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{21}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeleteSnapshot) GetId() string {
@@ -2121,7 +2525,7 @@ type UnmanageSnapshot struct {
 
 func (x *UnmanageSnapshot) Reset() {
 	*x = UnmanageSnapshot{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[22]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2133,7 +2537,7 @@ func (x *UnmanageSnapshot) String() string {
 func (*UnmanageSnapshot) ProtoMessage() {}
 
 func (x *UnmanageSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[22]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2146,7 +2550,7 @@ func (x *UnmanageSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmanageSnapshot.ProtoReflect.Descriptor instead.
 func (*UnmanageSnapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{22}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *UnmanageSnapshot) GetId() string {
@@ -2173,7 +2577,7 @@ type ResetSnapshotStatus struct {
 
 func (x *ResetSnapshotStatus) Reset() {
 	*x = ResetSnapshotStatus{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[23]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2185,7 +2589,7 @@ func (x *ResetSnapshotStatus) String() string {
 func (*ResetSnapshotStatus) ProtoMessage() {}
 
 func (x *ResetSnapshotStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[23]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2198,7 +2602,7 @@ func (x *ResetSnapshotStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetSnapshotStatus.ProtoReflect.Descriptor instead.
 func (*ResetSnapshotStatus) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{23}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ResetSnapshotStatus) GetId() string {
@@ -2224,7 +2628,7 @@ type AllowAccess struct {
 
 func (x *AllowAccess) Reset() {
 	*x = AllowAccess{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[24]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2236,7 +2640,7 @@ func (x *AllowAccess) String() string {
 func (*AllowAccess) ProtoMessage() {}
 
 func (x *AllowAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[24]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2249,7 +2653,7 @@ func (x *AllowAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllowAccess.ProtoReflect.Descriptor instead.
 func (*AllowAccess) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{24}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AllowAccess) GetAccessRule() *v1.AccessRule {
@@ -2269,7 +2673,7 @@ type UpdateAccess struct {
 
 func (x *UpdateAccess) Reset() {
 	*x = UpdateAccess{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[25]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2281,7 +2685,7 @@ func (x *UpdateAccess) String() string {
 func (*UpdateAccess) ProtoMessage() {}
 
 func (x *UpdateAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[25]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2294,7 +2698,7 @@ func (x *UpdateAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateAccess.ProtoReflect.Descriptor instead.
 func (*UpdateAccess) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{25}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *UpdateAccess) GetId() string {
@@ -2320,7 +2724,7 @@ type DenyAccess struct {
 
 func (x *DenyAccess) Reset() {
 	*x = DenyAccess{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[26]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2332,7 +2736,7 @@ func (x *DenyAccess) String() string {
 func (*DenyAccess) ProtoMessage() {}
 
 func (x *DenyAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[26]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2345,7 +2749,7 @@ func (x *DenyAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenyAccess.ProtoReflect.Descriptor instead.
 func (*DenyAccess) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{26}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DenyAccess) GetId() string {
@@ -2364,7 +2768,7 @@ type PutQuota struct {
 
 func (x *PutQuota) Reset() {
 	*x = PutQuota{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[27]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2376,7 +2780,7 @@ func (x *PutQuota) String() string {
 func (*PutQuota) ProtoMessage() {}
 
 func (x *PutQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[27]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2389,7 +2793,7 @@ func (x *PutQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutQuota.ProtoReflect.Descriptor instead.
 func (*PutQuota) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{27}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PutQuota) GetLimits() *v1.QuotaLimits {
@@ -2410,7 +2814,7 @@ type ResetQuota struct {
 
 func (x *ResetQuota) Reset() {
 	*x = ResetQuota{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[28]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2422,7 +2826,7 @@ func (x *ResetQuota) String() string {
 func (*ResetQuota) ProtoMessage() {}
 
 func (x *ResetQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[28]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2435,7 +2839,7 @@ func (x *ResetQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetQuota.ProtoReflect.Descriptor instead.
 func (*ResetQuota) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{28}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ResetQuota) GetProjectId() string {
@@ -2468,7 +2872,7 @@ type DeleteMessage struct {
 
 func (x *DeleteMessage) Reset() {
 	*x = DeleteMessage{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2480,7 +2884,7 @@ func (x *DeleteMessage) String() string {
 func (*DeleteMessage) ProtoMessage() {}
 
 func (x *DeleteMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[29]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2493,7 +2897,7 @@ func (x *DeleteMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMessage.ProtoReflect.Descriptor instead.
 func (*DeleteMessage) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{29}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DeleteMessage) GetId() string {
@@ -2512,7 +2916,7 @@ type RegisterHost struct {
 
 func (x *RegisterHost) Reset() {
 	*x = RegisterHost{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2524,7 +2928,7 @@ func (x *RegisterHost) String() string {
 func (*RegisterHost) ProtoMessage() {}
 
 func (x *RegisterHost) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[30]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2537,7 +2941,7 @@ func (x *RegisterHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterHost.ProtoReflect.Descriptor instead.
 func (*RegisterHost) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{30}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RegisterHost) GetHost() *v1.Host {
@@ -2558,7 +2962,7 @@ type SetHostAdminState struct {
 
 func (x *SetHostAdminState) Reset() {
 	*x = SetHostAdminState{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2570,7 +2974,7 @@ func (x *SetHostAdminState) String() string {
 func (*SetHostAdminState) ProtoMessage() {}
 
 func (x *SetHostAdminState) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[31]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2583,7 +2987,7 @@ func (x *SetHostAdminState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHostAdminState.ProtoReflect.Descriptor instead.
 func (*SetHostAdminState) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{31}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SetHostAdminState) GetId() string {
@@ -2616,7 +3020,7 @@ type RemoveHost struct {
 
 func (x *RemoveHost) Reset() {
 	*x = RemoveHost{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2628,7 +3032,7 @@ func (x *RemoveHost) String() string {
 func (*RemoveHost) ProtoMessage() {}
 
 func (x *RemoveHost) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[32]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2641,7 +3045,7 @@ func (x *RemoveHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHost.ProtoReflect.Descriptor instead.
 func (*RemoveHost) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{32}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RemoveHost) GetId() string {
@@ -2662,7 +3066,7 @@ type PurgeDivergentCopy struct {
 
 func (x *PurgeDivergentCopy) Reset() {
 	*x = PurgeDivergentCopy{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2674,7 +3078,7 @@ func (x *PurgeDivergentCopy) String() string {
 func (*PurgeDivergentCopy) ProtoMessage() {}
 
 func (x *PurgeDivergentCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[33]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2687,7 +3091,7 @@ func (x *PurgeDivergentCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeDivergentCopy.ProtoReflect.Descriptor instead.
 func (*PurgeDivergentCopy) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{33}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PurgeDivergentCopy) GetOrder() *v1.PurgeOrder {
@@ -2715,7 +3119,7 @@ type JoinToken struct {
 
 func (x *JoinToken) Reset() {
 	*x = JoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2727,7 +3131,7 @@ func (x *JoinToken) String() string {
 func (*JoinToken) ProtoMessage() {}
 
 func (x *JoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[34]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2740,7 +3144,7 @@ func (x *JoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinToken.ProtoReflect.Descriptor instead.
 func (*JoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{34}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *JoinToken) GetHash() string {
@@ -2803,7 +3207,7 @@ type UserRecord struct {
 
 func (x *UserRecord) Reset() {
 	*x = UserRecord{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2815,7 +3219,7 @@ func (x *UserRecord) String() string {
 func (*UserRecord) ProtoMessage() {}
 
 func (x *UserRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[35]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2828,7 +3232,7 @@ func (x *UserRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRecord.ProtoReflect.Descriptor instead.
 func (*UserRecord) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{35}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *UserRecord) GetUser() *v1.User {
@@ -2856,7 +3260,7 @@ type PutUser struct {
 
 func (x *PutUser) Reset() {
 	*x = PutUser{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2868,7 +3272,7 @@ func (x *PutUser) String() string {
 func (*PutUser) ProtoMessage() {}
 
 func (x *PutUser) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[36]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2881,7 +3285,7 @@ func (x *PutUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutUser.ProtoReflect.Descriptor instead.
 func (*PutUser) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{36}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PutUser) GetUser() *v1.User {
@@ -2910,7 +3314,7 @@ type RevokeUser struct {
 
 func (x *RevokeUser) Reset() {
 	*x = RevokeUser{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2922,7 +3326,7 @@ func (x *RevokeUser) String() string {
 func (*RevokeUser) ProtoMessage() {}
 
 func (x *RevokeUser) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[37]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2935,7 +3339,7 @@ func (x *RevokeUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeUser.ProtoReflect.Descriptor instead.
 func (*RevokeUser) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{37}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RevokeUser) GetId() string {
@@ -2968,7 +3372,7 @@ type PutJoinToken struct {
 
 func (x *PutJoinToken) Reset() {
 	*x = PutJoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2980,7 +3384,7 @@ func (x *PutJoinToken) String() string {
 func (*PutJoinToken) ProtoMessage() {}
 
 func (x *PutJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[38]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2993,7 +3397,7 @@ func (x *PutJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutJoinToken.ProtoReflect.Descriptor instead.
 func (*PutJoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{38}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PutJoinToken) GetToken() *JoinToken {
@@ -3014,7 +3418,7 @@ type UseJoinToken struct {
 
 func (x *UseJoinToken) Reset() {
 	*x = UseJoinToken{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3026,7 +3430,7 @@ func (x *UseJoinToken) String() string {
 func (*UseJoinToken) ProtoMessage() {}
 
 func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[39]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3039,7 +3443,7 @@ func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseJoinToken.ProtoReflect.Descriptor instead.
 func (*UseJoinToken) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{39}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *UseJoinToken) GetHash() string {
@@ -3079,7 +3483,7 @@ type Transitions struct {
 
 func (x *Transitions) Reset() {
 	*x = Transitions{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3091,7 +3495,7 @@ func (x *Transitions) String() string {
 func (*Transitions) ProtoMessage() {}
 
 func (x *Transitions) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[40]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3104,7 +3508,7 @@ func (x *Transitions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transitions.ProtoReflect.Descriptor instead.
 func (*Transitions) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{40}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Transitions) GetReplicas() []*ReplicaTransition {
@@ -3177,7 +3581,7 @@ type ReplicaTransition struct {
 
 func (x *ReplicaTransition) Reset() {
 	*x = ReplicaTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3189,7 +3593,7 @@ func (x *ReplicaTransition) String() string {
 func (*ReplicaTransition) ProtoMessage() {}
 
 func (x *ReplicaTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[41]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3202,7 +3606,7 @@ func (x *ReplicaTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaTransition.ProtoReflect.Descriptor instead.
 func (*ReplicaTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{41}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ReplicaTransition) GetId() string {
@@ -3341,7 +3745,7 @@ type SnapshotTransition struct {
 
 func (x *SnapshotTransition) Reset() {
 	*x = SnapshotTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3353,7 +3757,7 @@ func (x *SnapshotTransition) String() string {
 func (*SnapshotTransition) ProtoMessage() {}
 
 func (x *SnapshotTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[42]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3366,7 +3770,7 @@ func (x *SnapshotTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTransition.ProtoReflect.Descriptor instead.
 func (*SnapshotTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{42}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SnapshotTransition) GetSnapshotId() string {
@@ -3430,7 +3834,7 @@ type HostTransition struct {
 
 func (x *HostTransition) Reset() {
 	*x = HostTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3442,7 +3846,7 @@ func (x *HostTransition) String() string {
 func (*HostTransition) ProtoMessage() {}
 
 func (x *HostTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[43]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3455,7 +3859,7 @@ func (x *HostTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostTransition.ProtoReflect.Descriptor instead.
 func (*HostTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{43}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *HostTransition) GetId() string {
@@ -3490,7 +3894,7 @@ type PurgeTransition struct {
 
 func (x *PurgeTransition) Reset() {
 	*x = PurgeTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3502,7 +3906,7 @@ func (x *PurgeTransition) String() string {
 func (*PurgeTransition) ProtoMessage() {}
 
 func (x *PurgeTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[44]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3515,7 +3919,7 @@ func (x *PurgeTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeTransition.ProtoReflect.Descriptor instead.
 func (*PurgeTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{44}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PurgeTransition) GetHostId() string {
@@ -3546,7 +3950,7 @@ type ShareTransition struct {
 
 func (x *ShareTransition) Reset() {
 	*x = ShareTransition{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3558,7 +3962,7 @@ func (x *ShareTransition) String() string {
 func (*ShareTransition) ProtoMessage() {}
 
 func (x *ShareTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[45]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3571,7 +3975,7 @@ func (x *ShareTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareTransition.ProtoReflect.Descriptor instead.
 func (*ShareTransition) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{45}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ShareTransition) GetId() string {
@@ -3616,7 +4020,7 @@ type CommitDemotion struct {
 
 func (x *CommitDemotion) Reset() {
 	*x = CommitDemotion{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3628,7 +4032,7 @@ func (x *CommitDemotion) String() string {
 func (*CommitDemotion) ProtoMessage() {}
 
 func (x *CommitDemotion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[46]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3641,7 +4045,7 @@ func (x *CommitDemotion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitDemotion.ProtoReflect.Descriptor instead.
 func (*CommitDemotion) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{46}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CommitDemotion) GetShareId() string {
@@ -3693,7 +4097,7 @@ type CommitSeal struct {
 
 func (x *CommitSeal) Reset() {
 	*x = CommitSeal{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[47]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3705,7 +4109,7 @@ func (x *CommitSeal) String() string {
 func (*CommitSeal) ProtoMessage() {}
 
 func (x *CommitSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[47]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3718,7 +4122,7 @@ func (x *CommitSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitSeal.ProtoReflect.Descriptor instead.
 func (*CommitSeal) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{47}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CommitSeal) GetShareId() string {
@@ -3771,7 +4175,7 @@ type CommitProof struct {
 
 func (x *CommitProof) Reset() {
 	*x = CommitProof{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[48]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3783,7 +4187,7 @@ func (x *CommitProof) String() string {
 func (*CommitProof) ProtoMessage() {}
 
 func (x *CommitProof) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[48]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3796,7 +4200,7 @@ func (x *CommitProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitProof.ProtoReflect.Descriptor instead.
 func (*CommitProof) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{48}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CommitProof) GetShareId() string {
@@ -3856,7 +4260,7 @@ type Activate struct {
 
 func (x *Activate) Reset() {
 	*x = Activate{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3868,7 +4272,7 @@ func (x *Activate) String() string {
 func (*Activate) ProtoMessage() {}
 
 func (x *Activate) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3881,7 +4285,7 @@ func (x *Activate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activate.ProtoReflect.Descriptor instead.
 func (*Activate) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{49}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Activate) GetShareId() string {
@@ -3922,7 +4326,7 @@ type CheckHash struct {
 
 func (x *CheckHash) Reset() {
 	*x = CheckHash{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3934,7 +4338,7 @@ func (x *CheckHash) String() string {
 func (*CheckHash) ProtoMessage() {}
 
 func (x *CheckHash) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3947,7 +4351,7 @@ func (x *CheckHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckHash.ProtoReflect.Descriptor instead.
 func (*CheckHash) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{50}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CheckHash) GetIndex() uint64 {
@@ -3973,7 +4377,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[51]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3985,7 +4389,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[51]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3998,7 +4402,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{51}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -4018,7 +4422,7 @@ type SetCommandVersion struct {
 
 func (x *SetCommandVersion) Reset() {
 	*x = SetCommandVersion{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[52]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4030,7 +4434,7 @@ func (x *SetCommandVersion) String() string {
 func (*SetCommandVersion) ProtoMessage() {}
 
 func (x *SetCommandVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[52]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4043,7 +4447,7 @@ func (x *SetCommandVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetCommandVersion.ProtoReflect.Descriptor instead.
 func (*SetCommandVersion) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{52}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *SetCommandVersion) GetVersion() uint32 {
@@ -4068,7 +4472,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[53]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4080,7 +4484,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[53]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4093,7 +4497,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{53}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -4154,6 +4558,7 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_JoinToken
 	//	*SnapshotRecord_AuditRecord
 	//	*SnapshotRecord_User
+	//	*SnapshotRecord_KeptOutcome
 	Record        isSnapshotRecord_Record `protobuf_oneof:"record"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4161,7 +4566,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[54]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4173,7 +4578,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[54]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4186,7 +4591,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{54}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -4304,6 +4709,15 @@ func (x *SnapshotRecord) GetUser() *UserRecord {
 	return nil
 }
 
+func (x *SnapshotRecord) GetKeptOutcome() *KeptOutcome {
+	if x != nil {
+		if x, ok := x.Record.(*SnapshotRecord_KeptOutcome); ok {
+			return x.KeptOutcome
+		}
+	}
+	return nil
+}
+
 type isSnapshotRecord_Record interface {
 	isSnapshotRecord_Record()
 }
@@ -4356,6 +4770,10 @@ type SnapshotRecord_User struct {
 	User *UserRecord `protobuf:"bytes,21,opt,name=user,proto3,oneof"`
 }
 
+type SnapshotRecord_KeptOutcome struct {
+	KeptOutcome *KeptOutcome `protobuf:"bytes,22,opt,name=kept_outcome,json=keptOutcome,proto3,oneof"`
+}
+
 func (*SnapshotRecord_ShareType) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_Share) isSnapshotRecord_Record() {}
@@ -4380,11 +4798,13 @@ func (*SnapshotRecord_AuditRecord) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_User) isSnapshotRecord_Record() {}
 
+func (*SnapshotRecord_KeptOutcome) isSnapshotRecord_Record() {}
+
 var File_tarn_raft_v1_command_proto protoreflect.FileDescriptor
 
 const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\x9c\x1a\n" +
+	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\xc8\x1a\n" +
 	"\aCommand\x12;\n" +
 	"\vproposed_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"proposedAt\x12\x14\n" +
@@ -4395,7 +4815,8 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"proposerId\x12#\n" +
 	"\rproposer_term\x18\x05 \x01(\x04R\fproposerTerm\x12\x18\n" +
 	"\aversion\x18\x06 \x01(\rR\aversion\x12-\n" +
-	"\x05audit\x18\a \x01(\v2\x17.tarn.raft.v1.AuditNoteR\x05audit\x12B\n" +
+	"\x05audit\x18\a \x01(\v2\x17.tarn.raft.v1.AuditNoteR\x05audit\x12*\n" +
+	"\x03key\x18\b \x01(\v2\x18.tarn.raft.v1.RequestKeyR\x03key\x12B\n" +
 	"\x0eput_share_type\x18\n" +
 	" \x01(\v2\x1a.tarn.raft.v1.PutShareTypeH\x00R\fputShareType\x12K\n" +
 	"\x11delete_share_type\x18\v \x01(\v2\x1d.tarn.raft.v1.DeleteShareTypeH\x00R\x0fdeleteShareType\x12>\n" +
@@ -4447,7 +4868,40 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\bput_user\x18R \x01(\v2\x15.tarn.raft.v1.PutUserH\x00R\aputUser\x12;\n" +
 	"\vrevoke_user\x18S \x01(\v2\x18.tarn.raft.v1.RevokeUserH\x00R\n" +
 	"revokeUserB\x06\n" +
-	"\x04verb\"\x8e\x01\n" +
+	"\x04verb\"J\n" +
+	"\n" +
+	"RequestKey\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
+	"\x04step\x18\x02 \x01(\rR\x04step\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\"\xa7\x05\n" +
+	"\vKeptOutcome\x12\x14\n" +
+	"\x05actor\x18\x01 \x01(\tR\x05actor\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x12\n" +
+	"\x04step\x18\x03 \x01(\rR\x04step\x12\x16\n" +
+	"\x06digest\x18\x04 \x01(\fR\x06digest\x12\x14\n" +
+	"\x05index\x18\x05 \x01(\x04R\x05index\x12*\n" +
+	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x16\n" +
+	"\x06number\x18\a \x01(\x04R\x06number\x12/\n" +
+	"\arefusal\x18\n" +
+	" \x01(\v2\x15.tarn.raft.v1.RefusalR\arefusal\x123\n" +
+	"\n" +
+	"share_type\x18\x14 \x01(\v2\x12.tarn.v1.ShareTypeH\x00R\tshareType\x12&\n" +
+	"\x05share\x18\x15 \x01(\v2\x0e.tarn.v1.ShareH\x00R\x05share\x12,\n" +
+	"\areplica\x18\x16 \x01(\v2\x10.tarn.v1.ReplicaH\x00R\areplica\x12/\n" +
+	"\bsnapshot\x18\x17 \x01(\v2\x11.tarn.v1.SnapshotH\x00R\bsnapshot\x126\n" +
+	"\vaccess_rule\x18\x18 \x01(\v2\x13.tarn.v1.AccessRuleH\x00R\n" +
+	"accessRule\x129\n" +
+	"\fquota_limits\x18\x19 \x01(\v2\x14.tarn.v1.QuotaLimitsH\x00R\vquotaLimits\x12#\n" +
+	"\x04host\x18\x1a \x01(\v2\r.tarn.v1.HostH\x00R\x04host\x126\n" +
+	"\vpurge_order\x18\x1b \x01(\v2\x13.tarn.v1.PurgeOrderH\x00R\n" +
+	"purgeOrder\x12#\n" +
+	"\x04user\x18\x1c \x01(\v2\r.tarn.v1.UserH\x00R\x04userB\b\n" +
+	"\x06record\"{\n" +
+	"\aRefusal\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\rR\x04code\x12\x14\n" +
+	"\x05field\x18\x02 \x01(\tR\x05field\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12,\n" +
+	"\x05quota\x18\x04 \x01(\v2\x16.tarn.v1.QuotaExceededR\x05quota\"\x8e\x01\n" +
 	"\tAuditNote\x12\x1b\n" +
 	"\tobject_id\x18\x01 \x01(\tR\bobjectId\x12\x13\n" +
 	"\x05op_id\x18\x02 \x01(\tR\x04opId\x12\x1d\n" +
@@ -4715,7 +5169,7 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x13min_command_version\x18\x04 \x01(\rR\x11minCommandVersion\x127\n" +
 	"\tlast_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\blastTime\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x06 \x01(\tR\tclusterId\"\x98\x05\n" +
+	"cluster_id\x18\x06 \x01(\tR\tclusterId\"\xd8\x05\n" +
 	"\x0eSnapshotRecord\x123\n" +
 	"\n" +
 	"share_type\x18\x01 \x01(\v2\x12.tarn.v1.ShareTypeH\x00R\tshareType\x12&\n" +
@@ -4732,7 +5186,8 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"join_token\x18\n" +
 	" \x01(\v2\x17.tarn.raft.v1.JoinTokenH\x00R\tjoinToken\x129\n" +
 	"\faudit_record\x18\x14 \x01(\v2\x14.tarn.v1.AuditRecordH\x00R\vauditRecord\x12.\n" +
-	"\x04user\x18\x15 \x01(\v2\x18.tarn.raft.v1.UserRecordH\x00R\x04userB\b\n" +
+	"\x04user\x18\x15 \x01(\v2\x18.tarn.raft.v1.UserRecordH\x00R\x04user\x12>\n" +
+	"\fkept_outcome\x18\x16 \x01(\v2\x19.tarn.raft.v1.KeptOutcomeH\x00R\vkeptOutcomeB\b\n" +
 	"\x06recordB Z\x1etarn/proto/tarn/raft/v1;raftv1b\x06proto3"
 
 var (
@@ -4747,206 +5202,224 @@ func file_tarn_raft_v1_command_proto_rawDescGZIP() []byte {
 	return file_tarn_raft_v1_command_proto_rawDescData
 }
 
-var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
+var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*Command)(nil),               // 0: tarn.raft.v1.Command
-	(*AuditNote)(nil),             // 1: tarn.raft.v1.AuditNote
-	(*PutShareType)(nil),          // 2: tarn.raft.v1.PutShareType
-	(*DeleteShareType)(nil),       // 3: tarn.raft.v1.DeleteShareType
-	(*CreateShare)(nil),           // 4: tarn.raft.v1.CreateShare
-	(*UpdateShare)(nil),           // 5: tarn.raft.v1.UpdateShare
-	(*DeleteShare)(nil),           // 6: tarn.raft.v1.DeleteShare
-	(*ResizeShare)(nil),           // 7: tarn.raft.v1.ResizeShare
-	(*UnmanageShare)(nil),         // 8: tarn.raft.v1.UnmanageShare
-	(*ResetShareStatus)(nil),      // 9: tarn.raft.v1.ResetShareStatus
-	(*CreateReplica)(nil),         // 10: tarn.raft.v1.CreateReplica
-	(*UpdateReplicaMetadata)(nil), // 11: tarn.raft.v1.UpdateReplicaMetadata
-	(*DeleteReplica)(nil),         // 12: tarn.raft.v1.DeleteReplica
-	(*UnmanageReplica)(nil),       // 13: tarn.raft.v1.UnmanageReplica
-	(*PromoteReplica)(nil),        // 14: tarn.raft.v1.PromoteReplica
-	(*CancelPromotion)(nil),       // 15: tarn.raft.v1.CancelPromotion
-	(*ResyncReplica)(nil),         // 16: tarn.raft.v1.ResyncReplica
-	(*ResetReplicaStatus)(nil),    // 17: tarn.raft.v1.ResetReplicaStatus
-	(*ResetReplicaState)(nil),     // 18: tarn.raft.v1.ResetReplicaState
-	(*CreateSnapshot)(nil),        // 19: tarn.raft.v1.CreateSnapshot
-	(*UpdateSnapshot)(nil),        // 20: tarn.raft.v1.UpdateSnapshot
-	(*DeleteSnapshot)(nil),        // 21: tarn.raft.v1.DeleteSnapshot
-	(*UnmanageSnapshot)(nil),      // 22: tarn.raft.v1.UnmanageSnapshot
-	(*ResetSnapshotStatus)(nil),   // 23: tarn.raft.v1.ResetSnapshotStatus
-	(*AllowAccess)(nil),           // 24: tarn.raft.v1.AllowAccess
-	(*UpdateAccess)(nil),          // 25: tarn.raft.v1.UpdateAccess
-	(*DenyAccess)(nil),            // 26: tarn.raft.v1.DenyAccess
-	(*PutQuota)(nil),              // 27: tarn.raft.v1.PutQuota
-	(*ResetQuota)(nil),            // 28: tarn.raft.v1.ResetQuota
-	(*DeleteMessage)(nil),         // 29: tarn.raft.v1.DeleteMessage
-	(*RegisterHost)(nil),          // 30: tarn.raft.v1.RegisterHost
-	(*SetHostAdminState)(nil),     // 31: tarn.raft.v1.SetHostAdminState
-	(*RemoveHost)(nil),            // 32: tarn.raft.v1.RemoveHost
-	(*PurgeDivergentCopy)(nil),    // 33: tarn.raft.v1.PurgeDivergentCopy
-	(*JoinToken)(nil),             // 34: tarn.raft.v1.JoinToken
-	(*UserRecord)(nil),            // 35: tarn.raft.v1.UserRecord
-	(*PutUser)(nil),               // 36: tarn.raft.v1.PutUser
-	(*RevokeUser)(nil),            // 37: tarn.raft.v1.RevokeUser
-	(*PutJoinToken)(nil),          // 38: tarn.raft.v1.PutJoinToken
-	(*UseJoinToken)(nil),          // 39: tarn.raft.v1.UseJoinToken
-	(*Transitions)(nil),           // 40: tarn.raft.v1.Transitions
-	(*ReplicaTransition)(nil),     // 41: tarn.raft.v1.ReplicaTransition
-	(*SnapshotTransition)(nil),    // 42: tarn.raft.v1.SnapshotTransition
-	(*HostTransition)(nil),        // 43: tarn.raft.v1.HostTransition
-	(*PurgeTransition)(nil),       // 44: tarn.raft.v1.PurgeTransition
-	(*ShareTransition)(nil),       // 45: tarn.raft.v1.ShareTransition
-	(*CommitDemotion)(nil),        // 46: tarn.raft.v1.CommitDemotion
-	(*CommitSeal)(nil),            // 47: tarn.raft.v1.CommitSeal
-	(*CommitProof)(nil),           // 48: tarn.raft.v1.CommitProof
-	(*Activate)(nil),              // 49: tarn.raft.v1.Activate
-	(*CheckHash)(nil),             // 50: tarn.raft.v1.CheckHash
-	(*InitCluster)(nil),           // 51: tarn.raft.v1.InitCluster
-	(*SetCommandVersion)(nil),     // 52: tarn.raft.v1.SetCommandVersion
-	(*SnapshotHeader)(nil),        // 53: tarn.raft.v1.SnapshotHeader
-	(*SnapshotRecord)(nil),        // 54: tarn.raft.v1.SnapshotRecord
-	nil,                           // 55: tarn.raft.v1.UpdateShare.SetMetadataEntry
-	nil,                           // 56: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	nil,                           // 57: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	nil,                           // 58: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	(*timestamppb.Timestamp)(nil), // 59: google.protobuf.Timestamp
-	(*v1.ShareType)(nil),          // 60: tarn.v1.ShareType
-	(*v1.Share)(nil),              // 61: tarn.v1.Share
-	(*v1.Replica)(nil),            // 62: tarn.v1.Replica
-	(v1.Status)(0),                // 63: tarn.v1.Status
-	(v1.PromotionMode)(0),         // 64: tarn.v1.PromotionMode
-	(*v1.Consent)(nil),            // 65: tarn.v1.Consent
-	(v1.ReplicaState)(0),          // 66: tarn.v1.ReplicaState
-	(*v1.Snapshot)(nil),           // 67: tarn.v1.Snapshot
-	(*v1.AccessRule)(nil),         // 68: tarn.v1.AccessRule
-	(v1.AccessLevel)(0),           // 69: tarn.v1.AccessLevel
-	(*v1.QuotaLimits)(nil),        // 70: tarn.v1.QuotaLimits
-	(*v1.Host)(nil),               // 71: tarn.v1.Host
-	(v1.HostAdminState)(0),        // 72: tarn.v1.HostAdminState
-	(*v1.PurgeOrder)(nil),         // 73: tarn.v1.PurgeOrder
-	(*v1.User)(nil),               // 74: tarn.v1.User
-	(*v1.UserMessage)(nil),        // 75: tarn.v1.UserMessage
-	(*v1.ExportLocation)(nil),     // 76: tarn.v1.ExportLocation
-	(*v1.RuleError)(nil),          // 77: tarn.v1.RuleError
-	(*v1.ReplicaError)(nil),       // 78: tarn.v1.ReplicaError
-	(*v1.DivergentCopy)(nil),      // 79: tarn.v1.DivergentCopy
-	(v1.HostState)(0),             // 80: tarn.v1.HostState
-	(v1.FencingProof)(0),          // 81: tarn.v1.FencingProof
-	(*v1.LossReport)(nil),         // 82: tarn.v1.LossReport
-	(*v1.SnapshotInstance)(nil),   // 83: tarn.v1.SnapshotInstance
-	(*v1.AuditRecord)(nil),        // 84: tarn.v1.AuditRecord
+	(*RequestKey)(nil),            // 1: tarn.raft.v1.RequestKey
+	(*KeptOutcome)(nil),           // 2: tarn.raft.v1.KeptOutcome
+	(*Refusal)(nil),               // 3: tarn.raft.v1.Refusal
+	(*AuditNote)(nil),             // 4: tarn.raft.v1.AuditNote
+	(*PutShareType)(nil),          // 5: tarn.raft.v1.PutShareType
+	(*DeleteShareType)(nil),       // 6: tarn.raft.v1.DeleteShareType
+	(*CreateShare)(nil),           // 7: tarn.raft.v1.CreateShare
+	(*UpdateShare)(nil),           // 8: tarn.raft.v1.UpdateShare
+	(*DeleteShare)(nil),           // 9: tarn.raft.v1.DeleteShare
+	(*ResizeShare)(nil),           // 10: tarn.raft.v1.ResizeShare
+	(*UnmanageShare)(nil),         // 11: tarn.raft.v1.UnmanageShare
+	(*ResetShareStatus)(nil),      // 12: tarn.raft.v1.ResetShareStatus
+	(*CreateReplica)(nil),         // 13: tarn.raft.v1.CreateReplica
+	(*UpdateReplicaMetadata)(nil), // 14: tarn.raft.v1.UpdateReplicaMetadata
+	(*DeleteReplica)(nil),         // 15: tarn.raft.v1.DeleteReplica
+	(*UnmanageReplica)(nil),       // 16: tarn.raft.v1.UnmanageReplica
+	(*PromoteReplica)(nil),        // 17: tarn.raft.v1.PromoteReplica
+	(*CancelPromotion)(nil),       // 18: tarn.raft.v1.CancelPromotion
+	(*ResyncReplica)(nil),         // 19: tarn.raft.v1.ResyncReplica
+	(*ResetReplicaStatus)(nil),    // 20: tarn.raft.v1.ResetReplicaStatus
+	(*ResetReplicaState)(nil),     // 21: tarn.raft.v1.ResetReplicaState
+	(*CreateSnapshot)(nil),        // 22: tarn.raft.v1.CreateSnapshot
+	(*UpdateSnapshot)(nil),        // 23: tarn.raft.v1.UpdateSnapshot
+	(*DeleteSnapshot)(nil),        // 24: tarn.raft.v1.DeleteSnapshot
+	(*UnmanageSnapshot)(nil),      // 25: tarn.raft.v1.UnmanageSnapshot
+	(*ResetSnapshotStatus)(nil),   // 26: tarn.raft.v1.ResetSnapshotStatus
+	(*AllowAccess)(nil),           // 27: tarn.raft.v1.AllowAccess
+	(*UpdateAccess)(nil),          // 28: tarn.raft.v1.UpdateAccess
+	(*DenyAccess)(nil),            // 29: tarn.raft.v1.DenyAccess
+	(*PutQuota)(nil),              // 30: tarn.raft.v1.PutQuota
+	(*ResetQuota)(nil),            // 31: tarn.raft.v1.ResetQuota
+	(*DeleteMessage)(nil),         // 32: tarn.raft.v1.DeleteMessage
+	(*RegisterHost)(nil),          // 33: tarn.raft.v1.RegisterHost
+	(*SetHostAdminState)(nil),     // 34: tarn.raft.v1.SetHostAdminState
+	(*RemoveHost)(nil),            // 35: tarn.raft.v1.RemoveHost
+	(*PurgeDivergentCopy)(nil),    // 36: tarn.raft.v1.PurgeDivergentCopy
+	(*JoinToken)(nil),             // 37: tarn.raft.v1.JoinToken
+	(*UserRecord)(nil),            // 38: tarn.raft.v1.UserRecord
+	(*PutUser)(nil),               // 39: tarn.raft.v1.PutUser
+	(*RevokeUser)(nil),            // 40: tarn.raft.v1.RevokeUser
+	(*PutJoinToken)(nil),          // 41: tarn.raft.v1.PutJoinToken
+	(*UseJoinToken)(nil),          // 42: tarn.raft.v1.UseJoinToken
+	(*Transitions)(nil),           // 43: tarn.raft.v1.Transitions
+	(*ReplicaTransition)(nil),     // 44: tarn.raft.v1.ReplicaTransition
+	(*SnapshotTransition)(nil),    // 45: tarn.raft.v1.SnapshotTransition
+	(*HostTransition)(nil),        // 46: tarn.raft.v1.HostTransition
+	(*PurgeTransition)(nil),       // 47: tarn.raft.v1.PurgeTransition
+	(*ShareTransition)(nil),       // 48: tarn.raft.v1.ShareTransition
+	(*CommitDemotion)(nil),        // 49: tarn.raft.v1.CommitDemotion
+	(*CommitSeal)(nil),            // 50: tarn.raft.v1.CommitSeal
+	(*CommitProof)(nil),           // 51: tarn.raft.v1.CommitProof
+	(*Activate)(nil),              // 52: tarn.raft.v1.Activate
+	(*CheckHash)(nil),             // 53: tarn.raft.v1.CheckHash
+	(*InitCluster)(nil),           // 54: tarn.raft.v1.InitCluster
+	(*SetCommandVersion)(nil),     // 55: tarn.raft.v1.SetCommandVersion
+	(*SnapshotHeader)(nil),        // 56: tarn.raft.v1.SnapshotHeader
+	(*SnapshotRecord)(nil),        // 57: tarn.raft.v1.SnapshotRecord
+	nil,                           // 58: tarn.raft.v1.UpdateShare.SetMetadataEntry
+	nil,                           // 59: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	nil,                           // 60: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	nil,                           // 61: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	(*timestamppb.Timestamp)(nil), // 62: google.protobuf.Timestamp
+	(*v1.ShareType)(nil),          // 63: tarn.v1.ShareType
+	(*v1.Share)(nil),              // 64: tarn.v1.Share
+	(*v1.Replica)(nil),            // 65: tarn.v1.Replica
+	(*v1.Snapshot)(nil),           // 66: tarn.v1.Snapshot
+	(*v1.AccessRule)(nil),         // 67: tarn.v1.AccessRule
+	(*v1.QuotaLimits)(nil),        // 68: tarn.v1.QuotaLimits
+	(*v1.Host)(nil),               // 69: tarn.v1.Host
+	(*v1.PurgeOrder)(nil),         // 70: tarn.v1.PurgeOrder
+	(*v1.User)(nil),               // 71: tarn.v1.User
+	(*v1.QuotaExceeded)(nil),      // 72: tarn.v1.QuotaExceeded
+	(v1.Status)(0),                // 73: tarn.v1.Status
+	(v1.PromotionMode)(0),         // 74: tarn.v1.PromotionMode
+	(*v1.Consent)(nil),            // 75: tarn.v1.Consent
+	(v1.ReplicaState)(0),          // 76: tarn.v1.ReplicaState
+	(v1.AccessLevel)(0),           // 77: tarn.v1.AccessLevel
+	(v1.HostAdminState)(0),        // 78: tarn.v1.HostAdminState
+	(*v1.UserMessage)(nil),        // 79: tarn.v1.UserMessage
+	(*v1.ExportLocation)(nil),     // 80: tarn.v1.ExportLocation
+	(*v1.RuleError)(nil),          // 81: tarn.v1.RuleError
+	(*v1.ReplicaError)(nil),       // 82: tarn.v1.ReplicaError
+	(*v1.DivergentCopy)(nil),      // 83: tarn.v1.DivergentCopy
+	(v1.HostState)(0),             // 84: tarn.v1.HostState
+	(v1.FencingProof)(0),          // 85: tarn.v1.FencingProof
+	(*v1.LossReport)(nil),         // 86: tarn.v1.LossReport
+	(*v1.SnapshotInstance)(nil),   // 87: tarn.v1.SnapshotInstance
+	(*v1.AuditRecord)(nil),        // 88: tarn.v1.AuditRecord
 }
 var file_tarn_raft_v1_command_proto_depIdxs = []int32{
-	59,  // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
-	1,   // 1: tarn.raft.v1.Command.audit:type_name -> tarn.raft.v1.AuditNote
-	2,   // 2: tarn.raft.v1.Command.put_share_type:type_name -> tarn.raft.v1.PutShareType
-	3,   // 3: tarn.raft.v1.Command.delete_share_type:type_name -> tarn.raft.v1.DeleteShareType
-	4,   // 4: tarn.raft.v1.Command.create_share:type_name -> tarn.raft.v1.CreateShare
-	5,   // 5: tarn.raft.v1.Command.update_share:type_name -> tarn.raft.v1.UpdateShare
-	6,   // 6: tarn.raft.v1.Command.delete_share:type_name -> tarn.raft.v1.DeleteShare
-	7,   // 7: tarn.raft.v1.Command.resize_share:type_name -> tarn.raft.v1.ResizeShare
-	9,   // 8: tarn.raft.v1.Command.reset_share_status:type_name -> tarn.raft.v1.ResetShareStatus
-	10,  // 9: tarn.raft.v1.Command.create_replica:type_name -> tarn.raft.v1.CreateReplica
-	11,  // 10: tarn.raft.v1.Command.update_replica_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata
-	12,  // 11: tarn.raft.v1.Command.delete_replica:type_name -> tarn.raft.v1.DeleteReplica
-	14,  // 12: tarn.raft.v1.Command.promote_replica:type_name -> tarn.raft.v1.PromoteReplica
-	15,  // 13: tarn.raft.v1.Command.cancel_promotion:type_name -> tarn.raft.v1.CancelPromotion
-	16,  // 14: tarn.raft.v1.Command.resync_replica:type_name -> tarn.raft.v1.ResyncReplica
-	17,  // 15: tarn.raft.v1.Command.reset_replica_status:type_name -> tarn.raft.v1.ResetReplicaStatus
-	18,  // 16: tarn.raft.v1.Command.reset_replica_state:type_name -> tarn.raft.v1.ResetReplicaState
-	19,  // 17: tarn.raft.v1.Command.create_snapshot:type_name -> tarn.raft.v1.CreateSnapshot
-	20,  // 18: tarn.raft.v1.Command.update_snapshot:type_name -> tarn.raft.v1.UpdateSnapshot
-	21,  // 19: tarn.raft.v1.Command.delete_snapshot:type_name -> tarn.raft.v1.DeleteSnapshot
-	23,  // 20: tarn.raft.v1.Command.reset_snapshot_status:type_name -> tarn.raft.v1.ResetSnapshotStatus
-	24,  // 21: tarn.raft.v1.Command.allow_access:type_name -> tarn.raft.v1.AllowAccess
-	25,  // 22: tarn.raft.v1.Command.update_access:type_name -> tarn.raft.v1.UpdateAccess
-	26,  // 23: tarn.raft.v1.Command.deny_access:type_name -> tarn.raft.v1.DenyAccess
-	27,  // 24: tarn.raft.v1.Command.put_quota:type_name -> tarn.raft.v1.PutQuota
-	28,  // 25: tarn.raft.v1.Command.reset_quota:type_name -> tarn.raft.v1.ResetQuota
-	29,  // 26: tarn.raft.v1.Command.delete_message:type_name -> tarn.raft.v1.DeleteMessage
-	30,  // 27: tarn.raft.v1.Command.register_host:type_name -> tarn.raft.v1.RegisterHost
-	31,  // 28: tarn.raft.v1.Command.set_host_admin_state:type_name -> tarn.raft.v1.SetHostAdminState
-	32,  // 29: tarn.raft.v1.Command.remove_host:type_name -> tarn.raft.v1.RemoveHost
-	38,  // 30: tarn.raft.v1.Command.put_join_token:type_name -> tarn.raft.v1.PutJoinToken
-	39,  // 31: tarn.raft.v1.Command.use_join_token:type_name -> tarn.raft.v1.UseJoinToken
-	13,  // 32: tarn.raft.v1.Command.unmanage_replica:type_name -> tarn.raft.v1.UnmanageReplica
-	8,   // 33: tarn.raft.v1.Command.unmanage_share:type_name -> tarn.raft.v1.UnmanageShare
-	22,  // 34: tarn.raft.v1.Command.unmanage_snapshot:type_name -> tarn.raft.v1.UnmanageSnapshot
-	40,  // 35: tarn.raft.v1.Command.transitions:type_name -> tarn.raft.v1.Transitions
-	46,  // 36: tarn.raft.v1.Command.commit_demotion:type_name -> tarn.raft.v1.CommitDemotion
-	47,  // 37: tarn.raft.v1.Command.commit_seal:type_name -> tarn.raft.v1.CommitSeal
-	48,  // 38: tarn.raft.v1.Command.commit_proof:type_name -> tarn.raft.v1.CommitProof
-	49,  // 39: tarn.raft.v1.Command.activate:type_name -> tarn.raft.v1.Activate
-	50,  // 40: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
-	51,  // 41: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
-	33,  // 42: tarn.raft.v1.Command.purge_divergent_copy:type_name -> tarn.raft.v1.PurgeDivergentCopy
-	52,  // 43: tarn.raft.v1.Command.set_command_version:type_name -> tarn.raft.v1.SetCommandVersion
-	36,  // 44: tarn.raft.v1.Command.put_user:type_name -> tarn.raft.v1.PutUser
-	37,  // 45: tarn.raft.v1.Command.revoke_user:type_name -> tarn.raft.v1.RevokeUser
-	60,  // 46: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
-	61,  // 47: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
-	62,  // 48: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
-	55,  // 49: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
-	63,  // 50: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
-	62,  // 51: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
-	56,  // 52: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	57,  // 53: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	64,  // 54: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
-	65,  // 55: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
-	63,  // 56: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
-	66,  // 57: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
-	67,  // 58: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
-	58,  // 59: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	63,  // 60: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
-	68,  // 61: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
-	69,  // 62: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
-	70,  // 63: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
-	71,  // 64: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
-	72,  // 65: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
-	73,  // 66: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
-	59,  // 67: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
-	74,  // 68: tarn.raft.v1.UserRecord.user:type_name -> tarn.v1.User
-	74,  // 69: tarn.raft.v1.PutUser.user:type_name -> tarn.v1.User
-	34,  // 70: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
-	41,  // 71: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
-	42,  // 72: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
-	43,  // 73: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
-	45,  // 74: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
-	75,  // 75: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
-	44,  // 76: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
-	63,  // 77: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
-	66,  // 78: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
-	76,  // 79: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
-	77,  // 80: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
-	59,  // 81: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
-	78,  // 82: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
-	79,  // 83: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	63,  // 84: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
-	59,  // 85: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
-	80,  // 86: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
-	80,  // 87: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
-	63,  // 88: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
-	59,  // 89: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
-	59,  // 90: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
-	81,  // 91: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
-	82,  // 92: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
-	59,  // 93: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
-	60,  // 94: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
-	61,  // 95: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
-	62,  // 96: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
-	67,  // 97: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
-	83,  // 98: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
-	68,  // 99: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
-	70,  // 100: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
-	75,  // 101: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
-	71,  // 102: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
-	34,  // 103: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
-	84,  // 104: tarn.raft.v1.SnapshotRecord.audit_record:type_name -> tarn.v1.AuditRecord
-	35,  // 105: tarn.raft.v1.SnapshotRecord.user:type_name -> tarn.raft.v1.UserRecord
-	106, // [106:106] is the sub-list for method output_type
-	106, // [106:106] is the sub-list for method input_type
-	106, // [106:106] is the sub-list for extension type_name
-	106, // [106:106] is the sub-list for extension extendee
-	0,   // [0:106] is the sub-list for field type_name
+	62,  // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
+	4,   // 1: tarn.raft.v1.Command.audit:type_name -> tarn.raft.v1.AuditNote
+	1,   // 2: tarn.raft.v1.Command.key:type_name -> tarn.raft.v1.RequestKey
+	5,   // 3: tarn.raft.v1.Command.put_share_type:type_name -> tarn.raft.v1.PutShareType
+	6,   // 4: tarn.raft.v1.Command.delete_share_type:type_name -> tarn.raft.v1.DeleteShareType
+	7,   // 5: tarn.raft.v1.Command.create_share:type_name -> tarn.raft.v1.CreateShare
+	8,   // 6: tarn.raft.v1.Command.update_share:type_name -> tarn.raft.v1.UpdateShare
+	9,   // 7: tarn.raft.v1.Command.delete_share:type_name -> tarn.raft.v1.DeleteShare
+	10,  // 8: tarn.raft.v1.Command.resize_share:type_name -> tarn.raft.v1.ResizeShare
+	12,  // 9: tarn.raft.v1.Command.reset_share_status:type_name -> tarn.raft.v1.ResetShareStatus
+	13,  // 10: tarn.raft.v1.Command.create_replica:type_name -> tarn.raft.v1.CreateReplica
+	14,  // 11: tarn.raft.v1.Command.update_replica_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata
+	15,  // 12: tarn.raft.v1.Command.delete_replica:type_name -> tarn.raft.v1.DeleteReplica
+	17,  // 13: tarn.raft.v1.Command.promote_replica:type_name -> tarn.raft.v1.PromoteReplica
+	18,  // 14: tarn.raft.v1.Command.cancel_promotion:type_name -> tarn.raft.v1.CancelPromotion
+	19,  // 15: tarn.raft.v1.Command.resync_replica:type_name -> tarn.raft.v1.ResyncReplica
+	20,  // 16: tarn.raft.v1.Command.reset_replica_status:type_name -> tarn.raft.v1.ResetReplicaStatus
+	21,  // 17: tarn.raft.v1.Command.reset_replica_state:type_name -> tarn.raft.v1.ResetReplicaState
+	22,  // 18: tarn.raft.v1.Command.create_snapshot:type_name -> tarn.raft.v1.CreateSnapshot
+	23,  // 19: tarn.raft.v1.Command.update_snapshot:type_name -> tarn.raft.v1.UpdateSnapshot
+	24,  // 20: tarn.raft.v1.Command.delete_snapshot:type_name -> tarn.raft.v1.DeleteSnapshot
+	26,  // 21: tarn.raft.v1.Command.reset_snapshot_status:type_name -> tarn.raft.v1.ResetSnapshotStatus
+	27,  // 22: tarn.raft.v1.Command.allow_access:type_name -> tarn.raft.v1.AllowAccess
+	28,  // 23: tarn.raft.v1.Command.update_access:type_name -> tarn.raft.v1.UpdateAccess
+	29,  // 24: tarn.raft.v1.Command.deny_access:type_name -> tarn.raft.v1.DenyAccess
+	30,  // 25: tarn.raft.v1.Command.put_quota:type_name -> tarn.raft.v1.PutQuota
+	31,  // 26: tarn.raft.v1.Command.reset_quota:type_name -> tarn.raft.v1.ResetQuota
+	32,  // 27: tarn.raft.v1.Command.delete_message:type_name -> tarn.raft.v1.DeleteMessage
+	33,  // 28: tarn.raft.v1.Command.register_host:type_name -> tarn.raft.v1.RegisterHost
+	34,  // 29: tarn.raft.v1.Command.set_host_admin_state:type_name -> tarn.raft.v1.SetHostAdminState
+	35,  // 30: tarn.raft.v1.Command.remove_host:type_name -> tarn.raft.v1.RemoveHost
+	41,  // 31: tarn.raft.v1.Command.put_join_token:type_name -> tarn.raft.v1.PutJoinToken
+	42,  // 32: tarn.raft.v1.Command.use_join_token:type_name -> tarn.raft.v1.UseJoinToken
+	16,  // 33: tarn.raft.v1.Command.unmanage_replica:type_name -> tarn.raft.v1.UnmanageReplica
+	11,  // 34: tarn.raft.v1.Command.unmanage_share:type_name -> tarn.raft.v1.UnmanageShare
+	25,  // 35: tarn.raft.v1.Command.unmanage_snapshot:type_name -> tarn.raft.v1.UnmanageSnapshot
+	43,  // 36: tarn.raft.v1.Command.transitions:type_name -> tarn.raft.v1.Transitions
+	49,  // 37: tarn.raft.v1.Command.commit_demotion:type_name -> tarn.raft.v1.CommitDemotion
+	50,  // 38: tarn.raft.v1.Command.commit_seal:type_name -> tarn.raft.v1.CommitSeal
+	51,  // 39: tarn.raft.v1.Command.commit_proof:type_name -> tarn.raft.v1.CommitProof
+	52,  // 40: tarn.raft.v1.Command.activate:type_name -> tarn.raft.v1.Activate
+	53,  // 41: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
+	54,  // 42: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
+	36,  // 43: tarn.raft.v1.Command.purge_divergent_copy:type_name -> tarn.raft.v1.PurgeDivergentCopy
+	55,  // 44: tarn.raft.v1.Command.set_command_version:type_name -> tarn.raft.v1.SetCommandVersion
+	39,  // 45: tarn.raft.v1.Command.put_user:type_name -> tarn.raft.v1.PutUser
+	40,  // 46: tarn.raft.v1.Command.revoke_user:type_name -> tarn.raft.v1.RevokeUser
+	62,  // 47: tarn.raft.v1.KeptOutcome.at:type_name -> google.protobuf.Timestamp
+	3,   // 48: tarn.raft.v1.KeptOutcome.refusal:type_name -> tarn.raft.v1.Refusal
+	63,  // 49: tarn.raft.v1.KeptOutcome.share_type:type_name -> tarn.v1.ShareType
+	64,  // 50: tarn.raft.v1.KeptOutcome.share:type_name -> tarn.v1.Share
+	65,  // 51: tarn.raft.v1.KeptOutcome.replica:type_name -> tarn.v1.Replica
+	66,  // 52: tarn.raft.v1.KeptOutcome.snapshot:type_name -> tarn.v1.Snapshot
+	67,  // 53: tarn.raft.v1.KeptOutcome.access_rule:type_name -> tarn.v1.AccessRule
+	68,  // 54: tarn.raft.v1.KeptOutcome.quota_limits:type_name -> tarn.v1.QuotaLimits
+	69,  // 55: tarn.raft.v1.KeptOutcome.host:type_name -> tarn.v1.Host
+	70,  // 56: tarn.raft.v1.KeptOutcome.purge_order:type_name -> tarn.v1.PurgeOrder
+	71,  // 57: tarn.raft.v1.KeptOutcome.user:type_name -> tarn.v1.User
+	72,  // 58: tarn.raft.v1.Refusal.quota:type_name -> tarn.v1.QuotaExceeded
+	63,  // 59: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
+	64,  // 60: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
+	65,  // 61: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
+	58,  // 62: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
+	73,  // 63: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
+	65,  // 64: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
+	59,  // 65: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	60,  // 66: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	74,  // 67: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
+	75,  // 68: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
+	73,  // 69: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
+	76,  // 70: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
+	66,  // 71: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
+	61,  // 72: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	73,  // 73: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
+	67,  // 74: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
+	77,  // 75: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
+	68,  // 76: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
+	69,  // 77: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
+	78,  // 78: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
+	70,  // 79: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
+	62,  // 80: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
+	71,  // 81: tarn.raft.v1.UserRecord.user:type_name -> tarn.v1.User
+	71,  // 82: tarn.raft.v1.PutUser.user:type_name -> tarn.v1.User
+	37,  // 83: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
+	44,  // 84: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
+	45,  // 85: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
+	46,  // 86: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
+	48,  // 87: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
+	79,  // 88: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
+	47,  // 89: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
+	73,  // 90: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
+	76,  // 91: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
+	80,  // 92: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
+	81,  // 93: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
+	62,  // 94: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
+	82,  // 95: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
+	83,  // 96: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	73,  // 97: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
+	62,  // 98: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
+	84,  // 99: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
+	84,  // 100: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
+	73,  // 101: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
+	62,  // 102: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
+	62,  // 103: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
+	85,  // 104: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
+	86,  // 105: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
+	62,  // 106: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
+	63,  // 107: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
+	64,  // 108: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
+	65,  // 109: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
+	66,  // 110: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
+	87,  // 111: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
+	67,  // 112: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
+	68,  // 113: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
+	79,  // 114: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
+	69,  // 115: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
+	37,  // 116: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
+	88,  // 117: tarn.raft.v1.SnapshotRecord.audit_record:type_name -> tarn.v1.AuditRecord
+	38,  // 118: tarn.raft.v1.SnapshotRecord.user:type_name -> tarn.raft.v1.UserRecord
+	2,   // 119: tarn.raft.v1.SnapshotRecord.kept_outcome:type_name -> tarn.raft.v1.KeptOutcome
+	120, // [120:120] is the sub-list for method output_type
+	120, // [120:120] is the sub-list for method input_type
+	120, // [120:120] is the sub-list for extension type_name
+	120, // [120:120] is the sub-list for extension extendee
+	0,   // [0:120] is the sub-list for field type_name
 }
 
 func init() { file_tarn_raft_v1_command_proto_init() }
@@ -5000,10 +5473,21 @@ func file_tarn_raft_v1_command_proto_init() {
 		(*Command_PutUser)(nil),
 		(*Command_RevokeUser)(nil),
 	}
-	file_tarn_raft_v1_command_proto_msgTypes[5].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[20].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[41].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[54].OneofWrappers = []any{
+	file_tarn_raft_v1_command_proto_msgTypes[2].OneofWrappers = []any{
+		(*KeptOutcome_ShareType)(nil),
+		(*KeptOutcome_Share)(nil),
+		(*KeptOutcome_Replica)(nil),
+		(*KeptOutcome_Snapshot)(nil),
+		(*KeptOutcome_AccessRule)(nil),
+		(*KeptOutcome_QuotaLimits)(nil),
+		(*KeptOutcome_Host)(nil),
+		(*KeptOutcome_PurgeOrder)(nil),
+		(*KeptOutcome_User)(nil),
+	}
+	file_tarn_raft_v1_command_proto_msgTypes[8].OneofWrappers = []any{}
+	file_tarn_raft_v1_command_proto_msgTypes[23].OneofWrappers = []any{}
+	file_tarn_raft_v1_command_proto_msgTypes[44].OneofWrappers = []any{}
+	file_tarn_raft_v1_command_proto_msgTypes[57].OneofWrappers = []any{
 		(*SnapshotRecord_ShareType)(nil),
 		(*SnapshotRecord_Share)(nil),
 		(*SnapshotRecord_Replica)(nil),
@@ -5016,6 +5500,7 @@ func file_tarn_raft_v1_command_proto_init() {
 		(*SnapshotRecord_JoinToken)(nil),
 		(*SnapshotRecord_AuditRecord)(nil),
 		(*SnapshotRecord_User)(nil),
+		(*SnapshotRecord_KeptOutcome)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -5023,7 +5508,7 @@ func file_tarn_raft_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_raft_v1_command_proto_rawDesc), len(file_tarn_raft_v1_command_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   59,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
