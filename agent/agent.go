@@ -16,7 +16,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"tarn/agent/gossip"
 	"tarn/agent/keys"
 	"tarn/agent/lease"
 	"tarn/agent/replicate"
@@ -57,7 +56,7 @@ type Agent struct {
 	damages  *damages
 	orphans  *orphans
 	purges   *purges
-	ring     *gossip.Ring // nil: no gossip
+	ring     *ringPart // nil: no gossip
 	registry *prometheus.Registry
 	counters *metrics.Agent
 
@@ -229,6 +228,7 @@ func (a *Agent) buildWorkers() error {
 	a.reports.inquiries = newInquiries(a.answer, a.reports.soon)
 	a.purges = newPurges(a.purge, func(result string) { a.counters.Purges.WithLabelValues(result).Inc() }, a.reports.soon, a.log)
 	a.reports.purges, a.reports.orphans = a.purges.reports, a.orphans.divergent
+	a.reports.gossip, a.reports.obey = func() *tarnv1.GossipState { return a.ring.state() }, a.obeyGossip
 	a.reports.failed = func(err error) { a.log.Warn("report was not taken", "err", err) }
 	a.reports.send = func(ctx context.Context, req *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error) {
 		return call(ctx, a, "Report", callTimeout, a.control.Report, req)

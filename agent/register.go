@@ -20,7 +20,7 @@ func (a *Agent) describe(ctx context.Context) *tarnv1.Host {
 	host := &tarnv1.Host{
 		Id: a.hostID, Name: a.cfg.Name, AvailabilityZone: a.cfg.AvailabilityZone, Address: a.cfg.Advertise,
 		Backend: a.cfg.Backend, Version: a.cfg.Version, FenceClass: a.fenceClass(), SessionId: a.session,
-		Capabilities: a.features(ctx),
+		Capabilities: a.features(ctx), GossipAddress: a.ring.address(ctx),
 	}
 	for _, p := range a.cfg.Pools {
 		host.Pools = append(host.Pools, describePool(p, find(status, p.Name)))
@@ -112,7 +112,8 @@ func (a *Agent) spread(features map[string]string) {
 	if a.ring == nil {
 		return
 	}
-	if err := a.ring.SetMeta(a.gossipMeta(features)); err != nil {
+	a.ring.ring.Again() // others let this host in now
+	if err := a.ring.ring.SetMeta(a.gossipMeta(features)); err != nil {
 		a.log.Debug("capabilities were not gossiped yet", "err", err)
 	}
 }

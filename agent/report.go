@@ -36,6 +36,10 @@ type reports struct {
 	purges  func() []*tarnv1.PurgeReport
 	orphans func() (copies []*tarnv1.DivergentCopy, known bool)
 
+	// gossip is this host's part in the ring, obey what it is told of it.
+	gossip func() *tarnv1.GossipState
+	obey   func(*tarnv1.GossipOrders)
+
 	kick chan struct{}
 
 	mu       sync.Mutex
@@ -55,6 +59,8 @@ func newReports(interval time.Duration) *reports {
 		inquiries: newInquiries(nil, func() {}),
 		purges:    func() []*tarnv1.PurgeReport { return nil },
 		orphans:   func() ([]*tarnv1.DivergentCopy, bool) { return nil, false },
+		gossip:    func() *tarnv1.GossipState { return nil },
+		obey:      func(*tarnv1.GossipOrders) {},
 		kick:      make(chan struct{}, 1), expected: map[string]bool{},
 		latest: map[string]*tarnv1.ReplicaReport{}, changed: map[string]bool{}, history: map[string]*history{},
 	}
@@ -187,6 +193,7 @@ func (r *reports) once(ctx context.Context, full bool) (complete, want bool, err
 	}
 	req.Answers, req.Purges = r.inquiries.take(), r.purges()
 	req.OrphanedCopies, req.OrphansKnown = r.orphans()
+	req.Gossip = r.gossip()
 	resp, err := r.send(ctx, req)
 	if err != nil {
 		r.giveBack(req)
@@ -194,6 +201,7 @@ func (r *reports) once(ctx context.Context, full bool) (complete, want bool, err
 	} else {
 		r.inquiries.sent(req.GetAnswers())
 		r.inquiries.ask(resp.GetInquiries())
+		r.obey(resp.GetGossip())
 	}
 	return req.GetFull(), resp.GetWantFull(), err
 }

@@ -54,7 +54,7 @@ func (a *Agent) services(ctx context.Context, group *errgroup.Group) {
 		group.Go(func() error { return ended(ctx, a.door.Run(ctx)) })
 	}
 	if a.ring != nil {
-		group.Go(func() error { return ended(ctx, a.ring.Run(ctx)) })
+		group.Go(func() error { return ended(ctx, a.ring.ring.Run(ctx)) })
 	}
 }
 

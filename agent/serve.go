@@ -6,11 +6,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
-	"tarn/agent/gossip"
 	"tarn/agent/stream"
 	"tarn/controlplane/client"
 	"tarn/controlplane/identity"
@@ -145,60 +143,6 @@ func (a *Agent) serve(ctx context.Context) error {
 	<-done
 	a.client.Close()
 	return nil
-}
-
-func (a *Agent) buildGossip() error {
-	if a.cfg.Gossip.Bind == "" {
-		return nil
-	}
-	keys, err := gossipKeys(a.cfg.Gossip.KeyFile)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
-	defer cancel()
-	a.ring, err = gossip.New(gossip.Config{
-		Bind: a.cfg.Gossip.Bind, Advertise: a.cfg.Gossip.Advertise, Key: keys[0], OtherKeys: keys[1:], Label: a.material.Identity().Cluster,
-		Profile: gossip.Profile(a.cfg.Gossip.Profile), Peers: func() []string { return a.cfg.Gossip.Join },
-		Meta:   a.gossipMeta(a.features(ctx)),
-		Notify: a.heardGossip, Logger: a.log,
-	})
-	return err
-}
-
-// gossipMeta is what others see of this host in the ring.
-func (a *Agent) gossipMeta(features map[string]string) gossip.Meta {
-	return gossip.Meta{
-		Role: gossip.RoleAgent, HostID: a.hostID, Zone: a.cfg.AvailabilityZone, StreamAddress: a.cfg.Advertise,
-		Capabilities: capabilityHash(features), Pools: uint32(len(a.cfg.Pools)),
-	}
-}
-
-func (a *Agent) heardGossip(events []gossip.Event) {
-	for _, e := range events {
-		if e.ConflictAddr != "" {
-			a.log.Error("two hosts claim one identity", "host", e.Member.Name, "addr", e.Member.Addr, "other", e.ConflictAddr)
-		}
-	}
-	seen := a.ring.Stats()
-	for state, count := range map[gossip.State]int{
-		gossip.StateAlive: seen.Alive, gossip.StateFailed: seen.Failed, gossip.StateLeft: seen.Left,
-	} {
-		a.counters.GossipMembers.WithLabelValues(state.String()).Set(float64(count))
-	}
-}
-
-// gossipKeys reads the ring's keys, the one in use first.
-func gossipKeys(path string) ([][]byte, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read gossip key: %w", err)
-	}
-	keys, err := gossip.ParseKeys(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return keys, nil
 }
 
 func errorClass(code tarnv1.ReplicaErrorCode) string {

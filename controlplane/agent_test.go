@@ -21,6 +21,8 @@ type fakeAgent struct {
 	session string
 	cl      *client.Client
 	class   tarnv1.FenceClass
+	// part is its part in the gossip ring; nil for an agent that knows of none.
+	part *ringHost
 	// die ends it without a word.
 	die func()
 
@@ -37,13 +39,29 @@ func (h *harness) agent(name, zone string) *fakeAgent {
 	return h.agentOfClass(name, zone, tarnv1.FenceClass_FENCE_CLASS_HELPER)
 }
 
+// ringAgent is an agent with a part in the gossip ring.
+func (h *harness) ringAgent(name, zone, keyFile string) *fakeAgent {
+	h.t.Helper()
+	id := uuid.NewString()
+	return h.serveAgent(&fakeAgent{id: id, part: h.ringHost(id, keyFile), class: tarnv1.FenceClass_FENCE_CLASS_HELPER}, name, zone)
+}
+
 func (h *harness) agentOfClass(name, zone string, class tarnv1.FenceClass) *fakeAgent {
 	h.t.Helper()
-	a := &fakeAgent{h: h, id: uuid.NewString(), session: uuid.NewString(), guids: map[string]uint64{}, class: class}
+	return h.serveAgent(&fakeAgent{id: uuid.NewString(), class: class}, name, zone)
+}
+
+func (h *harness) serveAgent(a *fakeAgent, name, zone string) *fakeAgent {
+	h.t.Helper()
+	a.h, a.session, a.guids = h, uuid.NewString(), map[string]uint64{}
+	address := ""
+	if a.part != nil && a.part.ring != nil {
+		address = a.part.ring.Addr()
+	}
 	a.cl = h.as(identity.Subject{Role: identity.RoleAgent, ID: a.id})
 	_, err := a.cl.Agent.Register(context.Background(), &tarnv1.RegisterRequest{Host: &tarnv1.Host{
 		Id: a.id, Name: name, AvailabilityZone: zone, Address: "127.0.0.1:1", Backend: "dir", SessionId: a.session,
-		FenceClass: class,
+		FenceClass: a.class, GossipAddress: address,
 		Pools: []*tarnv1.Pool{{
 			Name: "tank", ReplicationDomain: "test", TotalCapacityGib: 1_000_000, FreeCapacityGib: 1_000_000,
 			ReplicationTypes: []tarnv1.ReplicationType{tarnv1.ReplicationType_REPLICATION_TYPE_READABLE},
@@ -90,7 +108,9 @@ func (a *fakeAgent) report(ctx context.Context) {
 		case <-tick.C:
 		}
 		// A leader that is lost meanwhile is found again by the next report.
-		_, _ = a.cl.Agent.Report(ctx, a.next())
+		if res, err := a.cl.Agent.Report(ctx, a.next()); err == nil && a.part != nil {
+			a.part.obey(res.GetGossip())
+		}
 	}
 }
 
@@ -103,6 +123,9 @@ func (a *fakeAgent) next() *tarnv1.ReportRequest {
 		HostId: a.id, SessionId: a.session, Sequence: a.sequence, AssignmentsRevision: a.revision, Full: true,
 		FenceClass: a.class,
 		Pools:      []*tarnv1.PoolReport{{Name: "tank", TotalCapacityGib: 1_000_000, FreeCapacityGib: 900_000, Health: "ONLINE"}},
+	}
+	if a.part != nil {
+		out.Gossip = a.part.state()
 	}
 	for _, want := range a.desired {
 		out.Replicas = append(out.Replicas, a.obeyed(want))

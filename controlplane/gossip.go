@@ -1,12 +1,13 @@
 package controlplane
 
 import (
-	"errors"
+	"context"
 	"fmt"
-	"io/fs"
-	"os"
 
 	"tarn/agent/gossip"
+	"tarn/controlplane/consensus"
+	"tarn/metrics"
+	tarnv1 "tarn/proto/tarn/v1"
 )
 
 // openGossip prepares the ring. This node observes and is seen in it; nothing is
@@ -15,13 +16,11 @@ func (n *Node) openGossip() error {
 	if n.cfg.Gossip.Bind == "" {
 		return nil
 	}
-	keys, err := n.gossipKeys()
-	if err != nil {
-		return err
-	}
+	keys := n.keeper.file.Keyring().Keys
 	if len(keys) == 0 {
 		return fmt.Errorf("gossip.bind needs a key in %s", n.cfg.Gossip.KeyFile)
 	}
+	var err error
 	n.ring, err = gossip.New(gossip.Config{
 		Bind:      n.cfg.Gossip.Bind,
 		Advertise: n.cfg.Gossip.Advertise,
@@ -30,18 +29,46 @@ func (n *Node) openGossip() error {
 		Label:     n.material.Identity().Cluster,
 		Profile:   gossip.Profile(n.cfg.Gossip.Profile),
 		Meta:      gossip.Meta{Role: gossip.RoleControl, HostID: n.id, APIAddress: n.cfg.Advertise},
-		Peers:     func() []string { return n.cfg.Gossip.Join },
+		Peers:     func() []string { return n.keeper.roster.peers(n.cfg.Gossip.Join) },
+		Accept:    n.keeper.roster.accept,
+		Refused:   func(_ gossip.Member, err error) { n.counters.GossipRefused.WithLabelValues(gossip.Reason(err)).Inc() },
 		Notify:    n.heardGossip,
 		Logger:    n.log,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	metrics.RegisterGossipKeys(n.registry, func() int { return len(n.keeper.file.Keyring().Keys) })
+	n.keeper.ring = n.ring
+	n.keeper.file.Attach(n.ring)
+	return nil
+}
+
+// openKeys reads the ring's keys, which a node without gossip hands on too.
+func (n *Node) openKeys() error {
+	file, err := gossip.OpenKeyFile(n.cfg.Gossip.KeyFile)
+	if err != nil {
+		return err
+	}
+	n.keeper = &ringKeeper{
+		self: consensus.Server{ID: n.id, Addr: n.cfg.Advertise}, file: file, roster: &roster{view: n.fsm.View},
+		view: n.fsm.View, soft: n.soft, servers: n.consensus.Servers,
+		exchange: func(ctx context.Context, addr string, req *tarnv1.ExchangeGossipRequest) (*tarnv1.ExchangeGossipResponse, error) {
+			return n.peers.at(addr).ExchangeGossip(ctx, req)
+		},
+		confirm: func(ctx context.Context) error {
+			_, err := n.commands.ReadIndex(ctx)
+			return err
+		},
+		warn: n.log.Warn, kick: make(chan struct{}, 1),
+	}
+	return nil
 }
 
 func (n *Node) heardGossip(events []gossip.Event) {
 	for _, e := range events {
-		if e.ConflictAddr != "" {
-			n.log.Error("two hosts claim one identity", "host", e.Member.Name, "addr", e.Member.Addr, "other", e.ConflictAddr)
-			continue
+		if e.ConflictAddr != "" || e.Refused != nil {
+			continue // told by the ring
 		}
 		n.log.Debug("gossip", "host", e.Member.Name, "state", e.Member.State.String())
 	}
@@ -51,29 +78,4 @@ func (n *Node) heardGossip(events []gossip.Event) {
 	} {
 		n.counters.GossipMembers.WithLabelValues(state.String()).Set(float64(count))
 	}
-}
-
-// gossipKeys reads the ring's keys; nil without error if there is no file.
-func (n *Node) gossipKeys() ([][]byte, error) {
-	text, err := os.ReadFile(n.cfg.Gossip.KeyFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read gossip key: %w", err)
-	}
-	keys, err := gossip.ParseKeys(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", n.cfg.Gossip.KeyFile, err)
-	}
-	return keys, nil
-}
-
-// gossipKey is the one that those who join are given: the one in use.
-func (n *Node) gossipKey() ([]byte, error) {
-	keys, err := n.gossipKeys()
-	if err != nil || len(keys) == 0 {
-		return nil, err
-	}
-	return keys[0], nil
 }

@@ -61,6 +61,7 @@ func (n *Node) lead(ctx context.Context, term uint64) error {
 	group.Go(func() error { return n.gate.run(ctx, n.decide) })
 	group.Go(func() error { return n.loop.Run(ctx) })
 	group.Go(func() error { return n.compareHashes(ctx) })
+	group.Go(func() error { return n.keeper.lead(ctx) })
 	if len(n.cfg.Stonith) > 0 {
 		group.Go(func() error { return n.switchOff(ctx) })
 	}

@@ -46,6 +46,7 @@ type Node struct {
 	registry  *prometheus.Registry
 	counters  *metrics.ControlPlane
 	ring      *gossip.Ring
+	keeper    *ringKeeper
 	audit     *audit.File
 	policies  *policyFile
 }
@@ -63,7 +64,7 @@ func New(cfg Config) (*Node, error) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	n := &Node{cfg: cfg}
-	for _, step := range []func() error{n.openIdentity, n.openState, n.openConsensus, n.openLeader, n.openAPI, n.openGossip} {
+	for _, step := range []func() error{n.openIdentity, n.openState, n.openConsensus, n.openLeader, n.openKeys, n.openGossip, n.openAPI} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -179,10 +180,7 @@ func (r RaftConfig) timeouts() consensus.Timeouts {
 }
 
 func (n *Node) openAPI() error {
-	key, err := n.gossipKey()
-	if err != nil {
-		return err
-	}
+	var err error
 	if n.audit, err = audit.Open(AuditDir(n.cfg.DataDir), n.id, n.log); err != nil {
 		return err
 	}
@@ -204,7 +202,8 @@ func (n *Node) openAPI() error {
 		Membership:    n.consensus,
 		Soft:          n.soft,
 		Leases:        n.leases,
-		Authority:     api.Authority{CA: n.authority, CAHash: caHash, GossipKey: key, Addresses: n.addresses},
+		Authority:     api.Authority{CA: n.authority, CAHash: caHash, Addresses: n.addresses},
+		Gossip:        n.keeper,
 		LeaseDuration: n.cfg.Lease.Duration,
 		Behind:        n.gate.Behind,
 		Policy:        n.policy(),

@@ -44,6 +44,8 @@ type Agent struct {
 	WorkerRestarts *prometheus.CounterVec
 	// GossipMembers by state (alive, failed, left).
 	GossipMembers *prometheus.GaugeVec
+	// GossipRefused members by reason (stranger, address, malformed).
+	GossipRefused *prometheus.CounterVec
 }
 
 // NewAgent registers the agent's counters with reg. Panics if they are there already.
@@ -69,6 +71,7 @@ func NewAgent(reg prometheus.Registerer) *Agent {
 		ControlRequests:        m.counter("tarn_control_requests_total", "Calls to the control plane.", "procedure", "result"),
 		WorkerRestarts:         m.counter("tarn_worker_restarts_total", "Replica workers that ended and were started again.", "reason"),
 		GossipMembers:          newGossipMembers(m),
+		GossipRefused:          newGossipRefused(m),
 	}
 }
 

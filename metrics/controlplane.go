@@ -62,6 +62,8 @@ type ControlPlane struct {
 	Leases *prometheus.CounterVec
 	// GossipMembers by state (alive, failed, left).
 	GossipMembers *prometheus.GaugeVec
+	// GossipRefused members by reason (stranger, address, malformed).
+	GossipRefused *prometheus.CounterVec
 }
 
 // NewControlPlane registers the node's counters with reg. Panics if they are there already.
@@ -80,11 +82,8 @@ func NewControlPlane(reg prometheus.Registerer) *ControlPlane {
 		Reports:           m.counter("tarn_agent_reports_total", "Reports received from agents.", "result"),
 		Leases:            m.counter("tarn_lease_grants_total", "Leases that agents asked for, per share and renewal.", "result"),
 		GossipMembers:     newGossipMembers(m),
+		GossipRefused:     newGossipRefused(m),
 	}
-}
-
-func newGossipMembers(m maker) *prometheus.GaugeVec {
-	return m.gauge("tarn_gossip_members", "Members of the gossip ring as this process sees it.", "state")
 }
 
 // Raft is a node's consensus state at one moment.

@@ -23,6 +23,7 @@ func filled(t *testing.T) *prometheus.Registry {
 	fillControlPlane(reg)
 	RegisterFleet(reg, func() Fleet { return sampleFleet() })
 	RegisterRaft(reg, func() Raft { return Raft{Leader: true, LeaderKnown: true, Term: 3, SinceContact: time.Second} })
+	RegisterGossipKeys(reg, func() int { return 1 })
 	bridge := NewBridge(reg)
 	bridge.IncrCounter([]string{"raft", "apply"}, 1)
 	return reg
@@ -51,6 +52,7 @@ func fillControlPlane(reg *prometheus.Registry) {
 	c.Reports.WithLabelValues("taken").Inc()
 	c.Leases.WithLabelValues("granted").Inc()
 	c.GossipMembers.WithLabelValues("alive").Set(7)
+	c.GossipRefused.WithLabelValues("stranger").Inc()
 }
 
 func fillAgent(a *Agent) {
@@ -73,6 +75,7 @@ func fillAgent(a *Agent) {
 	a.ControlRequests.WithLabelValues("Report", "ok").Inc()
 	a.WorkerRestarts.WithLabelValues("error").Inc()
 	a.GossipMembers.WithLabelValues("alive").Set(7)
+	a.GossipRefused.WithLabelValues("stranger").Inc()
 }
 
 func sampleFleet() Fleet {

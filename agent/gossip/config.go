@@ -30,7 +30,7 @@ type Config struct {
 	Bind      string   // IP:port to listen on, UDP and TCP; port 0 picks one
 	Advertise string   // IP:port that others use; empty: as bound
 	Key       []byte   // 32 bytes, the same in the whole cluster
-	OtherKeys [][]byte // accepted too, while keys are rotated; see ParseKeys
+	OtherKeys [][]byte // accepted too, while keys are rotated; see Keyring
 	Label     string   // cluster id: members of other clusters are not heard
 	Profile   Profile
 	Meta      Meta // Meta.HostID is the member's name, and never changes
@@ -45,6 +45,9 @@ type Config struct {
 	// at an address that is not its own (M4). It runs under memberlist's locks and
 	// must neither block nor call the Ring. May be nil.
 	Accept func(Member) error
+	// Refused is told of each announcement that is kept out, with Accept's error or
+	// ErrMeta, under the same conditions. May be nil.
+	Refused func(Member, error)
 	// Notify gets what changed, at most one event per member and call, newest
 	// state only, on a goroutine of Run. It may call the Ring. May be nil.
 	Notify func([]Event)

@@ -4,7 +4,8 @@
 // It hides memberlist: its locks, its shared pointers, its 512 bytes of
 // metadata, its logging and its defaults.
 //
-// It is a leaf: it imports nothing of tarn.
+// Of tarn it imports the messages in which keys and addresses of members travel to and
+// from the control plane, over mTLS, and never in the ring itself.
 //
 // It promises encrypted traffic of one cluster only, copies instead of shared
 // state, and callbacks on a goroutine of its own. It does not promise truth: a

@@ -47,24 +47,36 @@ type Event struct {
 	// ConflictAddr is not empty if another host at this address claims the
 	// member's name: an alarm, both are to be quarantined (M3).
 	ConflictAddr string
+	// Refused is why the member is kept out. It tells one refusal of several: each name
+	// and address once, until something else is heard of the name.
+	Refused error
 }
 
 // table is the ring's own member list and its mailbox. memberlist calls its
 // methods with locks held: they copy, and return at once.
 type table struct {
-	accept func(Member) error
-	wake   chan struct{} // holds one: pending is not empty
+	self    string
+	accept  func(Member) error
+	refused func(Member, error)
+	wake    chan struct{} // holds one: pending is not empty
 
 	mu        sync.Mutex
 	members   map[string]Member
 	pending   map[string]Event
+	told      map[string]string // addresses of refused members, by name
 	conflicts uint64
 	rejected  uint64
 }
 
-func newTable(accept func(Member) error) *table {
+// maxTold bounds what is remembered of strangers, who choose their names.
+const maxTold = 1024
+
+func newTable(cfg Config) *table {
 	return &table{
-		accept:  accept,
+		self:    cfg.Meta.HostID,
+		accept:  cfg.Accept,
+		refused: cfg.Refused,
+		told:    map[string]string{},
 		wake:    make(chan struct{}, 1),
 		members: map[string]Member{},
 		pending: map[string]Event{},
@@ -99,13 +111,17 @@ func (t *table) update(n *memberlist.Node, state State) {
 		m.State = StateLeft
 	}
 	t.members[m.Name] = m
+	delete(t.told, m.Name)
 	t.post(Event{Member: m})
 }
 
-// post replaces what is pending for the member, but never loses a conflict.
+// post replaces what is pending for the member, but never loses a conflict or a refusal.
 func (t *table) post(e Event) {
 	if e.ConflictAddr == "" {
 		e.ConflictAddr = t.pending[e.Member.Name].ConflictAddr
+	}
+	if e.Refused == nil {
+		e.Refused = t.pending[e.Member.Name].Refused
 	}
 	t.pending[e.Member.Name] = e
 	select {
@@ -128,27 +144,49 @@ func (t *table) NotifyConflict(existing, other *memberlist.Node) {
 
 // NotifyAlive implements memberlist.AliveDelegate: an error keeps the member out.
 func (t *table) NotifyAlive(n *memberlist.Node) error {
-	err := t.admit(n)
-	if err != nil {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.rejected++
+	m, err := t.admit(n)
+	if err == nil {
+		return nil
+	}
+	if t.refused != nil {
+		t.refused(m, err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.rejected++
+	if t.told[m.Name] != m.Addr && len(t.told) < maxTold {
+		t.told[m.Name] = m.Addr
+		t.postRefusal(m, err)
 	}
 	return err
 }
 
-func (t *table) admit(n *memberlist.Node) error {
+// postRefusal never takes the place of news of a member that is in the ring.
+func (t *table) postRefusal(m Member, err error) {
+	e, waits := t.pending[m.Name]
+	if !waits {
+		e.Member = m
+		if old, in := t.members[m.Name]; in {
+			e.Member = old
+		}
+	}
+	e.Refused = err
+	t.post(e)
+}
+
+func (t *table) admit(n *memberlist.Node) (Member, error) {
 	m, err := memberOf(n, StateAlive)
 	if err != nil {
-		return err
+		return m, err
 	}
 	if m.Name != m.Meta.HostID {
-		return fmt.Errorf("%w: member %q calls itself host %q", ErrMeta, m.Name, m.Meta.HostID)
+		return m, fmt.Errorf("%w: member %q calls itself host %q", ErrMeta, m.Name, m.Meta.HostID)
 	}
-	if t.accept != nil {
-		return t.accept(m)
+	// Of two that have this host's own name, memberlist itself finds out.
+	if t.accept != nil && m.Name != t.self {
+		return m, t.accept(m)
 	}
-	return nil
+	return m, nil
 }
 
 // take empties the mailbox, by name.
@@ -162,11 +200,15 @@ func (t *table) take() []Event {
 	return events
 }
 
-// list returns all members, by name.
+// list returns all members, by name, but for those that would not be let in any more:
+// memberlist throws nobody out.
 func (t *table) list() []Member {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	return slices.SortedFunc(maps.Values(t.members), func(a, b Member) int {
+	all := slices.SortedFunc(maps.Values(t.members), func(a, b Member) int {
 		return cmp.Compare(a.Name, b.Name)
+	})
+	t.mu.Unlock()
+	return slices.DeleteFunc(all, func(m Member) bool {
+		return t.accept != nil && m.Name != t.self && t.accept(m) != nil
 	})
 }

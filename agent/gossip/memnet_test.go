@@ -16,6 +16,7 @@ type memNet struct {
 	mu    sync.Mutex
 	hosts map[string]*memHost
 	cut   map[string]bool
+	apart map[string]bool // the smaller part of a network in two
 }
 
 func newMemNet() *memNet { return &memNet{hosts: map[string]*memHost{}, cut: map[string]bool{}} }
@@ -27,11 +28,21 @@ func (n *memNet) setCut(addr string, cut bool) {
 	n.cut[addr] = cut
 }
 
+// split lets the named hosts reach only each other, and the rest likewise.
+func (n *memNet) split(addrs ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.apart = map[string]bool{}
+	for _, addr := range addrs {
+		n.apart[addr] = true
+	}
+}
+
 // reach returns the host at to, unless it or from is cut off or down.
 func (n *memNet) reach(from, to string) *memHost {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.cut[from] || n.cut[to] {
+	if n.cut[from] || n.cut[to] || n.apart[from] != n.apart[to] {
 		return nil
 	}
 	return n.hosts[to]

@@ -1,11 +1,13 @@
 package gossip
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +33,7 @@ type Ring struct {
 	table *table
 	meta  atomic.Pointer[[]byte]
 	ready chan struct{}
+	again chan struct{} // holds one: join all peers anew
 
 	mu   sync.Mutex // held over calls that must not overlap Shutdown
 	list *memberlist.Memberlist
@@ -49,7 +52,7 @@ func New(cfg Config) (*Ring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gossip config: %w", err)
 	}
-	r := &Ring{cfg: cfg, keys: keys, table: newTable(cfg.Accept), ready: make(chan struct{})}
+	r := &Ring{cfg: cfg, keys: keys, table: newTable(cfg), ready: make(chan struct{}), again: make(chan struct{}, 1)}
 	return r, r.storeMeta(cfg.Meta)
 }
 
@@ -124,10 +127,7 @@ func (r *Ring) deliver(ctx context.Context) error {
 		case <-r.table.wake:
 			events := r.table.take()
 			for _, e := range events {
-				if e.ConflictAddr != "" {
-					r.cfg.Logger.Error("two hosts claim one id", "host", e.Member.Name,
-						"addr", e.Member.Addr, "other_addr", e.ConflictAddr)
-				}
+				r.tell(e)
 			}
 			if r.cfg.Notify != nil && len(events) > 0 {
 				r.cfg.Notify(events)
@@ -136,10 +136,21 @@ func (r *Ring) deliver(ctx context.Context) error {
 	}
 }
 
+// tell logs what somebody should know of.
+func (r *Ring) tell(e Event) {
+	if e.ConflictAddr != "" {
+		r.cfg.Logger.Error("two hosts claim one id", "host", e.Member.Name,
+			"addr", e.Member.Addr, "other_addr", e.ConflictAddr)
+	}
+	if e.Refused != nil {
+		r.cfg.Logger.Warn("kept out of the gossip ring", "host", e.Member.Name, "reason", e.Refused)
+	}
+}
+
 // rejoin keeps joining those that should be in the ring and are not.
 func (r *Ring) rejoin(ctx context.Context) error {
-	for ctx.Err() == nil {
-		for _, addr := range r.missing() {
+	for all := false; ctx.Err() == nil; {
+		for _, addr := range r.missing(all) {
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -151,19 +162,28 @@ func (r *Ring) rejoin(ctx context.Context) error {
 		if r.alone() {
 			wait = min(wait, alonePause)
 		}
-		pause(ctx, wait/2+rand.N(wait))
+		all = r.pause(ctx, wait/2+rand.N(wait))
 	}
 	return nil
 }
 
-// missing returns the peers that are not alive under the address they should have.
-func (r *Ring) missing() []string {
+// Again makes the ring join all its peers anew, soon: they may accept this host by now,
+// or it accepts them.
+func (r *Ring) Again() {
+	select {
+	case r.again <- struct{}{}:
+	default:
+	}
+}
+
+// missing returns the peers that are not alive under the address they should have, or all.
+func (r *Ring) missing(all bool) []string {
 	if r.cfg.Peers == nil {
 		return nil
 	}
-	alive := map[string]bool{}
+	alive := map[string]bool{r.Addr(): true}
 	for _, m := range r.Members() {
-		if m.State == StateAlive {
+		if m.State == StateAlive && !all {
 			alive[m.Addr] = true
 		}
 	}
@@ -185,13 +205,17 @@ func (r *Ring) alone() bool {
 	return true
 }
 
-func pause(ctx context.Context, d time.Duration) {
+// pause waits, and says if it was cut short by Again.
+func (r *Ring) pause(ctx context.Context, d time.Duration) (again bool) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-ctx.Done():
+	case <-r.again:
+		return true
 	}
+	return false
 }
 
 func (r *Ring) running() (*memberlist.Memberlist, error) {
@@ -228,7 +252,7 @@ func (r *Ring) Join(addrs []string) error {
 }
 
 // Members returns a copy of all members seen since start, this host included,
-// by name. Those that failed or left stay listed.
+// by name. Those that failed or left stay listed; those that Accept refuses by now do not.
 func (r *Ring) Members() []Member { return r.table.list() }
 
 // SetMeta changes what this host tells of itself. HostID cannot change. It waits
@@ -284,22 +308,32 @@ func (r *Ring) Leave(timeout time.Duration) error {
 	return nil
 }
 
-// Rotation of the ring's key takes three steps, each done on all members before
-// the next: AddKey, UseKey, RemoveKey of the old one (M10).
-
-// AddKey accepts traffic under key, 32 bytes, too.
-func (r *Ring) AddKey(key []byte) error {
-	if len(key) != keySize {
-		return fmt.Errorf("gossip key of %d bytes, want %d", len(key), keySize)
+// SetKeys makes keys the ring's: the first encrypts, all decrypt, what is not among them is
+// forgotten. See Keyring for the steps in which that is safe.
+func (r *Ring) SetKeys(keys [][]byte) error {
+	if err := (Keyring{Keys: keys}).Check(); err != nil {
+		return err
 	}
-	return r.keys.AddKey(key)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, key := range keys {
+		if err := r.keys.AddKey(key); err != nil {
+			return fmt.Errorf("add gossip key: %w", err)
+		}
+	}
+	if err := r.keys.UseKey(keys[0]); err != nil {
+		return fmt.Errorf("use gossip key: %w", err)
+	}
+	for _, old := range r.keys.GetKeys() {
+		if slices.ContainsFunc(keys, func(k []byte) bool { return bytes.Equal(k, old) }) {
+			continue
+		}
+		if err := r.keys.RemoveKey(old); err != nil {
+			return fmt.Errorf("remove gossip key: %w", err)
+		}
+	}
+	return nil
 }
-
-// UseKey encrypts with key from now on; it must have been added.
-func (r *Ring) UseKey(key []byte) error { return r.keys.UseKey(key) }
-
-// RemoveKey no longer accepts key; it must not be the one in use.
-func (r *Ring) RemoveKey(key []byte) error { return r.keys.RemoveKey(key) }
 
 // Stats are counts for metrics.
 type Stats struct {

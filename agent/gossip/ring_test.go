@@ -267,31 +267,6 @@ func TestAcceptKeepsOut(t *testing.T) {
 	})
 }
 
-func TestKeyRotation(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		n := newMemNet()
-		hosts := ring(t, n, 3)
-		next := bytes.Repeat([]byte{9}, keySize)
-		for _, step := range []func(*rig) error{
-			func(h *rig) error { return h.AddKey(next) },
-			func(h *rig) error { return h.UseKey(next) },
-			func(h *rig) error { return h.RemoveKey(testKey) },
-		} {
-			for _, h := range hosts {
-				if err := step(h); err != nil {
-					t.Fatal(err)
-				}
-			}
-			time.Sleep(time.Minute) // virtual
-		}
-		for _, h := range hosts {
-			if h.Stats().Alive != 3 {
-				t.Fatalf("%s sees %+v", h.addr, h.Stats())
-			}
-		}
-	})
-}
-
 // The only test on the real network: UDP and TCP on loopback.
 func TestLoopback(t *testing.T) {
 	config := func(peers ...string) Config {

@@ -58,7 +58,7 @@ func ownWords(h *tarnv1.Host) *tarnv1.Host {
 	out := &tarnv1.Host{
 		Id: h.GetId(), Name: h.GetName(), AvailabilityZone: h.GetAvailabilityZone(), Address: h.GetAddress(),
 		Backend: h.GetBackend(), Version: h.GetVersion(), FenceClass: h.GetFenceClass(),
-		SessionId: h.GetSessionId(), Capabilities: h.GetCapabilities(),
+		SessionId: h.GetSessionId(), Capabilities: h.GetCapabilities(), GossipAddress: h.GetGossipAddress(),
 	}
 	for _, p := range h.GetPools() {
 		out.Pools = append(out.Pools, &tarnv1.Pool{
@@ -127,7 +127,11 @@ func (s *agentService) Report(ctx context.Context, req *tarnv1.ReportRequest) (*
 	}
 	s.Count("report", "taken", 1)
 	full := s.Soft.Report(req, time.Now())
-	return &tarnv1.ReportResponse{WantFull: full, Inquiries: s.Soft.Inquiries(req.GetHostId())}, nil
+	out := &tarnv1.ReportResponse{WantFull: full, Inquiries: s.Soft.Inquiries(req.GetHostId())}
+	if req.GetGossip().GetRunning() {
+		out.Gossip = s.Gossip.Orders(req.GetGossip())
+	}
+	return out, nil
 }
 
 // currentSession refuses agents of an earlier start, and two that share an identity.

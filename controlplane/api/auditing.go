@@ -38,7 +38,8 @@ func destructive(procedure string) bool {
 	switch procedure {
 	case tarnv1connect.MessageServiceDeleteMessageProcedure:
 		return false // it expires by itself
-	case tarnv1connect.OperatorServiceCreateJoinTokenProcedure, tarnv1connect.AccessRuleServiceDenyAccessProcedure:
+	case tarnv1connect.OperatorServiceCreateJoinTokenProcedure, tarnv1connect.AccessRuleServiceDenyAccessProcedure,
+		tarnv1connect.OperatorServiceRotateGossipKeyProcedure:
 		return true
 	}
 	_, method, _ := strings.Cut(strings.TrimPrefix(procedure, "/"), "/")

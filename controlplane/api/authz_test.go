@@ -54,7 +54,7 @@ func allowed(m protoreflect.MethodDescriptor) []string {
 		return []string{"agent"}
 	case name == "GetStatus":
 		return append(people, "agent", "control")
-	case name == "Hello":
+	case name == "Hello", name == "ExchangeGossip":
 		return []string{"control"}
 	case name == "AddRaftServer":
 		return []string{"operator", "control"}

@@ -103,6 +103,19 @@ func (m members) HandleJoin(context.Context, consensus.JoinRequest) (consensus.J
 	return consensus.JoinAnswer{Status: consensus.JoinDone}, nil
 }
 
+// ringOfTests has a key and nobody in it.
+type ringOfTests struct{}
+
+const ringKey = "01234567890123456789012345678901"
+
+func (ringOfTests) KeyFile() (first, file []byte)                   { return []byte(ringKey), []byte("# a file\n") }
+func (ringOfTests) Orders(*tarnv1.GossipState) *tarnv1.GossipOrders { return &tarnv1.GossipOrders{} }
+func (ringOfTests) Rotate(context.Context) error                    { return nil }
+func (ringOfTests) Keys() *tarnv1.GossipKeys                        { return &tarnv1.GossipKeys{Number: 4} }
+func (ringOfTests) Exchange(*tarnv1.ExchangeGossipRequest) (*tarnv1.ExchangeGossipResponse, error) {
+	return &tarnv1.ExchangeGossipResponse{}, nil
+}
+
 // server is the API behind real TLS.
 type server struct {
 	t      testing.TB
@@ -187,7 +200,8 @@ func newServerAt(t testing.TB, version uint32) *server {
 	handler, err := api.New(api.Config{
 		NodeID: nodeID, ClusterID: "test", State: fsm, Log: s.log, Cluster: members{nodeID}, Membership: members{nodeID},
 		Soft: soft, Leases: s.leases, LeaseDuration: 3 * time.Second, Policy: reconcile.DefaultPolicy(), Logger: slog.New(slog.DiscardHandler),
-		Authority:  api.Authority{CA: ca, CAHash: ca.Hash(), GossipKey: []byte("01234567890123456789012345678901")},
+		Authority:  api.Authority{CA: ca, CAHash: ca.Hash()},
+		Gossip:     ringOfTests{},
 		Reflection: true, Audit: s.auditor, Policies: s.policies,
 	})
 	if err != nil {

@@ -71,7 +71,7 @@ func (s *joins) admit(ctx context.Context, used *raftv1.JoinToken, req *tarnv1.J
 		Certificate: cert, Ca: ca.CertPEM(), ClusterId: ca.Cluster(), ControlAddresses: s.Authority.Addresses(),
 	}
 	if serves {
-		out.GossipKey = s.Authority.GossipKey
+		out.GossipKey, out.GossipKeyFile = s.Gossip.KeyFile()
 	}
 	if role == identity.RoleControl {
 		out.CaKey, err = ca.KeyPEM()

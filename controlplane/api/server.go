@@ -62,8 +62,6 @@ type Authority struct {
 	CA *identity.CA
 	// CAHash of the authority's certificate, for user tokens to pin. Empty: none are made here.
 	CAHash string
-	// GossipKey goes to agents and control nodes.
-	GossipKey []byte
 	// Addresses are those of control nodes worth trying.
 	Addresses func() []string
 }
@@ -81,6 +79,8 @@ type Config struct {
 	Soft      *observe.State
 	Leases    *observe.Leases
 	Authority Authority
+	// Gossip is this node's part in the gossip ring; nil for none.
+	Gossip Gossip
 	// Behind says which members keep the version of the log's commands down; nil for none.
 	Behind func() []string
 	// LeaseDuration is what RenewLease grants, counted from the request's sending.
@@ -117,6 +117,9 @@ func (c *Config) check() error {
 	}
 	if err := c.Policy.Validate(); err != nil {
 		return err
+	}
+	if c.Gossip == nil {
+		c.Gossip = noGossip{}
 	}
 	if c.Audit == nil {
 		c.Audit = noAuditor{}

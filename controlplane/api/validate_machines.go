@@ -2,6 +2,7 @@ package api
 
 import (
 	"crypto/x509"
+	"net/netip"
 	"time"
 
 	"tarn/controlplane/identity"
@@ -49,6 +50,9 @@ func (c *checker) registration(m *tarnv1.RegisterRequest) {
 	c.hostName("host.backend", h.GetBackend())
 	c.name("host.availability_zone", h.GetAvailabilityZone())
 	c.address("host.address", h.GetAddress())
+	if h.GetGossipAddress() != "" {
+		c.addrPort("host.gossip_address", h.GetGossipAddress())
+	}
 	c.required("host.session_id", h.GetSessionId())
 	if len(h.GetPools()) == 0 {
 		c.fail("host.pools", "is required")
@@ -60,6 +64,13 @@ func (c *checker) registration(m *tarnv1.RegisterRequest) {
 			c.fail("host.pools.name", "%q appears twice", p.GetName())
 		}
 		seen[p.GetName()] = true
+	}
+}
+
+// addrPort checks IP:port.
+func (c *checker) addrPort(field, v string) {
+	if at, err := netip.ParseAddrPort(v); err != nil || at.Addr().IsUnspecified() || at.Port() == 0 {
+		c.fail(field, "is %q, IP:port is needed", v)
 	}
 }
 
@@ -128,6 +139,9 @@ func addOperatorRules(r rules) {
 		c.id("id", m.GetId())
 		c.address("address", m.GetAddress())
 	})
+	on(r, func(*checker, *tarnv1.GetGossipKeysRequest) {})
+	on(r, func(*checker, *tarnv1.RotateGossipKeyRequest) {})
+	on(r, func(c *checker, m *tarnv1.ExchangeGossipRequest) { c.id("id", m.GetId()) })
 	on(r, func(c *checker, m *tarnv1.JoinRequest) {
 		c.required("token", m.GetToken())
 		c.id("node_id", m.GetNodeId())

@@ -57,6 +57,8 @@ type HostSeen struct {
 	OrphansTold bool
 	// Purges tells how the destruction of divergent copies goes.
 	Purges []*tarnv1.PurgeReport
+	// Gossip is the host's part in the ring; nil if it knows of none.
+	Gossip *tarnv1.GossipState
 
 	sequence uint64
 }
@@ -142,7 +144,7 @@ func heard(old *HostSeen, req *tarnv1.ReportRequest, now time.Time) *HostSeen {
 	h := &HostSeen{
 		HostID: req.GetHostId(), SessionID: req.GetSessionId(), At: now, Full: req.GetFull(),
 		FenceClass: req.GetFenceClass(), FenceTrouble: req.GetFenceTrouble(), AssignmentsRevision: req.GetAssignmentsRevision(), sequence: req.GetSequence(),
-		Pools: make(map[string]*tarnv1.PoolReport), Purges: req.GetPurges(),
+		Pools: make(map[string]*tarnv1.PoolReport), Purges: req.GetPurges(), Gossip: req.GetGossip(),
 	}
 	if req.GetOrphansKnown() {
 		h.Orphaned, h.OrphansTold = req.GetOrphanedCopies(), true

@@ -134,7 +134,7 @@ func (c *cluster) everyMethodRefuses(before string) {
 		switch {
 		case m.Parent().Name() == "AgentService":
 			caller = callers["agent"]
-		case m.Name() == "Hello":
+		case m.Name() == "Hello", m.Name() == "ExchangeGossip":
 			caller = callers["control"]
 		}
 		tried += caller.refusesFields(m)

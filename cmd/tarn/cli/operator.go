@@ -17,6 +17,8 @@ type operatorCmd struct {
 	Token tokenCmd `cmd:"" help:"Join tokens."`
 	State stateCmd `cmd:"" name:"snapshot" help:"Backups of the control plane's state."`
 	Audit auditCmd `cmd:"" help:"The cluster's audit log."`
+
+	Gossip gossipCmd `cmd:"" help:"The key of the gossip ring."`
 }
 
 type raftCmd struct {

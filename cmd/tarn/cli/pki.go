@@ -151,15 +151,18 @@ func (c *joinCmd) save(a *app, answer *tarnv1.JoinResponse, keyPEM []byte) error
 }
 
 // GossipKeyFile is where the key of the gossip ring lies beside a node's
-// certificate: 32 bytes in standard base64.
+// certificate: lines of 32 bytes in standard base64.
 const GossipKeyFile = "gossip.key"
 
 // saveExtras keeps what only some roles are given: the ring's key, and for
 // control nodes the authority's key.
 func saveExtras(dir string, answer *tarnv1.JoinResponse) error {
 	if key := answer.GetGossipKey(); len(key) > 0 {
-		text := base64.StdEncoding.EncodeToString(key) + "\n"
-		if err := os.WriteFile(filepath.Join(dir, GossipKeyFile), []byte(text), 0o600); err != nil {
+		text := answer.GetGossipKeyFile() // with what a rotation under way adds
+		if len(text) == 0 {
+			text = []byte(base64.StdEncoding.EncodeToString(key) + "\n")
+		}
+		if err := os.WriteFile(filepath.Join(dir, GossipKeyFile), text, 0o600); err != nil {
 			return fmt.Errorf("write gossip key: %w", err)
 		}
 	}

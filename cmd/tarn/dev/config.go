@@ -15,10 +15,9 @@ func (c *Cluster) nodeConfig(n Node) map[string]any {
 		"join":      c.controlAddresses(),
 		"pki_dir":   c.pkiDir(n.Name),
 		"gossip": map[string]any{
-			"bind":     n.Gossip(),
-			"join":     c.gossipAddresses(),
-			"profile":  "local",
-			"key_file": c.gossipKey(),
+			"bind":    n.Gossip(),
+			"join":    c.gossipAddresses(),
+			"profile": "local",
 		},
 		"admin": map[string]any{"listen": n.Admin()},
 	}

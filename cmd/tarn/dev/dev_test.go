@@ -167,7 +167,7 @@ func TestConfigurationsAreValid(t *testing.T) {
 			t.Errorf("%s: %v", n.Name, err)
 		}
 	}
-	info, err := os.Stat(filepath.Join(c.Dir(), "pki", "gossip.key"))
+	info, err := os.Stat(filepath.Join(c.Dir(), "pki", "agent1", "gossip.key"))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("gossip key: %v, %v", info, err)
 	}

@@ -20,7 +20,6 @@ import (
 const certLifetime = 5 * 365 * 24 * time.Hour
 
 func (c *Cluster) pkiDir(name string) string       { return filepath.Join(c.dir, "pki", name) }
-func (c *Cluster) gossipKey() string               { return filepath.Join(c.dir, "pki", "gossip.key") }
 func (c *Cluster) configFile(n Node) string        { return filepath.Join(c.dir, "config", n.Name+".toml") }
 func (c *Cluster) dataDir(n Node) string           { return filepath.Join(c.dir, "nodes", n.Name) }
 func (c *Cluster) poolDir(n Node, p string) string { return filepath.Join(c.dataDir(n), "pools", p) }
@@ -34,24 +33,30 @@ func (c *Cluster) provision() error {
 	if err := ca.Save(c.pkiDir("ca")); err != nil {
 		return err
 	}
-	if err := c.writeGossipKey(); err != nil {
-		return err
-	}
 	for _, n := range c.layout.Nodes {
 		if err := c.provisionNode(ca, n); err != nil {
 			return fmt.Errorf("prepare %s: %w", n.Name, err)
 		}
 	}
+	if err := c.writeGossipKeys(); err != nil {
+		return err
+	}
 	return c.provisionOperator(ca)
 }
 
-func (c *Cluster) writeGossipKey() error {
+// writeGossipKeys gives each node a file of its own, which a rotation changes.
+func (c *Cluster) writeGossipKeys() error {
 	var key [32]byte
 	if _, err := rand.Read(key[:]); err != nil {
 		return fmt.Errorf("draw gossip key: %w", err)
 	}
 	text := base64.StdEncoding.EncodeToString(key[:]) + "\n"
-	return os.WriteFile(c.gossipKey(), []byte(text), 0o600)
+	for _, n := range c.layout.Nodes {
+		if err := os.WriteFile(filepath.Join(c.pkiDir(n.Name), "gossip.key"), []byte(text), 0o600); err != nil {
+			return fmt.Errorf("write gossip key: %w", err)
+		}
+	}
+	return nil
 }
 
 func (c *Cluster) provisionNode(ca *identity.CA, n Node) error {

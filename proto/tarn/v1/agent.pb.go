@@ -1032,7 +1032,9 @@ type ReportRequest struct {
 	// How the purges of AssignmentsResponse went, until they are gone from there.
 	Purges []*PurgeReport `protobuf:"bytes,22,rep,name=purges,proto3" json:"purges,omitempty"`
 	// Why fence_class is weaker than the host registered with; empty when it is not.
-	FenceTrouble  string `protobuf:"bytes,24,opt,name=fence_trouble,json=fenceTrouble,proto3" json:"fence_trouble,omitempty"`
+	FenceTrouble string `protobuf:"bytes,24,opt,name=fence_trouble,json=fenceTrouble,proto3" json:"fence_trouble,omitempty"`
+	// The host's part in the gossip ring.
+	Gossip        *GossipState `protobuf:"bytes,60,opt,name=gossip,proto3" json:"gossip,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1158,13 +1160,22 @@ func (x *ReportRequest) GetFenceTrouble() string {
 	return ""
 }
 
+func (x *ReportRequest) GetGossip() *GossipState {
+	if x != nil {
+		return x.Gossip
+	}
+	return nil
+}
+
 type ReportResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Ask for a full report at once (a new leader).
 	WantFull bool `protobuf:"varint,1,opt,name=want_full,json=wantFull,proto3" json:"want_full,omitempty"`
 	// Questions to answer with the next report, which is due at once. All that are
 	// open are repeated in every response until their answer has arrived.
-	Inquiries     []*Inquiry `protobuf:"bytes,20,rep,name=inquiries,proto3" json:"inquiries,omitempty"`
+	Inquiries []*Inquiry `protobuf:"bytes,20,rep,name=inquiries,proto3" json:"inquiries,omitempty"`
+	// What the host lacks to take part in the gossip ring.
+	Gossip        *GossipOrders `protobuf:"bytes,60,opt,name=gossip,proto3" json:"gossip,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1209,6 +1220,13 @@ func (x *ReportResponse) GetWantFull() bool {
 func (x *ReportResponse) GetInquiries() []*Inquiry {
 	if x != nil {
 		return x.Inquiries
+	}
+	return nil
+}
+
+func (x *ReportResponse) GetGossip() *GossipOrders {
+	if x != nil {
+		return x.Gossip
 	}
 	return nil
 }
@@ -2528,7 +2546,7 @@ var File_tarn_v1_agent_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x13tarn/v1/agent.proto\x12\atarn.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"4\n" +
+	"\x13tarn/v1/agent.proto\x12\atarn.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14tarn/v1/gossip.proto\x1a\x13tarn/v1/types.proto\"4\n" +
 	"\x0fRegisterRequest\x12!\n" +
 	"\x04host\x18\x01 \x01(\v2\r.tarn.v1.HostR\x04host\"T\n" +
 	"\x10RegisterResponse\x12!\n" +
@@ -2609,7 +2627,7 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\faccess_level\x18\x03 \x01(\x0e2\x14.tarn.v1.AccessLevelR\vaccessLevel\"3\n" +
 	"\x12ReplicationOptions\x12\x1d\n" +
 	"\n" +
-	"rate_limit\x18\x01 \x01(\x03R\trateLimit\"\xaa\x04\n" +
+	"rate_limit\x18\x01 \x01(\x03R\trateLimit\"\xd8\x04\n" +
 	"\rReportRequest\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x1d\n" +
 	"\n" +
@@ -2625,10 +2643,12 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\x0forphaned_copies\x18\x15 \x03(\v2\x16.tarn.v1.DivergentCopyR\x0eorphanedCopies\x12#\n" +
 	"\rorphans_known\x18\x17 \x01(\bR\forphansKnown\x12,\n" +
 	"\x06purges\x18\x16 \x03(\v2\x14.tarn.v1.PurgeReportR\x06purges\x12#\n" +
-	"\rfence_trouble\x18\x18 \x01(\tR\ffenceTrouble\"]\n" +
+	"\rfence_trouble\x18\x18 \x01(\tR\ffenceTrouble\x12,\n" +
+	"\x06gossip\x18< \x01(\v2\x14.tarn.v1.GossipStateR\x06gossip\"\x8c\x01\n" +
 	"\x0eReportResponse\x12\x1b\n" +
 	"\twant_full\x18\x01 \x01(\bR\bwantFull\x12.\n" +
-	"\tinquiries\x18\x14 \x03(\v2\x10.tarn.v1.InquiryR\tinquiries\"\xfd\x01\n" +
+	"\tinquiries\x18\x14 \x03(\v2\x10.tarn.v1.InquiryR\tinquiries\x12-\n" +
+	"\x06gossip\x18< \x01(\v2\x15.tarn.v1.GossipOrdersR\x06gossip\"\xfd\x01\n" +
 	"\aInquiry\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12:\n" +
 	"\tretention\x18\n" +
@@ -2813,15 +2833,17 @@ var file_tarn_v1_agent_proto_goTypes = []any{
 	(AccessLevel)(0),              // 37: tarn.v1.AccessLevel
 	(FenceClass)(0),               // 38: tarn.v1.FenceClass
 	(*DivergentCopy)(nil),         // 39: tarn.v1.DivergentCopy
-	(*RetentionPreview)(nil),      // 40: tarn.v1.RetentionPreview
-	(*DivergentDetail)(nil),       // 41: tarn.v1.DivergentDetail
-	(*ManageFinding)(nil),         // 42: tarn.v1.ManageFinding
-	(*BaseFinding)(nil),           // 43: tarn.v1.BaseFinding
-	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
-	(*TransferProgress)(nil),      // 45: tarn.v1.TransferProgress
-	(*RuleError)(nil),             // 46: tarn.v1.RuleError
-	(*ReplicaError)(nil),          // 47: tarn.v1.ReplicaError
-	(KeyState)(0),                 // 48: tarn.v1.KeyState
+	(*GossipState)(nil),           // 40: tarn.v1.GossipState
+	(*GossipOrders)(nil),          // 41: tarn.v1.GossipOrders
+	(*RetentionPreview)(nil),      // 42: tarn.v1.RetentionPreview
+	(*DivergentDetail)(nil),       // 43: tarn.v1.DivergentDetail
+	(*ManageFinding)(nil),         // 44: tarn.v1.ManageFinding
+	(*BaseFinding)(nil),           // 45: tarn.v1.BaseFinding
+	(*timestamppb.Timestamp)(nil), // 46: google.protobuf.Timestamp
+	(*TransferProgress)(nil),      // 47: tarn.v1.TransferProgress
+	(*RuleError)(nil),             // 48: tarn.v1.RuleError
+	(*ReplicaError)(nil),          // 49: tarn.v1.ReplicaError
+	(KeyState)(0),                 // 50: tarn.v1.KeyState
 }
 var file_tarn_v1_agent_proto_depIdxs = []int32{
 	30, // 0: tarn.v1.RegisterRequest.host:type_name -> tarn.v1.Host
@@ -2852,47 +2874,49 @@ var file_tarn_v1_agent_proto_depIdxs = []int32{
 	16, // 25: tarn.v1.ReportRequest.answers:type_name -> tarn.v1.InquiryAnswer
 	39, // 26: tarn.v1.ReportRequest.orphaned_copies:type_name -> tarn.v1.DivergentCopy
 	21, // 27: tarn.v1.ReportRequest.purges:type_name -> tarn.v1.PurgeReport
-	15, // 28: tarn.v1.ReportResponse.inquiries:type_name -> tarn.v1.Inquiry
-	17, // 29: tarn.v1.Inquiry.retention:type_name -> tarn.v1.RetentionQuestion
-	18, // 30: tarn.v1.Inquiry.divergent:type_name -> tarn.v1.DivergentQuestion
-	19, // 31: tarn.v1.Inquiry.manage:type_name -> tarn.v1.ManageQuestion
-	20, // 32: tarn.v1.Inquiry.base:type_name -> tarn.v1.BaseQuestion
-	40, // 33: tarn.v1.InquiryAnswer.retention:type_name -> tarn.v1.RetentionPreview
-	41, // 34: tarn.v1.InquiryAnswer.divergent:type_name -> tarn.v1.DivergentDetail
-	42, // 35: tarn.v1.InquiryAnswer.manage:type_name -> tarn.v1.ManageFinding
-	43, // 36: tarn.v1.InquiryAnswer.base:type_name -> tarn.v1.BaseFinding
-	36, // 37: tarn.v1.RetentionQuestion.keep:type_name -> tarn.v1.KeepPolicy
-	33, // 38: tarn.v1.ReplicaReport.observed_role:type_name -> tarn.v1.Role
-	44, // 39: tarn.v1.ReplicaReport.head_created_at:type_name -> google.protobuf.Timestamp
-	31, // 40: tarn.v1.ReplicaReport.lag:type_name -> google.protobuf.Duration
-	45, // 41: tarn.v1.ReplicaReport.transfer:type_name -> tarn.v1.TransferProgress
-	24, // 42: tarn.v1.ReplicaReport.exports:type_name -> tarn.v1.ReportedExport
-	46, // 43: tarn.v1.ReplicaReport.rule_errors:type_name -> tarn.v1.RuleError
-	25, // 44: tarn.v1.ReplicaReport.snapshots:type_name -> tarn.v1.SnapshotReport
-	47, // 45: tarn.v1.ReplicaReport.error:type_name -> tarn.v1.ReplicaError
-	26, // 46: tarn.v1.ReplicaReport.demote_ack:type_name -> tarn.v1.DemoteAck
-	26, // 47: tarn.v1.ReplicaReport.seal_ack:type_name -> tarn.v1.DemoteAck
-	39, // 48: tarn.v1.ReplicaReport.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	48, // 49: tarn.v1.ReplicaReport.key_state:type_name -> tarn.v1.KeyState
-	44, // 50: tarn.v1.SnapshotReport.taken_at:type_name -> google.protobuf.Timestamp
-	44, // 51: tarn.v1.DemoteAck.head_created_at:type_name -> google.protobuf.Timestamp
-	28, // 52: tarn.v1.RenewLeaseRequest.shares:type_name -> tarn.v1.LeaseShare
-	28, // 53: tarn.v1.RenewLeaseResponse.granted:type_name -> tarn.v1.LeaseShare
-	28, // 54: tarn.v1.RenewLeaseResponse.revoked:type_name -> tarn.v1.LeaseShare
-	31, // 55: tarn.v1.RenewLeaseResponse.duration:type_name -> google.protobuf.Duration
-	1,  // 56: tarn.v1.AgentService.Register:input_type -> tarn.v1.RegisterRequest
-	3,  // 57: tarn.v1.AgentService.Assignments:input_type -> tarn.v1.AssignmentsRequest
-	13, // 58: tarn.v1.AgentService.Report:input_type -> tarn.v1.ReportRequest
-	27, // 59: tarn.v1.AgentService.RenewLease:input_type -> tarn.v1.RenewLeaseRequest
-	2,  // 60: tarn.v1.AgentService.Register:output_type -> tarn.v1.RegisterResponse
-	4,  // 61: tarn.v1.AgentService.Assignments:output_type -> tarn.v1.AssignmentsResponse
-	14, // 62: tarn.v1.AgentService.Report:output_type -> tarn.v1.ReportResponse
-	29, // 63: tarn.v1.AgentService.RenewLease:output_type -> tarn.v1.RenewLeaseResponse
-	60, // [60:64] is the sub-list for method output_type
-	56, // [56:60] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	40, // 28: tarn.v1.ReportRequest.gossip:type_name -> tarn.v1.GossipState
+	15, // 29: tarn.v1.ReportResponse.inquiries:type_name -> tarn.v1.Inquiry
+	41, // 30: tarn.v1.ReportResponse.gossip:type_name -> tarn.v1.GossipOrders
+	17, // 31: tarn.v1.Inquiry.retention:type_name -> tarn.v1.RetentionQuestion
+	18, // 32: tarn.v1.Inquiry.divergent:type_name -> tarn.v1.DivergentQuestion
+	19, // 33: tarn.v1.Inquiry.manage:type_name -> tarn.v1.ManageQuestion
+	20, // 34: tarn.v1.Inquiry.base:type_name -> tarn.v1.BaseQuestion
+	42, // 35: tarn.v1.InquiryAnswer.retention:type_name -> tarn.v1.RetentionPreview
+	43, // 36: tarn.v1.InquiryAnswer.divergent:type_name -> tarn.v1.DivergentDetail
+	44, // 37: tarn.v1.InquiryAnswer.manage:type_name -> tarn.v1.ManageFinding
+	45, // 38: tarn.v1.InquiryAnswer.base:type_name -> tarn.v1.BaseFinding
+	36, // 39: tarn.v1.RetentionQuestion.keep:type_name -> tarn.v1.KeepPolicy
+	33, // 40: tarn.v1.ReplicaReport.observed_role:type_name -> tarn.v1.Role
+	46, // 41: tarn.v1.ReplicaReport.head_created_at:type_name -> google.protobuf.Timestamp
+	31, // 42: tarn.v1.ReplicaReport.lag:type_name -> google.protobuf.Duration
+	47, // 43: tarn.v1.ReplicaReport.transfer:type_name -> tarn.v1.TransferProgress
+	24, // 44: tarn.v1.ReplicaReport.exports:type_name -> tarn.v1.ReportedExport
+	48, // 45: tarn.v1.ReplicaReport.rule_errors:type_name -> tarn.v1.RuleError
+	25, // 46: tarn.v1.ReplicaReport.snapshots:type_name -> tarn.v1.SnapshotReport
+	49, // 47: tarn.v1.ReplicaReport.error:type_name -> tarn.v1.ReplicaError
+	26, // 48: tarn.v1.ReplicaReport.demote_ack:type_name -> tarn.v1.DemoteAck
+	26, // 49: tarn.v1.ReplicaReport.seal_ack:type_name -> tarn.v1.DemoteAck
+	39, // 50: tarn.v1.ReplicaReport.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	50, // 51: tarn.v1.ReplicaReport.key_state:type_name -> tarn.v1.KeyState
+	46, // 52: tarn.v1.SnapshotReport.taken_at:type_name -> google.protobuf.Timestamp
+	46, // 53: tarn.v1.DemoteAck.head_created_at:type_name -> google.protobuf.Timestamp
+	28, // 54: tarn.v1.RenewLeaseRequest.shares:type_name -> tarn.v1.LeaseShare
+	28, // 55: tarn.v1.RenewLeaseResponse.granted:type_name -> tarn.v1.LeaseShare
+	28, // 56: tarn.v1.RenewLeaseResponse.revoked:type_name -> tarn.v1.LeaseShare
+	31, // 57: tarn.v1.RenewLeaseResponse.duration:type_name -> google.protobuf.Duration
+	1,  // 58: tarn.v1.AgentService.Register:input_type -> tarn.v1.RegisterRequest
+	3,  // 59: tarn.v1.AgentService.Assignments:input_type -> tarn.v1.AssignmentsRequest
+	13, // 60: tarn.v1.AgentService.Report:input_type -> tarn.v1.ReportRequest
+	27, // 61: tarn.v1.AgentService.RenewLease:input_type -> tarn.v1.RenewLeaseRequest
+	2,  // 62: tarn.v1.AgentService.Register:output_type -> tarn.v1.RegisterResponse
+	4,  // 63: tarn.v1.AgentService.Assignments:output_type -> tarn.v1.AssignmentsResponse
+	14, // 64: tarn.v1.AgentService.Report:output_type -> tarn.v1.ReportResponse
+	29, // 65: tarn.v1.AgentService.RenewLease:output_type -> tarn.v1.RenewLeaseResponse
+	62, // [62:66] is the sub-list for method output_type
+	58, // [58:62] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_agent_proto_init() }
@@ -2900,6 +2924,7 @@ func file_tarn_v1_agent_proto_init() {
 	if File_tarn_v1_agent_proto != nil {
 		return
 	}
+	file_tarn_v1_gossip_proto_init()
 	file_tarn_v1_types_proto_init()
 	file_tarn_v1_agent_proto_msgTypes[14].OneofWrappers = []any{
 		(*Inquiry_Retention)(nil),

@@ -1874,6 +1874,194 @@ func (x *HelloResponse) GetCommandVersion() uint32 {
 	return 0
 }
 
+type GetGossipKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetGossipKeysRequest) Reset() {
+	*x = GetGossipKeysRequest{}
+	mi := &file_tarn_v1_operator_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetGossipKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetGossipKeysRequest) ProtoMessage() {}
+
+func (x *GetGossipKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_operator_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetGossipKeysRequest.ProtoReflect.Descriptor instead.
+func (*GetGossipKeysRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{28}
+}
+
+type RotateGossipKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateGossipKeyRequest) Reset() {
+	*x = RotateGossipKeyRequest{}
+	mi := &file_tarn_v1_operator_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateGossipKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateGossipKeyRequest) ProtoMessage() {}
+
+func (x *RotateGossipKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_operator_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateGossipKeyRequest.ProtoReflect.Descriptor instead.
+func (*RotateGossipKeyRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{29}
+}
+
+type ExchangeGossipRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The caller's keys; taken if they are newer.
+	Keyring *GossipKeyring `protobuf:"bytes,2,opt,name=keyring,proto3" json:"keyring,omitempty"`
+	// From the leader.
+	Roster        *GossipRoster `protobuf:"bytes,3,opt,name=roster,proto3" json:"roster,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExchangeGossipRequest) Reset() {
+	*x = ExchangeGossipRequest{}
+	mi := &file_tarn_v1_operator_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExchangeGossipRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExchangeGossipRequest) ProtoMessage() {}
+
+func (x *ExchangeGossipRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_operator_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExchangeGossipRequest.ProtoReflect.Descriptor instead.
+func (*ExchangeGossipRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ExchangeGossipRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ExchangeGossipRequest) GetKeyring() *GossipKeyring {
+	if x != nil {
+		return x.Keyring
+	}
+	return nil
+}
+
+func (x *ExchangeGossipRequest) GetRoster() *GossipRoster {
+	if x != nil {
+		return x.Roster
+	}
+	return nil
+}
+
+type ExchangeGossipResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	State *GossipState           `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// After the caller's was looked at.
+	Keyring       *GossipKeyring `protobuf:"bytes,2,opt,name=keyring,proto3" json:"keyring,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExchangeGossipResponse) Reset() {
+	*x = ExchangeGossipResponse{}
+	mi := &file_tarn_v1_operator_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExchangeGossipResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExchangeGossipResponse) ProtoMessage() {}
+
+func (x *ExchangeGossipResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_operator_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExchangeGossipResponse.ProtoReflect.Descriptor instead.
+func (*ExchangeGossipResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ExchangeGossipResponse) GetState() *GossipState {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *ExchangeGossipResponse) GetKeyring() *GossipKeyring {
+	if x != nil {
+		return x.Keyring
+	}
+	return nil
+}
+
 type JoinRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Token string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
@@ -1887,7 +2075,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[28]
+	mi := &file_tarn_v1_operator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1899,7 +2087,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[28]
+	mi := &file_tarn_v1_operator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1912,7 +2100,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{28}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -1946,7 +2134,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[29]
+	mi := &file_tarn_v1_operator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2146,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[29]
+	mi := &file_tarn_v1_operator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2159,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{29}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -1992,7 +2180,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[30]
+	mi := &file_tarn_v1_operator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2004,7 +2192,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[30]
+	mi := &file_tarn_v1_operator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2017,7 +2205,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{30}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RenewResponse) GetCertificate() []byte {
@@ -2044,14 +2232,16 @@ type JoinResponse struct {
 	ControlAddresses []string `protobuf:"bytes,4,rep,name=control_addresses,json=controlAddresses,proto3" json:"control_addresses,omitempty"`
 	ClusterId        string   `protobuf:"bytes,5,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	// Role control only: the CA's key, so that every control node can sign.
-	CaKey         []byte `protobuf:"bytes,6,opt,name=ca_key,json=caKey,proto3" json:"ca_key,omitempty"`
+	CaKey []byte `protobuf:"bytes,6,opt,name=ca_key,json=caKey,proto3" json:"ca_key,omitempty"`
+	// The whole key file of the ring, for those who get gossip_key.
+	GossipKeyFile []byte `protobuf:"bytes,7,opt,name=gossip_key_file,json=gossipKeyFile,proto3" json:"gossip_key_file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_tarn_v1_operator_proto_msgTypes[31]
+	mi := &file_tarn_v1_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2063,7 +2253,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_operator_proto_msgTypes[31]
+	mi := &file_tarn_v1_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2076,7 +2266,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{31}
+	return file_tarn_v1_operator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *JoinResponse) GetCertificate() []byte {
@@ -2121,11 +2311,18 @@ func (x *JoinResponse) GetCaKey() []byte {
 	return nil
 }
 
+func (x *JoinResponse) GetGossipKeyFile() []byte {
+	if x != nil {
+		return x.GossipKeyFile
+	}
+	return nil
+}
+
 var File_tarn_v1_operator_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\n" +
-	"\x16tarn/v1/operator.proto\x12\atarn.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14tarn/v1/shares.proto\x1a\x13tarn/v1/types.proto\"\xa1\x01\n" +
+	"\x16tarn/v1/operator.proto\x12\atarn.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14tarn/v1/gossip.proto\x1a\x14tarn/v1/shares.proto\x1a\x13tarn/v1/types.proto\"\xa1\x01\n" +
 	"\x10ListHostsRequest\x126\n" +
 	"\vconsistency\x18\x01 \x01(\x0e2\x14.tarn.v1.ConsistencyR\vconsistency\x12+\n" +
 	"\x11availability_zone\x18\x02 \x01(\tR\x10availabilityZone\x12(\n" +
@@ -2267,7 +2464,16 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\x06joined\x18\x06 \x01(\bR\x06joined\x12\x18\n" +
 	"\aconsent\x18\a \x01(\bR\aconsent\x12\x18\n" +
 	"\aremoved\x18\b \x01(\bR\aremoved\x12'\n" +
-	"\x0fcommand_version\x18\t \x01(\rR\x0ecommandVersion\"S\n" +
+	"\x0fcommand_version\x18\t \x01(\rR\x0ecommandVersion\"\x16\n" +
+	"\x14GetGossipKeysRequest\"\x18\n" +
+	"\x16RotateGossipKeyRequest\"\x88\x01\n" +
+	"\x15ExchangeGossipRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x120\n" +
+	"\akeyring\x18\x02 \x01(\v2\x16.tarn.v1.GossipKeyringR\akeyring\x12-\n" +
+	"\x06roster\x18\x03 \x01(\v2\x15.tarn.v1.GossipRosterR\x06roster\"v\n" +
+	"\x16ExchangeGossipResponse\x12*\n" +
+	"\x05state\x18\x01 \x01(\v2\x14.tarn.v1.GossipStateR\x05state\x120\n" +
+	"\akeyring\x18\x02 \x01(\v2\x16.tarn.v1.GossipKeyringR\akeyring\"S\n" +
 	"\vJoinRequest\x12\x19\n" +
 	"\x05token\x18\x01 \x01(\tB\x03\x80\x01\x01R\x05token\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x17\n" +
@@ -2276,7 +2482,7 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"A\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
-	"\x02ca\x18\x02 \x01(\fR\x02ca\"\xcc\x01\n" +
+	"\x02ca\x18\x02 \x01(\fR\x02ca\"\xf9\x01\n" +
 	"\fJoinResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
 	"\x02ca\x18\x02 \x01(\fR\x02ca\x12\"\n" +
@@ -2285,7 +2491,8 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\x11control_addresses\x18\x04 \x03(\tR\x10controlAddresses\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x05 \x01(\tR\tclusterId\x12\x1a\n" +
-	"\x06ca_key\x18\x06 \x01(\fB\x03\x80\x01\x01R\x05caKey2\x85\x04\n" +
+	"\x06ca_key\x18\x06 \x01(\fB\x03\x80\x01\x01R\x05caKey\x12+\n" +
+	"\x0fgossip_key_file\x18\a \x01(\fB\x03\x80\x01\x01R\rgossipKeyFile2\x85\x04\n" +
 	"\vHostService\x12-\n" +
 	"\aGetHost\x12\x13.tarn.v1.GetRequest\x1a\r.tarn.v1.Host\x12B\n" +
 	"\tListHosts\x12\x19.tarn.v1.ListHostsRequest\x1a\x1a.tarn.v1.ListHostsResponse\x120\n" +
@@ -2296,7 +2503,7 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\n" +
 	"RemoveHost\x12\x13.tarn.v1.GetRequest\x1a\x0e.tarn.v1.Empty\x12B\n" +
 	"\tListPools\x12\x19.tarn.v1.ListPoolsRequest\x1a\x1a.tarn.v1.ListPoolsResponse\x12f\n" +
-	"\x15ListAvailabilityZones\x12%.tarn.v1.ListAvailabilityZonesRequest\x1a&.tarn.v1.ListAvailabilityZonesResponse2\xc3\x06\n" +
+	"\x15ListAvailabilityZones\x12%.tarn.v1.ListAvailabilityZonesRequest\x1a&.tarn.v1.ListAvailabilityZonesResponse2\xa4\b\n" +
 	"\x0fOperatorService\x12>\n" +
 	"\tGetStatus\x12\x19.tarn.v1.GetStatusRequest\x1a\x16.tarn.v1.ClusterStatus\x12T\n" +
 	"\x0fListRaftServers\x12\x1f.tarn.v1.ListRaftServersRequest\x1a .tarn.v1.ListRaftServersResponse\x12P\n" +
@@ -2311,7 +2518,10 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\tListUsers\x12\x19.tarn.v1.ListUsersRequest\x1a\x1a.tarn.v1.ListUsersResponse\x127\n" +
 	"\n" +
 	"RevokeUser\x12\x1a.tarn.v1.RevokeUserRequest\x1a\r.tarn.v1.User\x126\n" +
-	"\x05Hello\x12\x15.tarn.v1.HelloRequest\x1a\x16.tarn.v1.HelloResponse2z\n" +
+	"\x05Hello\x12\x15.tarn.v1.HelloRequest\x1a\x16.tarn.v1.HelloResponse\x12C\n" +
+	"\rGetGossipKeys\x12\x1d.tarn.v1.GetGossipKeysRequest\x1a\x13.tarn.v1.GossipKeys\x12G\n" +
+	"\x0fRotateGossipKey\x12\x1f.tarn.v1.RotateGossipKeyRequest\x1a\x13.tarn.v1.GossipKeys\x12Q\n" +
+	"\x0eExchangeGossip\x12\x1e.tarn.v1.ExchangeGossipRequest\x1a\x1f.tarn.v1.ExchangeGossipResponse2z\n" +
 	"\vJoinService\x123\n" +
 	"\x04Join\x12\x14.tarn.v1.JoinRequest\x1a\x15.tarn.v1.JoinResponse\x126\n" +
 	"\x05Renew\x12\x15.tarn.v1.RenewRequest\x1a\x16.tarn.v1.RenewResponseB\x1bZ\x19tarn/proto/tarn/v1;tarnv1b\x06proto3"
@@ -2328,7 +2538,7 @@ func file_tarn_v1_operator_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_operator_proto_rawDescData
 }
 
-var file_tarn_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_tarn_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_tarn_v1_operator_proto_goTypes = []any{
 	(*ListHostsRequest)(nil),              // 0: tarn.v1.ListHostsRequest
 	(*ListHostsResponse)(nil),             // 1: tarn.v1.ListHostsResponse
@@ -2358,97 +2568,115 @@ var file_tarn_v1_operator_proto_goTypes = []any{
 	(*RevokeUserRequest)(nil),             // 25: tarn.v1.RevokeUserRequest
 	(*HelloRequest)(nil),                  // 26: tarn.v1.HelloRequest
 	(*HelloResponse)(nil),                 // 27: tarn.v1.HelloResponse
-	(*JoinRequest)(nil),                   // 28: tarn.v1.JoinRequest
-	(*RenewRequest)(nil),                  // 29: tarn.v1.RenewRequest
-	(*RenewResponse)(nil),                 // 30: tarn.v1.RenewResponse
-	(*JoinResponse)(nil),                  // 31: tarn.v1.JoinResponse
-	(Consistency)(0),                      // 32: tarn.v1.Consistency
-	(HostState)(0),                        // 33: tarn.v1.HostState
-	(*Host)(nil),                          // 34: tarn.v1.Host
-	(*Pool)(nil),                          // 35: tarn.v1.Pool
-	(HostAdminState)(0),                   // 36: tarn.v1.HostAdminState
-	(*AvailabilityZone)(nil),              // 37: tarn.v1.AvailabilityZone
-	(*durationpb.Duration)(nil),           // 38: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),         // 39: google.protobuf.Timestamp
-	(*AuditRecord)(nil),                   // 40: tarn.v1.AuditRecord
-	(*User)(nil),                          // 41: tarn.v1.User
-	(*GetRequest)(nil),                    // 42: tarn.v1.GetRequest
-	(*Empty)(nil),                         // 43: tarn.v1.Empty
+	(*GetGossipKeysRequest)(nil),          // 28: tarn.v1.GetGossipKeysRequest
+	(*RotateGossipKeyRequest)(nil),        // 29: tarn.v1.RotateGossipKeyRequest
+	(*ExchangeGossipRequest)(nil),         // 30: tarn.v1.ExchangeGossipRequest
+	(*ExchangeGossipResponse)(nil),        // 31: tarn.v1.ExchangeGossipResponse
+	(*JoinRequest)(nil),                   // 32: tarn.v1.JoinRequest
+	(*RenewRequest)(nil),                  // 33: tarn.v1.RenewRequest
+	(*RenewResponse)(nil),                 // 34: tarn.v1.RenewResponse
+	(*JoinResponse)(nil),                  // 35: tarn.v1.JoinResponse
+	(Consistency)(0),                      // 36: tarn.v1.Consistency
+	(HostState)(0),                        // 37: tarn.v1.HostState
+	(*Host)(nil),                          // 38: tarn.v1.Host
+	(*Pool)(nil),                          // 39: tarn.v1.Pool
+	(HostAdminState)(0),                   // 40: tarn.v1.HostAdminState
+	(*AvailabilityZone)(nil),              // 41: tarn.v1.AvailabilityZone
+	(*durationpb.Duration)(nil),           // 42: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),         // 43: google.protobuf.Timestamp
+	(*AuditRecord)(nil),                   // 44: tarn.v1.AuditRecord
+	(*User)(nil),                          // 45: tarn.v1.User
+	(*GossipKeyring)(nil),                 // 46: tarn.v1.GossipKeyring
+	(*GossipRoster)(nil),                  // 47: tarn.v1.GossipRoster
+	(*GossipState)(nil),                   // 48: tarn.v1.GossipState
+	(*GetRequest)(nil),                    // 49: tarn.v1.GetRequest
+	(*Empty)(nil),                         // 50: tarn.v1.Empty
+	(*GossipKeys)(nil),                    // 51: tarn.v1.GossipKeys
 }
 var file_tarn_v1_operator_proto_depIdxs = []int32{
-	32, // 0: tarn.v1.ListHostsRequest.consistency:type_name -> tarn.v1.Consistency
-	33, // 1: tarn.v1.ListHostsRequest.state:type_name -> tarn.v1.HostState
-	34, // 2: tarn.v1.ListHostsResponse.hosts:type_name -> tarn.v1.Host
-	32, // 3: tarn.v1.ListPoolsRequest.consistency:type_name -> tarn.v1.Consistency
+	36, // 0: tarn.v1.ListHostsRequest.consistency:type_name -> tarn.v1.Consistency
+	37, // 1: tarn.v1.ListHostsRequest.state:type_name -> tarn.v1.HostState
+	38, // 2: tarn.v1.ListHostsResponse.hosts:type_name -> tarn.v1.Host
+	36, // 3: tarn.v1.ListPoolsRequest.consistency:type_name -> tarn.v1.Consistency
 	5,  // 4: tarn.v1.ListPoolsResponse.pools:type_name -> tarn.v1.PoolView
-	35, // 5: tarn.v1.PoolView.pool:type_name -> tarn.v1.Pool
-	33, // 6: tarn.v1.PoolView.state:type_name -> tarn.v1.HostState
-	36, // 7: tarn.v1.PoolView.admin_state:type_name -> tarn.v1.HostAdminState
-	32, // 8: tarn.v1.ListAvailabilityZonesRequest.consistency:type_name -> tarn.v1.Consistency
-	37, // 9: tarn.v1.ListAvailabilityZonesResponse.availability_zones:type_name -> tarn.v1.AvailabilityZone
-	32, // 10: tarn.v1.GetStatusRequest.consistency:type_name -> tarn.v1.Consistency
+	39, // 5: tarn.v1.PoolView.pool:type_name -> tarn.v1.Pool
+	37, // 6: tarn.v1.PoolView.state:type_name -> tarn.v1.HostState
+	40, // 7: tarn.v1.PoolView.admin_state:type_name -> tarn.v1.HostAdminState
+	36, // 8: tarn.v1.ListAvailabilityZonesRequest.consistency:type_name -> tarn.v1.Consistency
+	41, // 9: tarn.v1.ListAvailabilityZonesResponse.availability_zones:type_name -> tarn.v1.AvailabilityZone
+	36, // 10: tarn.v1.GetStatusRequest.consistency:type_name -> tarn.v1.Consistency
 	10, // 11: tarn.v1.ClusterStatus.raft_servers:type_name -> tarn.v1.RaftServer
-	38, // 12: tarn.v1.ClusterStatus.worst_lag:type_name -> google.protobuf.Duration
-	38, // 13: tarn.v1.RaftServer.last_contact:type_name -> google.protobuf.Duration
+	42, // 12: tarn.v1.ClusterStatus.worst_lag:type_name -> google.protobuf.Duration
+	42, // 13: tarn.v1.RaftServer.last_contact:type_name -> google.protobuf.Duration
 	10, // 14: tarn.v1.ListRaftServersResponse.servers:type_name -> tarn.v1.RaftServer
-	38, // 15: tarn.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
-	39, // 16: tarn.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	32, // 17: tarn.v1.ListAuditRecordsRequest.consistency:type_name -> tarn.v1.Consistency
-	40, // 18: tarn.v1.ListAuditRecordsResponse.records:type_name -> tarn.v1.AuditRecord
-	38, // 19: tarn.v1.CreateUserRequest.ttl:type_name -> google.protobuf.Duration
-	41, // 20: tarn.v1.CreateUserResponse.user:type_name -> tarn.v1.User
-	32, // 21: tarn.v1.ListUsersRequest.consistency:type_name -> tarn.v1.Consistency
-	41, // 22: tarn.v1.ListUsersResponse.users:type_name -> tarn.v1.User
+	42, // 15: tarn.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
+	43, // 16: tarn.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	36, // 17: tarn.v1.ListAuditRecordsRequest.consistency:type_name -> tarn.v1.Consistency
+	44, // 18: tarn.v1.ListAuditRecordsResponse.records:type_name -> tarn.v1.AuditRecord
+	42, // 19: tarn.v1.CreateUserRequest.ttl:type_name -> google.protobuf.Duration
+	45, // 20: tarn.v1.CreateUserResponse.user:type_name -> tarn.v1.User
+	36, // 21: tarn.v1.ListUsersRequest.consistency:type_name -> tarn.v1.Consistency
+	45, // 22: tarn.v1.ListUsersResponse.users:type_name -> tarn.v1.User
 	10, // 23: tarn.v1.HelloRequest.known:type_name -> tarn.v1.RaftServer
 	10, // 24: tarn.v1.HelloRequest.founders:type_name -> tarn.v1.RaftServer
 	10, // 25: tarn.v1.HelloResponse.known:type_name -> tarn.v1.RaftServer
-	42, // 26: tarn.v1.HostService.GetHost:input_type -> tarn.v1.GetRequest
-	0,  // 27: tarn.v1.HostService.ListHosts:input_type -> tarn.v1.ListHostsRequest
-	42, // 28: tarn.v1.HostService.EnableHost:input_type -> tarn.v1.GetRequest
-	2,  // 29: tarn.v1.HostService.DisableHost:input_type -> tarn.v1.DisableHostRequest
-	2,  // 30: tarn.v1.HostService.DrainHost:input_type -> tarn.v1.DisableHostRequest
-	42, // 31: tarn.v1.HostService.RemoveHost:input_type -> tarn.v1.GetRequest
-	3,  // 32: tarn.v1.HostService.ListPools:input_type -> tarn.v1.ListPoolsRequest
-	6,  // 33: tarn.v1.HostService.ListAvailabilityZones:input_type -> tarn.v1.ListAvailabilityZonesRequest
-	8,  // 34: tarn.v1.OperatorService.GetStatus:input_type -> tarn.v1.GetStatusRequest
-	11, // 35: tarn.v1.OperatorService.ListRaftServers:input_type -> tarn.v1.ListRaftServersRequest
-	13, // 36: tarn.v1.OperatorService.AddRaftServer:input_type -> tarn.v1.AddRaftServerRequest
-	14, // 37: tarn.v1.OperatorService.RemoveRaftServer:input_type -> tarn.v1.RemoveRaftServerRequest
-	15, // 38: tarn.v1.OperatorService.CreateJoinToken:input_type -> tarn.v1.CreateJoinTokenRequest
-	17, // 39: tarn.v1.OperatorService.ReadBackup:input_type -> tarn.v1.ReadBackupRequest
-	19, // 40: tarn.v1.OperatorService.ListAuditRecords:input_type -> tarn.v1.ListAuditRecordsRequest
-	21, // 41: tarn.v1.OperatorService.CreateUser:input_type -> tarn.v1.CreateUserRequest
-	23, // 42: tarn.v1.OperatorService.ListUsers:input_type -> tarn.v1.ListUsersRequest
-	25, // 43: tarn.v1.OperatorService.RevokeUser:input_type -> tarn.v1.RevokeUserRequest
-	26, // 44: tarn.v1.OperatorService.Hello:input_type -> tarn.v1.HelloRequest
-	28, // 45: tarn.v1.JoinService.Join:input_type -> tarn.v1.JoinRequest
-	29, // 46: tarn.v1.JoinService.Renew:input_type -> tarn.v1.RenewRequest
-	34, // 47: tarn.v1.HostService.GetHost:output_type -> tarn.v1.Host
-	1,  // 48: tarn.v1.HostService.ListHosts:output_type -> tarn.v1.ListHostsResponse
-	34, // 49: tarn.v1.HostService.EnableHost:output_type -> tarn.v1.Host
-	34, // 50: tarn.v1.HostService.DisableHost:output_type -> tarn.v1.Host
-	34, // 51: tarn.v1.HostService.DrainHost:output_type -> tarn.v1.Host
-	43, // 52: tarn.v1.HostService.RemoveHost:output_type -> tarn.v1.Empty
-	4,  // 53: tarn.v1.HostService.ListPools:output_type -> tarn.v1.ListPoolsResponse
-	7,  // 54: tarn.v1.HostService.ListAvailabilityZones:output_type -> tarn.v1.ListAvailabilityZonesResponse
-	9,  // 55: tarn.v1.OperatorService.GetStatus:output_type -> tarn.v1.ClusterStatus
-	12, // 56: tarn.v1.OperatorService.ListRaftServers:output_type -> tarn.v1.ListRaftServersResponse
-	12, // 57: tarn.v1.OperatorService.AddRaftServer:output_type -> tarn.v1.ListRaftServersResponse
-	12, // 58: tarn.v1.OperatorService.RemoveRaftServer:output_type -> tarn.v1.ListRaftServersResponse
-	16, // 59: tarn.v1.OperatorService.CreateJoinToken:output_type -> tarn.v1.CreateJoinTokenResponse
-	18, // 60: tarn.v1.OperatorService.ReadBackup:output_type -> tarn.v1.ReadBackupResponse
-	20, // 61: tarn.v1.OperatorService.ListAuditRecords:output_type -> tarn.v1.ListAuditRecordsResponse
-	22, // 62: tarn.v1.OperatorService.CreateUser:output_type -> tarn.v1.CreateUserResponse
-	24, // 63: tarn.v1.OperatorService.ListUsers:output_type -> tarn.v1.ListUsersResponse
-	41, // 64: tarn.v1.OperatorService.RevokeUser:output_type -> tarn.v1.User
-	27, // 65: tarn.v1.OperatorService.Hello:output_type -> tarn.v1.HelloResponse
-	31, // 66: tarn.v1.JoinService.Join:output_type -> tarn.v1.JoinResponse
-	30, // 67: tarn.v1.JoinService.Renew:output_type -> tarn.v1.RenewResponse
-	47, // [47:68] is the sub-list for method output_type
-	26, // [26:47] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	46, // 26: tarn.v1.ExchangeGossipRequest.keyring:type_name -> tarn.v1.GossipKeyring
+	47, // 27: tarn.v1.ExchangeGossipRequest.roster:type_name -> tarn.v1.GossipRoster
+	48, // 28: tarn.v1.ExchangeGossipResponse.state:type_name -> tarn.v1.GossipState
+	46, // 29: tarn.v1.ExchangeGossipResponse.keyring:type_name -> tarn.v1.GossipKeyring
+	49, // 30: tarn.v1.HostService.GetHost:input_type -> tarn.v1.GetRequest
+	0,  // 31: tarn.v1.HostService.ListHosts:input_type -> tarn.v1.ListHostsRequest
+	49, // 32: tarn.v1.HostService.EnableHost:input_type -> tarn.v1.GetRequest
+	2,  // 33: tarn.v1.HostService.DisableHost:input_type -> tarn.v1.DisableHostRequest
+	2,  // 34: tarn.v1.HostService.DrainHost:input_type -> tarn.v1.DisableHostRequest
+	49, // 35: tarn.v1.HostService.RemoveHost:input_type -> tarn.v1.GetRequest
+	3,  // 36: tarn.v1.HostService.ListPools:input_type -> tarn.v1.ListPoolsRequest
+	6,  // 37: tarn.v1.HostService.ListAvailabilityZones:input_type -> tarn.v1.ListAvailabilityZonesRequest
+	8,  // 38: tarn.v1.OperatorService.GetStatus:input_type -> tarn.v1.GetStatusRequest
+	11, // 39: tarn.v1.OperatorService.ListRaftServers:input_type -> tarn.v1.ListRaftServersRequest
+	13, // 40: tarn.v1.OperatorService.AddRaftServer:input_type -> tarn.v1.AddRaftServerRequest
+	14, // 41: tarn.v1.OperatorService.RemoveRaftServer:input_type -> tarn.v1.RemoveRaftServerRequest
+	15, // 42: tarn.v1.OperatorService.CreateJoinToken:input_type -> tarn.v1.CreateJoinTokenRequest
+	17, // 43: tarn.v1.OperatorService.ReadBackup:input_type -> tarn.v1.ReadBackupRequest
+	19, // 44: tarn.v1.OperatorService.ListAuditRecords:input_type -> tarn.v1.ListAuditRecordsRequest
+	21, // 45: tarn.v1.OperatorService.CreateUser:input_type -> tarn.v1.CreateUserRequest
+	23, // 46: tarn.v1.OperatorService.ListUsers:input_type -> tarn.v1.ListUsersRequest
+	25, // 47: tarn.v1.OperatorService.RevokeUser:input_type -> tarn.v1.RevokeUserRequest
+	26, // 48: tarn.v1.OperatorService.Hello:input_type -> tarn.v1.HelloRequest
+	28, // 49: tarn.v1.OperatorService.GetGossipKeys:input_type -> tarn.v1.GetGossipKeysRequest
+	29, // 50: tarn.v1.OperatorService.RotateGossipKey:input_type -> tarn.v1.RotateGossipKeyRequest
+	30, // 51: tarn.v1.OperatorService.ExchangeGossip:input_type -> tarn.v1.ExchangeGossipRequest
+	32, // 52: tarn.v1.JoinService.Join:input_type -> tarn.v1.JoinRequest
+	33, // 53: tarn.v1.JoinService.Renew:input_type -> tarn.v1.RenewRequest
+	38, // 54: tarn.v1.HostService.GetHost:output_type -> tarn.v1.Host
+	1,  // 55: tarn.v1.HostService.ListHosts:output_type -> tarn.v1.ListHostsResponse
+	38, // 56: tarn.v1.HostService.EnableHost:output_type -> tarn.v1.Host
+	38, // 57: tarn.v1.HostService.DisableHost:output_type -> tarn.v1.Host
+	38, // 58: tarn.v1.HostService.DrainHost:output_type -> tarn.v1.Host
+	50, // 59: tarn.v1.HostService.RemoveHost:output_type -> tarn.v1.Empty
+	4,  // 60: tarn.v1.HostService.ListPools:output_type -> tarn.v1.ListPoolsResponse
+	7,  // 61: tarn.v1.HostService.ListAvailabilityZones:output_type -> tarn.v1.ListAvailabilityZonesResponse
+	9,  // 62: tarn.v1.OperatorService.GetStatus:output_type -> tarn.v1.ClusterStatus
+	12, // 63: tarn.v1.OperatorService.ListRaftServers:output_type -> tarn.v1.ListRaftServersResponse
+	12, // 64: tarn.v1.OperatorService.AddRaftServer:output_type -> tarn.v1.ListRaftServersResponse
+	12, // 65: tarn.v1.OperatorService.RemoveRaftServer:output_type -> tarn.v1.ListRaftServersResponse
+	16, // 66: tarn.v1.OperatorService.CreateJoinToken:output_type -> tarn.v1.CreateJoinTokenResponse
+	18, // 67: tarn.v1.OperatorService.ReadBackup:output_type -> tarn.v1.ReadBackupResponse
+	20, // 68: tarn.v1.OperatorService.ListAuditRecords:output_type -> tarn.v1.ListAuditRecordsResponse
+	22, // 69: tarn.v1.OperatorService.CreateUser:output_type -> tarn.v1.CreateUserResponse
+	24, // 70: tarn.v1.OperatorService.ListUsers:output_type -> tarn.v1.ListUsersResponse
+	45, // 71: tarn.v1.OperatorService.RevokeUser:output_type -> tarn.v1.User
+	27, // 72: tarn.v1.OperatorService.Hello:output_type -> tarn.v1.HelloResponse
+	51, // 73: tarn.v1.OperatorService.GetGossipKeys:output_type -> tarn.v1.GossipKeys
+	51, // 74: tarn.v1.OperatorService.RotateGossipKey:output_type -> tarn.v1.GossipKeys
+	31, // 75: tarn.v1.OperatorService.ExchangeGossip:output_type -> tarn.v1.ExchangeGossipResponse
+	35, // 76: tarn.v1.JoinService.Join:output_type -> tarn.v1.JoinResponse
+	34, // 77: tarn.v1.JoinService.Renew:output_type -> tarn.v1.RenewResponse
+	54, // [54:78] is the sub-list for method output_type
+	30, // [30:54] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_operator_proto_init() }
@@ -2456,6 +2684,7 @@ func file_tarn_v1_operator_proto_init() {
 	if File_tarn_v1_operator_proto != nil {
 		return
 	}
+	file_tarn_v1_gossip_proto_init()
 	file_tarn_v1_shares_proto_init()
 	file_tarn_v1_types_proto_init()
 	type x struct{}
@@ -2464,7 +2693,7 @@ func file_tarn_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_operator_proto_rawDesc), len(file_tarn_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

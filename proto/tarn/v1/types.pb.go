@@ -4391,6 +4391,8 @@ type Host struct {
 	Capabilities map[string]string `protobuf:"bytes,16,rep,name=capabilities,proto3" json:"capabilities,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Divergent copies that the host is to destroy; from operators only.
 	Purges []*PurgeOrder `protobuf:"bytes,30,rep,name=purges,proto3" json:"purges,omitempty"`
+	// IP:port of the host in the gossip ring; empty if it takes no part.
+	GossipAddress string `protobuf:"bytes,31,opt,name=gossip_address,json=gossipAddress,proto3" json:"gossip_address,omitempty"`
 	// Output only.
 	LastReportAt *timestamppb.Timestamp `protobuf:"bytes,40,opt,name=last_report_at,json=lastReportAt,proto3" json:"last_report_at,omitempty"`
 	ReplicaCount int32                  `protobuf:"varint,41,opt,name=replica_count,json=replicaCount,proto3" json:"replica_count,omitempty"`
@@ -4552,6 +4554,13 @@ func (x *Host) GetPurges() []*PurgeOrder {
 		return x.Purges
 	}
 	return nil
+}
+
+func (x *Host) GetGossipAddress() string {
+	if x != nil {
+		return x.GossipAddress
+	}
+	return ""
 }
 
 func (x *Host) GetLastReportAt() *timestamppb.Timestamp {
@@ -6057,7 +6066,7 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"K\n" +
 	"\tRuleError\x12$\n" +
 	"\x0eaccess_rule_id\x18\x01 \x01(\tR\faccessRuleId\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xe1\a\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\x88\b\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12+\n" +
@@ -6081,7 +6090,8 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\n" +
 	"session_id\x18\x0f \x01(\tR\tsessionId\x12C\n" +
 	"\fcapabilities\x18\x10 \x03(\v2\x1f.tarn.v1.Host.CapabilitiesEntryR\fcapabilities\x12+\n" +
-	"\x06purges\x18\x1e \x03(\v2\x13.tarn.v1.PurgeOrderR\x06purges\x12@\n" +
+	"\x06purges\x18\x1e \x03(\v2\x13.tarn.v1.PurgeOrderR\x06purges\x12%\n" +
+	"\x0egossip_address\x18\x1f \x01(\tR\rgossipAddress\x12@\n" +
 	"\x0elast_report_at\x18( \x01(\v2\x1a.google.protobuf.TimestampR\flastReportAt\x12#\n" +
 	"\rreplica_count\x18) \x01(\x05R\freplicaCount\x12%\n" +
 	"\x0edrain_blockers\x18* \x03(\tR\rdrainBlockers\x12;\n" +

@@ -86,6 +86,15 @@ const (
 	OperatorServiceRevokeUserProcedure = "/tarn.v1.OperatorService/RevokeUser"
 	// OperatorServiceHelloProcedure is the fully-qualified name of the OperatorService's Hello RPC.
 	OperatorServiceHelloProcedure = "/tarn.v1.OperatorService/Hello"
+	// OperatorServiceGetGossipKeysProcedure is the fully-qualified name of the OperatorService's
+	// GetGossipKeys RPC.
+	OperatorServiceGetGossipKeysProcedure = "/tarn.v1.OperatorService/GetGossipKeys"
+	// OperatorServiceRotateGossipKeyProcedure is the fully-qualified name of the OperatorService's
+	// RotateGossipKey RPC.
+	OperatorServiceRotateGossipKeyProcedure = "/tarn.v1.OperatorService/RotateGossipKey"
+	// OperatorServiceExchangeGossipProcedure is the fully-qualified name of the OperatorService's
+	// ExchangeGossip RPC.
+	OperatorServiceExchangeGossipProcedure = "/tarn.v1.OperatorService/ExchangeGossip"
 	// JoinServiceJoinProcedure is the fully-qualified name of the JoinService's Join RPC.
 	JoinServiceJoinProcedure = "/tarn.v1.JoinService/Join"
 	// JoinServiceRenewProcedure is the fully-qualified name of the JoinService's Renew RPC.
@@ -404,6 +413,13 @@ type OperatorServiceClient interface {
 	RevokeUser(context.Context, *v1.RevokeUserRequest) (*v1.User, error)
 	// Role control: how nodes that know one address find each other before there is a leader.
 	Hello(context.Context, *v1.HelloRequest) (*v1.HelloResponse, error)
+	// How far all members are with the keys of the gossip ring. The leader answers.
+	GetGossipKeys(context.Context, *v1.GetGossipKeysRequest) (*v1.GossipKeys, error)
+	// Begins a rotation: a new key is added, used, and the others are retired, each step
+	// when all members have confirmed the one before. One that is under way goes on.
+	RotateGossipKey(context.Context, *v1.RotateGossipKeyRequest) (*v1.GossipKeys, error)
+	// Role control: keys of the ring and its members, between control-plane nodes.
+	ExchangeGossip(context.Context, *v1.ExchangeGossipRequest) (*v1.ExchangeGossipResponse, error)
 }
 
 // NewOperatorServiceClient constructs a client for the tarn.v1.OperatorService service. By default,
@@ -483,6 +499,24 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("Hello")),
 			connect.WithClientOptions(opts...),
 		),
+		getGossipKeys: connect.NewClient[v1.GetGossipKeysRequest, v1.GossipKeys](
+			httpClient,
+			baseURL+OperatorServiceGetGossipKeysProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("GetGossipKeys")),
+			connect.WithClientOptions(opts...),
+		),
+		rotateGossipKey: connect.NewClient[v1.RotateGossipKeyRequest, v1.GossipKeys](
+			httpClient,
+			baseURL+OperatorServiceRotateGossipKeyProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("RotateGossipKey")),
+			connect.WithClientOptions(opts...),
+		),
+		exchangeGossip: connect.NewClient[v1.ExchangeGossipRequest, v1.ExchangeGossipResponse](
+			httpClient,
+			baseURL+OperatorServiceExchangeGossipProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ExchangeGossip")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -499,6 +533,9 @@ type operatorServiceClient struct {
 	listUsers        *connect.Client[v1.ListUsersRequest, v1.ListUsersResponse]
 	revokeUser       *connect.Client[v1.RevokeUserRequest, v1.User]
 	hello            *connect.Client[v1.HelloRequest, v1.HelloResponse]
+	getGossipKeys    *connect.Client[v1.GetGossipKeysRequest, v1.GossipKeys]
+	rotateGossipKey  *connect.Client[v1.RotateGossipKeyRequest, v1.GossipKeys]
+	exchangeGossip   *connect.Client[v1.ExchangeGossipRequest, v1.ExchangeGossipResponse]
 }
 
 // GetStatus calls tarn.v1.OperatorService.GetStatus.
@@ -600,6 +637,33 @@ func (c *operatorServiceClient) Hello(ctx context.Context, req *v1.HelloRequest)
 	return nil, err
 }
 
+// GetGossipKeys calls tarn.v1.OperatorService.GetGossipKeys.
+func (c *operatorServiceClient) GetGossipKeys(ctx context.Context, req *v1.GetGossipKeysRequest) (*v1.GossipKeys, error) {
+	response, err := c.getGossipKeys.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RotateGossipKey calls tarn.v1.OperatorService.RotateGossipKey.
+func (c *operatorServiceClient) RotateGossipKey(ctx context.Context, req *v1.RotateGossipKeyRequest) (*v1.GossipKeys, error) {
+	response, err := c.rotateGossipKey.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ExchangeGossip calls tarn.v1.OperatorService.ExchangeGossip.
+func (c *operatorServiceClient) ExchangeGossip(ctx context.Context, req *v1.ExchangeGossipRequest) (*v1.ExchangeGossipResponse, error) {
+	response, err := c.exchangeGossip.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // OperatorServiceHandler is an implementation of the tarn.v1.OperatorService service.
 type OperatorServiceHandler interface {
 	// Any authenticated role.
@@ -620,6 +684,13 @@ type OperatorServiceHandler interface {
 	RevokeUser(context.Context, *v1.RevokeUserRequest) (*v1.User, error)
 	// Role control: how nodes that know one address find each other before there is a leader.
 	Hello(context.Context, *v1.HelloRequest) (*v1.HelloResponse, error)
+	// How far all members are with the keys of the gossip ring. The leader answers.
+	GetGossipKeys(context.Context, *v1.GetGossipKeysRequest) (*v1.GossipKeys, error)
+	// Begins a rotation: a new key is added, used, and the others are retired, each step
+	// when all members have confirmed the one before. One that is under way goes on.
+	RotateGossipKey(context.Context, *v1.RotateGossipKeyRequest) (*v1.GossipKeys, error)
+	// Role control: keys of the ring and its members, between control-plane nodes.
+	ExchangeGossip(context.Context, *v1.ExchangeGossipRequest) (*v1.ExchangeGossipResponse, error)
 }
 
 // NewOperatorServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -695,6 +766,24 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("Hello")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServiceGetGossipKeysHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceGetGossipKeysProcedure,
+		svc.GetGossipKeys,
+		connect.WithSchema(operatorServiceMethods.ByName("GetGossipKeys")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceRotateGossipKeyHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceRotateGossipKeyProcedure,
+		svc.RotateGossipKey,
+		connect.WithSchema(operatorServiceMethods.ByName("RotateGossipKey")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceExchangeGossipHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceExchangeGossipProcedure,
+		svc.ExchangeGossip,
+		connect.WithSchema(operatorServiceMethods.ByName("ExchangeGossip")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/tarn.v1.OperatorService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case OperatorServiceGetStatusProcedure:
@@ -719,6 +808,12 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceRevokeUserHandler.ServeHTTP(w, r)
 		case OperatorServiceHelloProcedure:
 			operatorServiceHelloHandler.ServeHTTP(w, r)
+		case OperatorServiceGetGossipKeysProcedure:
+			operatorServiceGetGossipKeysHandler.ServeHTTP(w, r)
+		case OperatorServiceRotateGossipKeyProcedure:
+			operatorServiceRotateGossipKeyHandler.ServeHTTP(w, r)
+		case OperatorServiceExchangeGossipProcedure:
+			operatorServiceExchangeGossipHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -770,6 +865,18 @@ func (UnimplementedOperatorServiceHandler) RevokeUser(context.Context, *v1.Revok
 
 func (UnimplementedOperatorServiceHandler) Hello(context.Context, *v1.HelloRequest) (*v1.HelloResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.OperatorService.Hello is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) GetGossipKeys(context.Context, *v1.GetGossipKeysRequest) (*v1.GossipKeys, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.OperatorService.GetGossipKeys is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) RotateGossipKey(context.Context, *v1.RotateGossipKeyRequest) (*v1.GossipKeys, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.OperatorService.RotateGossipKey is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ExchangeGossip(context.Context, *v1.ExchangeGossipRequest) (*v1.ExchangeGossipResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.OperatorService.ExchangeGossip is not implemented"))
 }
 
 // JoinServiceClient is a client for the tarn.v1.JoinService service.
