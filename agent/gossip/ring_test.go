@@ -100,6 +100,9 @@ func within(t *testing.T, limit time.Duration, what string, cond func() bool) {
 	}
 }
 
+// pass lets virtual time go by, with nothing to wait for.
+func pass(d time.Duration) { time.Sleep(d) }
+
 // ring starts n hosts that know the first one.
 func ring(t *testing.T, n *memNet, count int) []*rig {
 	t.Helper()
