@@ -34,10 +34,12 @@ type Ring struct {
 	meta  atomic.Pointer[[]byte]
 	ready chan struct{}
 	again chan struct{} // holds one: join all peers anew
+	// addr is this host's; memberlist's own copy is shared and changes. Not under mu, which
+	// Leave holds for as long as it waits.
+	addr atomic.Pointer[string]
 
 	mu   sync.Mutex // held over calls that must not overlap Shutdown
 	list *memberlist.Memberlist
-	addr string // of this host; memberlist's own copy is shared and changes
 }
 
 // New checks the configuration and returns a Ring that does nothing until Run.
@@ -90,7 +92,9 @@ func (r *Ring) create() (*memberlist.Memberlist, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.list, r.addr = list, list.LocalNode().Address()
+	addr := list.LocalNode().Address()
+	r.list = list
+	r.addr.Store(&addr)
 	return list, nil
 }
 
@@ -232,9 +236,10 @@ func (r *Ring) Ready() <-chan struct{} { return r.ready }
 
 // Addr returns the address that others use, IP:port; empty before Ready.
 func (r *Ring) Addr() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.addr
+	if addr := r.addr.Load(); addr != nil {
+		return *addr
+	}
+	return ""
 }
 
 // Join contacts members at addrs, host:port. One that answers is enough; it
