@@ -193,7 +193,7 @@ func TestRotationOfARing(t *testing.T) {
 			}
 		}
 		late.stop(t)
-		within(t, 3*time.Minute, "the late one is missed", func() bool { return hosts[0].state(late.name()) == StateFailed })
+		within(t, 5*time.Minute, "the late one is missed", func() bool { return hosts[0].state(late.name()) == StateFailed })
 		cfg := late.cfg
 		cfg.Transport = n.host(late.addr) // with the key that all others have forgotten
 		out := start(t, cfg)

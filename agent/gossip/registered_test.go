@@ -97,7 +97,7 @@ func TestOnlyTheRegisteredAreIn(t *testing.T) {
 		twin.Meta.HostID = two.Meta.HostID
 		start(t, stranger)
 		second := start(t, twin)
-		within(t, time.Minute, "the ring of the registered", func() bool { return a.Stats().Alive == 3 && b.Stats().Alive == 3 && d4.Stats().Alive == 3 })
+		within(t, 5*time.Minute, "the ring of the registered", func() bool { return a.Stats().Alive == 3 && b.Stats().Alive == 3 && d4.Stats().Alive == 3 })
 		pass(2 * time.Minute)
 		if a.state(stranger.Meta.HostID) != 0 || b.state(stranger.Meta.HostID) != 0 {
 			t.Error("a stranger is in the ring")
@@ -152,12 +152,12 @@ func TestHalvesMeetByTheControlPlanesList(t *testing.T) {
 			}
 			return true
 		}
-		within(t, time.Minute, "one ring", func() bool { return all(5, hosts...) })
+		within(t, 5*time.Minute, "one ring", func() bool { return all(5, hosts...) })
 		hosts[0].stop(t) // the only one that the configuration names
 		n.split(memAddr(3), memAddr(4))
-		within(t, 2*time.Minute, "two halves", func() bool { return all(2, hosts[1:]...) })
+		within(t, 5*time.Minute, "two halves", func() bool { return all(2, hosts[1:]...) })
 		pass(3 * time.Minute) // memberlist has long forgotten the others
 		n.split()
-		within(t, 2*time.Minute, "one ring again", func() bool { return all(4, hosts[1:]...) })
+		within(t, 5*time.Minute, "one ring again", func() bool { return all(4, hosts[1:]...) })
 	})
 }
