@@ -56,6 +56,7 @@ type Agent struct {
 	damages  *damages
 	orphans  *orphans
 	purges   *purges
+	pulses   *pulses
 	ring     *ringPart // nil: no gossip
 	registry *prometheus.Registry
 	counters *metrics.Agent
@@ -79,7 +80,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Logger, sweepKick: make(chan struct{}, 1), announceKick: make(chan struct{}, 1), assigned: make(chan struct{}),
-		board: stream.NewBoard(), hangUp: func() {},
+		board: stream.NewBoard(), hangUp: func() {}, pulses: newPulses(cfg),
 	}
 	if a.log == nil {
 		a.log = cfg.Log.New(os.Stderr)
@@ -164,6 +165,7 @@ func (a *Agent) buildLease() (err error) {
 	a.keeper, err = lease.NewKeeper(lease.Config{
 		HostID: a.hostID, SessionID: a.session, Renewer: a.control, Guard: guard,
 		Every: a.cfg.Lease.Renew, Margin: a.cfg.Lease.Margin, Logger: a.log,
+		Beat:    a.pulses.turn,
 		Renewed: func(result string) { a.counters.LeaseRenewals.WithLabelValues(result).Inc() },
 		Moved: func(gained, lost int) {
 			a.counters.LeaseTransitions.WithLabelValues("gained").Add(float64(gained))
@@ -223,6 +225,7 @@ func (a *Agent) buildWorkers() error {
 	a.damages = &damages{storage: a.storage, pools: a.pools.names, log: a.log}
 	a.orphans = &orphans{storage: a.storage, exports: a.exports, roots: roots, assigned: a.assignedDatasets, log: a.log}
 	a.reports = newReports(a.cfg.ReportInterval)
+	a.reports.turn = func() { a.pulses.turn(loopReports) }
 	a.reports.host, a.reports.session, a.reports.class = a.hostID, a.session, a.fencedBy
 	a.reports.pools, a.reports.live = a.pools.status, a.workers.report
 	a.reports.inquiries = newInquiries(a.answer, a.reports.soon)

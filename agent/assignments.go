@@ -26,6 +26,7 @@ const (
 // one that is behind is not believed.
 func (a *Agent) follow(ctx context.Context) error {
 	for failures := 0; ; {
+		a.pulses.turn(loopFollow)
 		err := a.poll(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -34,7 +35,7 @@ func (a *Agent) follow(ctx context.Context) error {
 			failures = 0
 		case connect.CodeOf(err) == connect.CodeNotFound:
 			a.log.Warn("control plane does not know this host; registering again", "err", err)
-			if err := a.register(ctx); err != nil && ctx.Err() == nil {
+			if err := a.enlist(ctx); err != nil && ctx.Err() == nil {
 				return err
 			}
 		default:
@@ -63,6 +64,7 @@ func (a *Agent) poll(ctx context.Context) error {
 		}
 		return nil
 	}
+	a.pulses.rest(loopFollow) // workers that leave wait for their pools
 	a.assign(resp)
 	return nil
 }

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -26,6 +25,8 @@ type HelperOptions struct {
 	Deadman []string
 	// DeadmanOnly starts dead-men and does nothing else.
 	DeadmanOnly bool
+	// Serving, if set, is called when calls are taken.
+	Serving func()
 }
 
 // RunHelper is the whole of the helper's process: it does with root's rights what an
@@ -36,8 +37,15 @@ func RunHelper(ctx context.Context, cfg Config, o HelperOptions) error {
 	if log == nil {
 		log = cfg.Log.New(os.Stderr)
 	}
+	if o.Serving == nil {
+		o.Serving = func() {}
+	}
 	if cfg.Helper.Socket == "" {
-		return errors.New("helper.socket is not set: this agent does everything itself")
+		// No error: a service manager starts helper and agent together.
+		log.Info("helper.socket is not set: this agent does everything itself, and the helper nothing")
+		o.Serving()
+		<-ctx.Done()
+		return nil
 	}
 	uid, err := userID(cfg.Helper.User)
 	if err != nil {
@@ -66,6 +74,7 @@ func RunHelper(ctx context.Context, cfg Config, o HelperOptions) error {
 	if err != nil {
 		return err
 	}
+	o.Serving()
 	log.Info("helper serves", "socket", socket, "uid", uid, "policy", serve.Policy)
 	group.Go(func() error { return privsep.NewServer(serve).Run(ctx, listener) })
 	return group.Wait()

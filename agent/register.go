@@ -101,7 +101,7 @@ func (a *Agent) announce(ctx context.Context) error {
 			return nil
 		case <-a.announceKick:
 		}
-		if err := a.register(ctx); err != nil {
+		if err := a.register(ctx, func() {}); err != nil {
 			return ended(ctx, err)
 		}
 	}
@@ -133,8 +133,15 @@ func (a *Agent) poolsChanged(usable, lost []string) {
 	}
 }
 
-// register announces the host until the control plane has taken note.
-func (a *Agent) register(ctx context.Context) error {
+// enlist is register for the loop that follows the assignments.
+func (a *Agent) enlist(ctx context.Context) error {
+	a.pulses.rest(loopFollow) // the storage says what it can do
+	return a.register(ctx, func() { a.pulses.turn(loopFollow) })
+}
+
+// register announces the host until the control plane has taken note. turn is told of
+// each attempt.
+func (a *Agent) register(ctx context.Context, turn func()) error {
 	host := a.describe(ctx)
 	for name, on := range host.GetCapabilities() {
 		if on == "true" {
@@ -142,6 +149,7 @@ func (a *Agent) register(ctx context.Context) error {
 		}
 	}
 	for failures := 0; ; failures++ {
+		turn()
 		resp, err := call(ctx, a, "Register", callTimeout, a.control.Register, &tarnv1.RegisterRequest{Host: host})
 		if err == nil {
 			a.registered.Store(true)

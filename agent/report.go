@@ -25,6 +25,8 @@ type reports struct {
 	class    func() (class tarnv1.FenceClass, trouble string)
 	interval time.Duration
 	failed   func(error)
+	// turn is told that a round begins.
+	turn func()
 	// live is what a replica's worker would say at this moment; nil when it has
 	// nothing to say. Lag and progress move without any change being published.
 	live func(replicaID string) *tarnv1.ReplicaReport
@@ -55,6 +57,7 @@ type reports struct {
 func newReports(interval time.Duration) *reports {
 	return &reports{
 		interval: interval, live: func(string) *tarnv1.ReplicaReport { return nil },
+		turn:      func() {},
 		class:     func() (tarnv1.FenceClass, string) { return tarnv1.FenceClass_FENCE_CLASS_NONE, "" },
 		inquiries: newInquiries(nil, func() {}),
 		purges:    func() []*tarnv1.PurgeReport { return nil },
@@ -143,6 +146,7 @@ func (r *reports) run(ctx context.Context) error {
 	full := true
 	var next time.Time // of the full report
 	for failing := false; ; {
+		r.turn()
 		select {
 		case <-ctx.Done():
 			return nil

@@ -77,7 +77,7 @@ func (a *Agent) work(ctx context.Context) error {
 	group.Go(func() error { return a.damages.run(ctx) })
 	group.Go(func() error { return a.sweeps(ctx) })
 	group.Go(func() error {
-		if err := a.register(ctx); err != nil {
+		if err := a.enlist(ctx); err != nil {
 			return ended(ctx, err)
 		}
 		group.Go(func() error { return a.announce(ctx) })

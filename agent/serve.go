@@ -129,6 +129,7 @@ func (a *Agent) serve(ctx context.Context) error {
 		Protocols:         new(http.Protocols),
 	}
 	server.Protocols.SetHTTP1(true)
+	a.pulses.turn(loopStreams)
 	a.log.Info("serving streams", "addr", listener.Addr().String())
 	done := make(chan error, 1)
 	go func() { done <- server.ServeTLS(admission.Listener(listener), "", "") }()

@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"context"
 	"errors"
 	"math"
 	"time"
@@ -68,6 +69,16 @@ func (n *Node) admin() metrics.Admin {
 		Live:     n.fsm.Halted,
 		Pprof:    n.cfg.Admin.Pprof,
 	}
+}
+
+// Alive returns nil once the node's log and its state machine have proved that they are at
+// work; leading or following, with a majority or without. It errors with the part that
+// gave no sign until ctx ended, and before Run and after it.
+func (n *Node) Alive(ctx context.Context) error {
+	if err := n.fsm.Halted(); err != nil {
+		return err
+	}
+	return n.consensus.Alive(ctx)
 }
 
 // ready says why requests would not get through this node now.

@@ -51,6 +51,9 @@ type Config struct {
 	Margin time.Duration
 	// Clock gives instants; BootTime when unset.
 	Clock func() time.Duration
+	// Beat, if set, is told that a round of one of the Keeper's loops begins: BeatWatch or
+	// BeatRenewals.
+	Beat func(loop string)
 	// Renewed, if set, is told the result of each renewal: renewed, partial, failed, stale or unguarded.
 	Renewed func(result string)
 	// Moved, if set, is told how many shares were gained and lost, under the
@@ -58,6 +61,12 @@ type Config struct {
 	Moved  func(gained, lost int)
 	Logger *slog.Logger
 }
+
+// What Config.Beat is told.
+const (
+	BeatWatch    = "lease"
+	BeatRenewals = "lease renewals"
+)
 
 const shortest = 50 * time.Millisecond
 
@@ -95,6 +104,9 @@ func NewKeeper(config Config) (*Keeper, error) {
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	if config.Beat == nil {
+		config.Beat = func(string) {}
 	}
 	if config.Renewed == nil {
 		config.Renewed = func(string) {}
@@ -194,6 +206,7 @@ func (k *Keeper) watch(ctx context.Context) error {
 	timer := time.NewTimer(k.step())
 	defer timer.Stop()
 	for {
+		k.config.Beat(BeatWatch)
 		select {
 		case <-ctx.Done():
 			return nil

@@ -14,6 +14,7 @@ func (k *Keeper) renewals(ctx context.Context) error {
 	defer timer.Stop()
 	failing := false
 	for {
+		k.config.Beat(BeatRenewals)
 		select {
 		case <-ctx.Done():
 			return nil

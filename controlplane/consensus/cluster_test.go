@@ -112,8 +112,11 @@ func (s *tcpStream) Accept() (net.Conn, error) {
 func (s *tcpStream) keep(conn net.Conn, err error) (net.Conn, error) {
 	if err == nil {
 		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.down.Load() { // pulled since it was dialled
+			return conn, conn.Close()
+		}
 		s.conns = append(s.conns, conn)
-		s.mu.Unlock()
 	}
 	return conn, err
 }

@@ -64,6 +64,9 @@ systemd)
 	mkdir old
 	pivot_root . old
 	umount -l /old
+	# As a systemd does that is not told of a container: what is unmounted here is unmounted
+	# in the units' own name spaces, too.
+	mount --make-rshared /
 	echo "pid $pid"
 	exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --unit=basic.target --log-target=console --show-status=no </dev/null ;;
 esac`

@@ -46,7 +46,7 @@ func (c *controlplaneCmd) Run(ctx context.Context, a *app) error {
 	if err := metrics.NewBridge(node.Registry()).Install(); err != nil {
 		return err
 	}
-	return node.Run(ctx)
+	return a.supervised(ctx, node)
 }
 
 type agentCmd struct {
@@ -75,7 +75,7 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 	if err := metrics.NewBridge(node.Registry()).Install(); err != nil {
 		return err
 	}
-	return node.Run(ctx)
+	return a.supervised(ctx, node)
 }
 
 type helperCmd struct {
@@ -100,7 +100,11 @@ func (c *helperCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return fmt.Errorf("find own program: %w", err)
 	}
-	return agent.RunHelper(ctx, cfg, agent.HelperOptions{Deadman: []string{binary, "deadman"}, DeadmanOnly: c.DeadmanOnly})
+	serving, err := a.up()
+	if err != nil {
+		return err
+	}
+	return agent.RunHelper(ctx, cfg, agent.HelperOptions{Deadman: []string{binary, "deadman"}, DeadmanOnly: c.DeadmanOnly, Serving: serving})
 }
 
 type deadmanCmd struct {
