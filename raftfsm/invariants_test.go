@@ -113,6 +113,9 @@ func checkLineage(t tb, s *tarnv1.Share) {
 	if last := f.GetLineage()[len(f.GetLineage())-1]; last.GetOwnerReplicaId() != f.GetOwnerReplicaId() {
 		t.Errorf("share %s: owner %s is not the last of the lineage", s.GetId(), f.GetOwnerReplicaId())
 	}
+	if fencing(s) && f.GetPreparing() != nil {
+		t.Errorf("share %s is in promotion %s and prepares %s", s.GetId(), f.GetOpId(), f.GetPreparing().GetOpId())
+	}
 	if fencing(s) != (f.GetTargetReplicaId() != "") {
 		t.Errorf("share %s: phase %v with target %q", s.GetId(), f.GetPhase(), f.GetTargetReplicaId())
 	}

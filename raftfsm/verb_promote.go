@@ -32,11 +32,19 @@ func (tx *txn) promoteReplica(c *raftv1.PromoteReplica) (*tarnv1.Replica, *Error
 	if s.GetFencing().GetOpId() == c.GetOpId() {
 		return tx.promoteAgain(s, r, c)
 	}
+	if done, err := checkPrepared(s, r, c); done || err != nil {
+		return r, err
+	}
 	if err := tx.checkPromotable(s, r, c); err != nil {
 		return nil, err
 	}
+	if c.GetCatchUp() && tx.s.minVersion >= CatchUpVersion {
+		tx.prepare(s, r, c)
+		return r, nil
+	}
 	next := changeShare(s)
 	f := next.GetFencing()
+	f.Preparing = nil
 	f.Phase, f.TargetReplicaId, f.OpId, f.Mode = tarnv1.FencingPhase_FENCING_PHASE_FENCING, r.GetId(), c.GetOpId(), c.GetMode()
 	f.Proof, f.ProofDetail, f.Loss = tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED, "", nil
 	clearProgress(f)
@@ -68,6 +76,9 @@ func checkPromoteRequest(c *raftv1.PromoteReplica) *Error {
 		}
 		return nil
 	case tarnv1.PromotionMode_PROMOTION_MODE_FORCED:
+		if c.GetCatchUp() {
+			return refuse(InvalidArgument, "catch_up", "a forced promotion waits for nothing of its target")
+		}
 		if c.GetAutomatic() && c.GetAttestation() != "" {
 			return refuse(InvalidArgument, "attestation", "nobody vouches for an automatic failover")
 		}
@@ -162,6 +173,9 @@ func (tx *txn) cancelPromotion(c *raftv1.CancelPromotion) (*tarnv1.Share, *Error
 		return nil, missing("share_id", "share", c.GetShareId())
 	}
 	f := s.GetFencing()
+	if p := f.GetPreparing(); p != nil && p.GetOpId() == c.GetOpId() {
+		return tx.cancelPreparation(s), nil
+	}
 	none := tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED
 	if c.GetOpId() == "" || f.GetOpId() != c.GetOpId() {
 		return nil, refuse(FailedPrecondition, "op_id", "promotion %q is not running on the share", c.GetOpId())

@@ -24,7 +24,7 @@ const (
 	// records, users, keys of join tokens, automatic failover, attestations and consents
 	// that are checked.
 	// 3: a forced promotion whose owner stopped by its own word can be cancelled; a
-	// command under a key that was seen before has the first one's outcome.
+	// command under a key that was seen before has the first one's outcome; planned promotions are prepared.
 	CommandVersion = 3
 	// AuditVersion is the first version that keeps audit records and the keys of join
 	// tokens: below it commands come without.
@@ -32,6 +32,8 @@ const (
 	// KeyVersion is the first version that looks at the keys of requests: below it
 	// commands come without.
 	KeyVersion = 3
+	// CatchUpVersion is the first version in which a planned promotion can be prepared.
+	CatchUpVersion = 3
 )
 
 // VersionOf returns the version of the cluster that the command needs. A verb that
@@ -47,6 +49,9 @@ func VersionOf(cmd *raftv1.Command) uint32 {
 		return 1
 	case *raftv1.Command_PromoteReplica:
 		c := v.PromoteReplica
+		if c.GetCatchUp() {
+			return CatchUpVersion
+		}
 		if c.GetAutomatic() || c.GetAttestation() != "" || c.GetConsent().GetHeadGuid() != 0 || len(c.GetConsent().GetLostGuids()) > 0 {
 			return 2
 		}

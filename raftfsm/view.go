@@ -179,6 +179,9 @@ func (v *View) ProjectRule(rule *tarnv1.AccessRule) *tarnv1.AccessRule {
 func (v *View) ProjectReplica(r *tarnv1.Replica) *tarnv1.Replica {
 	out := proto.CloneOf(r)
 	out.ExportLocations, out.Observed = projectExports(r), nil
+	if s, ok := v.s.share(r.GetShareId()); ok {
+		out.Status = shownReplica(s, r)
+	}
 	return out
 }
 

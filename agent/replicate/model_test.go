@@ -35,6 +35,7 @@ type scoped struct {
 func scopes() []scoped {
 	return []scoped{
 		{"planned", false, func(o *options) { plannedOnce(o); o.cancels = 1 }},
+		{"planned, prepared first", false, func(o *options) { plannedOnce(o); o.cancels, o.ahead = 1, true }},
 		{"planned, dr", false, func(o *options) { plannedOnce(o); o.kind = "dr" }},
 		{"planned, with writes", false, func(o *options) { plannedOnce(o); o.writes = 1 }},
 		{"forced, cancelled", false, func(o *options) { forcedOnce(o); o.cancels = 1 }},
@@ -46,6 +47,7 @@ func scopes() []scoped {
 		{"planned twice, old assignments, crashes", true, func(o *options) { o.ops, o.planned, o.lags, o.crashes = 2, 2, 1, 1 }},
 		{"planned, cancelled, every step, crashes", true, func(o *options) { plannedOnce(o); o.steps, o.crashes, o.cancels = true, 1, 1 }},
 		{"planned, with writes, every step, crashes", true, func(o *options) { plannedOnce(o); o.writes, o.steps, o.crashes = 2, true, 1 }},
+		{"planned, prepared first, then forced", true, func(o *options) { o.ops, o.planned, o.forced, o.ahead = 2, 1, 1, true }},
 		{"planned, then forced", true, func(o *options) { o.ops, o.planned, o.forced = 2, 1, 1 }},
 		{"forced twice, slow clocks", true, func(o *options) { o.ops, o.forced, o.drift = 2, 2, true }},
 		{"forced, two new leaders, slow clocks", true, func(o *options) { forcedOnce(o); o.leaders, o.drift = 2, true }},

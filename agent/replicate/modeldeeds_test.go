@@ -13,6 +13,7 @@ const (
 	deedTick deedKind = iota
 	deedPlanned
 	deedForced
+	deedBegin
 	deedCancel
 	deedAttest
 	deedPlan
@@ -47,6 +48,7 @@ const (
 // deedTexts have the host's name for %s.
 var deedTexts = map[deedKind]string{
 	deedPlanned: "an operator begins a planned promotion", deedForced: "an operator forces the failover",
+	deedBegin:  "the leader begins the promotion that was prepared",
 	deedCancel: "an operator cancels the promotion", deedAttest: "an operator attests that the owner's host is off",
 	deedElection:     "another node becomes leader; reports of before reach it late",
 	deedElectionDeaf: "another node becomes leader and has heard no report",

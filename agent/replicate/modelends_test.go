@@ -14,7 +14,7 @@ import (
 // helpful are the deeds of a schedule that is fair, in the order in which they are
 // tried; time goes by when there is no other.
 var helpful = []deedKind{
-	deedCommit, deedPlan, deedStart, deedAssign, deedLate, deedWork, deedRound, deedReceive, deedAnswer, deedGrant, deedVerify, deedAsk,
+	deedBegin, deedCommit, deedPlan, deedStart, deedAssign, deedLate, deedWork, deedRound, deedReceive, deedAnswer, deedGrant, deedVerify, deedAsk,
 	deedPull, deedReport, deedSettle,
 }
 
@@ -75,7 +75,7 @@ func (m *machine) rank(w world, d deed, target int, forced bool) int {
 	}
 	// The owner of a forced failover is not counted on; a new owner that asks for its
 	// lease all the time does nothing else.
-	about := d.what != deedCommit && d.what != deedPlan
+	about := d.what != deedCommit && d.what != deedPlan && d.what != deedBegin
 	if about && forced && int(d.host) != target || d.arg > 0 && (d.what == deedWork || d.what == deedVerify) {
 		return none
 	}

@@ -12,10 +12,30 @@ func cancelOf(op string) *raftv1.CancelPromotion {
 }
 
 func (m *machine) promote(w world, target string, op uint8, mode tarnv1.PromotionMode) world {
+	return m.ask(w, target, opName(op), mode, m.opt.ahead && mode == tarnv1.PromotionMode_PROMOTION_MODE_PLANNED)
+}
+
+func (m *machine) ask(w world, target, op string, mode tarnv1.PromotionMode, prepare bool) world {
 	w.cur = m.ctl.apply(w.cur, m.ctl.command(command(&raftv1.PromoteReplica{
-		Id: target, OpId: opName(op), Mode: mode, ExpectedEpoch: m.state(w).fencing.GetEpoch(), AllowOutOfSync: true, Consent: &tarnv1.Consent{},
+		Id: target, OpId: op, Mode: mode, ExpectedEpoch: m.state(w).fencing.GetEpoch(), AllowOutOfSync: true, Consent: &tarnv1.Consent{}, CatchUp: prepare,
 	})))
 	return w
+}
+
+// prepared is what may become of a promotion that catches up first. When the leader thinks
+// that it has is left open: it may begin at any time.
+func (m *machine) prepared(w world, emit func(world, deed)) {
+	p := m.state(w).fencing.GetPreparing()
+	if p == nil || p.GetCancelled() {
+		return
+	}
+	emit(m.ask(w, p.GetTargetReplicaId(), p.GetOpId(), tarnv1.PromotionMode_PROMOTION_MODE_PLANNED, false), deed{what: deedBegin})
+	if w.spent.cancels < m.opt.cancels {
+		next := w
+		next.cur = m.ctl.apply(w.cur, m.ctl.command(command(cancelOf(p.GetOpId()))))
+		next.spent.cancels++
+		emit(next, deed{what: deedCancel})
+	}
 }
 
 // users write through the export and ask for a snapshot.

@@ -47,6 +47,7 @@ type options struct {
 	late  bool   // processes may pause between deciding and doing
 	plans bool   // other commands may come between the leader's look and its proposal
 	apart bool   // host b's replica is not in sync, so that users rely on host a alone
+	ahead bool   // planned promotions are prepared first
 	stray bool   // answers may arrive for other requests
 	class tarnv1.FenceClass
 	// unguarded: no dead-man watches, and the hosts say so by their class.
@@ -291,6 +292,7 @@ func (m *machine) operators(w world, emit func(world, deed)) {
 			emit(next, deed{what: deedCancel})
 		}
 	}
+	m.prepared(w, emit)
 	m.users(w, emit)
 	m.attest(w, emit)
 }

@@ -125,7 +125,7 @@ func TestLeaseFollowsTheFencingState(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.available(share.GetId())
-	if _, err := op.Replicas.PromoteReplica(t.Context(), &tarnv1.PromoteReplicaRequest{Id: replica.GetId()}); err != nil {
+	if _, err := op.Replicas.PromoteReplica(t.Context(), &tarnv1.PromoteReplicaRequest{Id: replica.GetId(), AtOnce: true}); err != nil {
 		t.Fatal(err)
 	}
 	if res := renew(1, owner.GetId()); len(res.GetGranted()) != 0 {

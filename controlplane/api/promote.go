@@ -31,7 +31,9 @@ func (s *replicas) PromoteReplica(ctx context.Context, req *tarnv1.PromoteReplic
 		if err := errors.Join(s.keyed(who, share, target), s.whole(target, req.GetForce())); err != nil {
 			return nil, err
 		}
-		return promotion(who, share, req), nil
+		cmd := promotion(who, share, req)
+		cmd.GetPromoteReplica().CatchUp = !req.GetForce() && !req.GetAtOnce() && v.CommandVersion() >= raftfsm.CatchUpVersion
+		return cmd, nil
 	}))
 	if err != nil {
 		return nil, err
@@ -133,10 +135,14 @@ func (s *replicas) CancelPromotion(ctx context.Context, req *tarnv1.CancelPromot
 		if err != nil {
 			return nil, err
 		}
-		target = share.GetFencing().GetTargetReplicaId()
+		running, prepared := share.GetFencing(), share.GetFencing().GetPreparing()
+		target = running.GetTargetReplicaId()
 		op := req.GetOpId()
 		if op == "" {
-			op = share.GetFencing().GetOpId()
+			op = running.GetOpId()
+		}
+		if prepared != nil && (req.GetOpId() == "" || req.GetOpId() == prepared.GetOpId()) {
+			op, target = prepared.GetOpId(), prepared.GetTargetReplicaId()
 		}
 		return &raftv1.Command{Verb: &raftv1.Command_CancelPromotion{CancelPromotion: &raftv1.CancelPromotion{
 			ShareId: share.GetId(), OpId: op,

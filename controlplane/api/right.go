@@ -51,6 +51,7 @@ func (c *core) right(v *raftfsm.View, who caller, share *tarnv1.Share) *tarnv1.W
 	out.Proof = f.GetProof()
 	if leads {
 		out.State = c.writeState(owner, now)
+		out.WaitingFor = reconcile.WaitingFor(c.Policy, v, c.Soft.Snapshot(now, c.Leases), share, who.isOperator())
 	}
 	return out
 }

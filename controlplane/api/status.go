@@ -89,7 +89,7 @@ func (t *tally) shares(all iter.Seq[*tarnv1.Share]) {
 
 func (t *tally) share(s *tarnv1.Share) {
 	t.out.Shares++
-	if s.GetFencing().GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_FENCING {
+	if p := s.GetFencing().GetPreparing(); s.GetFencing().GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_FENCING || p != nil && !p.GetCancelled() {
 		t.out.PromotionsRunning++
 	}
 	switch t.view.ShareStatus(s) {

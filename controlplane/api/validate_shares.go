@@ -180,6 +180,9 @@ func (c *checker) promotion(m *tarnv1.PromoteReplicaRequest) {
 	if n := len(m.GetConsent().GetReason()); n > maxReason {
 		c.fail("consent.reason", "has %d bytes, at most %d are allowed", n, maxReason)
 	}
+	if m.GetAtOnce() && m.GetForce() {
+		c.fail("at_once", "is for planned promotions: a forced one waits for nothing of its target")
+	}
 	if m.GetAttestHostIsDown() && !m.GetForce() {
 		c.fail("attest_host_is_down", "needs force")
 	}

@@ -42,8 +42,11 @@ func RPO(share *tarnv1.Share) time.Duration {
 }
 
 // Cadence returns how often the active host snapshots a share that changes: a
-// quarter of its RPO, 1 s to 5 min.
+// quarter of its RPO, 1 s to 5 min. 1 s while a promotion is prepared.
 func Cadence(share *tarnv1.Share) time.Duration {
+	if p := share.GetFencing().GetPreparing(); p != nil && !p.GetCancelled() {
+		return minCadence
+	}
 	return min(max(RPO(share)/4, minCadence), maxCadence)
 }
 

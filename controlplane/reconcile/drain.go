@@ -77,7 +77,7 @@ func (r *round) drainPlan(shareID string) []schedule.DrainStep {
 	f := share.GetFencing()
 	plan := schedule.DrainShare{
 		ShareID: shareID, Name: share.GetName(), ReplicationType: share.GetReplicationType(),
-		Promoting: f.GetPhase() != tarnv1.FencingPhase_FENCING_PHASE_ACTIVE,
+		Promoting: f.GetPhase() != tarnv1.FencingPhase_FENCING_PHASE_ACTIVE || f.GetPreparing() != nil && !f.GetPreparing().GetCancelled(),
 	}
 	for _, rep := range r.view.ReplicasOfShare(shareID) {
 		h, _ := r.view.Host(rep.GetHostId())
@@ -118,7 +118,7 @@ func (r *round) drainStep(shareID string, step schedule.DrainStep) {
 		share, _ := r.view.Share(shareID)
 		r.propose(&raftv1.Command{Verb: &raftv1.Command_PromoteReplica{PromoteReplica: &raftv1.PromoteReplica{
 			Id: step.ReplicaID, OpId: r.ids(), Mode: tarnv1.PromotionMode_PROMOTION_MODE_PLANNED,
-			ExpectedEpoch: share.GetFencing().GetEpoch(),
+			ExpectedEpoch: share.GetFencing().GetEpoch(), CatchUp: catchUp(r.view),
 		}}})
 	case schedule.DrainDelete:
 		rep, _ := r.view.Replica(step.ReplicaID)

@@ -73,7 +73,7 @@ func subject(cmd *raftv1.Command) string {
 		r := v.CreateReplica.GetReplica()
 		return fmt.Sprintf("create replica of share %s on host %s pool %s", r.GetShareId(), r.GetHostId(), r.GetPool())
 	case *raftv1.Command_PromoteReplica:
-		return fmt.Sprintf("promote replica %s epoch %d", v.PromoteReplica.GetId(), v.PromoteReplica.GetExpectedEpoch())
+		return fmt.Sprintf("promote replica %s epoch %d, prepare %v", v.PromoteReplica.GetId(), v.PromoteReplica.GetExpectedEpoch(), v.PromoteReplica.GetCatchUp())
 	case *raftv1.Command_DeleteReplica:
 		return fmt.Sprintf("delete replica %s revision %d", v.DeleteReplica.GetId(), v.DeleteReplica.GetExpectedRevision())
 	}

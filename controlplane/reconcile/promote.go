@@ -14,6 +14,7 @@ import (
 // next one follows from what this one committed.
 func (r *round) promotion(s *shareFacts) {
 	if !s.fenced() {
+		r.prepare(s)
 		return
 	}
 	switch s.fencing.GetMode() {
@@ -28,8 +29,8 @@ func (r *round) promotion(s *shareFacts) {
 func (r *round) planned(s *shareFacts) {
 	f := s.fencing
 	if f.GetProof() == tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED {
-		if !r.demotion(s) {
-			r.quiesceTimeout(s)
+		if !r.demotion(s) && r.quiesced(f.GetOpId()) {
+			r.cancel(s, f.GetOpId(), f.GetTargetReplicaId(), "the active replica did not come to rest within quiesce_wait_time")
 		}
 		return
 	}
@@ -57,17 +58,18 @@ func acknowledges(ack *tarnv1.DemoteAck, f *tarnv1.Fencing) bool {
 	return ack != nil && ack.GetOpId() == f.GetOpId() && ack.GetEpoch() == f.GetEpoch()
 }
 
-func (r *round) quiesceTimeout(s *shareFacts) {
-	until, ok := r.obs.Quiesce[s.fencing.GetOpId()]
-	if !ok || r.obs.Now.Before(until) {
-		return
-	}
+// quiesced reports that the time is up that a planned promotion was given.
+func (r *round) quiesced(op string) bool {
+	until, ok := r.obs.Quiesce[op]
+	return ok && !r.obs.Now.Before(until)
+}
+
+// cancel takes a planned promotion back, and tells the share's users why.
+func (r *round) cancel(s *shareFacts, op, target, why string) {
 	r.propose(&raftv1.Command{Verb: &raftv1.Command_CancelPromotion{CancelPromotion: &raftv1.CancelPromotion{
-		ShareId: s.GetId(), OpId: s.fencing.GetOpId(),
+		ShareId: s.GetId(), OpId: op,
 	}}})
-	about := resource{"SHARE_REPLICA", s.fencing.GetTargetReplicaId()}
-	r.complain(s, about, actionPromote, detailDriver,
-		"The promotion was cancelled: the active replica did not come to rest within quiesce_wait_time. Nothing has changed.")
+	r.complain(s, resource{"SHARE_REPLICA", target}, actionPromote, detailDriver, "The promotion was cancelled: "+why+". Nothing has changed.")
 }
 
 func (r *round) activate(s *shareFacts, head uint64) {

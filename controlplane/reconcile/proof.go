@@ -246,6 +246,8 @@ func WaitingFor(policy Policy, view *raftfsm.View, observed *observe.Snapshot, s
 	s := r.facts(share)
 	f := s.fencing
 	switch {
+	case !s.fenced() && f.GetPreparing() != nil && !f.GetPreparing().GetCancelled():
+		return r.preparingFor(s)
 	case !s.fenced():
 		return ""
 	case f.GetMode() == tarnv1.PromotionMode_PROMOTION_MODE_PLANNED && f.GetProof() == unproved:

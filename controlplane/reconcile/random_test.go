@@ -141,6 +141,9 @@ func (w *world) calm(names []string) {
 	if s.GetFencing().GetPhase() != tarnv1.FencingPhase_FENCING_PHASE_ACTIVE {
 		w.t.Fatalf("a promotion never ends: %v", s.GetFencing())
 	}
+	if p := s.GetFencing().GetPreparing(); p != nil && !p.GetCancelled() {
+		w.t.Fatalf("a promotion never begins: %v", s.GetFencing())
+	}
 	for _, r := range view.ReplicasOfShare("s") {
 		want := tarnv1.ReplicaState_REPLICA_STATE_IN_SYNC
 		if r.GetId() == s.GetFencing().GetOwnerReplicaId() {

@@ -193,7 +193,7 @@ func (w *world) promote(share, host, op string, mode tarnv1.PromotionMode, maxLo
 	}
 	return w.apply(&raftv1.Command{Verb: &raftv1.Command_PromoteReplica{PromoteReplica: &raftv1.PromoteReplica{
 		Id: w.replicaOn(share, host).GetId(), OpId: op, Mode: mode, Consent: consent,
-		ExpectedEpoch: s.GetFencing().GetEpoch(), AllowOutOfSync: true,
+		ExpectedEpoch: s.GetFencing().GetEpoch(), AllowOutOfSync: true, CatchUp: mode == tarnv1.PromotionMode_PROMOTION_MODE_PLANNED,
 	}}})
 }
 

@@ -173,7 +173,7 @@ func (r *run) leaderDiesAtEachStep(force bool) error {
 			kills++
 			err = back()
 		}
-		if err == nil && f.GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_FENCING {
+		if p := f.GetPreparing(); err == nil && (f.GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_FENCING || p != nil && !p.GetCancelled()) {
 			err = errors.New("it goes on")
 		}
 		return err

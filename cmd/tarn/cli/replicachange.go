@@ -17,6 +17,7 @@ type replicaPromote struct {
 	waitFlags
 	Replica          string         `arg:"" help:"Id, SHARE/ZONE or SHARE/HOST."`
 	QuiesceWaitTime  time.Duration  `help:"Planned: cancel by itself if the old active has not stopped by then; 0 never." placeholder:"DURATION"`
+	AtOnce           bool           `help:"Planned: stop the old active at once, however far behind this replica is; writes are refused until it has the rest."`
 	Force            bool           `help:"The active replica's host is gone: accept loss, after its lease has run out."`
 	MaxLoss          *time.Duration `help:"With --force: refuse to lose writes older than this." placeholder:"DURATION"`
 	Reason           string         `help:"With --force: kept with the loss report."`
@@ -31,7 +32,7 @@ func (c *replicaPromote) request(id string) (*tarnv1.PromoteReplicaRequest, erro
 	if forceOnly && !c.Force {
 		return nil, usage("--max-loss, --reason, --from-snapshot, --lose-snapshot and --attest-host-is-down need --force")
 	}
-	req := &tarnv1.PromoteReplicaRequest{Id: id, OpId: c.OpID, Force: c.Force, AttestHostIsDown: c.AttestHostIsDown}
+	req := &tarnv1.PromoteReplicaRequest{Id: id, OpId: c.OpID, AtOnce: c.AtOnce, Force: c.Force, AttestHostIsDown: c.AttestHostIsDown}
 	if c.QuiesceWaitTime != 0 {
 		req.QuiesceWaitTime = durationpb.New(c.QuiesceWaitTime)
 	}
@@ -122,6 +123,13 @@ func (a *app) awaitActive(ctx context.Context, flags waitFlags, r *tarnv1.Replic
 func promotionProgress(f *tarnv1.Fencing, r *tarnv1.Replica, opID string) (progress, error) {
 	if f.GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_FENCING && f.GetOpId() == opID {
 		return progress{text: fencingStep(f), fraction: -1}, nil
+	}
+	if p := f.GetPreparing(); p.GetOpId() == opID && !p.GetCancelled() {
+		text := "target catches up before anything stops"
+		if lag := r.GetObserved().GetLag(); lag != nil {
+			text += ", " + durationText(lag) + " behind"
+		}
+		return progress{text: text, fraction: -1}, nil
 	}
 	if f.GetOwnerReplicaId() != r.GetId() {
 		return progress{}, fail(exitRefused, "promotion ended without making this replica active (epoch %d)", f.GetEpoch()).

@@ -68,6 +68,13 @@ func proofText(s *tarnv1.Share) string {
 
 func promotionText(s *tarnv1.Share) string {
 	f := s.GetFencing()
+	if p := f.GetPreparing(); p != nil && !p.GetCancelled() {
+		text := fmt.Sprintf("planned to %s, prepared since %s", p.GetTargetReplicaId(), stampText(p.GetSince()))
+		if waits := f.GetRight().GetWaitingFor(); waits != "" {
+			text += "\nwaits for " + waits
+		}
+		return text
+	}
 	if f.GetPhase() != tarnv1.FencingPhase_FENCING_PHASE_FENCING {
 		return ""
 	}

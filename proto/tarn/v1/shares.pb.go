@@ -2015,8 +2015,11 @@ type PromoteReplicaRequest struct {
 	QuiesceWaitTime *durationpb.Duration `protobuf:"bytes,5,opt,name=quiesce_wait_time,json=quiesceWaitTime,proto3" json:"quiesce_wait_time,omitempty"`
 	// Operators only, with force: "I have made sure that the old host is off". Audited.
 	AttestHostIsDown bool `protobuf:"varint,6,opt,name=attest_host_is_down,json=attestHostIsDown,proto3" json:"attest_host_is_down,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Planned: stop the active replica at once, however far behind this one is. Writes are
+	// refused for as long as it takes to send the rest.
+	AtOnce        bool `protobuf:"varint,7,opt,name=at_once,json=atOnce,proto3" json:"at_once,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PromoteReplicaRequest) Reset() {
@@ -2087,6 +2090,13 @@ func (x *PromoteReplicaRequest) GetQuiesceWaitTime() *durationpb.Duration {
 func (x *PromoteReplicaRequest) GetAttestHostIsDown() bool {
 	if x != nil {
 		return x.AttestHostIsDown
+	}
+	return false
+}
+
+func (x *PromoteReplicaRequest) GetAtOnce() bool {
+	if x != nil {
+		return x.AtOnce
 	}
 	return false
 }
@@ -4095,14 +4105,15 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\x14ListReplicasResponse\x12,\n" +
 	"\breplicas\x18\x01 \x03(\v2\x10.tarn.v1.ReplicaR\breplicas\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x14\n" +
-	"\x05total\x18\x03 \x01(\x05R\x05total\"\xf4\x01\n" +
+	"\x05total\x18\x03 \x01(\x05R\x05total\"\x8d\x02\n" +
 	"\x15PromoteReplicaRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x13\n" +
 	"\x05op_id\x18\x02 \x01(\tR\x04opId\x12\x14\n" +
 	"\x05force\x18\x03 \x01(\bR\x05force\x12*\n" +
 	"\aconsent\x18\x04 \x01(\v2\x10.tarn.v1.ConsentR\aconsent\x12E\n" +
 	"\x11quiesce_wait_time\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0fquiesceWaitTime\x12-\n" +
-	"\x13attest_host_is_down\x18\x06 \x01(\bR\x10attestHostIsDown\"s\n" +
+	"\x13attest_host_is_down\x18\x06 \x01(\bR\x10attestHostIsDown\x12\x17\n" +
+	"\aat_once\x18\a \x01(\bR\x06atOnce\"s\n" +
 	"\x16PromoteReplicaResponse\x12*\n" +
 	"\areplica\x18\x01 \x01(\v2\x10.tarn.v1.ReplicaR\areplica\x12\x18\n" +
 	"\astarted\x18\x02 \x01(\bR\astarted\x12\x13\n" +

@@ -2049,7 +2049,10 @@ type PromoteReplica struct {
 	// Of the leader's own accord, by the share's extra spec. Only forced.
 	Automatic bool `protobuf:"varint,7,opt,name=automatic,proto3" json:"automatic,omitempty"`
 	// Who vouches that the owner's host is off, and why. Only forced; by an operator.
-	Attestation   string `protobuf:"bytes,8,opt,name=attestation,proto3" json:"attestation,omitempty"`
+	Attestation string `protobuf:"bytes,8,opt,name=attestation,proto3" json:"attestation,omitempty"`
+	// Only planned: prepare it, and stop nothing before the leader repeats the command
+	// without this. From command version 3 on.
+	CatchUp       bool `protobuf:"varint,9,opt,name=catch_up,json=catchUp,proto3" json:"catch_up,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2138,6 +2141,13 @@ func (x *PromoteReplica) GetAttestation() string {
 		return x.Attestation
 	}
 	return ""
+}
+
+func (x *PromoteReplica) GetCatchUp() bool {
+	if x != nil {
+		return x.CatchUp
+	}
+	return false
 }
 
 // CancelPromotion gives the share back to its owner under epoch+1, while no proof is committed.
@@ -4969,7 +4979,7 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x05force\x18\x03 \x01(\bR\x05force\"N\n" +
 	"\x0fUnmanageReplica\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
-	"\x11expected_revision\x18\x02 \x01(\x04R\x10expectedRevision\"\x9f\x02\n" +
+	"\x11expected_revision\x18\x02 \x01(\x04R\x10expectedRevision\"\xba\x02\n" +
 	"\x0ePromoteReplica\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x13\n" +
 	"\x05op_id\x18\x02 \x01(\tR\x04opId\x12*\n" +
@@ -4978,7 +4988,8 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\aconsent\x18\x05 \x01(\v2\x10.tarn.v1.ConsentR\aconsent\x12)\n" +
 	"\x11allow_out_of_sync\x18\x06 \x01(\bR\x0eallowOutOfSync\x12\x1c\n" +
 	"\tautomatic\x18\a \x01(\bR\tautomatic\x12 \n" +
-	"\vattestation\x18\b \x01(\tR\vattestation\"A\n" +
+	"\vattestation\x18\b \x01(\tR\vattestation\x12\x19\n" +
+	"\bcatch_up\x18\t \x01(\bR\acatchUp\"A\n" +
 	"\x0fCancelPromotion\x12\x19\n" +
 	"\bshare_id\x18\x01 \x01(\tR\ashareId\x12\x13\n" +
 	"\x05op_id\x18\x02 \x01(\tR\x04opId\"\x1f\n" +
