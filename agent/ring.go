@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tarn/agent/gossip"
+	"tarn/controlplane/identity"
 	"tarn/metrics"
 	tarnv1 "tarn/proto/tarn/v1"
 )
@@ -139,7 +140,7 @@ func (a *Agent) buildGossip() error {
 		Profile: gossip.Profile(a.cfg.Gossip.Profile), Peers: func() []string { return part.peers(a.cfg.Gossip.Join) },
 		Meta: a.gossipMeta(a.features(ctx)), Accept: part.accept,
 		Refused: func(_ gossip.Member, err error) { a.counters.GossipRefused.WithLabelValues(gossip.Reason(err)).Inc() },
-		Notify:  a.heardGossip, Logger: a.log,
+		Notify:  a.heardGossip, Admit: identity.NewAdmission(identity.GossipLimits()).Admit, Logger: a.log,
 	})
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tarn/agent/export"
+	"tarn/controlplane/identity"
 	"tarn/metrics"
 	"tarn/zfs"
 )
@@ -45,6 +46,7 @@ func (a *Agent) services(ctx context.Context, group *errgroup.Group) {
 	}
 	admin := metrics.Admin{
 		Addr: a.cfg.Admin.Listen, Listener: a.cfg.AdminSocket, Gatherer: a.registry, Ready: a.Ready, Pprof: a.cfg.Admin.Pprof,
+		Admit: identity.NewAdmission(identity.AdminLimits()).Listener,
 	}
 	group.Go(func() error { return admin.Run(ctx) })
 	group.Go(func() error { return a.exports.Run(ctx) })

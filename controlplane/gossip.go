@@ -6,6 +6,7 @@ import (
 
 	"tarn/agent/gossip"
 	"tarn/controlplane/consensus"
+	"tarn/controlplane/identity"
 	"tarn/metrics"
 	tarnv1 "tarn/proto/tarn/v1"
 )
@@ -33,6 +34,7 @@ func (n *Node) openGossip() error {
 		Accept:    n.keeper.roster.accept,
 		Refused:   func(_ gossip.Member, err error) { n.counters.GossipRefused.WithLabelValues(gossip.Reason(err)).Inc() },
 		Notify:    n.heardGossip,
+		Admit:     identity.NewAdmission(identity.GossipLimits()).Admit,
 		Logger:    n.log,
 	})
 	if err != nil {

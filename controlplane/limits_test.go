@@ -295,3 +295,41 @@ func TestLeasesSurviveAFlood(t *testing.T) {
 		<-stopped
 	}
 }
+
+// TestAdminPortIsBounded: whoever opens connections to the port of metrics and says
+// nothing gets a share of them, and keeps no other machine from scraping.
+func TestAdminPortIsBounded(t *testing.T) {
+	h := newHarness(t, 1)
+	h.leader()
+	addr := h.nodes[0].cfg.AdminSocket.Addr().String()
+	limit := identity.AdminLimits().StrangersPerHost
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}
+	const opened = 100
+	ended := make(chan struct{}, opened)
+	for range opened {
+		conn, err := dialer.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		go func() {
+			_, _ = conn.Read(make([]byte, 1)) // the end is what is waited for
+			ended <- struct{}{}
+		}()
+	}
+	for range opened - limit {
+		select {
+		case <-ended:
+		case <-time.After(4 * time.Second): // before the port's patience with a header is over
+			t.Fatalf("more than %d connections of one machine are open", limit)
+		}
+	}
+	res, err := http.Get("http://" + addr + "/livez")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		t.Errorf("another machine: %s", res.Status)
+	}
+}

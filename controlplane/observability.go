@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"tarn/controlplane/assignment"
+	"tarn/controlplane/identity"
 	"tarn/controlplane/reconcile"
 	"tarn/metrics"
 	tarnv1 "tarn/proto/tarn/v1"
@@ -68,6 +69,7 @@ func (n *Node) admin() metrics.Admin {
 		Ready:    n.ready,
 		Live:     n.fsm.Halted,
 		Pprof:    n.cfg.Admin.Pprof,
+		Admit:    identity.NewAdmission(identity.AdminLimits()).Listener,
 	}
 }
 

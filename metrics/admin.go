@@ -35,6 +35,8 @@ type Admin struct {
 	Live func() error
 	// Pprof serves /debug/pprof.
 	Pprof bool
+	// Admit, if set, wraps the listener: it bounds the connections.
+	Admit func(net.Listener) net.Listener
 	// Serving, if set, is told the bound address once the listener is open.
 	Serving func(net.Addr)
 }
@@ -81,8 +83,13 @@ func (a Admin) Run(ctx context.Context) error {
 	server := &http.Server{
 		Handler:           a.Handler(),
 		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      a.writeTimeout(),
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
+	}
+	if a.Admit != nil {
+		listener = a.Admit(listener)
 	}
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(listener) }()
@@ -92,6 +99,15 @@ func (a Admin) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	return stop(server, done)
+}
+
+// writeTimeout bounds how long an answer may take to be made and read. Profiles take as
+// long as they are asked for.
+func (a Admin) writeTimeout() time.Duration {
+	if a.Pprof {
+		return 10 * time.Minute
+	}
+	return 2 * scrapeTimeout
 }
 
 func stop(server *http.Server, done <-chan error) error {

@@ -51,6 +51,9 @@ type Config struct {
 	// Notify gets what changed, at most one event per member and call, newest
 	// state only, on a goroutine of Run. It may call the Ring. May be nil.
 	Notify func([]Event)
+	// Admit is asked about each incoming TCP connection: it returns the one to use, which
+	// knows its end, or false to close it unread. Nil lets all in.
+	Admit func(net.Conn) (net.Conn, bool)
 	// Allowed limits who may connect. Empty: everyone who has the key.
 	Allowed []netip.Prefix
 	// Transport replaces the network in tests. Nil: UDP and TCP.

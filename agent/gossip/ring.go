@@ -84,10 +84,20 @@ func (r *Ring) create() (*memberlist.Memberlist, error) {
 	}
 	mc.Keyring = r.keys
 	mc.Logger = newLog(r.cfg.Logger)
+	if mc.Transport == nil && r.cfg.Admit != nil {
+		transport, err := listen(mc, r.cfg.Admit, mc.Logger)
+		if err != nil {
+			return nil, err
+		}
+		mc.Transport = transport
+	}
 	mc.Delegate = metaDelegate{&r.meta}
 	mc.Events, mc.Conflict, mc.Alive = r.table, r.table, r.table
 	list, err := memberlist.Create(mc)
 	if err != nil {
+		if mine, ok := mc.Transport.(*limitedTransport); ok {
+			err = errors.Join(err, mine.Shutdown())
+		}
 		return nil, fmt.Errorf("start gossip on %s: %w", r.cfg.Bind, err)
 	}
 	r.mu.Lock()

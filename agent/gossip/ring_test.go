@@ -6,7 +6,9 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -281,6 +283,43 @@ func TestLoopback(t *testing.T) {
 	<-first.Ready()
 	second := start(t, config(first.Addr()))
 	<-second.Ready()
+	meet(t, first, second)
+}
+
+// Connections that are not admitted are closed unread: their member does not get in.
+func TestAdmitKeepsConnectionsOut(t *testing.T) {
+	var open atomic.Bool
+	asked := make(chan struct{}, 1)
+	config := func(peers ...string) Config {
+		cfg := testConfig(newMemNet(), "127.0.0.1:0", peers...)
+		cfg.Transport, cfg.Profile = nil, ProfileLocal
+		cfg.Admit = func(conn net.Conn) (net.Conn, bool) {
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
+			return conn, open.Load()
+		}
+		return cfg
+	}
+	first := start(t, config())
+	<-first.Ready()
+	second := start(t, config(first.Addr()))
+	<-second.Ready()
+	<-asked
+	if err := second.Join([]string{first.Addr()}); err == nil || first.Stats().Alive != 1 {
+		t.Errorf("joined over a connection that is too much: %v", err)
+	}
+	open.Store(true)
+	if err := second.Join([]string{first.Addr()}); err != nil {
+		t.Errorf("not joined: %v", err)
+	}
+	meet(t, first, second)
+}
+
+// meet waits in real time until both see each other.
+func meet(t *testing.T, first, second *rig) {
+	t.Helper()
 	deadline := time.After(time.Minute)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

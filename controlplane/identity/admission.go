@@ -82,6 +82,16 @@ func (l *admittingListener) Accept() (net.Conn, error) {
 	}
 }
 
+// Admit is for ports without a listener to wrap: it returns the connection to use
+// instead, or false for one that is too much. One that is never claimed is closed when
+// Patience is over.
+func (a *Admission) Admit(conn net.Conn) (net.Conn, bool) {
+	if admitted := a.enter(conn); admitted != nil {
+		return admitted, true
+	}
+	return nil, false
+}
+
 // Config returns a TLS configuration whose handshakes say whose a connection is.
 func (a *Admission) Config(conf *tls.Config) *tls.Config {
 	out, choose := conf.Clone(), conf.GetConfigForClient
@@ -140,6 +150,15 @@ func (a *Admission) Counts() (strangers, known int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.strangers, a.known
+}
+
+// GossipLimits are those of a gossip port, whose connections last for one exchange.
+func GossipLimits() Limits { return Limits{Strangers: 512, StrangersPerHost: 64} }
+
+// AdminLimits are those of an admin port, which machines that watch the process keep
+// open, and which reads no certificates.
+func AdminLimits() Limits {
+	return Limits{Strangers: 128, StrangersPerHost: 32, Patience: 24 * time.Hour}
 }
 
 func (a *Admission) enter(conn net.Conn) *admittedConn {
