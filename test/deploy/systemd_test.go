@@ -28,6 +28,9 @@ listen = "127.0.0.1:742N"
 socket = "/run/tarnS/helper.sock"
 deadman_socket = "/run/tarn-deadmanS/deadman.sock"
 data_dir = "/var/lib/tarn-helperS"
+
+[fence]
+class = "CLASS"
 `
 	// second makes the units of another agent on the same machine out of the package's.
 	second = `set -e
@@ -45,13 +48,14 @@ func suffix(n string) string { return strings.TrimPrefix(n, "1") }
 
 // numbered fills in which of the two agents is meant.
 func numbered(text, n string) string {
-	return strings.NewReplacer("N", n, "S", suffix(n)).Replace(text)
+	class := map[string]string{"1": "helper", "2": "kernel"}[n]
+	return strings.NewReplacer("CLASS", class, "N", n, "S", suffix(n)).Replace(text)
 }
 
 // The units under a systemd that boots for them, with all that they forbid, on real pools:
 // agents of an ordinary user's create, replicate and promote.
 func TestUnitsUnderSystemd(t *testing.T) {
-	needs(t, "zfs-fuse", "zpool")
+	needs(t, "zfs-fuse", "zpool", "nft")
 	m := newMachine(t, underSystemd)
 	packages := m.copyIn(debs(t, "1.0"))
 	m.eventually("systemd is up", "sh", "-c", `case $(systemctl is-system-running) in running|degraded|offline) ;; *) exit 1 ;; esac`)
@@ -69,6 +73,7 @@ func TestUnitsUnderSystemd(t *testing.T) {
 	}
 	m.mainJob()
 	m.noRights()
+	m.fences()
 	m.deaths()
 	m.hostRunbooks()
 	m.run("dpkg", "--purge", "tarn")
