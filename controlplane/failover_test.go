@@ -117,7 +117,7 @@ func TestWhoMayWriteWhileNobodyMay(t *testing.T) {
 	}
 	h.awaitReplica(user, replica.GetId(), tarnv1.ReplicaState_REPLICA_STATE_IN_SYNC)
 	one.die()
-	force := &tarnv1.PromoteReplicaRequest{Id: replica.GetId(), Force: true}
+	force := &tarnv1.PromoteReplicaRequest{Id: replica.GetId(), Force: true, Consent: &tarnv1.Consent{Reason: "one is silent"}}
 	begun, err := op.Replicas.PromoteReplica(t.Context(), force)
 	if err != nil {
 		t.Fatal(err)

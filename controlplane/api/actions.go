@@ -55,12 +55,12 @@ func Actions() []policy.Action {
 			out = append(out, row.Action)
 		}
 	}
-	attest := act(actAttest, byOperator)
-	attest.Reason = true
+	force, attest := act(actForcePromote, byOperator), act(actAttest, byOperator)
+	force.Reason, attest.Reason = true, true
 	return append(out,
 		clusterwide(actChooseHost), clusterwide(actTakeDataset), clusterwide(actAllProjects), clusterwide(actFilterHost),
 		act(actPublish, byOperator), act(actForceShare, byOperator), act(actForceReplica, byOperator), act(actForceSnapshot, byOperator),
-		act(actForcePromote, byOperator), attest)
+		force, attest)
 }
 
 // row is one line of the catalogue. Rows without an action are for machines, or for

@@ -102,6 +102,9 @@ func promotion(who caller, share *tarnv1.Share, req *tarnv1.PromoteReplicaReques
 		if consent == nil {
 			consent = &tarnv1.Consent{}
 		}
+		if consent.GetReason() == "" {
+			consent.Reason = who.reason // kept with the loss report
+		}
 	}
 	attestation := ""
 	if req.GetAttestHostIsDown() {

@@ -144,6 +144,7 @@ func (c *cluster) refusals(share string) []refusal {
 		{what: "last active replica is deleted", args: []string{"replica", "delete", active}, code: codeRefused, says: []string{"active"}},
 		{what: "and by force", args: []string{"replica", "delete", active, "--force"}, code: codeRefused, says: []string{"active"}},
 		{what: "consent without force", args: []string{"replica", "promote", "web/agent2@dir#pond", "--max-loss", "5s"}, code: codeUsage, says: []string{"--force"}},
+		{what: "unreasoned failover", args: []string{"replica", "promote", "web/agent2@dir#pond", "--force"}, code: codeUsage, says: []string{"consent.reason", "is required"}},
 		{what: "unreasoned attestation", args: []string{"replica", "promote", "web/agent2@dir#pond", "--force", "--attest-host-is-down"}, code: codeUsage,
 			says: []string{"consent.reason"}},
 		{what: "active by reset", args: []string{"replica", "reset-replica-state", "web/agent2@dir#pond", "active"}, code: codeUsage, says: []string{"replica_state"}},
@@ -197,7 +198,7 @@ func (c *cluster) promoteActive(before string) {
 	if s.code != 0 || !strings.Contains(s.stderr, "it is the active replica already") {
 		c.t.Errorf("exit code %d: %s", s.code, s.stderr)
 	}
-	s = c.tarn("replica", "promote", "web/active", "--force")
+	s = c.tarn("replica", "promote", "web/active", "--force", "--reason", "to see")
 	if s.code != 0 || !strings.Contains(s.stderr, "it is the active replica already") {
 		c.t.Errorf("by force: exit code %d: %s", s.code, s.stderr)
 	}

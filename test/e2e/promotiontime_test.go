@@ -133,7 +133,7 @@ func (c *cluster) forcedTime(share, zone string) {
 	if err := c.Kill(c.t.Context(), c.agentOf(active)); err != nil {
 		c.t.Fatal(err)
 	}
-	if _, err := c.api.Replicas.PromoteReplica(c.t.Context(), &tarnv1.PromoteReplicaRequest{Id: target.GetId(), Force: true}); err != nil {
+	if _, err := c.api.Replicas.PromoteReplica(c.t.Context(), &tarnv1.PromoteReplicaRequest{Id: target.GetId(), Force: true, Consent: &tarnv1.Consent{Reason: "measured"}}); err != nil {
 		c.t.Fatal(err)
 	}
 	mounted := c.replicaAt(share, zone, isWritable).GetObserved().GetMountpoint()

@@ -20,7 +20,7 @@ type replicaPromote struct {
 	AtOnce           bool           `help:"Planned: stop the old active at once, however far behind this replica is; writes are refused until it has the rest."`
 	Force            bool           `help:"The active replica's host is gone: accept loss, after its lease has run out."`
 	MaxLoss          *time.Duration `help:"With --force: refuse to lose writes older than this." placeholder:"DURATION"`
-	Reason           string         `help:"With --force: kept with the loss report."`
+	Reason           string         `help:"With --force, required: kept in the audit log and with the loss report."`
 	FromSnapshot     string         `help:"With --force: go on from exactly the snapshot with this GUID, or not at all." placeholder:"GUID"`
 	LoseSnapshot     []string       `sep:"none" help:"With --force: this snapshot may be lost, by its GUID, although other replicas had it; repeatable." placeholder:"GUID"`
 	AttestHostIsDown bool           `help:"With --force: I have made sure that the old host is off. Audited; operators only."`

@@ -1,0 +1,59 @@
+package api_test
+
+import (
+	"testing"
+
+	"connectrpc.com/connect"
+
+	"tarn/controlplane/client"
+	tarnv1 "tarn/proto/tarn/v1"
+)
+
+// promotable is a share whose second replica is to be promoted.
+func (s *server) promotable(op *client.Client) (*tarnv1.Share, *tarnv1.Replica) {
+	s.t.Helper()
+	s.host("one", "az1")
+	s.host("two", "az2")
+	share := s.share(op, s.shareType(op, "gold"), "docs")
+	r, err := op.Replicas.CreateReplica(s.t.Context(), &tarnv1.CreateReplicaRequest{ShareId: share.GetId()})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.available(share.GetId())
+	return share, r
+}
+
+// TestForcedPromotionHasAReason, in the request or in the header, which is kept with the
+// promotion and in the audit log.
+func TestForcedPromotionHasAReason(t *testing.T) {
+	s := newServer(t)
+	op := s.operator()
+	share, r := s.promotable(op)
+	_, err := op.Replicas.PromoteReplica(t.Context(), &tarnv1.PromoteReplicaRequest{Id: r.GetId(), Force: true})
+	wantCode(t, err, connect.CodeInvalidArgument)
+	if v := client.Violations(err); len(v) != 1 || v[0].GetField() != "consent.reason" {
+		t.Errorf("violations %v", v)
+	}
+	if f := s.fencing(share); f.GetTargetReplicaId() != "" {
+		t.Errorf("it began without a reason: %v", f)
+	}
+	why, err := client.New(client.Config{Addresses: []string{s.addr}, TLS: s.tls(operatorSubject()), Reason: "the rack is dark"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(why.Close)
+	if _, err := why.Replicas.PromoteReplica(t.Context(), &tarnv1.PromoteReplicaRequest{Id: r.GetId(), Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.fencing(share).GetConsent().GetReason(); got != "the rack is dark" {
+		t.Errorf("kept with the promotion: %q", got)
+	}
+	if head := s.fsm.View().AuditHead(); head.GetReason() != "the rack is dark" || head.GetAction() != "promote_replica" {
+		t.Errorf("in the audit log: %v", head)
+	}
+}
+
+func (s *server) fencing(share *tarnv1.Share) *tarnv1.Fencing {
+	stored, _ := s.fsm.View().Share(share.GetId())
+	return stored.GetFencing()
+}
