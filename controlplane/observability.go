@@ -95,8 +95,9 @@ func (n *Node) ready() error {
 }
 
 func (n *Node) raftMetrics() metrics.Raft {
-	s := n.consensus.Stats()
+	s, log := n.consensus.Stats(), n.consensus.LogStats()
 	return metrics.Raft{
+		OldestLogAge: log.OldestAge, FreePages: log.FreePages,
 		Leader: s.LeaderID == n.id, LeaderKnown: s.LeaderID != "", Term: s.Term,
 		LastIndex: s.LastIndex, CommitIndex: s.CommitIndex, AppliedIndex: s.AppliedIndex,
 		Voters: s.Voters, SinceContact: max(s.LastContact, 0),

@@ -63,6 +63,7 @@ func bridgedTimers() []bridged {
 		{"raft.leader.dispatchLog", "tarn_raft_dispatch_duration_seconds", "Writing entries to the leader's own log."},
 		{"raft.leader.lastContact", "tarn_raft_follower_contact_age_seconds", "Age of the quorum's last contact when the leader checked."},
 		{"raft.rpc.appendEntries", "tarn_raft_append_entries_duration_seconds", "Handling entries from the leader."},
+		{"raft.rpc.installSnapshot", "tarn_raft_install_snapshot_duration_seconds", "Taking a snapshot from the leader, because entries that this node lacks are gone from its log."},
 		{"raft.candidate.electSelf", "tarn_raft_election_duration_seconds", "Asking for votes."},
 		{"memberlist.probeNode", "tarn_gossip_probe_duration_seconds", "Probing one member."},
 		{"memberlist.gossip", "tarn_gossip_round_duration_seconds", "One round of gossip."},

@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"math"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -101,6 +102,9 @@ type Raft struct {
 	CheckedIndex uint64
 	// CommandVersion of the cluster.
 	CommandVersion uint32
+	// OldestLogAge of the entries that this node keeps, FreePages of its log file; negative: unknown.
+	OldestLogAge time.Duration
+	FreePages    int
 }
 
 // RegisterRaft collects tarn_raft_* from state at each scrape. Panics if they
@@ -129,6 +133,10 @@ func raftFacts() []raftFact {
 		{"tarn_raft_voters", "Voting members of the cluster.", func(r Raft) float64 { return float64(r.Voters) }},
 		{"tarn_raft_leader_contact_age_seconds", "Time since the leader was heard; 0 on the leader.",
 			func(r Raft) float64 { return r.SinceContact.Seconds() }},
+		{"tarn_raft_oldest_log_age_seconds", "Age of the oldest log entry that this node keeps: who was away for longer needs a snapshot.",
+			func(r Raft) float64 { return orUnknown(r.OldestLogAge >= 0, r.OldestLogAge.Seconds()) }},
+		{"tarn_raft_log_free_pages", "Free pages of the log's file, which never shrinks.",
+			func(r Raft) float64 { return orUnknown(r.FreePages >= 0, float64(r.FreePages)) }},
 	}
 }
 
@@ -156,8 +164,17 @@ func (c *raftCollector) Describe(ch chan<- *prometheus.Desc) {
 func (c *raftCollector) Collect(ch chan<- prometheus.Metric) {
 	state := c.state()
 	for i, f := range raftFacts() {
-		ch <- prometheus.MustNewConstMetric(c.descs[i], prometheus.GaugeValue, f.value(state))
+		if v := f.value(state); !math.IsNaN(v) {
+			ch <- prometheus.MustNewConstMetric(c.descs[i], prometheus.GaugeValue, v)
+		}
 	}
+}
+
+func orUnknown(is bool, value float64) float64 {
+	if is {
+		return value
+	}
+	return math.NaN()
 }
 
 func boolValue(b bool) float64 {

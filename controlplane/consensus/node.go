@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -20,9 +21,10 @@ type Node struct {
 	fsm    *trackedFSM
 	acks   *ackTable
 	raft   atomic.Pointer[raft.Raft]
-	logs   raft.LogStore // set before raft is
-	trans  transport     // set before raft is
-	fatal  chan error    // holds at most one
+	logs   raft.LogStore         // set before raft is
+	disk   *raftboltdb.BoltStore // likewise
+	trans  transport             // set before raft is
+	fatal  chan error            // holds at most one
 	lead   leadState
 	verify verifier
 	found  founding
@@ -100,7 +102,7 @@ func (n *Node) Fail(err error) {
 
 func (n *Node) start(store *storage) (*raft.Raft, error) {
 	rc := n.cfg.raftConfig()
-	n.logs = store.logs
+	n.logs, n.disk = store.logs, store.db
 	n.trans = transport{acks: n.acks, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:                  n.cfg.Stream,
 		MaxPool:                 3,

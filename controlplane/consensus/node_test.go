@@ -283,3 +283,29 @@ func TestConfigRefusals(t *testing.T) {
 		t.Errorf("good config: %v", err)
 	}
 }
+
+// The log tells how far it reaches back: entries that were forgotten do not count.
+func TestLogStats(t *testing.T) {
+	c := &cluster{t: t}
+	m := c.add(func(cfg *Config) { cfg.BootstrapExpect, cfg.TrailingLogs = 1, 1 })
+	c.write("first")
+	before := time.Now()
+	if s := m.node.LogStats(); s.OldestAge < 0 || s.FreePages < 0 {
+		t.Errorf("one entry: %+v", s)
+	}
+	for i := range 20 {
+		c.write(fmt.Sprint("entry ", i))
+	}
+	if err := m.node.raft.Load().Snapshot().Error(); err != nil {
+		t.Fatal(err)
+	}
+	if s := m.node.LogStats(); s.OldestAge < 0 || s.OldestAge > time.Since(before) || s.FreePages == 0 {
+		t.Errorf("after %s and a snapshot: %+v", time.Since(before), s)
+	}
+	if err := m.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if s := m.node.LogStats(); s.OldestAge != -1 || s.FreePages != -1 {
+		t.Errorf("stopped: %+v", s)
+	}
+}

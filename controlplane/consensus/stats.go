@@ -80,3 +80,35 @@ func since(t time.Time) time.Duration {
 	}
 	return time.Since(t)
 }
+
+// LogStats is how the log lies on disk.
+type LogStats struct {
+	// OldestAge of the entries that are kept, by the wall clock of the leader that made
+	// them, not negative: a follower that is further behind needs a snapshot. -1 if unknown.
+	OldestAge time.Duration
+	// FreePages of the file, which never shrinks; -1 if unknown.
+	FreePages int
+}
+
+// LogStats reads the oldest entry. It may be called at every scrape.
+func (n *Node) LogStats() LogStats {
+	out := LogStats{OldestAge: -1, FreePages: -1}
+	if _, err := n.running(); err != nil {
+		return out
+	}
+	stats := n.disk.Stats()
+	out.FreePages = stats.FreePageN + stats.PendingPageN
+	first, err := n.logs.FirstIndex()
+	if err != nil || first == 0 {
+		return out // no log yet, or none any more
+	}
+	// The entry that founded the cluster has no time.
+	for index := first; index < first+2; index++ {
+		var oldest raft.Log
+		if n.logs.GetLog(index, &oldest) == nil && !oldest.AppendedAt.IsZero() {
+			out.OldestAge = max(0, time.Since(oldest.AppendedAt))
+			break
+		}
+	}
+	return out
+}
