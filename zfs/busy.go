@@ -77,8 +77,8 @@ func (h *Host) detachedUsers(ctx context.Context, name string) error {
 			}
 		}
 	}
-	// The daemon looks once a second whether its mounts are alive; a mount before that
-	// hangs for good.
+	// Whoever fenced it holds it for letGoTick longer, and the daemon needs a moment to end
+	// it; a mount before that would be of a filesystem that ends.
 	if err := pause(ctx, settleTime); err != nil {
 		return &Error{Op: "unmount", Object: name, Class: err}
 	}

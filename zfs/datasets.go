@@ -318,7 +318,11 @@ func (h *Host) Destroy(ctx context.Context, name string) error {
 	if !strings.Contains(name, "/") {
 		return &Error{Op: "destroy", Object: name, Class: ErrInvalid, Text: "a pool's own filesystem stays"}
 	}
-	return h.patiently(ctx, name, "destroy", name)
+	if h.isFuse() {
+		return h.destroyUnmounted(ctx, name)
+	}
+	_, err := h.run(ctx, "destroy", name, "destroy", name)
+	return err
 }
 
 // Rename moves a filesystem with its children inside its pool. What is mounted is

@@ -22,7 +22,8 @@ const fenceDeadline = 5 * time.Second
 // the kernel has the filesystem open anywhere, is. On zfs-fuse readonly=on stops new
 // opens only: there local processes with open files go on writing into the detached
 // filesystem until they close them; the dataset is marked, and Host.Unmount says
-// ErrBusy so long. Clients of an NFS server are cut off by that server
+// ErrBusy so long, and this process holds the detached filesystem until then, as its
+// daemon needs it (hold). Clients of an NFS server are cut off by that server
 // (agent/export.Sever).
 //
 // A mount made at the same time may come after it.
@@ -73,7 +74,7 @@ func detach(dataset string) (inUse string, err error) {
 	list, err := mountsOf(dataset)
 	var errs []error
 	for i := len(list) - 1; i >= 0; i-- {
-		busy, err := detachMount(list[i].dir)
+		busy, err := detachMount(list[i])
 		if busy {
 			inUse = list[i].device
 		}

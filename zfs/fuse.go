@@ -103,6 +103,20 @@ func (h *Host) renameUnmounted(ctx context.Context, from, to string) error {
 	return moved
 }
 
+// destroyUnmounted is Destroy for zfs-fuse, whose zfs(8) unmounts as well, but
+// without a hold. What cannot be destroyed is mounted again.
+func (h *Host) destroyUnmounted(ctx context.Context, name string) error {
+	unmounted := h.unmountSettled(ctx, name)
+	if unmounted != nil && !errors.Is(unmounted, ErrNotMounted) {
+		return unmounted
+	}
+	err := h.patiently(ctx, name, "destroy", name)
+	if err != nil && unmounted == nil && !errors.Is(err, ErrNotExist) {
+		err = errors.Join(err, h.Mount(ctx, name))
+	}
+	return err
+}
+
 // mountedHere tells without a process whether this process sees a filesystem mounted;
 // true when that cannot be told.
 func mountedHere(name string) bool {

@@ -23,7 +23,7 @@ func holders(mountpoint string) []string {
 }
 
 // deviceHolders does so for a filesystem of a device number "major:minor", wherever it
-// is or was mounted. Mapped files are seen as well.
+// is or was mounted. Mapped files are seen as well, what Fence holds itself is not.
 func deviceHolders(device string) []string {
 	return processes(func(link string) bool {
 		info, err := os.Stat(link)
@@ -31,7 +31,7 @@ func deviceHolders(device string) []string {
 			return false
 		}
 		st, ok := info.Sys().(*syscall.Stat_t)
-		return ok && deviceName(uint64(st.Dev)) == device
+		return ok && deviceName(uint64(st.Dev)) == device && !isHold(link)
 	})
 }
 

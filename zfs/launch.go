@@ -2,9 +2,11 @@ package zfs
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
+	"syscall"
 	"time"
 )
 
@@ -16,6 +18,8 @@ type Launcher interface {
 	Launch(tool string, args []string, stdin, stdout, stderr *os.File) (Launched, error)
 	// Remount makes the mounts of a filesystem read-only or writable.
 	Remount(ctx context.Context, dataset string, readOnly bool) error
+	// Unmount takes a filesystem of zfs-fuse out of the tree of files.
+	Unmount(ctx context.Context, dataset string) error
 	// Holders names the processes that use a filesystem of a device number "major:minor".
 	Holders(ctx context.Context, device string) ([]string, error)
 }
@@ -59,12 +63,42 @@ func Remount(dataset string, readOnly bool) error {
 	return nil
 }
 
+// Unmount is Launcher.Unmount, done here: ErrNotMounted, or ErrBusy while somebody uses
+// it. zfs(8) of zfs-fuse does the same, without a hold.
+func Unmount(dataset string) error {
+	list, err := mountsOf(dataset)
+	refuse := func(class error, text string) error {
+		return &Error{Op: "unmount", Object: dataset, Class: class, Text: text}
+	}
+	switch {
+	case err != nil:
+		return refuse(ErrUnclassified, err.Error())
+	case len(list) == 0:
+		return refuse(ErrNotMounted, "no mount of it is seen")
+	}
+	for i := len(list) - 1; i >= 0; i-- {
+		switch err := unmount(list[i]); {
+		case err == nil:
+		case errors.Is(err, syscall.EBUSY):
+			return refuse(ErrBusy, list[i].dir+" is in use")
+		case errors.Is(err, os.ErrPermission):
+			return refuse(ErrPermission, list[i].dir+": "+err.Error())
+		default:
+			return refuse(ErrUnclassified, list[i].dir+": "+err.Error())
+		}
+	}
+	return nil
+}
+
 // Holders is Launcher.Holders, done here.
 func Holders(device string) []string { return deviceHolders(device) }
 
 // begin starts cmd, here or at the launcher.
 func (r *runner) begin(inv invocation, cmd *exec.Cmd) (*process, error) {
 	if r.launcher == nil {
+		if !inv.pool {
+			Settle(inv.args)
+		}
 		return r.stuck.start(inv, cmd)
 	}
 	tool := "zfs"
@@ -156,6 +190,14 @@ func (h *Host) remount(ctx context.Context, dataset string, readOnly bool) error
 		return h.launcher.Remount(ctx, dataset, readOnly)
 	}
 	return Remount(dataset, readOnly)
+}
+
+// unmountSettled is for zfs-fuse.
+func (h *Host) unmountSettled(ctx context.Context, dataset string) error {
+	if h.launcher != nil {
+		return h.launcher.Unmount(ctx, dataset)
+	}
+	return Unmount(dataset)
 }
 
 func (h *Host) deviceHolders(ctx context.Context, device string) ([]string, error) {

@@ -14,6 +14,8 @@ const (
 
 	spliceMove     = 1
 	spliceNonblock = 2
+
+	unmountNoFollow = 8 // UMOUNT_NOFOLLOW
 )
 
 // growPipe makes a pipe hold 1 MiB, the most that an ordinary user may ask for:
@@ -154,15 +156,47 @@ func remount(mountpoint string, readOnly bool) error {
 
 // detachMount takes a mount out of the tree of files, whoever uses it. busy says that
 // somebody does.
-func detachMount(dir string) (busy bool, err error) {
-	const nofollow = 8 // UMOUNT_NOFOLLOW
-	err = syscall.Unmount(dir, nofollow)
+func detachMount(m mount) (busy bool, err error) {
+	h := holdMount(m)
+	err = syscall.Unmount(m.dir, unmountNoFollow)
 	if err == syscall.EBUSY {
 		busy = true
-		err = syscall.Unmount(dir, syscall.MNT_DETACH|nofollow)
+		err = syscall.Unmount(m.dir, syscall.MNT_DETACH|unmountNoFollow)
+	}
+	if busy && h.file != nil {
+		go h.untilUnused()
+	} else {
+		h.letGo()
 	}
 	if err != nil && err != syscall.EINVAL {
 		return busy, os.NewSyscallError("umount2", err)
 	}
 	return busy, nil // EINVAL: it is no longer a mount
+}
+
+// unmount takes a mount out of the tree of files if nobody uses it, with the bare
+// syscall.Errno.
+func unmount(m mount) error {
+	h := holdMount(m)
+	defer h.letGo()
+	return syscall.Unmount(m.dir, unmountNoFollow)
+}
+
+// cloneMount opens a second mount of a filesystem, in nobody's tree of files
+// (open_tree(2), Linux 5.2, CAP_SYS_ADMIN).
+func cloneMount(dir string) (*os.File, error) {
+	path, err := syscall.BytePtrFromString(dir)
+	if err != nil {
+		return nil, err
+	}
+	const (
+		openTree = 428                                                 // on every architecture
+		flags    = 1 /* OPEN_TREE_CLONE */ | syscall.O_CLOEXEC | 0x100 /* AT_SYMLINK_NOFOLLOW */
+	)
+	here := -100 // AT_FDCWD
+	fd, _, errno := syscall.Syscall(openTree, uintptr(here), uintptr(unsafe.Pointer(path)), flags)
+	if errno != 0 {
+		return nil, os.NewSyscallError("open_tree", errno)
+	}
+	return os.NewFile(fd, dir), nil
 }

@@ -35,11 +35,16 @@ func (h *Host) Unmount(ctx context.Context, name string, force bool) error {
 	if err := h.allow("unmount", name); err != nil {
 		return err
 	}
-	args := []string{"unmount"}
-	if force && !h.isFuse() {
-		args = append(args, "-f")
+	var err error
+	if h.isFuse() {
+		err = h.unmountSettled(ctx, name)
+	} else {
+		args := []string{"unmount"}
+		if force {
+			args = append(args, "-f")
+		}
+		_, err = h.run(ctx, "unmount", name, append(args, name)...)
 	}
-	_, err := h.run(ctx, "unmount", name, append(args, name)...)
 	switch {
 	case err == nil, errors.Is(err, ErrNotMounted):
 		return h.released(ctx, name)

@@ -11,6 +11,7 @@ import (
 // mount is one mounted ZFS filesystem of a mount namespace.
 type mount struct {
 	dataset, dir, device string // device is "major:minor"
+	fuse                 bool   // a daemon serves it, not the kernel
 }
 
 // mounts lists the ZFS mounts of this process' namespace, in their order. It reads what
@@ -42,7 +43,7 @@ func parseMounts(text string) []mount {
 		if !ok || len(fields) < 5 || len(kind) < 2 || kind[0] != "zfs" && kind[0] != "fuse.zfs" {
 			continue
 		}
-		list = append(list, mount{dataset: unescape(kind[1]), dir: unescape(fields[4]), device: fields[2]})
+		list = append(list, mount{dataset: unescape(kind[1]), dir: unescape(fields[4]), device: fields[2], fuse: kind[0] == "fuse.zfs"})
 	}
 	return list
 }

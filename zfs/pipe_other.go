@@ -19,6 +19,12 @@ func spliceAll(_, _ *os.File) (done bool, err error) { return false, nil }
 
 func remount(string, bool) error { return nil }
 
-func detachMount(dir string) (busy bool, err error) {
-	return false, fmt.Errorf("detach %s: this system cannot", dir)
+func detachMount(m mount) (busy bool, err error) {
+	return false, fmt.Errorf("detach %s: this system cannot", m.dir)
+}
+
+func unmount(m mount) error { return fmt.Errorf("unmount %s: this system cannot", m.dir) }
+
+func cloneMount(dir string) (*os.File, error) {
+	return nil, fmt.Errorf("open %s: this system cannot", dir)
 }

@@ -74,7 +74,11 @@ func (a answer) err(verb, object string) error {
 	case a.Refused != "":
 		return &zfs.Error{Op: verb, Object: object, Class: zfs.ErrPermission, Text: a.Refused, Next: "the helper's configuration says what it may do"}
 	case a.Failed != "":
-		return &zfs.Error{Op: verb, Object: object, Class: zfs.ErrUnclassified, Text: a.Failed}
+		class, ok := classes[a.Class]
+		if !ok {
+			class = zfs.ErrUnclassified
+		}
+		return &zfs.Error{Op: verb, Object: object, Class: class, Text: a.Failed}
 	}
 	return nil
 }
@@ -190,6 +194,12 @@ func mode(readOnly bool) string {
 // Remount as zfs.Launcher has it.
 func (c Client) Remount(ctx context.Context, dataset string, readOnly bool) error {
 	_, err := c.do(ctx, call{Verb: verbRemount, Args: []string{mode(readOnly), dataset}})
+	return err
+}
+
+// Unmount as zfs.Launcher has it.
+func (c Client) Unmount(ctx context.Context, dataset string) error {
+	_, err := c.do(ctx, call{Verb: verbUnmount, Args: []string{dataset}})
 	return err
 }
 

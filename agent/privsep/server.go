@@ -152,7 +152,7 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	if errors.Is(err, ErrRefused) || errors.Is(err, errMessage) {
 		_ = send(conn, answer{Refused: err.Error()}) // it has hung up: nobody to tell
 	} else if err != nil {
-		_ = send(conn, answer{Failed: err.Error()})
+		_ = send(conn, answer{Failed: err.Error(), Class: classOf(err)})
 	}
 	s.audit(ctx, who, asked, changes, time.Since(began), err)
 }
@@ -206,6 +206,9 @@ func (s *Server) tool(ctx context.Context, conn *net.UnixConn, asked call, files
 		return changes, err
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = files[0], files[1], files[2]
+	if asked.Verb == toolZFS {
+		zfs.Settle(asked.Args) // the agent may not see the host's mounts
+	}
 	return changes, follow(ctx, conn, cmd, files)
 }
 
@@ -273,6 +276,11 @@ func (s *Server) service(ctx context.Context, asked call) (a answer, changes boo
 	switch asked.Verb {
 	case verbRemount:
 		return a, true, s.remount(asked.Args)
+	case verbUnmount:
+		if err := one(s.config.Policy.Owned)(asked.Args); err != nil {
+			return a, true, fmt.Errorf("%w: %w", ErrRefused, err)
+		}
+		return a, true, zfs.Unmount(asked.Args[0])
 	case verbHolders:
 		if err := device(asked.Args); err != nil {
 			return a, false, err

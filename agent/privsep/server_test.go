@@ -97,6 +97,12 @@ func TestRefusalsAreTold(t *testing.T) {
 	if err := c.Remove(t.Context(), "/tank/tarn/a"); !errors.Is(err, zfs.ErrPermission) {
 		t.Errorf("exports: %v", err)
 	}
+	if err := c.Unmount(t.Context(), "tank/home"); !errors.Is(err, zfs.ErrPermission) {
+		t.Errorf("unmount of what is not tarn's: %v", err)
+	}
+	if err := c.Unmount(t.Context(), "tank/tarn/none"); !errors.Is(err, zfs.ErrNotMounted) {
+		t.Errorf("unmount of what is not mounted: %v", err)
+	}
 	if err := c.Remount(t.Context(), "tank/home", true); !errors.Is(err, zfs.ErrPermission) {
 		t.Errorf("remount: %v", err)
 	}

@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"tarn/zfs"
 )
 
 // A message is four bytes of length, most significant first, and a JSON object. The files
@@ -22,12 +24,26 @@ import (
 // Verbs besides zfs and zpool.
 const (
 	verbRemount  = "remount"  // args: dataset, ro or rw
+	verbUnmount  = "unmount"  // args: dataset
 	verbHolders  = "holders"  // args: device
 	verbDeadman  = "deadman"  // with two files: orders, answers
 	verbApply    = "apply"    // args: mountpoint, ro or rw; exports
 	verbRemove   = "remove"   // args: mountpoint
 	verbExported = "exported" // no args
 )
+
+// classes are the failures that an agent has to tell apart.
+var classes = map[string]error{"busy": zfs.ErrBusy, "not mounted": zfs.ErrNotMounted}
+
+// classOf is the key of err in classes.
+func classOf(err error) string {
+	for key, class := range classes {
+		if errors.Is(err, class) {
+			return key
+		}
+	}
+	return ""
+}
 
 // call is what the agent asks for.
 type call struct {
@@ -47,6 +63,8 @@ type answer struct {
 	// Refused says why nothing was done; Failed what went wrong with it.
 	Refused string `json:"refused,omitempty"`
 	Failed  string `json:"failed,omitempty"`
+	// Class is what kind of failure, a key of classes; "" for all others.
+	Class string `json:"class,omitempty"`
 
 	Holders []string `json:"holders,omitempty"`
 	// Reported are tarn.v1.ReportedExport, Rules tarn.v1.RuleError.

@@ -1,6 +1,7 @@
 package realzfs
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -95,8 +97,15 @@ func Zfs(args ...string) error { return run("zfs", args) }
 // Zpool runs zpool(8).
 func Zpool(args ...string) error { return run("zpool", args) }
 
+// commandDeadline is longer than any command takes that does end.
+const commandDeadline = 2 * time.Minute
+
 func run(tool string, args []string) error {
-	cmd := exec.Command("/usr/sbin/"+tool, args...)
+	settle()
+	ctx, cancel := context.WithTimeout(context.Background(), commandDeadline)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/usr/sbin/"+tool, args...)
+	cmd.WaitDelay = time.Second
 	cmd.Env, cmd.Dir = append(os.Environ(), "LC_ALL=C"), "/"
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s %s: %w: %s", tool, strings.Join(args, " "), err, out)
@@ -110,4 +119,22 @@ func Export(p Pool) error { return patiently(func() error { return Zpool("export
 // Import brings it back.
 func Import(p Pool) error {
 	return Zpool("import", "-d", filepath.Dir(p.File), "-o", "cachefile=none", p.Name)
+}
+
+// settle lets zfs-fuse hear of the files that a test has closed: an unmount before that,
+// by whichever command, hangs the daemon (zfs.Unmount).
+func settle() {
+	if Kernel() {
+		return
+	}
+	text, _ := os.ReadFile("/proc/self/mountinfo") // nothing is mounted where there is none
+	for line := range strings.Lines(string(text)) {
+		before, after, _ := strings.Cut(line, " - ")
+		if fields := strings.Fields(before); len(fields) > 4 && strings.HasPrefix(after, "fuse.zfs ") {
+			for range 8 {
+				var st syscall.Statfs_t
+				_ = syscall.Statfs(fields[4], &st)
+			}
+		}
+	}
 }

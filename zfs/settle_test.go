@@ -1,0 +1,87 @@
+package zfs_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"testing"
+
+	"tarn/zfs"
+	"tarn/zfs/zfstest/realzfs"
+)
+
+// TestUnmountAfterClose: whoever closes a file at the moment of an unmount leaves
+// zfs-fuse, which hears of it late, as it was. One in ten such moments hung every mount of
+// the machine once.
+func TestUnmountAfterClose(t *testing.T) {
+	pool := realzfs.NewPool(t, 256)
+	h := open(t, pool)
+	ctx := t.Context()
+	ds, path := pool.Name+"/f", pool.Dir+"/f"
+	ok(t, h.Create(ctx, ds, map[string]string{zfs.PropCanMount: "on"}, true))
+	for i := range 32 {
+		closed := openSome(t, path, 1+i%16)
+		if i%16 == 15 {
+			ok(t, zfs.Fence(ctx, ds))
+			closed()
+			ok(t, h.Unmount(ctx, ds, false))
+		} else {
+			closed()
+			ok(t, h.Unmount(ctx, ds, false))
+		}
+		ok(t, h.Mount(ctx, ds))
+	}
+}
+
+// openSome opens some files for writing; the function it returns closes them.
+func openSome(t *testing.T, dir string, n int) (closed func()) {
+	t.Helper()
+	var files []*os.File
+	for i := range n {
+		f, err := os.Create(fmt.Sprintf("%s/%d", dir, i))
+		ok(t, err)
+		_, err = f.WriteString("x")
+		ok(t, err)
+		files = append(files, f)
+	}
+	return func() {
+		for _, f := range files {
+			ok(t, f.Close())
+		}
+	}
+}
+
+// TestUnmountAmongOpens: no moment is wrong for an unmount, whoever opens and closes files.
+func TestUnmountAmongOpens(t *testing.T) {
+	pool := realzfs.NewPool(t, 256)
+	h := open(t, pool)
+	ctx := t.Context()
+	ds, path := pool.Name+"/f", pool.Dir+"/f"
+	ok(t, h.Create(ctx, ds, map[string]string{zfs.PropCanMount: "on"}, true))
+	ok(t, os.WriteFile(path+"/data", nil, 0o644))
+	var end atomic.Bool
+	defer end.Store(true)
+	opens := make(chan int, 1)
+	go func() {
+		n := 0
+		for ; !end.Load(); n++ {
+			if f, err := os.Open(path + "/data"); err == nil {
+				_ = f.Close()
+			}
+		}
+		opens <- n
+	}()
+	unmounts := 0
+	for range 100 {
+		err := h.Unmount(ctx, ds, false)
+		if errors.Is(err, zfs.ErrBusy) {
+			continue
+		}
+		ok(t, err)
+		unmounts++
+		ok(t, h.Mount(ctx, ds))
+	}
+	end.Store(true)
+	t.Logf("%d opens, %d unmounts", <-opens, unmounts)
+}
