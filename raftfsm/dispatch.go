@@ -100,7 +100,7 @@ func (tx *txn) applyReplica(cmd *raftv1.Command) (proto.Message, *Error) {
 	case *raftv1.Command_ResetReplicaState:
 		return answer(tx.resetReplicaState(v.ResetReplicaState))
 	case *raftv1.Command_PromoteReplica:
-		return answer(tx.promoteReplica(v.PromoteReplica))
+		return answer(tx.promoteReplica(v.PromoteReplica, cmd.GetActor()))
 	case *raftv1.Command_CancelPromotion:
 		return answer(tx.cancelPromotion(v.CancelPromotion))
 	case *raftv1.Command_CommitDemotion:

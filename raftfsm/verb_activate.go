@@ -43,7 +43,10 @@ func (tx *txn) checkProof(s *tarnv1.Share, c *raftv1.CommitProof) *Error {
 	if err := tx.checkLoss(s, c.GetLoss()); err != nil {
 		return err
 	}
-	return checkConsent(f, c.GetLoss())
+	if err := checkConsent(f, c.GetLoss()); err != nil {
+		return err
+	}
+	return checkSecond(f, c.GetLoss())
 }
 
 // checkLoss holds the report to what is known when it is committed: a snapshot that

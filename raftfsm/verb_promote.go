@@ -20,7 +20,7 @@ const (
 
 // promoteReplica begins a promotion: from its commit on nobody may write until a
 // proof and an Activate, or a cancel, commits the next epoch.
-func (tx *txn) promoteReplica(c *raftv1.PromoteReplica) (*tarnv1.Replica, *Error) {
+func (tx *txn) promoteReplica(c *raftv1.PromoteReplica, actor string) (*tarnv1.Replica, *Error) {
 	r, ok := tx.s.replica(c.GetId())
 	if !ok {
 		return nil, missing("id", "replica", c.GetId())
@@ -30,7 +30,7 @@ func (tx *txn) promoteReplica(c *raftv1.PromoteReplica) (*tarnv1.Replica, *Error
 	}
 	s, _ := tx.s.share(r.GetShareId())
 	if s.GetFencing().GetOpId() == c.GetOpId() {
-		return tx.promoteAgain(s, r, c)
+		return tx.promoteAgain(s, r, c, actor)
 	}
 	if done, err := checkPrepared(s, r, c); done || err != nil {
 		return r, err
@@ -50,13 +50,14 @@ func (tx *txn) promoteReplica(c *raftv1.PromoteReplica) (*tarnv1.Replica, *Error
 	clearProgress(f)
 	f.Consent, f.StartedAt = c.GetConsent(), tx.now
 	f.Automatic, f.Attestation = c.GetAutomatic(), c.GetAttestation()
+	tx.askSecond(f, c, actor)
 	tx.saveShare(s, next)
 	return tx.setStatus(r, tarnv1.Status_STATUS_REPLICATION_CHANGE), nil
 }
 
 // clearProgress forgets what belongs to one promotion only.
 func clearProgress(f *tarnv1.Fencing) {
-	f.FinalGuid, f.Consent, f.Sealed, f.SealedGuid, f.Attestation = 0, nil, false, 0, ""
+	f.FinalGuid, f.Consent, f.Sealed, f.SealedGuid, f.Attestation, f.Second = 0, nil, false, 0, "", nil
 }
 
 func (tx *txn) setStatus(r *tarnv1.Replica, st tarnv1.Status) *tarnv1.Replica {
@@ -89,7 +90,7 @@ func checkPromoteRequest(c *raftv1.PromoteReplica) *Error {
 
 // promoteAgain answers a repeated op_id. While no proof is committed it may force a
 // planned promotion and may change the consent of a forced one.
-func (tx *txn) promoteAgain(s *tarnv1.Share, r *tarnv1.Replica, c *raftv1.PromoteReplica) (*tarnv1.Replica, *Error) {
+func (tx *txn) promoteAgain(s *tarnv1.Share, r *tarnv1.Replica, c *raftv1.PromoteReplica, actor string) (*tarnv1.Replica, *Error) {
 	f := s.GetFencing()
 	if !fencing(s) {
 		if f.GetOwnerReplicaId() == r.GetId() && f.GetProof() != tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED {
@@ -113,7 +114,11 @@ func (tx *txn) promoteAgain(s *tarnv1.Share, r *tarnv1.Replica, c *raftv1.Promot
 	if c.GetAutomatic() {
 		return r, nil
 	}
+	if f.GetSecond() != nil && sameConsent(f, c) {
+		return r, tx.agree(s, actor)
+	}
 	next := changeShare(s)
+	tx.askSecond(next.GetFencing(), c, actor)
 	next.Fencing.Mode, next.Fencing.Consent = c.GetMode(), c.GetConsent()
 	// Whoever repeats an automatic failover makes it theirs.
 	next.Fencing.Automatic = false

@@ -24,7 +24,8 @@ const (
 	// records, users, keys of join tokens, automatic failover, attestations and consents
 	// that are checked.
 	// 3: a forced promotion whose owner stopped by its own word can be cancelled; a
-	// command under a key that was seen before has the first one's outcome; planned promotions are prepared.
+	// command under a key that was seen before has the first one's outcome; planned promotions are prepared;
+	// forced ones can need two people.
 	CommandVersion = 3
 	// AuditVersion is the first version that keeps audit records and the keys of join
 	// tokens: below it commands come without.
@@ -49,8 +50,8 @@ func VersionOf(cmd *raftv1.Command) uint32 {
 		return 1
 	case *raftv1.Command_PromoteReplica:
 		c := v.PromoteReplica
-		if c.GetCatchUp() {
-			return CatchUpVersion
+		if c.GetCatchUp() || c.GetSecondRequired() {
+			return 3
 		}
 		if c.GetAutomatic() || c.GetAttestation() != "" || c.GetConsent().GetHeadGuid() != 0 || len(c.GetConsent().GetLostGuids()) > 0 {
 			return 2

@@ -56,7 +56,7 @@ func Actions() []policy.Action {
 		}
 	}
 	force, attest := act(actForcePromote, byOperator), act(actAttest, byOperator)
-	force.Reason, attest.Reason = true, true
+	force.Reason, force.Second, attest.Reason = true, true, true
 	return append(out,
 		clusterwide(actChooseHost), clusterwide(actTakeDataset), clusterwide(actAllProjects), clusterwide(actFilterHost),
 		act(actPublish, byOperator), act(actForceShare, byOperator), act(actForceReplica, byOperator), act(actForceSnapshot, byOperator),

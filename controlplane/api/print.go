@@ -20,6 +20,9 @@ func printShare(v *raftfsm.View, who caller, s *tarnv1.Share) *tarnv1.Share {
 		out.Host = ""
 		if f := out.GetFencing(); f != nil {
 			f.ProofDetail, f.Attestation = "", ""
+			if f.GetSecond() != nil {
+				f.Second.AskedBy, f.Second.GivenBy = "", ""
+			}
 		}
 	}
 	return out

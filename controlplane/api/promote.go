@@ -33,6 +33,7 @@ func (s *replicas) PromoteReplica(ctx context.Context, req *tarnv1.PromoteReplic
 		}
 		cmd := promotion(who, share, req)
 		cmd.GetPromoteReplica().CatchUp = !req.GetForce() && !req.GetAtOnce() && v.CommandVersion() >= raftfsm.CatchUpVersion
+		cmd.GetPromoteReplica().SecondRequired = req.GetForce() && s.Policies.Policy().NeedsSecond(actForcePromote)
 		return cmd, nil
 	}))
 	if err != nil {

@@ -57,3 +57,31 @@ func (s *server) fencing(share *tarnv1.Share) *tarnv1.Fencing {
 	stored, _ := s.fsm.View().Share(share.GetId())
 	return stored.GetFencing()
 }
+
+// TestForcedPromotionByTwo: the policy wants a second person, and one is not two.
+func TestForcedPromotionByTwo(t *testing.T) {
+	s := newServer(t)
+	op := s.operator()
+	share, r := s.promotable(op)
+	s.follow("\"share_replica:promote_forced\": {allow: \"role:operator\", second: required}\n")
+	req := &tarnv1.PromoteReplicaRequest{Id: r.GetId(), Force: true, OpId: "7f2c8a4e-0f0c-4f5e-9d3a-000000000007", Consent: &tarnv1.Consent{Reason: "the rack is dark"}}
+	for _, who := range []*client.Client{op, op} {
+		if _, err := who.Replicas.PromoteReplica(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+		if second := s.fencing(share).GetSecond(); second.GetAskedBy() == "" || second.GetGivenBy() != "" {
+			t.Fatalf("one person asks: %v", second)
+		}
+	}
+	if _, err := s.operator().Replicas.PromoteReplica(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	second := s.fencing(share).GetSecond()
+	if second.GetGivenBy() == "" || second.GetGivenBy() == second.GetAskedBy() {
+		t.Errorf("two people ask: %v", second)
+	}
+	seen, err := s.member("default").Shares.GetShare(t.Context(), &tarnv1.GetRequest{Id: share.GetId()})
+	if got := seen.GetFencing().GetSecond(); err != nil || got == nil || got.GetAskedBy() != "" || got.GetGivenBy() != "" {
+		t.Errorf("people of the project see %v, %v", got, err)
+	}
+}

@@ -26,6 +26,8 @@ type Action struct {
 	Ceiling []string
 	// Reason: a reason for the audit log is required, whatever a file says.
 	Reason bool
+	// Second: a file may require that a second person agrees.
+	Second bool
 }
 
 // Policy is a complete set of rules. It is immutable and safe for concurrent use.
@@ -38,6 +40,7 @@ type settled struct {
 	Action
 	rule   expr
 	reason bool
+	second bool
 }
 
 // Default returns the policy without a file. An error is a mistake in actions.
@@ -78,7 +81,7 @@ func Parse(text []byte, actions []Action) (*Policy, error) {
 	b.resolve()
 	for _, a := range actions {
 		e := b.actions[a.Name]
-		p.actions[a.Name] = settled{a, e.rule, a.Reason || e.reason}
+		p.actions[a.Name] = settled{a, e.rule, a.Reason || e.reason, e.second}
 		b.checkCeiling(a, e)
 	}
 	slices.SortStableFunc(b.problems, func(x, y problem) int { return x.line - y.line })
@@ -108,6 +111,9 @@ func (p *Policy) Allows(action string, s Subject) bool {
 // NeedsReason says whether the action has to be justified for the audit log.
 func (p *Policy) NeedsReason(action string) bool { return p.actions[action].reason }
 
+// NeedsSecond says whether a second person has to agree to the action.
+func (p *Policy) NeedsSecond(action string) bool { return p.actions[action].second }
+
 // problem is a mistake and its line; line 0 is a mistake in the program's own rules.
 type problem struct {
 	line int
@@ -127,6 +133,7 @@ type entry struct {
 	line   int
 	text   string
 	reason bool
+	second bool
 	rule   expr
 	refs   []*named
 	// 0 not seen, 1 being resolved, 2 done.
@@ -209,7 +216,7 @@ func (b *builder) entry(key, value *yaml.Node) {
 	case value.Kind == yaml.ScalarNode && value.Tag == "!!str":
 		e.text = value.Value
 	case value.Kind == yaml.MappingNode && action:
-		b.detailed(e, value)
+		b.detailed(e, b.known[key.Value], value)
 	case action:
 		b.fail(value.Line, `%s: a rule in quotes is expected, or a mapping with "allow" and "reason"`, key.Value)
 		return
@@ -224,8 +231,8 @@ func (b *builder) entry(key, value *yaml.Node) {
 	b.rules[key.Value] = e
 }
 
-// detailed reads {allow: "RULE", reason: required}.
-func (b *builder) detailed(e *entry, m *yaml.Node) {
+// detailed reads {allow: "RULE", reason: required, second: required}.
+func (b *builder) detailed(e *entry, a Action, m *yaml.Node) {
 	for key, value := range pairs(m) {
 		switch {
 		case key.Value == "allow" && value.Kind == yaml.ScalarNode && value.Tag == "!!str":
@@ -234,10 +241,16 @@ func (b *builder) detailed(e *entry, m *yaml.Node) {
 			e.reason = true
 		case key.Value == "reason":
 			b.fail(value.Line, `reason can be "required"`)
+		case key.Value == "second" && value.Value == "required" && a.Second:
+			e.second = true
+		case key.Value == "second" && !a.Second:
+			b.fail(key.Line, "%s: no second person can be asked for it", a.Name)
+		case key.Value == "second":
+			b.fail(value.Line, `second can be "required"`)
 		case key.Value == "allow":
 			b.fail(value.Line, "allow: a rule in quotes is expected")
 		default:
-			b.fail(key.Line, "unknown key %q; allow and reason exist", key.Value)
+			b.fail(key.Line, "unknown key %q; allow, reason and second exist", key.Value)
 		}
 	}
 }

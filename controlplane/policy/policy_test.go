@@ -17,7 +17,7 @@ func actions() []Action {
 		{Name: "share:show", Allow: "role:reader or role:member or role:operator", Ceiling: all},
 		{Name: "share_replica:promote", Allow: "role:member or role:operator", Ceiling: all},
 		{Name: "share_replica:resync", Allow: "role:operator", Ceiling: all},
-		{Name: "divergent_copy:purge", Allow: "role:operator", Ceiling: all, Reason: true},
+		{Name: "divergent_copy:purge", Allow: "role:operator", Ceiling: all, Reason: true, Second: true},
 		{Name: "host:remove", Allow: "role:operator", Ceiling: []string{RoleOperator}},
 	}
 }
@@ -49,6 +49,9 @@ func TestBuiltInRules(t *testing.T) {
 	}
 	if !p.NeedsReason("divergent_copy:purge") || p.NeedsReason("share:show") {
 		t.Error("reasons")
+	}
+	if p.NeedsSecond("divergent_copy:purge") || !parse(t, "\"divergent_copy:purge\": {second: required}\n").NeedsSecond("divergent_copy:purge") {
+		t.Error("second people")
 	}
 }
 
@@ -103,6 +106,8 @@ func TestRefusedWithTheLine(t *testing.T) {
 		"leftover":          {"a: \"@ @\"\n", `line 1: a: "@" does not belong there`},
 		"unknown key":       {"\"share:show\":\n  allow: \"@\"\n  who: x\n", `line 3: unknown key "who"`},
 		"reason":            {"\"share:show\": {reason: maybe}\n", `line 1: reason can be "required"`},
+		"second":            {"\"divergent_copy:purge\": {second: maybe}\n", `line 1: second can be "required"`},
+		"second for nobody": {"\"share:show\": {second: required}\n", "line 1: share:show: no second person"},
 		"not a mapping":     {"- a\n", "line 1: a policy is a mapping"},
 		"two documents":     {"a: \"@\"\n---\nb: \"@\"\n", "a policy is one document"},
 		"not YAML":          {"a: \"@\"\nb: \"\n", "line "},

@@ -87,3 +87,12 @@ func (p *player) consent(a []string) error {
 		ExpectedEpoch: f.GetEpoch(), AllowOutOfSync: true, Consent: &tarnv1.Consent{LostGuids: []uint64{snap.GetGuid()}},
 	}}})
 }
+
+// by: by ACTOR SHARE HOST OP forces a promotion for which two people are needed.
+func (p *player) by(a []string) error {
+	s, _ := p.fsm.View().Share(a[1])
+	return p.command(&raftv1.Command{Actor: a[0], Verb: &raftv1.Command_PromoteReplica{PromoteReplica: &raftv1.PromoteReplica{
+		Id: p.replicaOn(a[1], a[2]).GetId(), OpId: a[3], Mode: tarnv1.PromotionMode_PROMOTION_MODE_FORCED,
+		ExpectedEpoch: s.GetFencing().GetEpoch(), AllowOutOfSync: true, SecondRequired: true, Consent: &tarnv1.Consent{Reason: a[0]},
+	}}})
+}

@@ -145,6 +145,10 @@ func (r *round) objection(s *shareFacts, loss *tarnv1.LossReport) string {
 			"It waits: promote again with the same op_id and a larger max_loss, or cancel it.",
 			age.Round(time.Second), len(loss.GetLostSnapshots()), limit.AsDuration())
 	}
+	if second := s.fencing.GetSecond(); second != nil && second.GetGivenBy() == "" && !nothingLost(loss) {
+		return fmt.Sprintf("The failover would lose up to %s of changes and %d snapshots, to which two people have to agree. It waits: "+
+			"somebody else has to promote with the same op_id and consent, or cancel it.", loss.GetKeptAge().AsDuration().Round(time.Second), len(loss.GetLostSnapshots()))
+	}
 	return ""
 }
 

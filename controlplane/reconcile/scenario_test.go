@@ -55,7 +55,7 @@ func (p *player) play(verb string, args []string) error {
 		"fail": p.fail, "expect": p.expect, "phase": p.phase, "loss": p.loss, "message": p.messageIs, "snapshot-is": p.snapshotIs,
 		"host-is": p.hostIs, "size": p.size, "replicas": p.replicas, "mark": p.marked, "entries": p.entries, "blocked": p.blocked,
 		"spec": p.spec, "stonith": p.stonith, "shots": p.shots, "shot": p.shot, "waits": p.waits, "consent": p.consent,
-		"manage": p.manage, "unmanage": p.unmanage, "managed-replica": p.managedReplica,
+		"by": p.by, "manage": p.manage, "unmanage": p.unmanage, "managed-replica": p.managedReplica,
 	}
 	f, ok := commands[verb]
 	if !ok {

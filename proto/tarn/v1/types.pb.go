@@ -1578,6 +1578,8 @@ type Fencing struct {
 	// A planned promotion that was asked for and has stopped nothing yet: its target
 	// catches up first. Phase ACTIVE; the fields above are of the promotion before.
 	Preparing *Preparation `protobuf:"bytes,19,opt,name=preparing,proto3" json:"preparing,omitempty"`
+	// Forced, where the policy wants two people: who asked, and who else agreed.
+	Second *SecondConsent `protobuf:"bytes,20,opt,name=second,proto3" json:"second,omitempty"`
 	// Output only: who may write now.
 	Right         *WriteRight `protobuf:"bytes,40,opt,name=right,proto3" json:"right,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1747,9 +1749,78 @@ func (x *Fencing) GetPreparing() *Preparation {
 	return nil
 }
 
+func (x *Fencing) GetSecond() *SecondConsent {
+	if x != nil {
+		return x.Second
+	}
+	return nil
+}
+
 func (x *Fencing) GetRight() *WriteRight {
 	if x != nil {
 		return x.Right
+	}
+	return nil
+}
+
+// SecondConsent to a forced promotion. Empty names for people of the project.
+type SecondConsent struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	AskedBy string                 `protobuf:"bytes,1,opt,name=asked_by,json=askedBy,proto3" json:"asked_by,omitempty"`
+	// Somebody else, who asked for the same; empty while the promotion waits for that.
+	GivenBy       string                 `protobuf:"bytes,2,opt,name=given_by,json=givenBy,proto3" json:"given_by,omitempty"`
+	GivenAt       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=given_at,json=givenAt,proto3" json:"given_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecondConsent) Reset() {
+	*x = SecondConsent{}
+	mi := &file_tarn_v1_types_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecondConsent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecondConsent) ProtoMessage() {}
+
+func (x *SecondConsent) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_types_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecondConsent.ProtoReflect.Descriptor instead.
+func (*SecondConsent) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SecondConsent) GetAskedBy() string {
+	if x != nil {
+		return x.AskedBy
+	}
+	return ""
+}
+
+func (x *SecondConsent) GetGivenBy() string {
+	if x != nil {
+		return x.GivenBy
+	}
+	return ""
+}
+
+func (x *SecondConsent) GetGivenAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.GivenAt
 	}
 	return nil
 }
@@ -1771,7 +1842,7 @@ type Preparation struct {
 
 func (x *Preparation) Reset() {
 	*x = Preparation{}
-	mi := &file_tarn_v1_types_proto_msgTypes[3]
+	mi := &file_tarn_v1_types_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1783,7 +1854,7 @@ func (x *Preparation) String() string {
 func (*Preparation) ProtoMessage() {}
 
 func (x *Preparation) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[3]
+	mi := &file_tarn_v1_types_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1796,7 +1867,7 @@ func (x *Preparation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Preparation.ProtoReflect.Descriptor instead.
 func (*Preparation) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{3}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Preparation) GetTargetReplicaId() string {
@@ -1858,7 +1929,7 @@ type WriteRight struct {
 
 func (x *WriteRight) Reset() {
 	*x = WriteRight{}
-	mi := &file_tarn_v1_types_proto_msgTypes[4]
+	mi := &file_tarn_v1_types_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1870,7 +1941,7 @@ func (x *WriteRight) String() string {
 func (*WriteRight) ProtoMessage() {}
 
 func (x *WriteRight) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[4]
+	mi := &file_tarn_v1_types_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1883,7 +1954,7 @@ func (x *WriteRight) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteRight.ProtoReflect.Descriptor instead.
 func (*WriteRight) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{4}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *WriteRight) GetReplicaId() string {
@@ -1963,7 +2034,7 @@ type LineageEntry struct {
 
 func (x *LineageEntry) Reset() {
 	*x = LineageEntry{}
-	mi := &file_tarn_v1_types_proto_msgTypes[5]
+	mi := &file_tarn_v1_types_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2046,7 @@ func (x *LineageEntry) String() string {
 func (*LineageEntry) ProtoMessage() {}
 
 func (x *LineageEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[5]
+	mi := &file_tarn_v1_types_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2059,7 @@ func (x *LineageEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageEntry.ProtoReflect.Descriptor instead.
 func (*LineageEntry) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{5}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LineageEntry) GetEpoch() uint64 {
@@ -2036,7 +2107,7 @@ type Consent struct {
 
 func (x *Consent) Reset() {
 	*x = Consent{}
-	mi := &file_tarn_v1_types_proto_msgTypes[6]
+	mi := &file_tarn_v1_types_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2048,7 +2119,7 @@ func (x *Consent) String() string {
 func (*Consent) ProtoMessage() {}
 
 func (x *Consent) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[6]
+	mi := &file_tarn_v1_types_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2061,7 +2132,7 @@ func (x *Consent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Consent.ProtoReflect.Descriptor instead.
 func (*Consent) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{6}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Consent) GetMaxLoss() *durationpb.Duration {
@@ -2114,7 +2185,7 @@ type LossReport struct {
 
 func (x *LossReport) Reset() {
 	*x = LossReport{}
-	mi := &file_tarn_v1_types_proto_msgTypes[7]
+	mi := &file_tarn_v1_types_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2126,7 +2197,7 @@ func (x *LossReport) String() string {
 func (*LossReport) ProtoMessage() {}
 
 func (x *LossReport) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[7]
+	mi := &file_tarn_v1_types_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2139,7 +2210,7 @@ func (x *LossReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LossReport.ProtoReflect.Descriptor instead.
 func (*LossReport) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{7}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LossReport) GetEpochFrom() uint64 {
@@ -2218,7 +2289,7 @@ type LostSnapshot struct {
 
 func (x *LostSnapshot) Reset() {
 	*x = LostSnapshot{}
-	mi := &file_tarn_v1_types_proto_msgTypes[8]
+	mi := &file_tarn_v1_types_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2301,7 @@ func (x *LostSnapshot) String() string {
 func (*LostSnapshot) ProtoMessage() {}
 
 func (x *LostSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[8]
+	mi := &file_tarn_v1_types_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2243,7 +2314,7 @@ func (x *LostSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LostSnapshot.ProtoReflect.Descriptor instead.
 func (*LostSnapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{8}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LostSnapshot) GetSnapshotId() string {
@@ -2324,7 +2395,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_tarn_v1_types_proto_msgTypes[9]
+	mi := &file_tarn_v1_types_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2407,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[9]
+	mi := &file_tarn_v1_types_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2420,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{9}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Replica) GetId() string {
@@ -2570,7 +2641,7 @@ type ReplicaObservation struct {
 
 func (x *ReplicaObservation) Reset() {
 	*x = ReplicaObservation{}
-	mi := &file_tarn_v1_types_proto_msgTypes[10]
+	mi := &file_tarn_v1_types_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2582,7 +2653,7 @@ func (x *ReplicaObservation) String() string {
 func (*ReplicaObservation) ProtoMessage() {}
 
 func (x *ReplicaObservation) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[10]
+	mi := &file_tarn_v1_types_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2595,7 +2666,7 @@ func (x *ReplicaObservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaObservation.ProtoReflect.Descriptor instead.
 func (*ReplicaObservation) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{10}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReplicaObservation) GetReportedAt() *timestamppb.Timestamp {
@@ -2722,7 +2793,7 @@ type TransferProgress struct {
 
 func (x *TransferProgress) Reset() {
 	*x = TransferProgress{}
-	mi := &file_tarn_v1_types_proto_msgTypes[11]
+	mi := &file_tarn_v1_types_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2734,7 +2805,7 @@ func (x *TransferProgress) String() string {
 func (*TransferProgress) ProtoMessage() {}
 
 func (x *TransferProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[11]
+	mi := &file_tarn_v1_types_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2747,7 +2818,7 @@ func (x *TransferProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferProgress.ProtoReflect.Descriptor instead.
 func (*TransferProgress) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{11}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TransferProgress) GetKind() string {
@@ -2820,7 +2891,7 @@ type ReplicaError struct {
 
 func (x *ReplicaError) Reset() {
 	*x = ReplicaError{}
-	mi := &file_tarn_v1_types_proto_msgTypes[12]
+	mi := &file_tarn_v1_types_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2832,7 +2903,7 @@ func (x *ReplicaError) String() string {
 func (*ReplicaError) ProtoMessage() {}
 
 func (x *ReplicaError) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[12]
+	mi := &file_tarn_v1_types_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2845,7 +2916,7 @@ func (x *ReplicaError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaError.ProtoReflect.Descriptor instead.
 func (*ReplicaError) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{12}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReplicaError) GetCode() ReplicaErrorCode {
@@ -2890,7 +2961,7 @@ type KeepPolicy struct {
 
 func (x *KeepPolicy) Reset() {
 	*x = KeepPolicy{}
-	mi := &file_tarn_v1_types_proto_msgTypes[13]
+	mi := &file_tarn_v1_types_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +2973,7 @@ func (x *KeepPolicy) String() string {
 func (*KeepPolicy) ProtoMessage() {}
 
 func (x *KeepPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[13]
+	mi := &file_tarn_v1_types_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +2986,7 @@ func (x *KeepPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeepPolicy.ProtoReflect.Descriptor instead.
 func (*KeepPolicy) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{13}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *KeepPolicy) GetRules() []*KeepRule {
@@ -2945,7 +3016,7 @@ type KeepRule struct {
 
 func (x *KeepRule) Reset() {
 	*x = KeepRule{}
-	mi := &file_tarn_v1_types_proto_msgTypes[14]
+	mi := &file_tarn_v1_types_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2957,7 +3028,7 @@ func (x *KeepRule) String() string {
 func (*KeepRule) ProtoMessage() {}
 
 func (x *KeepRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[14]
+	mi := &file_tarn_v1_types_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2970,7 +3041,7 @@ func (x *KeepRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeepRule.ProtoReflect.Descriptor instead.
 func (*KeepRule) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{14}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *KeepRule) GetUpTo() *durationpb.Duration {
@@ -2998,7 +3069,7 @@ type RetentionCause struct {
 
 func (x *RetentionCause) Reset() {
 	*x = RetentionCause{}
-	mi := &file_tarn_v1_types_proto_msgTypes[15]
+	mi := &file_tarn_v1_types_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3010,7 +3081,7 @@ func (x *RetentionCause) String() string {
 func (*RetentionCause) ProtoMessage() {}
 
 func (x *RetentionCause) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[15]
+	mi := &file_tarn_v1_types_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3023,7 +3094,7 @@ func (x *RetentionCause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetentionCause.ProtoReflect.Descriptor instead.
 func (*RetentionCause) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{15}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RetentionCause) GetReason() RetentionReason {
@@ -3055,7 +3126,7 @@ type RetentionVerdict struct {
 
 func (x *RetentionVerdict) Reset() {
 	*x = RetentionVerdict{}
-	mi := &file_tarn_v1_types_proto_msgTypes[16]
+	mi := &file_tarn_v1_types_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3067,7 +3138,7 @@ func (x *RetentionVerdict) String() string {
 func (*RetentionVerdict) ProtoMessage() {}
 
 func (x *RetentionVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[16]
+	mi := &file_tarn_v1_types_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3080,7 +3151,7 @@ func (x *RetentionVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetentionVerdict.ProtoReflect.Descriptor instead.
 func (*RetentionVerdict) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{16}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RetentionVerdict) GetName() string {
@@ -3139,7 +3210,7 @@ type RetentionPreview struct {
 
 func (x *RetentionPreview) Reset() {
 	*x = RetentionPreview{}
-	mi := &file_tarn_v1_types_proto_msgTypes[17]
+	mi := &file_tarn_v1_types_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3151,7 +3222,7 @@ func (x *RetentionPreview) String() string {
 func (*RetentionPreview) ProtoMessage() {}
 
 func (x *RetentionPreview) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[17]
+	mi := &file_tarn_v1_types_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3164,7 +3235,7 @@ func (x *RetentionPreview) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetentionPreview.ProtoReflect.Descriptor instead.
 func (*RetentionPreview) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{17}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RetentionPreview) GetKeep() string {
@@ -3243,7 +3314,7 @@ type DivergentCopy struct {
 
 func (x *DivergentCopy) Reset() {
 	*x = DivergentCopy{}
-	mi := &file_tarn_v1_types_proto_msgTypes[18]
+	mi := &file_tarn_v1_types_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3255,7 +3326,7 @@ func (x *DivergentCopy) String() string {
 func (*DivergentCopy) ProtoMessage() {}
 
 func (x *DivergentCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[18]
+	mi := &file_tarn_v1_types_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3268,7 +3339,7 @@ func (x *DivergentCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DivergentCopy.ProtoReflect.Descriptor instead.
 func (*DivergentCopy) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{18}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DivergentCopy) GetDataset() string {
@@ -3376,7 +3447,7 @@ type PurgeOrder struct {
 
 func (x *PurgeOrder) Reset() {
 	*x = PurgeOrder{}
-	mi := &file_tarn_v1_types_proto_msgTypes[19]
+	mi := &file_tarn_v1_types_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3388,7 +3459,7 @@ func (x *PurgeOrder) String() string {
 func (*PurgeOrder) ProtoMessage() {}
 
 func (x *PurgeOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[19]
+	mi := &file_tarn_v1_types_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3401,7 +3472,7 @@ func (x *PurgeOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeOrder.ProtoReflect.Descriptor instead.
 func (*PurgeOrder) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{19}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PurgeOrder) GetHostId() string {
@@ -3484,7 +3555,7 @@ type DivergentDetail struct {
 
 func (x *DivergentDetail) Reset() {
 	*x = DivergentDetail{}
-	mi := &file_tarn_v1_types_proto_msgTypes[20]
+	mi := &file_tarn_v1_types_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3496,7 +3567,7 @@ func (x *DivergentDetail) String() string {
 func (*DivergentDetail) ProtoMessage() {}
 
 func (x *DivergentDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[20]
+	mi := &file_tarn_v1_types_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3509,7 +3580,7 @@ func (x *DivergentDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DivergentDetail.ProtoReflect.Descriptor instead.
 func (*DivergentDetail) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DivergentDetail) GetCopy() *DivergentCopy {
@@ -3563,7 +3634,7 @@ type DivergentSnapshot struct {
 
 func (x *DivergentSnapshot) Reset() {
 	*x = DivergentSnapshot{}
-	mi := &file_tarn_v1_types_proto_msgTypes[21]
+	mi := &file_tarn_v1_types_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3575,7 +3646,7 @@ func (x *DivergentSnapshot) String() string {
 func (*DivergentSnapshot) ProtoMessage() {}
 
 func (x *DivergentSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[21]
+	mi := &file_tarn_v1_types_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3588,7 +3659,7 @@ func (x *DivergentSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DivergentSnapshot.ProtoReflect.Descriptor instead.
 func (*DivergentSnapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{21}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DivergentSnapshot) GetName() string {
@@ -3652,7 +3723,7 @@ type ManageFinding struct {
 
 func (x *ManageFinding) Reset() {
 	*x = ManageFinding{}
-	mi := &file_tarn_v1_types_proto_msgTypes[22]
+	mi := &file_tarn_v1_types_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3664,7 +3735,7 @@ func (x *ManageFinding) String() string {
 func (*ManageFinding) ProtoMessage() {}
 
 func (x *ManageFinding) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[22]
+	mi := &file_tarn_v1_types_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3677,7 +3748,7 @@ func (x *ManageFinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManageFinding.ProtoReflect.Descriptor instead.
 func (*ManageFinding) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{22}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ManageFinding) GetObstacle() string {
@@ -3775,7 +3846,7 @@ type BaseFinding struct {
 
 func (x *BaseFinding) Reset() {
 	*x = BaseFinding{}
-	mi := &file_tarn_v1_types_proto_msgTypes[23]
+	mi := &file_tarn_v1_types_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3787,7 +3858,7 @@ func (x *BaseFinding) String() string {
 func (*BaseFinding) ProtoMessage() {}
 
 func (x *BaseFinding) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[23]
+	mi := &file_tarn_v1_types_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3800,7 +3871,7 @@ func (x *BaseFinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BaseFinding.ProtoReflect.Descriptor instead.
 func (*BaseFinding) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{23}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *BaseFinding) GetKind() string {
@@ -3858,7 +3929,7 @@ type ExportLocation struct {
 
 func (x *ExportLocation) Reset() {
 	*x = ExportLocation{}
-	mi := &file_tarn_v1_types_proto_msgTypes[24]
+	mi := &file_tarn_v1_types_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3870,7 +3941,7 @@ func (x *ExportLocation) String() string {
 func (*ExportLocation) ProtoMessage() {}
 
 func (x *ExportLocation) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[24]
+	mi := &file_tarn_v1_types_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3883,7 +3954,7 @@ func (x *ExportLocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportLocation.ProtoReflect.Descriptor instead.
 func (*ExportLocation) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{24}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ExportLocation) GetId() string {
@@ -3990,7 +4061,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_tarn_v1_types_proto_msgTypes[25]
+	mi := &file_tarn_v1_types_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4002,7 +4073,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[25]
+	mi := &file_tarn_v1_types_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4015,7 +4086,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{25}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Snapshot) GetId() string {
@@ -4164,7 +4235,7 @@ type SnapshotInstance struct {
 
 func (x *SnapshotInstance) Reset() {
 	*x = SnapshotInstance{}
-	mi := &file_tarn_v1_types_proto_msgTypes[26]
+	mi := &file_tarn_v1_types_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4176,7 +4247,7 @@ func (x *SnapshotInstance) String() string {
 func (*SnapshotInstance) ProtoMessage() {}
 
 func (x *SnapshotInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[26]
+	mi := &file_tarn_v1_types_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4189,7 +4260,7 @@ func (x *SnapshotInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotInstance.ProtoReflect.Descriptor instead.
 func (*SnapshotInstance) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{26}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SnapshotInstance) GetId() string {
@@ -4284,7 +4355,7 @@ type AccessRule struct {
 
 func (x *AccessRule) Reset() {
 	*x = AccessRule{}
-	mi := &file_tarn_v1_types_proto_msgTypes[27]
+	mi := &file_tarn_v1_types_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4296,7 +4367,7 @@ func (x *AccessRule) String() string {
 func (*AccessRule) ProtoMessage() {}
 
 func (x *AccessRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[27]
+	mi := &file_tarn_v1_types_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4309,7 +4380,7 @@ func (x *AccessRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRule.ProtoReflect.Descriptor instead.
 func (*AccessRule) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{27}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AccessRule) GetId() string {
@@ -4413,7 +4484,7 @@ type RuleError struct {
 
 func (x *RuleError) Reset() {
 	*x = RuleError{}
-	mi := &file_tarn_v1_types_proto_msgTypes[28]
+	mi := &file_tarn_v1_types_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4425,7 +4496,7 @@ func (x *RuleError) String() string {
 func (*RuleError) ProtoMessage() {}
 
 func (x *RuleError) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[28]
+	mi := &file_tarn_v1_types_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4438,7 +4509,7 @@ func (x *RuleError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleError.ProtoReflect.Descriptor instead.
 func (*RuleError) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{28}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RuleError) GetAccessRuleId() string {
@@ -4499,7 +4570,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_tarn_v1_types_proto_msgTypes[29]
+	mi := &file_tarn_v1_types_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4511,7 +4582,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[29]
+	mi := &file_tarn_v1_types_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4524,7 +4595,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{29}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Host) GetId() string {
@@ -4720,7 +4791,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_tarn_v1_types_proto_msgTypes[30]
+	mi := &file_tarn_v1_types_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4732,7 +4803,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[30]
+	mi := &file_tarn_v1_types_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4745,7 +4816,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{30}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Pool) GetName() string {
@@ -4864,7 +4935,7 @@ type AvailabilityZone struct {
 
 func (x *AvailabilityZone) Reset() {
 	*x = AvailabilityZone{}
-	mi := &file_tarn_v1_types_proto_msgTypes[31]
+	mi := &file_tarn_v1_types_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4876,7 +4947,7 @@ func (x *AvailabilityZone) String() string {
 func (*AvailabilityZone) ProtoMessage() {}
 
 func (x *AvailabilityZone) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[31]
+	mi := &file_tarn_v1_types_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4889,7 +4960,7 @@ func (x *AvailabilityZone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AvailabilityZone.ProtoReflect.Descriptor instead.
 func (*AvailabilityZone) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{31}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AvailabilityZone) GetName() string {
@@ -4930,7 +5001,7 @@ type QuotaLimits struct {
 
 func (x *QuotaLimits) Reset() {
 	*x = QuotaLimits{}
-	mi := &file_tarn_v1_types_proto_msgTypes[32]
+	mi := &file_tarn_v1_types_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4942,7 +5013,7 @@ func (x *QuotaLimits) String() string {
 func (*QuotaLimits) ProtoMessage() {}
 
 func (x *QuotaLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[32]
+	mi := &file_tarn_v1_types_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4955,7 +5026,7 @@ func (x *QuotaLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaLimits.ProtoReflect.Descriptor instead.
 func (*QuotaLimits) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{32}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *QuotaLimits) GetProjectId() string {
@@ -5003,7 +5074,7 @@ type QuotaUsage struct {
 
 func (x *QuotaUsage) Reset() {
 	*x = QuotaUsage{}
-	mi := &file_tarn_v1_types_proto_msgTypes[33]
+	mi := &file_tarn_v1_types_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5015,7 +5086,7 @@ func (x *QuotaUsage) String() string {
 func (*QuotaUsage) ProtoMessage() {}
 
 func (x *QuotaUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[33]
+	mi := &file_tarn_v1_types_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5028,7 +5099,7 @@ func (x *QuotaUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaUsage.ProtoReflect.Descriptor instead.
 func (*QuotaUsage) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{33}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *QuotaUsage) GetLimit() int64 {
@@ -5067,7 +5138,7 @@ type UserMessage struct {
 
 func (x *UserMessage) Reset() {
 	*x = UserMessage{}
-	mi := &file_tarn_v1_types_proto_msgTypes[34]
+	mi := &file_tarn_v1_types_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5079,7 +5150,7 @@ func (x *UserMessage) String() string {
 func (*UserMessage) ProtoMessage() {}
 
 func (x *UserMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[34]
+	mi := &file_tarn_v1_types_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5092,7 +5163,7 @@ func (x *UserMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserMessage.ProtoReflect.Descriptor instead.
 func (*UserMessage) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{34}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UserMessage) GetId() string {
@@ -5183,7 +5254,7 @@ type FieldViolation struct {
 
 func (x *FieldViolation) Reset() {
 	*x = FieldViolation{}
-	mi := &file_tarn_v1_types_proto_msgTypes[35]
+	mi := &file_tarn_v1_types_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5195,7 +5266,7 @@ func (x *FieldViolation) String() string {
 func (*FieldViolation) ProtoMessage() {}
 
 func (x *FieldViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[35]
+	mi := &file_tarn_v1_types_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5208,7 +5279,7 @@ func (x *FieldViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldViolation.ProtoReflect.Descriptor instead.
 func (*FieldViolation) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{35}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *FieldViolation) GetField() string {
@@ -5237,7 +5308,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_tarn_v1_types_proto_msgTypes[36]
+	mi := &file_tarn_v1_types_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5249,7 +5320,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[36]
+	mi := &file_tarn_v1_types_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5262,7 +5333,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{36}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NotLeader) GetLeaderId() string {
@@ -5296,7 +5367,7 @@ type PlacementFailure struct {
 
 func (x *PlacementFailure) Reset() {
 	*x = PlacementFailure{}
-	mi := &file_tarn_v1_types_proto_msgTypes[37]
+	mi := &file_tarn_v1_types_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5308,7 +5379,7 @@ func (x *PlacementFailure) String() string {
 func (*PlacementFailure) ProtoMessage() {}
 
 func (x *PlacementFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[37]
+	mi := &file_tarn_v1_types_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5321,7 +5392,7 @@ func (x *PlacementFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementFailure.ProtoReflect.Descriptor instead.
 func (*PlacementFailure) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{37}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PlacementFailure) GetRefusals() []*PoolRefusal {
@@ -5344,7 +5415,7 @@ type PoolRefusal struct {
 
 func (x *PoolRefusal) Reset() {
 	*x = PoolRefusal{}
-	mi := &file_tarn_v1_types_proto_msgTypes[38]
+	mi := &file_tarn_v1_types_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5356,7 +5427,7 @@ func (x *PoolRefusal) String() string {
 func (*PoolRefusal) ProtoMessage() {}
 
 func (x *PoolRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[38]
+	mi := &file_tarn_v1_types_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5369,7 +5440,7 @@ func (x *PoolRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolRefusal.ProtoReflect.Descriptor instead.
 func (*PoolRefusal) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{38}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PoolRefusal) GetPool() string {
@@ -5406,7 +5477,7 @@ type QuotaExceeded struct {
 
 func (x *QuotaExceeded) Reset() {
 	*x = QuotaExceeded{}
-	mi := &file_tarn_v1_types_proto_msgTypes[39]
+	mi := &file_tarn_v1_types_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5418,7 +5489,7 @@ func (x *QuotaExceeded) String() string {
 func (*QuotaExceeded) ProtoMessage() {}
 
 func (x *QuotaExceeded) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[39]
+	mi := &file_tarn_v1_types_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5431,7 +5502,7 @@ func (x *QuotaExceeded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaExceeded.ProtoReflect.Descriptor instead.
 func (*QuotaExceeded) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{39}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *QuotaExceeded) GetKey() string {
@@ -5499,7 +5570,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_tarn_v1_types_proto_msgTypes[40]
+	mi := &file_tarn_v1_types_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5511,7 +5582,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[40]
+	mi := &file_tarn_v1_types_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5524,7 +5595,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{40}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AuditRecord) GetSeq() uint64 {
@@ -5673,7 +5744,7 @@ type User struct {
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_tarn_v1_types_proto_msgTypes[41]
+	mi := &file_tarn_v1_types_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5685,7 +5756,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[41]
+	mi := &file_tarn_v1_types_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5698,7 +5769,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{41}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *User) GetId() string {
@@ -5840,7 +5911,7 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
 	"\x0fExtraSpecsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8a\x06\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xba\x06\n" +
 	"\aFencing\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x15.tarn.v1.FencingPhaseR\x05phase\x12(\n" +
@@ -5865,8 +5936,13 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"fsid_epoch\x18\x10 \x01(\x04R\tfsidEpoch\x12\x1c\n" +
 	"\tautomatic\x18\x11 \x01(\bR\tautomatic\x12 \n" +
 	"\vattestation\x18\x12 \x01(\tR\vattestation\x122\n" +
-	"\tpreparing\x18\x13 \x01(\v2\x14.tarn.v1.PreparationR\tpreparing\x12)\n" +
-	"\x05right\x18( \x01(\v2\x13.tarn.v1.WriteRightR\x05right\"\xc9\x01\n" +
+	"\tpreparing\x18\x13 \x01(\v2\x14.tarn.v1.PreparationR\tpreparing\x12.\n" +
+	"\x06second\x18\x14 \x01(\v2\x16.tarn.v1.SecondConsentR\x06second\x12)\n" +
+	"\x05right\x18( \x01(\v2\x13.tarn.v1.WriteRightR\x05right\"|\n" +
+	"\rSecondConsent\x12\x19\n" +
+	"\basked_by\x18\x01 \x01(\tR\aaskedBy\x12\x19\n" +
+	"\bgiven_by\x18\x02 \x01(\tR\agivenBy\x125\n" +
+	"\bgiven_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\agivenAt\"\xc9\x01\n" +
 	"\vPreparation\x12*\n" +
 	"\x11target_replica_id\x18\x01 \x01(\tR\x0ftargetReplicaId\x12\x13\n" +
 	"\x05op_id\x18\x02 \x01(\tR\x04opId\x120\n" +
@@ -6464,7 +6540,7 @@ func file_tarn_v1_types_proto_rawDescGZIP() []byte {
 }
 
 var file_tarn_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 17)
-var file_tarn_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_tarn_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_tarn_v1_types_proto_goTypes = []any{
 	(Status)(0),                   // 0: tarn.v1.Status
 	(ReplicaState)(0),             // 1: tarn.v1.ReplicaState
@@ -6486,174 +6562,177 @@ var file_tarn_v1_types_proto_goTypes = []any{
 	(*ShareType)(nil),             // 17: tarn.v1.ShareType
 	(*Share)(nil),                 // 18: tarn.v1.Share
 	(*Fencing)(nil),               // 19: tarn.v1.Fencing
-	(*Preparation)(nil),           // 20: tarn.v1.Preparation
-	(*WriteRight)(nil),            // 21: tarn.v1.WriteRight
-	(*LineageEntry)(nil),          // 22: tarn.v1.LineageEntry
-	(*Consent)(nil),               // 23: tarn.v1.Consent
-	(*LossReport)(nil),            // 24: tarn.v1.LossReport
-	(*LostSnapshot)(nil),          // 25: tarn.v1.LostSnapshot
-	(*Replica)(nil),               // 26: tarn.v1.Replica
-	(*ReplicaObservation)(nil),    // 27: tarn.v1.ReplicaObservation
-	(*TransferProgress)(nil),      // 28: tarn.v1.TransferProgress
-	(*ReplicaError)(nil),          // 29: tarn.v1.ReplicaError
-	(*KeepPolicy)(nil),            // 30: tarn.v1.KeepPolicy
-	(*KeepRule)(nil),              // 31: tarn.v1.KeepRule
-	(*RetentionCause)(nil),        // 32: tarn.v1.RetentionCause
-	(*RetentionVerdict)(nil),      // 33: tarn.v1.RetentionVerdict
-	(*RetentionPreview)(nil),      // 34: tarn.v1.RetentionPreview
-	(*DivergentCopy)(nil),         // 35: tarn.v1.DivergentCopy
-	(*PurgeOrder)(nil),            // 36: tarn.v1.PurgeOrder
-	(*DivergentDetail)(nil),       // 37: tarn.v1.DivergentDetail
-	(*DivergentSnapshot)(nil),     // 38: tarn.v1.DivergentSnapshot
-	(*ManageFinding)(nil),         // 39: tarn.v1.ManageFinding
-	(*BaseFinding)(nil),           // 40: tarn.v1.BaseFinding
-	(*ExportLocation)(nil),        // 41: tarn.v1.ExportLocation
-	(*Snapshot)(nil),              // 42: tarn.v1.Snapshot
-	(*SnapshotInstance)(nil),      // 43: tarn.v1.SnapshotInstance
-	(*AccessRule)(nil),            // 44: tarn.v1.AccessRule
-	(*RuleError)(nil),             // 45: tarn.v1.RuleError
-	(*Host)(nil),                  // 46: tarn.v1.Host
-	(*Pool)(nil),                  // 47: tarn.v1.Pool
-	(*AvailabilityZone)(nil),      // 48: tarn.v1.AvailabilityZone
-	(*QuotaLimits)(nil),           // 49: tarn.v1.QuotaLimits
-	(*QuotaUsage)(nil),            // 50: tarn.v1.QuotaUsage
-	(*UserMessage)(nil),           // 51: tarn.v1.UserMessage
-	(*FieldViolation)(nil),        // 52: tarn.v1.FieldViolation
-	(*NotLeader)(nil),             // 53: tarn.v1.NotLeader
-	(*PlacementFailure)(nil),      // 54: tarn.v1.PlacementFailure
-	(*PoolRefusal)(nil),           // 55: tarn.v1.PoolRefusal
-	(*QuotaExceeded)(nil),         // 56: tarn.v1.QuotaExceeded
-	(*AuditRecord)(nil),           // 57: tarn.v1.AuditRecord
-	(*User)(nil),                  // 58: tarn.v1.User
-	nil,                           // 59: tarn.v1.ShareType.ExtraSpecsEntry
-	nil,                           // 60: tarn.v1.Share.MetadataEntry
-	nil,                           // 61: tarn.v1.Share.ExtraSpecsEntry
-	nil,                           // 62: tarn.v1.Replica.MetadataEntry
-	nil,                           // 63: tarn.v1.Snapshot.MetadataEntry
-	nil,                           // 64: tarn.v1.AccessRule.MetadataEntry
-	nil,                           // 65: tarn.v1.Host.CapabilitiesEntry
-	nil,                           // 66: tarn.v1.Pool.CapabilitiesEntry
-	nil,                           // 67: tarn.v1.QuotaLimits.LimitsEntry
-	(*timestamppb.Timestamp)(nil), // 68: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 69: google.protobuf.Duration
+	(*SecondConsent)(nil),         // 20: tarn.v1.SecondConsent
+	(*Preparation)(nil),           // 21: tarn.v1.Preparation
+	(*WriteRight)(nil),            // 22: tarn.v1.WriteRight
+	(*LineageEntry)(nil),          // 23: tarn.v1.LineageEntry
+	(*Consent)(nil),               // 24: tarn.v1.Consent
+	(*LossReport)(nil),            // 25: tarn.v1.LossReport
+	(*LostSnapshot)(nil),          // 26: tarn.v1.LostSnapshot
+	(*Replica)(nil),               // 27: tarn.v1.Replica
+	(*ReplicaObservation)(nil),    // 28: tarn.v1.ReplicaObservation
+	(*TransferProgress)(nil),      // 29: tarn.v1.TransferProgress
+	(*ReplicaError)(nil),          // 30: tarn.v1.ReplicaError
+	(*KeepPolicy)(nil),            // 31: tarn.v1.KeepPolicy
+	(*KeepRule)(nil),              // 32: tarn.v1.KeepRule
+	(*RetentionCause)(nil),        // 33: tarn.v1.RetentionCause
+	(*RetentionVerdict)(nil),      // 34: tarn.v1.RetentionVerdict
+	(*RetentionPreview)(nil),      // 35: tarn.v1.RetentionPreview
+	(*DivergentCopy)(nil),         // 36: tarn.v1.DivergentCopy
+	(*PurgeOrder)(nil),            // 37: tarn.v1.PurgeOrder
+	(*DivergentDetail)(nil),       // 38: tarn.v1.DivergentDetail
+	(*DivergentSnapshot)(nil),     // 39: tarn.v1.DivergentSnapshot
+	(*ManageFinding)(nil),         // 40: tarn.v1.ManageFinding
+	(*BaseFinding)(nil),           // 41: tarn.v1.BaseFinding
+	(*ExportLocation)(nil),        // 42: tarn.v1.ExportLocation
+	(*Snapshot)(nil),              // 43: tarn.v1.Snapshot
+	(*SnapshotInstance)(nil),      // 44: tarn.v1.SnapshotInstance
+	(*AccessRule)(nil),            // 45: tarn.v1.AccessRule
+	(*RuleError)(nil),             // 46: tarn.v1.RuleError
+	(*Host)(nil),                  // 47: tarn.v1.Host
+	(*Pool)(nil),                  // 48: tarn.v1.Pool
+	(*AvailabilityZone)(nil),      // 49: tarn.v1.AvailabilityZone
+	(*QuotaLimits)(nil),           // 50: tarn.v1.QuotaLimits
+	(*QuotaUsage)(nil),            // 51: tarn.v1.QuotaUsage
+	(*UserMessage)(nil),           // 52: tarn.v1.UserMessage
+	(*FieldViolation)(nil),        // 53: tarn.v1.FieldViolation
+	(*NotLeader)(nil),             // 54: tarn.v1.NotLeader
+	(*PlacementFailure)(nil),      // 55: tarn.v1.PlacementFailure
+	(*PoolRefusal)(nil),           // 56: tarn.v1.PoolRefusal
+	(*QuotaExceeded)(nil),         // 57: tarn.v1.QuotaExceeded
+	(*AuditRecord)(nil),           // 58: tarn.v1.AuditRecord
+	(*User)(nil),                  // 59: tarn.v1.User
+	nil,                           // 60: tarn.v1.ShareType.ExtraSpecsEntry
+	nil,                           // 61: tarn.v1.Share.MetadataEntry
+	nil,                           // 62: tarn.v1.Share.ExtraSpecsEntry
+	nil,                           // 63: tarn.v1.Replica.MetadataEntry
+	nil,                           // 64: tarn.v1.Snapshot.MetadataEntry
+	nil,                           // 65: tarn.v1.AccessRule.MetadataEntry
+	nil,                           // 66: tarn.v1.Host.CapabilitiesEntry
+	nil,                           // 67: tarn.v1.Pool.CapabilitiesEntry
+	nil,                           // 68: tarn.v1.QuotaLimits.LimitsEntry
+	(*timestamppb.Timestamp)(nil), // 69: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 70: google.protobuf.Duration
 }
 var file_tarn_v1_types_proto_depIdxs = []int32{
-	59,  // 0: tarn.v1.ShareType.extra_specs:type_name -> tarn.v1.ShareType.ExtraSpecsEntry
-	68,  // 1: tarn.v1.ShareType.created_at:type_name -> google.protobuf.Timestamp
-	68,  // 2: tarn.v1.ShareType.updated_at:type_name -> google.protobuf.Timestamp
+	60,  // 0: tarn.v1.ShareType.extra_specs:type_name -> tarn.v1.ShareType.ExtraSpecsEntry
+	69,  // 1: tarn.v1.ShareType.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 2: tarn.v1.ShareType.updated_at:type_name -> google.protobuf.Timestamp
 	2,   // 3: tarn.v1.Share.replication_type:type_name -> tarn.v1.ReplicationType
-	60,  // 4: tarn.v1.Share.metadata:type_name -> tarn.v1.Share.MetadataEntry
-	69,  // 5: tarn.v1.Share.rpo:type_name -> google.protobuf.Duration
-	68,  // 6: tarn.v1.Share.created_at:type_name -> google.protobuf.Timestamp
-	68,  // 7: tarn.v1.Share.updated_at:type_name -> google.protobuf.Timestamp
+	61,  // 4: tarn.v1.Share.metadata:type_name -> tarn.v1.Share.MetadataEntry
+	70,  // 5: tarn.v1.Share.rpo:type_name -> google.protobuf.Duration
+	69,  // 6: tarn.v1.Share.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 7: tarn.v1.Share.updated_at:type_name -> google.protobuf.Timestamp
 	19,  // 8: tarn.v1.Share.fencing:type_name -> tarn.v1.Fencing
 	0,   // 9: tarn.v1.Share.resize_status:type_name -> tarn.v1.Status
-	61,  // 10: tarn.v1.Share.extra_specs:type_name -> tarn.v1.Share.ExtraSpecsEntry
+	62,  // 10: tarn.v1.Share.extra_specs:type_name -> tarn.v1.Share.ExtraSpecsEntry
 	0,   // 11: tarn.v1.Share.status:type_name -> tarn.v1.Status
 	12,  // 12: tarn.v1.Share.access_rules_status:type_name -> tarn.v1.AccessRulesStatus
-	41,  // 13: tarn.v1.Share.export_locations:type_name -> tarn.v1.ExportLocation
+	42,  // 13: tarn.v1.Share.export_locations:type_name -> tarn.v1.ExportLocation
 	3,   // 14: tarn.v1.Fencing.phase:type_name -> tarn.v1.FencingPhase
 	4,   // 15: tarn.v1.Fencing.mode:type_name -> tarn.v1.PromotionMode
 	5,   // 16: tarn.v1.Fencing.proof:type_name -> tarn.v1.FencingProof
-	23,  // 17: tarn.v1.Fencing.consent:type_name -> tarn.v1.Consent
-	24,  // 18: tarn.v1.Fencing.loss:type_name -> tarn.v1.LossReport
-	68,  // 19: tarn.v1.Fencing.started_at:type_name -> google.protobuf.Timestamp
-	22,  // 20: tarn.v1.Fencing.lineage:type_name -> tarn.v1.LineageEntry
-	20,  // 21: tarn.v1.Fencing.preparing:type_name -> tarn.v1.Preparation
-	21,  // 22: tarn.v1.Fencing.right:type_name -> tarn.v1.WriteRight
-	68,  // 23: tarn.v1.Preparation.since:type_name -> google.protobuf.Timestamp
-	5,   // 24: tarn.v1.WriteRight.proof:type_name -> tarn.v1.FencingProof
-	68,  // 25: tarn.v1.WriteRight.since:type_name -> google.protobuf.Timestamp
-	6,   // 26: tarn.v1.WriteRight.state:type_name -> tarn.v1.WriteState
-	16,  // 27: tarn.v1.WriteRight.fence_class:type_name -> tarn.v1.FenceClass
-	68,  // 28: tarn.v1.LineageEntry.at:type_name -> google.protobuf.Timestamp
-	69,  // 29: tarn.v1.Consent.max_loss:type_name -> google.protobuf.Duration
-	68,  // 30: tarn.v1.LossReport.kept_created_at:type_name -> google.protobuf.Timestamp
-	69,  // 31: tarn.v1.LossReport.kept_age:type_name -> google.protobuf.Duration
-	25,  // 32: tarn.v1.LossReport.lost_snapshots:type_name -> tarn.v1.LostSnapshot
-	68,  // 33: tarn.v1.LossReport.last_contact:type_name -> google.protobuf.Timestamp
-	0,   // 34: tarn.v1.Replica.status:type_name -> tarn.v1.Status
-	1,   // 35: tarn.v1.Replica.replica_state:type_name -> tarn.v1.ReplicaState
-	68,  // 36: tarn.v1.Replica.created_at:type_name -> google.protobuf.Timestamp
-	68,  // 37: tarn.v1.Replica.updated_at:type_name -> google.protobuf.Timestamp
-	68,  // 38: tarn.v1.Replica.launched_at:type_name -> google.protobuf.Timestamp
-	62,  // 39: tarn.v1.Replica.metadata:type_name -> tarn.v1.Replica.MetadataEntry
-	41,  // 40: tarn.v1.Replica.export_locations:type_name -> tarn.v1.ExportLocation
-	45,  // 41: tarn.v1.Replica.rule_errors:type_name -> tarn.v1.RuleError
-	68,  // 42: tarn.v1.Replica.head_created_at:type_name -> google.protobuf.Timestamp
-	29,  // 43: tarn.v1.Replica.error:type_name -> tarn.v1.ReplicaError
-	35,  // 44: tarn.v1.Replica.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	27,  // 45: tarn.v1.Replica.observed:type_name -> tarn.v1.ReplicaObservation
-	68,  // 46: tarn.v1.ReplicaObservation.reported_at:type_name -> google.protobuf.Timestamp
-	69,  // 47: tarn.v1.ReplicaObservation.lag:type_name -> google.protobuf.Duration
-	28,  // 48: tarn.v1.ReplicaObservation.transfer:type_name -> tarn.v1.TransferProgress
-	13,  // 49: tarn.v1.ReplicaObservation.observed_role:type_name -> tarn.v1.Role
-	68,  // 50: tarn.v1.ReplicaObservation.head_created_at:type_name -> google.protobuf.Timestamp
-	29,  // 51: tarn.v1.ReplicaObservation.error:type_name -> tarn.v1.ReplicaError
-	7,   // 52: tarn.v1.ReplicaObservation.key_state:type_name -> tarn.v1.KeyState
-	69,  // 53: tarn.v1.TransferProgress.eta:type_name -> google.protobuf.Duration
-	69,  // 54: tarn.v1.TransferProgress.elapsed:type_name -> google.protobuf.Duration
-	8,   // 55: tarn.v1.ReplicaError.code:type_name -> tarn.v1.ReplicaErrorCode
-	68,  // 56: tarn.v1.ReplicaError.since:type_name -> google.protobuf.Timestamp
-	31,  // 57: tarn.v1.KeepPolicy.rules:type_name -> tarn.v1.KeepRule
-	69,  // 58: tarn.v1.KeepRule.up_to:type_name -> google.protobuf.Duration
-	69,  // 59: tarn.v1.KeepRule.every:type_name -> google.protobuf.Duration
-	9,   // 60: tarn.v1.RetentionCause.reason:type_name -> tarn.v1.RetentionReason
-	68,  // 61: tarn.v1.RetentionVerdict.created_at:type_name -> google.protobuf.Timestamp
-	32,  // 62: tarn.v1.RetentionVerdict.causes:type_name -> tarn.v1.RetentionCause
-	68,  // 63: tarn.v1.RetentionPreview.as_of:type_name -> google.protobuf.Timestamp
-	33,  // 64: tarn.v1.RetentionPreview.snapshots:type_name -> tarn.v1.RetentionVerdict
-	68,  // 65: tarn.v1.RetentionPreview.last_run_at:type_name -> google.protobuf.Timestamp
-	68,  // 66: tarn.v1.DivergentCopy.created_at:type_name -> google.protobuf.Timestamp
-	36,  // 67: tarn.v1.DivergentCopy.purge:type_name -> tarn.v1.PurgeOrder
-	68,  // 68: tarn.v1.PurgeOrder.requested_at:type_name -> google.protobuf.Timestamp
-	35,  // 69: tarn.v1.DivergentDetail.copy:type_name -> tarn.v1.DivergentCopy
-	38,  // 70: tarn.v1.DivergentDetail.snapshots:type_name -> tarn.v1.DivergentSnapshot
-	68,  // 71: tarn.v1.DivergentSnapshot.created_at:type_name -> google.protobuf.Timestamp
-	68,  // 72: tarn.v1.ManageFinding.newest_created_at:type_name -> google.protobuf.Timestamp
-	68,  // 73: tarn.v1.BaseFinding.base_created_at:type_name -> google.protobuf.Timestamp
-	68,  // 74: tarn.v1.ExportLocation.created_at:type_name -> google.protobuf.Timestamp
-	68,  // 75: tarn.v1.ExportLocation.updated_at:type_name -> google.protobuf.Timestamp
-	1,   // 76: tarn.v1.ExportLocation.replica_state:type_name -> tarn.v1.ReplicaState
-	63,  // 77: tarn.v1.Snapshot.metadata:type_name -> tarn.v1.Snapshot.MetadataEntry
-	68,  // 78: tarn.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	68,  // 79: tarn.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
-	68,  // 80: tarn.v1.Snapshot.taken_at:type_name -> google.protobuf.Timestamp
-	0,   // 81: tarn.v1.Snapshot.status:type_name -> tarn.v1.Status
-	0,   // 82: tarn.v1.SnapshotInstance.status:type_name -> tarn.v1.Status
-	68,  // 83: tarn.v1.SnapshotInstance.created_at:type_name -> google.protobuf.Timestamp
-	68,  // 84: tarn.v1.SnapshotInstance.updated_at:type_name -> google.protobuf.Timestamp
-	10,  // 85: tarn.v1.AccessRule.access_level:type_name -> tarn.v1.AccessLevel
-	64,  // 86: tarn.v1.AccessRule.metadata:type_name -> tarn.v1.AccessRule.MetadataEntry
-	68,  // 87: tarn.v1.AccessRule.created_at:type_name -> google.protobuf.Timestamp
-	68,  // 88: tarn.v1.AccessRule.updated_at:type_name -> google.protobuf.Timestamp
-	11,  // 89: tarn.v1.AccessRule.state:type_name -> tarn.v1.AccessRuleState
-	47,  // 90: tarn.v1.Host.pools:type_name -> tarn.v1.Pool
-	16,  // 91: tarn.v1.Host.fence_class:type_name -> tarn.v1.FenceClass
-	14,  // 92: tarn.v1.Host.state:type_name -> tarn.v1.HostState
-	15,  // 93: tarn.v1.Host.admin_state:type_name -> tarn.v1.HostAdminState
-	68,  // 94: tarn.v1.Host.created_at:type_name -> google.protobuf.Timestamp
-	68,  // 95: tarn.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
-	65,  // 96: tarn.v1.Host.capabilities:type_name -> tarn.v1.Host.CapabilitiesEntry
-	36,  // 97: tarn.v1.Host.purges:type_name -> tarn.v1.PurgeOrder
-	68,  // 98: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
-	16,  // 99: tarn.v1.Host.fence_class_now:type_name -> tarn.v1.FenceClass
-	2,   // 100: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
-	66,  // 101: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
-	68,  // 102: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
-	67,  // 103: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
-	68,  // 104: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
-	68,  // 105: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
-	55,  // 106: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
-	68,  // 107: tarn.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
-	68,  // 108: tarn.v1.User.created_at:type_name -> google.protobuf.Timestamp
-	68,  // 109: tarn.v1.User.expires_at:type_name -> google.protobuf.Timestamp
-	68,  // 110: tarn.v1.User.revoked_at:type_name -> google.protobuf.Timestamp
-	111, // [111:111] is the sub-list for method output_type
-	111, // [111:111] is the sub-list for method input_type
-	111, // [111:111] is the sub-list for extension type_name
-	111, // [111:111] is the sub-list for extension extendee
-	0,   // [0:111] is the sub-list for field type_name
+	24,  // 17: tarn.v1.Fencing.consent:type_name -> tarn.v1.Consent
+	25,  // 18: tarn.v1.Fencing.loss:type_name -> tarn.v1.LossReport
+	69,  // 19: tarn.v1.Fencing.started_at:type_name -> google.protobuf.Timestamp
+	23,  // 20: tarn.v1.Fencing.lineage:type_name -> tarn.v1.LineageEntry
+	21,  // 21: tarn.v1.Fencing.preparing:type_name -> tarn.v1.Preparation
+	20,  // 22: tarn.v1.Fencing.second:type_name -> tarn.v1.SecondConsent
+	22,  // 23: tarn.v1.Fencing.right:type_name -> tarn.v1.WriteRight
+	69,  // 24: tarn.v1.SecondConsent.given_at:type_name -> google.protobuf.Timestamp
+	69,  // 25: tarn.v1.Preparation.since:type_name -> google.protobuf.Timestamp
+	5,   // 26: tarn.v1.WriteRight.proof:type_name -> tarn.v1.FencingProof
+	69,  // 27: tarn.v1.WriteRight.since:type_name -> google.protobuf.Timestamp
+	6,   // 28: tarn.v1.WriteRight.state:type_name -> tarn.v1.WriteState
+	16,  // 29: tarn.v1.WriteRight.fence_class:type_name -> tarn.v1.FenceClass
+	69,  // 30: tarn.v1.LineageEntry.at:type_name -> google.protobuf.Timestamp
+	70,  // 31: tarn.v1.Consent.max_loss:type_name -> google.protobuf.Duration
+	69,  // 32: tarn.v1.LossReport.kept_created_at:type_name -> google.protobuf.Timestamp
+	70,  // 33: tarn.v1.LossReport.kept_age:type_name -> google.protobuf.Duration
+	26,  // 34: tarn.v1.LossReport.lost_snapshots:type_name -> tarn.v1.LostSnapshot
+	69,  // 35: tarn.v1.LossReport.last_contact:type_name -> google.protobuf.Timestamp
+	0,   // 36: tarn.v1.Replica.status:type_name -> tarn.v1.Status
+	1,   // 37: tarn.v1.Replica.replica_state:type_name -> tarn.v1.ReplicaState
+	69,  // 38: tarn.v1.Replica.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 39: tarn.v1.Replica.updated_at:type_name -> google.protobuf.Timestamp
+	69,  // 40: tarn.v1.Replica.launched_at:type_name -> google.protobuf.Timestamp
+	63,  // 41: tarn.v1.Replica.metadata:type_name -> tarn.v1.Replica.MetadataEntry
+	42,  // 42: tarn.v1.Replica.export_locations:type_name -> tarn.v1.ExportLocation
+	46,  // 43: tarn.v1.Replica.rule_errors:type_name -> tarn.v1.RuleError
+	69,  // 44: tarn.v1.Replica.head_created_at:type_name -> google.protobuf.Timestamp
+	30,  // 45: tarn.v1.Replica.error:type_name -> tarn.v1.ReplicaError
+	36,  // 46: tarn.v1.Replica.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	28,  // 47: tarn.v1.Replica.observed:type_name -> tarn.v1.ReplicaObservation
+	69,  // 48: tarn.v1.ReplicaObservation.reported_at:type_name -> google.protobuf.Timestamp
+	70,  // 49: tarn.v1.ReplicaObservation.lag:type_name -> google.protobuf.Duration
+	29,  // 50: tarn.v1.ReplicaObservation.transfer:type_name -> tarn.v1.TransferProgress
+	13,  // 51: tarn.v1.ReplicaObservation.observed_role:type_name -> tarn.v1.Role
+	69,  // 52: tarn.v1.ReplicaObservation.head_created_at:type_name -> google.protobuf.Timestamp
+	30,  // 53: tarn.v1.ReplicaObservation.error:type_name -> tarn.v1.ReplicaError
+	7,   // 54: tarn.v1.ReplicaObservation.key_state:type_name -> tarn.v1.KeyState
+	70,  // 55: tarn.v1.TransferProgress.eta:type_name -> google.protobuf.Duration
+	70,  // 56: tarn.v1.TransferProgress.elapsed:type_name -> google.protobuf.Duration
+	8,   // 57: tarn.v1.ReplicaError.code:type_name -> tarn.v1.ReplicaErrorCode
+	69,  // 58: tarn.v1.ReplicaError.since:type_name -> google.protobuf.Timestamp
+	32,  // 59: tarn.v1.KeepPolicy.rules:type_name -> tarn.v1.KeepRule
+	70,  // 60: tarn.v1.KeepRule.up_to:type_name -> google.protobuf.Duration
+	70,  // 61: tarn.v1.KeepRule.every:type_name -> google.protobuf.Duration
+	9,   // 62: tarn.v1.RetentionCause.reason:type_name -> tarn.v1.RetentionReason
+	69,  // 63: tarn.v1.RetentionVerdict.created_at:type_name -> google.protobuf.Timestamp
+	33,  // 64: tarn.v1.RetentionVerdict.causes:type_name -> tarn.v1.RetentionCause
+	69,  // 65: tarn.v1.RetentionPreview.as_of:type_name -> google.protobuf.Timestamp
+	34,  // 66: tarn.v1.RetentionPreview.snapshots:type_name -> tarn.v1.RetentionVerdict
+	69,  // 67: tarn.v1.RetentionPreview.last_run_at:type_name -> google.protobuf.Timestamp
+	69,  // 68: tarn.v1.DivergentCopy.created_at:type_name -> google.protobuf.Timestamp
+	37,  // 69: tarn.v1.DivergentCopy.purge:type_name -> tarn.v1.PurgeOrder
+	69,  // 70: tarn.v1.PurgeOrder.requested_at:type_name -> google.protobuf.Timestamp
+	36,  // 71: tarn.v1.DivergentDetail.copy:type_name -> tarn.v1.DivergentCopy
+	39,  // 72: tarn.v1.DivergentDetail.snapshots:type_name -> tarn.v1.DivergentSnapshot
+	69,  // 73: tarn.v1.DivergentSnapshot.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 74: tarn.v1.ManageFinding.newest_created_at:type_name -> google.protobuf.Timestamp
+	69,  // 75: tarn.v1.BaseFinding.base_created_at:type_name -> google.protobuf.Timestamp
+	69,  // 76: tarn.v1.ExportLocation.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 77: tarn.v1.ExportLocation.updated_at:type_name -> google.protobuf.Timestamp
+	1,   // 78: tarn.v1.ExportLocation.replica_state:type_name -> tarn.v1.ReplicaState
+	64,  // 79: tarn.v1.Snapshot.metadata:type_name -> tarn.v1.Snapshot.MetadataEntry
+	69,  // 80: tarn.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 81: tarn.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
+	69,  // 82: tarn.v1.Snapshot.taken_at:type_name -> google.protobuf.Timestamp
+	0,   // 83: tarn.v1.Snapshot.status:type_name -> tarn.v1.Status
+	0,   // 84: tarn.v1.SnapshotInstance.status:type_name -> tarn.v1.Status
+	69,  // 85: tarn.v1.SnapshotInstance.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 86: tarn.v1.SnapshotInstance.updated_at:type_name -> google.protobuf.Timestamp
+	10,  // 87: tarn.v1.AccessRule.access_level:type_name -> tarn.v1.AccessLevel
+	65,  // 88: tarn.v1.AccessRule.metadata:type_name -> tarn.v1.AccessRule.MetadataEntry
+	69,  // 89: tarn.v1.AccessRule.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 90: tarn.v1.AccessRule.updated_at:type_name -> google.protobuf.Timestamp
+	11,  // 91: tarn.v1.AccessRule.state:type_name -> tarn.v1.AccessRuleState
+	48,  // 92: tarn.v1.Host.pools:type_name -> tarn.v1.Pool
+	16,  // 93: tarn.v1.Host.fence_class:type_name -> tarn.v1.FenceClass
+	14,  // 94: tarn.v1.Host.state:type_name -> tarn.v1.HostState
+	15,  // 95: tarn.v1.Host.admin_state:type_name -> tarn.v1.HostAdminState
+	69,  // 96: tarn.v1.Host.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 97: tarn.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
+	66,  // 98: tarn.v1.Host.capabilities:type_name -> tarn.v1.Host.CapabilitiesEntry
+	37,  // 99: tarn.v1.Host.purges:type_name -> tarn.v1.PurgeOrder
+	69,  // 100: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
+	16,  // 101: tarn.v1.Host.fence_class_now:type_name -> tarn.v1.FenceClass
+	2,   // 102: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
+	67,  // 103: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
+	69,  // 104: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
+	68,  // 105: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
+	69,  // 106: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 107: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
+	56,  // 108: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
+	69,  // 109: tarn.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
+	69,  // 110: tarn.v1.User.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 111: tarn.v1.User.expires_at:type_name -> google.protobuf.Timestamp
+	69,  // 112: tarn.v1.User.revoked_at:type_name -> google.protobuf.Timestamp
+	113, // [113:113] is the sub-list for method output_type
+	113, // [113:113] is the sub-list for method input_type
+	113, // [113:113] is the sub-list for extension type_name
+	113, // [113:113] is the sub-list for extension extendee
+	0,   // [0:113] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_types_proto_init() }
@@ -6667,7 +6746,7 @@ func file_tarn_v1_types_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_types_proto_rawDesc), len(file_tarn_v1_types_proto_rawDesc)),
 			NumEnums:      17,
-			NumMessages:   51,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

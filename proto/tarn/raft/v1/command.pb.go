@@ -2052,9 +2052,12 @@ type PromoteReplica struct {
 	Attestation string `protobuf:"bytes,8,opt,name=attestation,proto3" json:"attestation,omitempty"`
 	// Only planned: prepare it, and stop nothing before the leader repeats the command
 	// without this. From command version 3 on.
-	CatchUp       bool `protobuf:"varint,9,opt,name=catch_up,json=catchUp,proto3" json:"catch_up,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	CatchUp bool `protobuf:"varint,9,opt,name=catch_up,json=catchUp,proto3" json:"catch_up,omitempty"`
+	// Only forced: nothing may be lost before another actor has sent the same. From
+	// command version 3 on.
+	SecondRequired bool `protobuf:"varint,10,opt,name=second_required,json=secondRequired,proto3" json:"second_required,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *PromoteReplica) Reset() {
@@ -2146,6 +2149,13 @@ func (x *PromoteReplica) GetAttestation() string {
 func (x *PromoteReplica) GetCatchUp() bool {
 	if x != nil {
 		return x.CatchUp
+	}
+	return false
+}
+
+func (x *PromoteReplica) GetSecondRequired() bool {
+	if x != nil {
+		return x.SecondRequired
 	}
 	return false
 }
@@ -4979,7 +4989,7 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x05force\x18\x03 \x01(\bR\x05force\"N\n" +
 	"\x0fUnmanageReplica\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
-	"\x11expected_revision\x18\x02 \x01(\x04R\x10expectedRevision\"\xba\x02\n" +
+	"\x11expected_revision\x18\x02 \x01(\x04R\x10expectedRevision\"\xe3\x02\n" +
 	"\x0ePromoteReplica\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x13\n" +
 	"\x05op_id\x18\x02 \x01(\tR\x04opId\x12*\n" +
@@ -4989,7 +4999,9 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x11allow_out_of_sync\x18\x06 \x01(\bR\x0eallowOutOfSync\x12\x1c\n" +
 	"\tautomatic\x18\a \x01(\bR\tautomatic\x12 \n" +
 	"\vattestation\x18\b \x01(\tR\vattestation\x12\x19\n" +
-	"\bcatch_up\x18\t \x01(\bR\acatchUp\"A\n" +
+	"\bcatch_up\x18\t \x01(\bR\acatchUp\x12'\n" +
+	"\x0fsecond_required\x18\n" +
+	" \x01(\bR\x0esecondRequired\"A\n" +
 	"\x0fCancelPromotion\x12\x19\n" +
 	"\bshare_id\x18\x01 \x01(\tR\ashareId\x12\x13\n" +
 	"\x05op_id\x18\x02 \x01(\tR\x04opId\"\x1f\n" +
