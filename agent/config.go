@@ -64,6 +64,9 @@ type Config struct {
 	Revision string `toml:"-"`
 	// ControlPlane replaces the client made from Join.
 	ControlPlane ControlPlane `toml:"-"`
+	// Machine replaces what tells this machine's present life from other machines' and
+	// from its other lives.
+	Machine string `toml:"-"`
 	// Socket is used instead of opening Listen. Run closes it.
 	Socket net.Listener `toml:"-"`
 	// AdminSocket is used instead of opening Admin.Listen. Run closes it.
@@ -258,6 +261,9 @@ func (c Config) Defaults() Config {
 	c.Stream.StallTimeout = or(c.Stream.StallTimeout, 10*time.Minute)
 	c.Stream.MaxStreams = or(c.Stream.MaxStreams, 64)
 	c.Stream.PlainAdvertise = or(c.Stream.PlainAdvertise, c.Stream.PlainListen)
+	if c.Machine == "" {
+		c.Machine = thisMachine()
+	}
 	c.Log.Level = or(c.Log.Level, "info")
 	c.Log.Format = or(c.Log.Format, "text")
 	pools := make([]PoolConfig, len(c.Pools))

@@ -20,7 +20,7 @@ func (a *Agent) describe(ctx context.Context) *tarnv1.Host {
 	host := &tarnv1.Host{
 		Id: a.hostID, Name: a.cfg.Name, AvailabilityZone: a.cfg.AvailabilityZone, Address: a.cfg.Advertise,
 		Backend: a.cfg.Backend, Version: a.cfg.Version, FenceClass: a.fenceClass(), SessionId: a.session,
-		Capabilities: a.features(ctx), GossipAddress: a.ring.address(ctx),
+		Capabilities: a.features(ctx), GossipAddress: a.ring.address(ctx), Machine: a.cfg.Machine,
 	}
 	for _, p := range a.cfg.Pools {
 		host.Pools = append(host.Pools, describePool(p, find(status, p.Name)))

@@ -21,6 +21,7 @@ type fakeAgent struct {
 	session string
 	cl      *client.Client
 	class   tarnv1.FenceClass
+	machine string
 	// part is its part in the gossip ring; nil for an agent that knows of none.
 	part *ringHost
 	// die ends it without a word.
@@ -59,17 +60,7 @@ func (h *harness) serveAgent(a *fakeAgent, name, zone string) *fakeAgent {
 		address = a.part.ring.Addr()
 	}
 	a.cl = h.as(identity.Subject{Role: identity.RoleAgent, ID: a.id})
-	_, err := a.cl.Agent.Register(context.Background(), &tarnv1.RegisterRequest{Host: &tarnv1.Host{
-		Id: a.id, Name: name, AvailabilityZone: zone, Address: "127.0.0.1:1", Backend: "dir", SessionId: a.session,
-		FenceClass: a.class, GossipAddress: address,
-		Pools: []*tarnv1.Pool{{
-			Name: "tank", ReplicationDomain: "test", TotalCapacityGib: 1_000_000, FreeCapacityGib: 1_000_000,
-			ReplicationTypes: []tarnv1.ReplicationType{tarnv1.ReplicationType_REPLICATION_TYPE_READABLE},
-			StorageProtocol:  "NFS", Health: "ONLINE", MaxOverSubscriptionRatio: 1,
-			Capabilities: map[string]string{"snapshot_support": "true"},
-		}},
-	}})
-	if err != nil {
+	if err := a.register(name, zone, address); err != nil {
 		h.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -79,6 +70,20 @@ func (h *harness) serveAgent(a *fakeAgent, name, zone string) *fakeAgent {
 	a.die = func() { cancel(); workers.Wait() }
 	h.t.Cleanup(a.die)
 	return a
+}
+
+func (a *fakeAgent) register(name, zone, address string) error {
+	_, err := a.cl.Agent.Register(context.Background(), &tarnv1.RegisterRequest{Host: &tarnv1.Host{
+		Id: a.id, Name: name, AvailabilityZone: zone, Address: "127.0.0.1:1", Backend: "dir", SessionId: a.session,
+		FenceClass: a.class, GossipAddress: address, Machine: a.machine,
+		Pools: []*tarnv1.Pool{{
+			Name: "tank", ReplicationDomain: "test", TotalCapacityGib: 1_000_000, FreeCapacityGib: 1_000_000,
+			ReplicationTypes: []tarnv1.ReplicationType{tarnv1.ReplicationType_REPLICATION_TYPE_READABLE},
+			StorageProtocol:  "NFS", Health: "ONLINE", MaxOverSubscriptionRatio: 1,
+			Capabilities: map[string]string{"snapshot_support": "true"},
+		}},
+	}})
+	return err
 }
 
 func (a *fakeAgent) poll(ctx context.Context) {

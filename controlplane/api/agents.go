@@ -36,11 +36,17 @@ func (s *agentService) Register(ctx context.Context, req *tarnv1.RegisterRequest
 		return nil, err
 	}
 	if stored, ok := s.State.View().Host(req.GetHost().GetId()); ok && sameHost(stored, req.GetHost()) {
+		s.Leases.Registered(stored.GetId(), stored.GetSessionId(), false)
 		return &tarnv1.RegisterResponse{Host: stored, ClusterId: s.ClusterID}, nil
+	}
+	taken, err := s.admitMachine(req.GetHost())
+	if err != nil {
+		return nil, err
 	}
 	h, err := record[*tarnv1.Host](s.propose(ctx, &raftv1.Command{Verb: &raftv1.Command_RegisterHost{
 		RegisterHost: &raftv1.RegisterHost{Host: req.GetHost()},
 	}}))
+	taken(err)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +64,7 @@ func ownWords(h *tarnv1.Host) *tarnv1.Host {
 	out := &tarnv1.Host{
 		Id: h.GetId(), Name: h.GetName(), AvailabilityZone: h.GetAvailabilityZone(), Address: h.GetAddress(),
 		Backend: h.GetBackend(), Version: h.GetVersion(), FenceClass: h.GetFenceClass(),
-		SessionId: h.GetSessionId(), Capabilities: h.GetCapabilities(), GossipAddress: h.GetGossipAddress(),
+		SessionId: h.GetSessionId(), Capabilities: h.GetCapabilities(), GossipAddress: h.GetGossipAddress(), Machine: h.GetMachine(),
 	}
 	for _, p := range h.GetPools() {
 		out.Pools = append(out.Pools, &tarnv1.Pool{
@@ -168,8 +174,17 @@ func (s *agentService) RenewLease(ctx context.Context, req *tarnv1.RenewLeaseReq
 		s.Count("lease", "revoked", len(revoked))
 		return out, nil
 	}
-	s.Leases.Grant(req.GetHostId(), time.Now())
-	out.Granted, out.Revoked = assignment.Entitled(s.State.View(), req.GetHostId(), req.GetShares())
+	granted := s.Leases.Grant(req.GetHostId(), time.Now())
+	v = s.State.View()
+	err := currentSession(v, req.GetHostId(), req.GetSessionId())
+	if err == nil && !granted {
+		err = refused("session_id", "another machine is about to register as this host")
+	}
+	if err != nil {
+		s.Count("lease", "refused", len(req.GetShares()))
+		return nil, err
+	}
+	out.Granted, out.Revoked = assignment.Entitled(v, req.GetHostId(), req.GetShares())
 	s.Count("lease", "granted", len(out.Granted))
 	s.Count("lease", "revoked", len(out.Revoked))
 	return out, nil

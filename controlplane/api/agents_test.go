@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"tarn/controlplane/identity"
+	"tarn/controlplane/reconcile"
 	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/proto/tarn/v1/tarnv1connect"
@@ -355,4 +356,48 @@ func TestPlacementIsTriedElsewhereWhenOvertaken(t *testing.T) {
 	if got := s.fsm.View().ReplicasOfShare(share.GetId())[0].GetHostId(); got != taken {
 		t.Errorf("placed on %s, which is down", got)
 	}
+}
+
+// What an agent's registration on another machine has to wait for, one by one.
+func TestAnotherMachineWaits(t *testing.T) {
+	s := newServer(t)
+	id := uuid.NewString()
+	agent := s.agentOf(id)
+	register := func(session, machine string) error {
+		h := hostRecord(id, "one", "az1")
+		h.SessionId, h.Machine = session, machine
+		return second(agent.Register(t.Context(), &tarnv1.RegisterRequest{Host: h}))
+	}
+	wantOK := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ago := func(d time.Duration) time.Time { return time.Now().Add(-d) }
+	report := func(session string, at time.Time) {
+		s.soft.Report(&tarnv1.ReportRequest{HostId: id, SessionId: session, Sequence: uint64(at.UnixNano())}, at)
+	}
+	wait := reconcile.DefaultPolicy().LeaseWait
+	wantOK(register("first", "a"))
+	wantCode(t, register("second", "b"), connect.CodeFailedPrecondition) // a new leader knows of no grant
+	s.leases.Lead(ago(2 * wait))
+	report("first", ago(wait/2))
+	wantCode(t, register("second", "b"), connect.CodeFailedPrecondition) // it was heard of
+	wantOK(register("restarted", "a"))
+	s.soft.Lead(ago(2 * wait))
+	report("restarted", ago(wait))
+	report("first", ago(0)) // late, of a session that is over
+	s.leases.Grant(id, ago(wait/2))
+	wantCode(t, register("second", "b"), connect.CodeFailedPrecondition) // it can have a lease
+	s.leases.Lead(ago(2 * wait))
+	if !s.leases.Grant(id, ago(wait)) {
+		t.Error("a refused registration bars grants")
+	}
+	wantOK(register("second", "b"))
+	if !s.leases.Grant(id, ago(0)) {
+		t.Error("a registration bars grants")
+	}
+	wantOK(register("silent", "")) // an agent of an older version
+	wantOK(register("second", "b"))
 }

@@ -216,3 +216,73 @@ func TestConfig(t *testing.T) {
 		t.Errorf("got %+v, %v", s, err)
 	}
 }
+
+// While a host passes to another machine nothing is granted to it; what became of it is
+// learned from its outcome, from a later registration, or by the next leader.
+func TestPassing(t *testing.T) {
+	const wait = 10 * time.Second
+	l := NewLeases()
+	if _, ok := l.Pass("h", "b", wait, at(time.Hour)); ok {
+		t.Error("passed without a leader")
+	}
+	l.Lead(at(0))
+	begin := func(session string, now time.Duration) func(done, known bool) {
+		t.Helper()
+		settle, ok := l.Pass("h", session, wait, at(now))
+		if !ok {
+			t.Fatalf("session %s cannot take over after %s", session, now)
+		}
+		return settle
+	}
+	grants := func(want bool, when string) {
+		t.Helper()
+		if l.Grant("h", at(20*time.Second)) != want {
+			t.Errorf("%s: granted is %v", when, !want)
+		}
+		if !l.Grant("other", at(20*time.Second)) {
+			t.Errorf("%s: another host gets nothing", when)
+		}
+	}
+	for _, early := range []time.Duration{0, wait - 1} {
+		if _, ok := l.Pass("h", "b", wait, at(early)); ok {
+			t.Errorf("passed %s after the leader came", early)
+		}
+	}
+	settle := begin("b", wait)
+	if _, ok := l.Pass("h", "c", wait, at(time.Minute)); ok {
+		t.Error("two at once")
+	}
+	grants(false, "on the way")
+	l.Registered("h", "a", true) // was proposed before
+	grants(false, "on the way, another registered")
+	settle(true, true)
+	grants(true, "there")
+	if _, ok := l.Pass("h", "c", wait, at(30*time.Second-1)); ok {
+		t.Error("passed before the end of the last lease")
+	}
+
+	begin("c", 30*time.Second)(false, true)
+	grants(true, "refused")
+	begin("c", time.Minute)(false, false)
+	grants(false, "unknown")
+	l.Registered("h", "b", false)
+	grants(false, "unknown, and the old one is still there")
+	begin("d", time.Minute)(false, true)
+	grants(false, "unknown, and another refused")
+	l.Registered("h", "c", false)
+	grants(true, "was done")
+	begin("d", 2*time.Minute)(false, false)
+	l.Registered("h", "b", true)
+	grants(true, "another came later")
+	begin("e", 3*time.Minute)(false, false)
+	l.Lead(at(4 * time.Minute))
+	if !l.Grant("h", at(5*time.Minute)) {
+		t.Error("the next leader grants nothing")
+	}
+	settle = begin("f", 6*time.Minute)
+	l.Lead(at(7 * time.Minute))
+	settle(false, false)
+	if !l.Grant("h", at(8*time.Minute)) {
+		t.Error("a pass of the last leadership bars this one")
+	}
+}

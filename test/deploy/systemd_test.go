@@ -37,7 +37,7 @@ class = "CLASS"
 cd /usr/lib/systemd/system
 for u in agent helper deadman; do
 	# An agent that stands still is missed sooner than the package's.
-	sed -e "s#^WatchdogSec=.*#WatchdogSec=20s#" -e "s#/etc/tarn/agent.toml#/etc/tarn/agent$1.toml#" -e "s#tarn-\(agent\|helper\|deadman\)\.service#tarn-\1$1.service#g" \
+	sed -e "s#^WatchdogSec=.*#WatchdogSec=15s#" -e "s#/etc/tarn/agent.toml#/etc/tarn/agent$1.toml#" -e "s#tarn-\(agent\|helper\|deadman\)\.service#tarn-\1$1.service#g" \
 	    -e "s#^StateDirectory=tarn-\(.*\)#StateDirectory=tarn-\1$1#" -e "s#^RuntimeDirectory=\(.*\)#RuntimeDirectory=\1$1#" \
 	    "tarn-$u.service" >"/etc/systemd/system/tarn-$u$1.service"
 done`

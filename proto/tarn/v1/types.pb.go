@@ -4554,6 +4554,9 @@ type Host struct {
 	Purges []*PurgeOrder `protobuf:"bytes,30,rep,name=purges,proto3" json:"purges,omitempty"`
 	// IP:port of the host in the gossip ring; empty if it takes no part.
 	GossipAddress string `protobuf:"bytes,31,opt,name=gossip_address,json=gossipAddress,proto3" json:"gossip_address,omitempty"`
+	// Which machine the agent runs on, and in which of its lives: another value is another
+	// machine, or this one after a reboot. Empty: the agent does not say.
+	Machine string `protobuf:"bytes,32,opt,name=machine,proto3" json:"machine,omitempty"`
 	// Output only.
 	LastReportAt *timestamppb.Timestamp `protobuf:"bytes,40,opt,name=last_report_at,json=lastReportAt,proto3" json:"last_report_at,omitempty"`
 	ReplicaCount int32                  `protobuf:"varint,41,opt,name=replica_count,json=replicaCount,proto3" json:"replica_count,omitempty"`
@@ -4720,6 +4723,13 @@ func (x *Host) GetPurges() []*PurgeOrder {
 func (x *Host) GetGossipAddress() string {
 	if x != nil {
 		return x.GossipAddress
+	}
+	return ""
+}
+
+func (x *Host) GetMachine() string {
+	if x != nil {
+		return x.Machine
 	}
 	return ""
 }
@@ -6239,7 +6249,7 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"K\n" +
 	"\tRuleError\x12$\n" +
 	"\x0eaccess_rule_id\x18\x01 \x01(\tR\faccessRuleId\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\x88\b\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xa2\b\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12+\n" +
@@ -6264,7 +6274,8 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"session_id\x18\x0f \x01(\tR\tsessionId\x12C\n" +
 	"\fcapabilities\x18\x10 \x03(\v2\x1f.tarn.v1.Host.CapabilitiesEntryR\fcapabilities\x12+\n" +
 	"\x06purges\x18\x1e \x03(\v2\x13.tarn.v1.PurgeOrderR\x06purges\x12%\n" +
-	"\x0egossip_address\x18\x1f \x01(\tR\rgossipAddress\x12@\n" +
+	"\x0egossip_address\x18\x1f \x01(\tR\rgossipAddress\x12\x18\n" +
+	"\amachine\x18  \x01(\tR\amachine\x12@\n" +
 	"\x0elast_report_at\x18( \x01(\v2\x1a.google.protobuf.TimestampR\flastReportAt\x12#\n" +
 	"\rreplica_count\x18) \x01(\x05R\freplicaCount\x12%\n" +
 	"\x0edrain_blockers\x18* \x03(\tR\rdrainBlockers\x12;\n" +
