@@ -155,16 +155,18 @@ func (p Policy) mountable(dir string) error {
 	return fmt.Errorf("%s is not below a pool's mountpoint", dir)
 }
 
-// exportable allows single replicas only: exporting the directory above them would
-// export them all.
+// exportable allows where single replicas are mounted: exporting the directory above them
+// would export them all, and what is below one is its clients' to make, links to elsewhere
+// included, which servers follow.
 func (p Policy) exportable(dir string) error {
 	if err := p.mountable(dir); err != nil {
 		return err
 	}
 	for _, pool := range p.Pools {
-		if dir == p.mounts(pool) {
-			return fmt.Errorf("%s holds all replicas of pool %s", dir, pool.Name)
+		name, below := strings.CutPrefix(dir, p.mounts(pool)+"/")
+		if below && !strings.HasPrefix(name, ".") && zfs.ValidateComponent(name) == nil {
+			return nil
 		}
 	}
-	return nil
+	return fmt.Errorf("%s is not where a replica is mounted", dir)
 }
