@@ -80,5 +80,6 @@ func RestoredState(w io.Writer, r io.Reader) error {
 		return err
 	}
 	s.tokens = newState().tokens
+	s.unsettle()
 	return s.write(w)
 }

@@ -57,6 +57,9 @@ func (tx *txn) moveHost(t *raftv1.HostTransition) bool {
 }
 
 func (tx *txn) moveShare(t *raftv1.ShareTransition) bool {
+	if t.GetFound() != nil {
+		return tx.foundEpochs(t)
+	}
 	s, ok := tx.s.share(t.GetId())
 	pending := s.GetPendingSizeGib()
 	if !ok || pending == 0 || pending != t.GetExpectedPendingSizeGib() {

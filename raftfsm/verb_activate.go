@@ -194,6 +194,7 @@ func (tx *txn) handOver(s *tarnv1.Share, head uint64) *tarnv1.Share {
 	former, target := f.GetOwnerReplicaId(), f.GetTargetReplicaId()
 	f.OwnerReplicaId = target
 	clearProgress(f)
+	settle(f)
 	tx.nextEpoch(f, head)
 	keep := tx.s.minVersion >= 2 && s.GetExtraSpecs()[fsidOnLossSpec] == fsidKeep
 	if f.GetLoss() != nil && !nothingLost(f.GetLoss()) && !keep {

@@ -45,6 +45,7 @@ func (tx *txn) promoteReplica(c *raftv1.PromoteReplica, actor string) (*tarnv1.R
 	next := changeShare(s)
 	f := next.GetFencing()
 	f.Preparing = nil
+	f.Epoch = max(f.GetEpoch(), f.GetNewerEpoch())
 	f.Phase, f.TargetReplicaId, f.OpId, f.Mode = tarnv1.FencingPhase_FENCING_PHASE_FENCING, r.GetId(), c.GetOpId(), c.GetMode()
 	f.Proof, f.ProofDetail, f.Loss = tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED, "", nil
 	clearProgress(f)
@@ -144,6 +145,8 @@ func (tx *txn) checkPromotable(s *tarnv1.Share, r *tarnv1.Replica, c *raftv1.Pro
 	case c.GetExpectedEpoch() != f.GetEpoch():
 		return refuse(Aborted, "expected_epoch", "the share is at epoch %d, not %d; read it again and retry",
 			f.GetEpoch(), c.GetExpectedEpoch())
+	case Unsettled(s) && (c.GetMode() != tarnv1.PromotionMode_PROMOTION_MODE_FORCED || c.GetAutomatic()):
+		return refuse(FailedPrecondition, "id", "the state was restored from a backup, and what the share's replicas hold is not settled: `tarn share show` says what to do")
 	case c.GetAutomatic() && s.GetExtraSpecs()[autoFailoverSpec] == "":
 		return refuse(FailedPrecondition, "automatic", "the share's type has no %s", autoFailoverSpec)
 	}

@@ -237,6 +237,7 @@ func (tx *txn) removeReplica(r *tarnv1.Replica) {
 	}
 	if s.GetFencing().GetOwnerReplicaId() != r.GetId() {
 		tx.purgeRules(s)
+		tx.forget(s.GetId(), r.GetId())
 		return
 	}
 	for _, rule := range slices.Collect(tx.s.rulesOf(s.GetId())) {

@@ -35,6 +35,8 @@ const (
 	KeyVersion = 3
 	// CatchUpVersion is the first version in which a planned promotion can be prepared.
 	CatchUpVersion = 3
+	// FoundVersion is the first version in which a restored state learns of newer epochs.
+	FoundVersion = 3
 )
 
 // VersionOf returns the version of the cluster that the command needs. A verb that
@@ -44,6 +46,9 @@ func VersionOf(cmd *raftv1.Command) uint32 {
 	case *raftv1.Command_SetCommandVersion:
 		return v.SetCommandVersion.GetVersion()
 	case *raftv1.Command_Transitions:
+		if slices.ContainsFunc(v.Transitions.GetShares(), func(t *raftv1.ShareTransition) bool { return t.GetFound() != nil }) {
+			return FoundVersion
+		}
 		if len(v.Transitions.GetPurges()) > 0 {
 			return 2
 		}

@@ -8,7 +8,7 @@ import (
 // Entitled splits the shares for which a host asks a lease into those that it may
 // write under the state of view and those that it may not: only a share's owner, on
 // the host that has it, under the share's epoch, and nobody while the share is
-// fencing (reliability 3.3). Each comes back as it was asked for.
+// fencing (reliability 3.3), or after a restore not settled. Each comes back as it was asked for.
 //
 // It judges one state. That this is the newest one, and that the grant was noted
 // before it was read, is the caller's to see to (see observe.Leases.Grant).
@@ -33,6 +33,6 @@ func mayServe(view *raftfsm.View, hostID string, wanted *tarnv1.LeaseShare) bool
 		return false
 	}
 	f := share.GetFencing()
-	return f.GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_ACTIVE &&
+	return f.GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_ACTIVE && !raftfsm.Unsettled(share) &&
 		f.GetOwnerReplicaId() == r.GetId() && f.GetEpoch() == wanted.GetEpoch()
 }

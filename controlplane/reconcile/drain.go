@@ -77,7 +77,7 @@ func (r *round) drainPlan(shareID string) []schedule.DrainStep {
 	f := share.GetFencing()
 	plan := schedule.DrainShare{
 		ShareID: shareID, Name: share.GetName(), ReplicationType: share.GetReplicationType(),
-		Promoting: f.GetPhase() != tarnv1.FencingPhase_FENCING_PHASE_ACTIVE || f.GetPreparing() != nil && !f.GetPreparing().GetCancelled(),
+		Promoting: raftfsm.Unsettled(share) || f.GetPhase() != tarnv1.FencingPhase_FENCING_PHASE_ACTIVE || f.GetPreparing() != nil && !f.GetPreparing().GetCancelled(),
 	}
 	for _, rep := range r.view.ReplicasOfShare(shareID) {
 		h, _ := r.view.Host(rep.GetHostId())

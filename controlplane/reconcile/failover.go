@@ -38,7 +38,7 @@ type failoverChoice struct {
 
 func (r *round) automatic(s *shareFacts) failoverChoice {
 	maxAge := schedule.AutoFailover(s.GetExtraSpecs())
-	if maxAge == 0 || !s.mirrors() || s.fenced() {
+	if maxAge == 0 || !s.mirrors() || s.fenced() || raftfsm.Unsettled(s.Share) {
 		return failoverChoice{}
 	}
 	owner, ok := r.view.Replica(s.owner())

@@ -85,7 +85,8 @@ func (h *simHost) act() {
 	}
 	list, revision := assignment.ForHost(h.w.fsm.View(), h.id)
 	for _, a := range list {
-		if a.GetRole() == tarnv1.Role_ROLE_ACTIVE {
+		granted, _ := assignment.Entitled(h.w.fsm.View(), h.id, []*tarnv1.LeaseShare{{ShareId: a.GetShareId(), ReplicaId: a.GetReplicaId(), Epoch: a.GetEpoch()}})
+		if a.GetRole() == tarnv1.Role_ROLE_ACTIVE && len(granted) == 1 {
 			h.w.leases.Grant(h.id, h.w.now)
 			h.lease = h.w.now
 		}
@@ -113,6 +114,13 @@ func (h *simHost) follow(a *tarnv1.Assignment) *tarnv1.ReplicaReport {
 		h.data[a.GetReplicaId()] = r
 	}
 	out := &tarnv1.ReplicaReport{ReplicaId: a.GetReplicaId(), ShareId: a.GetShareId(), Error: h.failing}
+	if a.GetEpoch() < r.epoch && h.w.restored {
+		// It is ahead of what it is told, and does nothing.
+		h.describe(a, r, out)
+		out.Ready, out.Writable, out.Lag = false, false, nil
+		out.Error = &tarnv1.ReplicaError{Code: tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_INTERNAL, Retrying: true}
+		return out
+	}
 	if a.GetEpoch() < r.epoch {
 		h.w.t.Fatalf("replica %s was told epoch %d after %d", a.GetReplicaId(), a.GetEpoch(), r.epoch)
 	}

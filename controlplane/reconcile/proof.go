@@ -250,6 +250,8 @@ func WaitingFor(policy Policy, view *raftfsm.View, observed *observe.Snapshot, s
 	s := r.facts(share)
 	f := s.fencing
 	switch {
+	case raftfsm.Unsettled(share) && !s.fenced():
+		return r.unsettled(s, detail)
 	case !s.fenced() && f.GetPreparing() != nil && !f.GetPreparing().GetCancelled():
 		return r.preparingFor(s)
 	case !s.fenced():

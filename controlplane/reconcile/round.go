@@ -152,6 +152,7 @@ func (r *round) share(share *tarnv1.Share) {
 		r.snapshotsOn(s, rep)
 	}
 	r.resize(s)
+	r.restored(s)
 	r.failover(s)
 	r.promotion(s)
 }

@@ -45,6 +45,8 @@ type world struct {
 	guid   uint64
 	// specs are extra specs of the next share's type.
 	specs map[string]string
+	// restored: the state was put back from a backup.
+	restored bool
 	// log is every command that was applied.
 	log []*raftv1.Command
 }

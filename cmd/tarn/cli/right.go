@@ -29,7 +29,19 @@ func writerText(s *tarnv1.Share) string {
 	if len(where) > 0 {
 		text += " (" + strings.Join(where, ", ") + ")"
 	}
+	if unsettled(f) {
+		text = "nobody, after a restore; by the restored state " + text
+		if waits := right.GetWaitingFor(); waits != "" {
+			text += "\nwaits for " + waits
+		}
+		return text
+	}
 	return text + writeStateText(right)
+}
+
+// unsettled: the state was restored, and somebody has newer data or has not spoken.
+func unsettled(f *tarnv1.Fencing) bool {
+	return f.GetNewerEpoch() != 0 || len(f.GetUnheardReplicaIds()) > 0
 }
 
 func writeStateText(right *tarnv1.WriteRight) string {

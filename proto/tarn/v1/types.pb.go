@@ -1580,6 +1580,13 @@ type Fencing struct {
 	Preparing *Preparation `protobuf:"bytes,19,opt,name=preparing,proto3" json:"preparing,omitempty"`
 	// Forced, where the policy wants two people: who asked, and who else agreed.
 	Second *SecondConsent `protobuf:"bytes,20,opt,name=second,proto3" json:"second,omitempty"`
+	// The state was restored from a backup: replicas whose hosts have not said yet under
+	// which epoch their data are. While there is one, nobody may write.
+	UnheardReplicaIds []string `protobuf:"bytes,30,rep,name=unheard_replica_ids,json=unheardReplicaIds,proto3" json:"unheard_replica_ids,omitempty"`
+	// An epoch that a replica's data are under and that this state does not know: it was
+	// restored from before a promotion. Nobody may write until a forced one. 0: none.
+	NewerEpoch     uint64 `protobuf:"varint,31,opt,name=newer_epoch,json=newerEpoch,proto3" json:"newer_epoch,omitempty"`
+	NewerReplicaId string `protobuf:"bytes,32,opt,name=newer_replica_id,json=newerReplicaId,proto3" json:"newer_replica_id,omitempty"`
 	// Output only: who may write now.
 	Right         *WriteRight `protobuf:"bytes,40,opt,name=right,proto3" json:"right,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1754,6 +1761,27 @@ func (x *Fencing) GetSecond() *SecondConsent {
 		return x.Second
 	}
 	return nil
+}
+
+func (x *Fencing) GetUnheardReplicaIds() []string {
+	if x != nil {
+		return x.UnheardReplicaIds
+	}
+	return nil
+}
+
+func (x *Fencing) GetNewerEpoch() uint64 {
+	if x != nil {
+		return x.NewerEpoch
+	}
+	return 0
+}
+
+func (x *Fencing) GetNewerReplicaId() string {
+	if x != nil {
+		return x.NewerReplicaId
+	}
+	return ""
 }
 
 func (x *Fencing) GetRight() *WriteRight {
@@ -5921,7 +5949,7 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
 	"\x0fExtraSpecsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xba\x06\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb5\a\n" +
 	"\aFencing\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x15.tarn.v1.FencingPhaseR\x05phase\x12(\n" +
@@ -5947,7 +5975,11 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\tautomatic\x18\x11 \x01(\bR\tautomatic\x12 \n" +
 	"\vattestation\x18\x12 \x01(\tR\vattestation\x122\n" +
 	"\tpreparing\x18\x13 \x01(\v2\x14.tarn.v1.PreparationR\tpreparing\x12.\n" +
-	"\x06second\x18\x14 \x01(\v2\x16.tarn.v1.SecondConsentR\x06second\x12)\n" +
+	"\x06second\x18\x14 \x01(\v2\x16.tarn.v1.SecondConsentR\x06second\x12.\n" +
+	"\x13unheard_replica_ids\x18\x1e \x03(\tR\x11unheardReplicaIds\x12\x1f\n" +
+	"\vnewer_epoch\x18\x1f \x01(\x04R\n" +
+	"newerEpoch\x12(\n" +
+	"\x10newer_replica_id\x18  \x01(\tR\x0enewerReplicaId\x12)\n" +
 	"\x05right\x18( \x01(\v2\x13.tarn.v1.WriteRightR\x05right\"|\n" +
 	"\rSecondConsent\x12\x19\n" +
 	"\basked_by\x18\x01 \x01(\tR\aaskedBy\x12\x19\n" +

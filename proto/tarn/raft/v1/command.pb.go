@@ -3956,14 +3956,16 @@ func (x *PurgeTransition) GetGuid() uint64 {
 	return 0
 }
 
-// ShareTransition ends a resize.
+// ShareTransition ends a resize, or says under which epochs the data of a restored share
+// were found.
 type ShareTransition struct {
 	state                  protoimpl.MessageState `protogen:"open.v1"`
 	Id                     string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	ExpectedPendingSizeGib int64                  `protobuf:"varint,2,opt,name=expected_pending_size_gib,json=expectedPendingSizeGib,proto3" json:"expected_pending_size_gib,omitempty"`
 	ResizeStatus           v1.Status              `protobuf:"varint,3,opt,name=resize_status,json=resizeStatus,proto3,enum=tarn.v1.Status" json:"resize_status,omitempty"`
 	// Take pending_size_gib over.
-	CommitSize    bool `protobuf:"varint,4,opt,name=commit_size,json=commitSize,proto3" json:"commit_size,omitempty"`
+	CommitSize    bool         `protobuf:"varint,4,opt,name=commit_size,json=commitSize,proto3" json:"commit_size,omitempty"`
+	Found         *FoundEpochs `protobuf:"bytes,5,opt,name=found,proto3" json:"found,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4026,6 +4028,94 @@ func (x *ShareTransition) GetCommitSize() bool {
 	return false
 }
 
+func (x *ShareTransition) GetFound() *FoundEpochs {
+	if x != nil {
+		return x.Found
+	}
+	return nil
+}
+
+// FoundEpochs is what hosts said after a restore.
+type FoundEpochs struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Guard.
+	ExpectedEpoch uint64 `protobuf:"varint,1,opt,name=expected_epoch,json=expectedEpoch,proto3" json:"expected_epoch,omitempty"`
+	// Replicas that have spoken.
+	HeardReplicaIds []string `protobuf:"bytes,2,rep,name=heard_replica_ids,json=heardReplicaIds,proto3" json:"heard_replica_ids,omitempty"`
+	// The newest epoch, if the state does not know it, and who has it.
+	NewerEpoch     uint64 `protobuf:"varint,3,opt,name=newer_epoch,json=newerEpoch,proto3" json:"newer_epoch,omitempty"`
+	NewerReplicaId string `protobuf:"bytes,4,opt,name=newer_replica_id,json=newerReplicaId,proto3" json:"newer_replica_id,omitempty"`
+	// Of that replica: where its owner goes on if it is the owner itself.
+	HeadGuid      uint64 `protobuf:"fixed64,5,opt,name=head_guid,json=headGuid,proto3" json:"head_guid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FoundEpochs) Reset() {
+	*x = FoundEpochs{}
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FoundEpochs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FoundEpochs) ProtoMessage() {}
+
+func (x *FoundEpochs) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FoundEpochs.ProtoReflect.Descriptor instead.
+func (*FoundEpochs) Descriptor() ([]byte, []int) {
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *FoundEpochs) GetExpectedEpoch() uint64 {
+	if x != nil {
+		return x.ExpectedEpoch
+	}
+	return 0
+}
+
+func (x *FoundEpochs) GetHeardReplicaIds() []string {
+	if x != nil {
+		return x.HeardReplicaIds
+	}
+	return nil
+}
+
+func (x *FoundEpochs) GetNewerEpoch() uint64 {
+	if x != nil {
+		return x.NewerEpoch
+	}
+	return 0
+}
+
+func (x *FoundEpochs) GetNewerReplicaId() string {
+	if x != nil {
+		return x.NewerReplicaId
+	}
+	return ""
+}
+
+func (x *FoundEpochs) GetHeadGuid() uint64 {
+	if x != nil {
+		return x.HeadGuid
+	}
+	return 0
+}
+
 // CommitDemotion is proof demote_ack: the owner stopped, final_guid ends its writes.
 type CommitDemotion struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -4040,7 +4130,7 @@ type CommitDemotion struct {
 
 func (x *CommitDemotion) Reset() {
 	*x = CommitDemotion{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4052,7 +4142,7 @@ func (x *CommitDemotion) String() string {
 func (*CommitDemotion) ProtoMessage() {}
 
 func (x *CommitDemotion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[49]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4065,7 +4155,7 @@ func (x *CommitDemotion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitDemotion.ProtoReflect.Descriptor instead.
 func (*CommitDemotion) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{49}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CommitDemotion) GetShareId() string {
@@ -4117,7 +4207,7 @@ type CommitSeal struct {
 
 func (x *CommitSeal) Reset() {
 	*x = CommitSeal{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4129,7 +4219,7 @@ func (x *CommitSeal) String() string {
 func (*CommitSeal) ProtoMessage() {}
 
 func (x *CommitSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4142,7 +4232,7 @@ func (x *CommitSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitSeal.ProtoReflect.Descriptor instead.
 func (*CommitSeal) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{50}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CommitSeal) GetShareId() string {
@@ -4195,7 +4285,7 @@ type CommitProof struct {
 
 func (x *CommitProof) Reset() {
 	*x = CommitProof{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[51]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4207,7 +4297,7 @@ func (x *CommitProof) String() string {
 func (*CommitProof) ProtoMessage() {}
 
 func (x *CommitProof) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[51]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4220,7 +4310,7 @@ func (x *CommitProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitProof.ProtoReflect.Descriptor instead.
 func (*CommitProof) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{51}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CommitProof) GetShareId() string {
@@ -4280,7 +4370,7 @@ type Activate struct {
 
 func (x *Activate) Reset() {
 	*x = Activate{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[52]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4292,7 +4382,7 @@ func (x *Activate) String() string {
 func (*Activate) ProtoMessage() {}
 
 func (x *Activate) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[52]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4305,7 +4395,7 @@ func (x *Activate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activate.ProtoReflect.Descriptor instead.
 func (*Activate) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{52}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Activate) GetShareId() string {
@@ -4346,7 +4436,7 @@ type CheckHash struct {
 
 func (x *CheckHash) Reset() {
 	*x = CheckHash{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[53]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4358,7 +4448,7 @@ func (x *CheckHash) String() string {
 func (*CheckHash) ProtoMessage() {}
 
 func (x *CheckHash) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[53]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4371,7 +4461,7 @@ func (x *CheckHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckHash.ProtoReflect.Descriptor instead.
 func (*CheckHash) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{53}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CheckHash) GetIndex() uint64 {
@@ -4397,7 +4487,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[54]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4409,7 +4499,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[54]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4422,7 +4512,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{54}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -4442,7 +4532,7 @@ type SetCommandVersion struct {
 
 func (x *SetCommandVersion) Reset() {
 	*x = SetCommandVersion{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[55]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4454,7 +4544,7 @@ func (x *SetCommandVersion) String() string {
 func (*SetCommandVersion) ProtoMessage() {}
 
 func (x *SetCommandVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[55]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4467,7 +4557,7 @@ func (x *SetCommandVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetCommandVersion.ProtoReflect.Descriptor instead.
 func (*SetCommandVersion) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{55}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *SetCommandVersion) GetVersion() uint32 {
@@ -4492,7 +4582,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[56]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4504,7 +4594,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[56]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4517,7 +4607,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{56}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -4586,7 +4676,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[57]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4598,7 +4688,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[57]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4611,7 +4701,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{57}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -5144,13 +5234,21 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x0eexpected_state\x18\x03 \x01(\x0e2\x12.tarn.v1.HostStateR\rexpectedState\">\n" +
 	"\x0fPurgeTransition\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x12\n" +
-	"\x04guid\x18\x02 \x01(\x06R\x04guid\"\xb3\x01\n" +
+	"\x04guid\x18\x02 \x01(\x06R\x04guid\"\xe4\x01\n" +
 	"\x0fShareTransition\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x129\n" +
 	"\x19expected_pending_size_gib\x18\x02 \x01(\x03R\x16expectedPendingSizeGib\x124\n" +
 	"\rresize_status\x18\x03 \x01(\x0e2\x0f.tarn.v1.StatusR\fresizeStatus\x12\x1f\n" +
 	"\vcommit_size\x18\x04 \x01(\bR\n" +
-	"commitSize\"\xbb\x01\n" +
+	"commitSize\x12/\n" +
+	"\x05found\x18\x05 \x01(\v2\x19.tarn.raft.v1.FoundEpochsR\x05found\"\xc8\x01\n" +
+	"\vFoundEpochs\x12%\n" +
+	"\x0eexpected_epoch\x18\x01 \x01(\x04R\rexpectedEpoch\x12*\n" +
+	"\x11heard_replica_ids\x18\x02 \x03(\tR\x0fheardReplicaIds\x12\x1f\n" +
+	"\vnewer_epoch\x18\x03 \x01(\x04R\n" +
+	"newerEpoch\x12(\n" +
+	"\x10newer_replica_id\x18\x04 \x01(\tR\x0enewerReplicaId\x12\x1b\n" +
+	"\thead_guid\x18\x05 \x01(\x06R\bheadGuid\"\xbb\x01\n" +
 	"\x0eCommitDemotion\x12\x19\n" +
 	"\bshare_id\x18\x01 \x01(\tR\ashareId\x12\x13\n" +
 	"\x05op_id\x18\x02 \x01(\tR\x04opId\x12\x14\n" +
@@ -5225,7 +5323,7 @@ func file_tarn_raft_v1_command_proto_rawDescGZIP() []byte {
 	return file_tarn_raft_v1_command_proto_rawDescData
 }
 
-var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*Command)(nil),               // 0: tarn.raft.v1.Command
 	(*RequestKey)(nil),            // 1: tarn.raft.v1.RequestKey
@@ -5276,49 +5374,50 @@ var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*HostTransition)(nil),        // 46: tarn.raft.v1.HostTransition
 	(*PurgeTransition)(nil),       // 47: tarn.raft.v1.PurgeTransition
 	(*ShareTransition)(nil),       // 48: tarn.raft.v1.ShareTransition
-	(*CommitDemotion)(nil),        // 49: tarn.raft.v1.CommitDemotion
-	(*CommitSeal)(nil),            // 50: tarn.raft.v1.CommitSeal
-	(*CommitProof)(nil),           // 51: tarn.raft.v1.CommitProof
-	(*Activate)(nil),              // 52: tarn.raft.v1.Activate
-	(*CheckHash)(nil),             // 53: tarn.raft.v1.CheckHash
-	(*InitCluster)(nil),           // 54: tarn.raft.v1.InitCluster
-	(*SetCommandVersion)(nil),     // 55: tarn.raft.v1.SetCommandVersion
-	(*SnapshotHeader)(nil),        // 56: tarn.raft.v1.SnapshotHeader
-	(*SnapshotRecord)(nil),        // 57: tarn.raft.v1.SnapshotRecord
-	nil,                           // 58: tarn.raft.v1.UpdateShare.SetMetadataEntry
-	nil,                           // 59: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	nil,                           // 60: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	nil,                           // 61: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	(*timestamppb.Timestamp)(nil), // 62: google.protobuf.Timestamp
-	(*v1.ShareType)(nil),          // 63: tarn.v1.ShareType
-	(*v1.Share)(nil),              // 64: tarn.v1.Share
-	(*v1.Replica)(nil),            // 65: tarn.v1.Replica
-	(*v1.Snapshot)(nil),           // 66: tarn.v1.Snapshot
-	(*v1.AccessRule)(nil),         // 67: tarn.v1.AccessRule
-	(*v1.QuotaLimits)(nil),        // 68: tarn.v1.QuotaLimits
-	(*v1.Host)(nil),               // 69: tarn.v1.Host
-	(*v1.PurgeOrder)(nil),         // 70: tarn.v1.PurgeOrder
-	(*v1.User)(nil),               // 71: tarn.v1.User
-	(*v1.QuotaExceeded)(nil),      // 72: tarn.v1.QuotaExceeded
-	(v1.Status)(0),                // 73: tarn.v1.Status
-	(v1.PromotionMode)(0),         // 74: tarn.v1.PromotionMode
-	(*v1.Consent)(nil),            // 75: tarn.v1.Consent
-	(v1.ReplicaState)(0),          // 76: tarn.v1.ReplicaState
-	(v1.AccessLevel)(0),           // 77: tarn.v1.AccessLevel
-	(v1.HostAdminState)(0),        // 78: tarn.v1.HostAdminState
-	(*v1.UserMessage)(nil),        // 79: tarn.v1.UserMessage
-	(*v1.ExportLocation)(nil),     // 80: tarn.v1.ExportLocation
-	(*v1.RuleError)(nil),          // 81: tarn.v1.RuleError
-	(*v1.ReplicaError)(nil),       // 82: tarn.v1.ReplicaError
-	(*v1.DivergentCopy)(nil),      // 83: tarn.v1.DivergentCopy
-	(v1.HostState)(0),             // 84: tarn.v1.HostState
-	(v1.FencingProof)(0),          // 85: tarn.v1.FencingProof
-	(*v1.LossReport)(nil),         // 86: tarn.v1.LossReport
-	(*v1.SnapshotInstance)(nil),   // 87: tarn.v1.SnapshotInstance
-	(*v1.AuditRecord)(nil),        // 88: tarn.v1.AuditRecord
+	(*FoundEpochs)(nil),           // 49: tarn.raft.v1.FoundEpochs
+	(*CommitDemotion)(nil),        // 50: tarn.raft.v1.CommitDemotion
+	(*CommitSeal)(nil),            // 51: tarn.raft.v1.CommitSeal
+	(*CommitProof)(nil),           // 52: tarn.raft.v1.CommitProof
+	(*Activate)(nil),              // 53: tarn.raft.v1.Activate
+	(*CheckHash)(nil),             // 54: tarn.raft.v1.CheckHash
+	(*InitCluster)(nil),           // 55: tarn.raft.v1.InitCluster
+	(*SetCommandVersion)(nil),     // 56: tarn.raft.v1.SetCommandVersion
+	(*SnapshotHeader)(nil),        // 57: tarn.raft.v1.SnapshotHeader
+	(*SnapshotRecord)(nil),        // 58: tarn.raft.v1.SnapshotRecord
+	nil,                           // 59: tarn.raft.v1.UpdateShare.SetMetadataEntry
+	nil,                           // 60: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	nil,                           // 61: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	nil,                           // 62: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	(*timestamppb.Timestamp)(nil), // 63: google.protobuf.Timestamp
+	(*v1.ShareType)(nil),          // 64: tarn.v1.ShareType
+	(*v1.Share)(nil),              // 65: tarn.v1.Share
+	(*v1.Replica)(nil),            // 66: tarn.v1.Replica
+	(*v1.Snapshot)(nil),           // 67: tarn.v1.Snapshot
+	(*v1.AccessRule)(nil),         // 68: tarn.v1.AccessRule
+	(*v1.QuotaLimits)(nil),        // 69: tarn.v1.QuotaLimits
+	(*v1.Host)(nil),               // 70: tarn.v1.Host
+	(*v1.PurgeOrder)(nil),         // 71: tarn.v1.PurgeOrder
+	(*v1.User)(nil),               // 72: tarn.v1.User
+	(*v1.QuotaExceeded)(nil),      // 73: tarn.v1.QuotaExceeded
+	(v1.Status)(0),                // 74: tarn.v1.Status
+	(v1.PromotionMode)(0),         // 75: tarn.v1.PromotionMode
+	(*v1.Consent)(nil),            // 76: tarn.v1.Consent
+	(v1.ReplicaState)(0),          // 77: tarn.v1.ReplicaState
+	(v1.AccessLevel)(0),           // 78: tarn.v1.AccessLevel
+	(v1.HostAdminState)(0),        // 79: tarn.v1.HostAdminState
+	(*v1.UserMessage)(nil),        // 80: tarn.v1.UserMessage
+	(*v1.ExportLocation)(nil),     // 81: tarn.v1.ExportLocation
+	(*v1.RuleError)(nil),          // 82: tarn.v1.RuleError
+	(*v1.ReplicaError)(nil),       // 83: tarn.v1.ReplicaError
+	(*v1.DivergentCopy)(nil),      // 84: tarn.v1.DivergentCopy
+	(v1.HostState)(0),             // 85: tarn.v1.HostState
+	(v1.FencingProof)(0),          // 86: tarn.v1.FencingProof
+	(*v1.LossReport)(nil),         // 87: tarn.v1.LossReport
+	(*v1.SnapshotInstance)(nil),   // 88: tarn.v1.SnapshotInstance
+	(*v1.AuditRecord)(nil),        // 89: tarn.v1.AuditRecord
 }
 var file_tarn_raft_v1_command_proto_depIdxs = []int32{
-	62,  // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
+	63,  // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
 	4,   // 1: tarn.raft.v1.Command.audit:type_name -> tarn.raft.v1.AuditNote
 	1,   // 2: tarn.raft.v1.Command.key:type_name -> tarn.raft.v1.RequestKey
 	5,   // 3: tarn.raft.v1.Command.put_share_type:type_name -> tarn.raft.v1.PutShareType
@@ -5355,94 +5454,95 @@ var file_tarn_raft_v1_command_proto_depIdxs = []int32{
 	11,  // 34: tarn.raft.v1.Command.unmanage_share:type_name -> tarn.raft.v1.UnmanageShare
 	25,  // 35: tarn.raft.v1.Command.unmanage_snapshot:type_name -> tarn.raft.v1.UnmanageSnapshot
 	43,  // 36: tarn.raft.v1.Command.transitions:type_name -> tarn.raft.v1.Transitions
-	49,  // 37: tarn.raft.v1.Command.commit_demotion:type_name -> tarn.raft.v1.CommitDemotion
-	50,  // 38: tarn.raft.v1.Command.commit_seal:type_name -> tarn.raft.v1.CommitSeal
-	51,  // 39: tarn.raft.v1.Command.commit_proof:type_name -> tarn.raft.v1.CommitProof
-	52,  // 40: tarn.raft.v1.Command.activate:type_name -> tarn.raft.v1.Activate
-	53,  // 41: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
-	54,  // 42: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
+	50,  // 37: tarn.raft.v1.Command.commit_demotion:type_name -> tarn.raft.v1.CommitDemotion
+	51,  // 38: tarn.raft.v1.Command.commit_seal:type_name -> tarn.raft.v1.CommitSeal
+	52,  // 39: tarn.raft.v1.Command.commit_proof:type_name -> tarn.raft.v1.CommitProof
+	53,  // 40: tarn.raft.v1.Command.activate:type_name -> tarn.raft.v1.Activate
+	54,  // 41: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
+	55,  // 42: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
 	36,  // 43: tarn.raft.v1.Command.purge_divergent_copy:type_name -> tarn.raft.v1.PurgeDivergentCopy
-	55,  // 44: tarn.raft.v1.Command.set_command_version:type_name -> tarn.raft.v1.SetCommandVersion
+	56,  // 44: tarn.raft.v1.Command.set_command_version:type_name -> tarn.raft.v1.SetCommandVersion
 	39,  // 45: tarn.raft.v1.Command.put_user:type_name -> tarn.raft.v1.PutUser
 	40,  // 46: tarn.raft.v1.Command.revoke_user:type_name -> tarn.raft.v1.RevokeUser
-	62,  // 47: tarn.raft.v1.KeptOutcome.at:type_name -> google.protobuf.Timestamp
+	63,  // 47: tarn.raft.v1.KeptOutcome.at:type_name -> google.protobuf.Timestamp
 	3,   // 48: tarn.raft.v1.KeptOutcome.refusal:type_name -> tarn.raft.v1.Refusal
-	63,  // 49: tarn.raft.v1.KeptOutcome.share_type:type_name -> tarn.v1.ShareType
-	64,  // 50: tarn.raft.v1.KeptOutcome.share:type_name -> tarn.v1.Share
-	65,  // 51: tarn.raft.v1.KeptOutcome.replica:type_name -> tarn.v1.Replica
-	66,  // 52: tarn.raft.v1.KeptOutcome.snapshot:type_name -> tarn.v1.Snapshot
-	67,  // 53: tarn.raft.v1.KeptOutcome.access_rule:type_name -> tarn.v1.AccessRule
-	68,  // 54: tarn.raft.v1.KeptOutcome.quota_limits:type_name -> tarn.v1.QuotaLimits
-	69,  // 55: tarn.raft.v1.KeptOutcome.host:type_name -> tarn.v1.Host
-	70,  // 56: tarn.raft.v1.KeptOutcome.purge_order:type_name -> tarn.v1.PurgeOrder
-	71,  // 57: tarn.raft.v1.KeptOutcome.user:type_name -> tarn.v1.User
-	72,  // 58: tarn.raft.v1.Refusal.quota:type_name -> tarn.v1.QuotaExceeded
-	63,  // 59: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
-	64,  // 60: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
-	65,  // 61: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
-	58,  // 62: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
-	73,  // 63: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
-	65,  // 64: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
-	59,  // 65: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	60,  // 66: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	74,  // 67: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
-	75,  // 68: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
-	73,  // 69: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
-	76,  // 70: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
-	66,  // 71: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
-	61,  // 72: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	73,  // 73: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
-	67,  // 74: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
-	77,  // 75: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
-	68,  // 76: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
-	69,  // 77: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
-	78,  // 78: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
-	70,  // 79: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
-	62,  // 80: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
-	71,  // 81: tarn.raft.v1.UserRecord.user:type_name -> tarn.v1.User
-	71,  // 82: tarn.raft.v1.PutUser.user:type_name -> tarn.v1.User
+	64,  // 49: tarn.raft.v1.KeptOutcome.share_type:type_name -> tarn.v1.ShareType
+	65,  // 50: tarn.raft.v1.KeptOutcome.share:type_name -> tarn.v1.Share
+	66,  // 51: tarn.raft.v1.KeptOutcome.replica:type_name -> tarn.v1.Replica
+	67,  // 52: tarn.raft.v1.KeptOutcome.snapshot:type_name -> tarn.v1.Snapshot
+	68,  // 53: tarn.raft.v1.KeptOutcome.access_rule:type_name -> tarn.v1.AccessRule
+	69,  // 54: tarn.raft.v1.KeptOutcome.quota_limits:type_name -> tarn.v1.QuotaLimits
+	70,  // 55: tarn.raft.v1.KeptOutcome.host:type_name -> tarn.v1.Host
+	71,  // 56: tarn.raft.v1.KeptOutcome.purge_order:type_name -> tarn.v1.PurgeOrder
+	72,  // 57: tarn.raft.v1.KeptOutcome.user:type_name -> tarn.v1.User
+	73,  // 58: tarn.raft.v1.Refusal.quota:type_name -> tarn.v1.QuotaExceeded
+	64,  // 59: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
+	65,  // 60: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
+	66,  // 61: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
+	59,  // 62: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
+	74,  // 63: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
+	66,  // 64: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
+	60,  // 65: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	61,  // 66: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	75,  // 67: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
+	76,  // 68: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
+	74,  // 69: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
+	77,  // 70: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
+	67,  // 71: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
+	62,  // 72: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	74,  // 73: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
+	68,  // 74: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
+	78,  // 75: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
+	69,  // 76: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
+	70,  // 77: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
+	79,  // 78: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
+	71,  // 79: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
+	63,  // 80: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
+	72,  // 81: tarn.raft.v1.UserRecord.user:type_name -> tarn.v1.User
+	72,  // 82: tarn.raft.v1.PutUser.user:type_name -> tarn.v1.User
 	37,  // 83: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
 	44,  // 84: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
 	45,  // 85: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
 	46,  // 86: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
 	48,  // 87: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
-	79,  // 88: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
+	80,  // 88: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
 	47,  // 89: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
-	73,  // 90: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
-	76,  // 91: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
-	80,  // 92: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
-	81,  // 93: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
-	62,  // 94: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
-	82,  // 95: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
-	83,  // 96: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	73,  // 97: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
-	62,  // 98: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
-	84,  // 99: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
-	84,  // 100: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
-	73,  // 101: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
-	62,  // 102: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
-	62,  // 103: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
-	85,  // 104: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
-	86,  // 105: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
-	62,  // 106: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
-	63,  // 107: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
-	64,  // 108: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
-	65,  // 109: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
-	66,  // 110: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
-	87,  // 111: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
-	67,  // 112: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
-	68,  // 113: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
-	79,  // 114: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
-	69,  // 115: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
-	37,  // 116: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
-	88,  // 117: tarn.raft.v1.SnapshotRecord.audit_record:type_name -> tarn.v1.AuditRecord
-	38,  // 118: tarn.raft.v1.SnapshotRecord.user:type_name -> tarn.raft.v1.UserRecord
-	2,   // 119: tarn.raft.v1.SnapshotRecord.kept_outcome:type_name -> tarn.raft.v1.KeptOutcome
-	120, // [120:120] is the sub-list for method output_type
-	120, // [120:120] is the sub-list for method input_type
-	120, // [120:120] is the sub-list for extension type_name
-	120, // [120:120] is the sub-list for extension extendee
-	0,   // [0:120] is the sub-list for field type_name
+	74,  // 90: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
+	77,  // 91: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
+	81,  // 92: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
+	82,  // 93: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
+	63,  // 94: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
+	83,  // 95: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
+	84,  // 96: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	74,  // 97: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
+	63,  // 98: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
+	85,  // 99: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
+	85,  // 100: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
+	74,  // 101: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
+	49,  // 102: tarn.raft.v1.ShareTransition.found:type_name -> tarn.raft.v1.FoundEpochs
+	63,  // 103: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
+	63,  // 104: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
+	86,  // 105: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
+	87,  // 106: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
+	63,  // 107: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
+	64,  // 108: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
+	65,  // 109: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
+	66,  // 110: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
+	67,  // 111: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
+	88,  // 112: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
+	68,  // 113: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
+	69,  // 114: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
+	80,  // 115: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
+	70,  // 116: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
+	37,  // 117: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
+	89,  // 118: tarn.raft.v1.SnapshotRecord.audit_record:type_name -> tarn.v1.AuditRecord
+	38,  // 119: tarn.raft.v1.SnapshotRecord.user:type_name -> tarn.raft.v1.UserRecord
+	2,   // 120: tarn.raft.v1.SnapshotRecord.kept_outcome:type_name -> tarn.raft.v1.KeptOutcome
+	121, // [121:121] is the sub-list for method output_type
+	121, // [121:121] is the sub-list for method input_type
+	121, // [121:121] is the sub-list for extension type_name
+	121, // [121:121] is the sub-list for extension extendee
+	0,   // [0:121] is the sub-list for field type_name
 }
 
 func init() { file_tarn_raft_v1_command_proto_init() }
@@ -5510,7 +5610,7 @@ func file_tarn_raft_v1_command_proto_init() {
 	file_tarn_raft_v1_command_proto_msgTypes[8].OneofWrappers = []any{}
 	file_tarn_raft_v1_command_proto_msgTypes[23].OneofWrappers = []any{}
 	file_tarn_raft_v1_command_proto_msgTypes[44].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[57].OneofWrappers = []any{
+	file_tarn_raft_v1_command_proto_msgTypes[58].OneofWrappers = []any{
 		(*SnapshotRecord_ShareType)(nil),
 		(*SnapshotRecord_Share)(nil),
 		(*SnapshotRecord_Replica)(nil),
@@ -5531,7 +5631,7 @@ func file_tarn_raft_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_raft_v1_command_proto_rawDesc), len(file_tarn_raft_v1_command_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   62,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
