@@ -54,7 +54,7 @@ func Restore(ctx context.Context, cfg Config, f io.ReadSeeker) (Restored, error)
 	if out.Unasked, err = n.askEarlier(ctx, summary.Servers); err != nil {
 		return Restored{}, err
 	}
-	err = consensus.Seed(n.offlineConsensus(), summary.Index, summary.Term, func(w io.Writer) error {
+	err = consensus.Seed(n.offlineConsensus(), summary.Index+raftfsm.RestoredGap, summary.Term, func(w io.Writer) error {
 		state, err := backup.State(f, summary)
 		if err != nil {
 			return err

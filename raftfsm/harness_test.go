@@ -24,6 +24,7 @@ type tb interface {
 
 // node is one state machine under test, with the log it was fed.
 type node struct {
+	gap uint64 // of restored states
 	t   tb
 	f   *FSM
 	log []*raft.Log
@@ -36,7 +37,7 @@ func newNode(t tb) *node {
 	return &node{t: t, f: New(Config{}), at: epochStart}
 }
 
-func (n *node) index() uint64 { return uint64(len(n.log)) }
+func (n *node) index() uint64 { return n.gap + uint64(len(n.log)) }
 
 // entry stamps a command as the leader would and appends it to the log.
 func (n *node) entry(cmd *raftv1.Command) *raft.Log {

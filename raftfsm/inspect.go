@@ -71,9 +71,15 @@ func count(kinds map[string]int, record []byte) error {
 	return nil
 }
 
+// RestoredGap is how far a restored log's index is above its backup's. Revisions are
+// indexes: hosts that went on without a control plane ignore what is older than what they
+// have, and must not take the restored state for that.
+const RestoredGap = 1 << 32
+
 // RestoredState turns the snapshot in r into the one that a restored cluster starts
 // from, and writes it to w: join tokens are gone, as those that were used since the
-// backup would count as unused again.
+// backup would count as unused again; every replica has to say under which epoch its data
+// are; and the index is higher by RestoredGap, which the log has to begin after.
 func RestoredState(w io.Writer, r io.Reader) error {
 	s, err := readState(r)
 	if err != nil {
@@ -81,5 +87,6 @@ func RestoredState(w io.Writer, r io.Reader) error {
 	}
 	s.tokens = newState().tokens
 	s.unsettle()
+	s.index += RestoredGap
 	return s.write(w)
 }

@@ -17,6 +17,7 @@ func (n *node) fromBackup() {
 		n.t.Fatalf("%v", err)
 	}
 	n.f = restored(n.t, state.Bytes())
+	n.gap += RestoredGap
 }
 
 func found(share string, f *raftv1.FoundEpochs) *raftv1.Transitions {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -73,7 +74,7 @@ func TestCheckSaysWhatIsIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	var again bytes.Buffer
-	if err := raftfsm.RestoredState(&again, state); err != nil {
+	if _, err := io.Copy(&again, state); err != nil {
 		t.Fatal(err)
 	}
 	var want bytes.Buffer

@@ -31,7 +31,7 @@ func (w *world) restore(saved []byte) {
 	if err := w.fsm.Restore(io.NopCloser(&state)); err != nil {
 		w.t.Fatalf("%v", err)
 	}
-	w.restored = true
+	w.restored, w.index = true, w.fsm.View().Index()
 	w.lead()
 }
 

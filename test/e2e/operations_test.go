@@ -85,7 +85,7 @@ func TestRunbooks(t *testing.T) {
 		env:      map[string]string{}, ran: map[string]int{},
 	}
 	o.prepareRunbooks()
-	special := []string{"Lost host", "Divergent copy", "Full pool", "Restore"}
+	special := []string{"Lost host", "Divergent copy", "Full pool", "Restore", "Newer than the backup"}
 	for _, b := range runbooks(t) {
 		if b.kind == "sh" && !slices.Contains(special, b.section) && o.ran[b.section] == 0 {
 			o.follow("sh", b.section)
@@ -211,6 +211,24 @@ func (o *operator) restored() {
 	o.t.Helper()
 	o.env["DIR"] = o.t.TempDir()
 	o.follow("sh", "Restore")
+	// What the backup does not know: the other replica becomes the active one.
+	var next string
+	o.eventually(time.Minute, "a copy that is in sync", func(context.Context) error {
+		for _, r := range o.listed() {
+			if r.GetReplicaState() == tarnv1.ReplicaState_REPLICA_STATE_IN_SYNC && r.GetStatus() == tarnv1.Status_STATUS_AVAILABLE {
+				next = r.GetAvailabilityZone()
+				return nil
+			}
+		}
+		return errors.New("none")
+	})
+	o.env["ZONE"] = next
+	o.must("replica", "promote", "web/"+next, "--wait", "--timeout", "2m")
+	o.copy = o.replicaAt(o.share, next, isWritable)
+	late := &diary{}
+	if err := late.write(o.copy.GetObserved().GetMountpoint(), 5); err != nil {
+		o.t.Fatal(err)
+	}
 	var first dev.Node
 	for _, n := range o.Nodes() {
 		if n.Kind != dev.Control {
@@ -229,10 +247,20 @@ func (o *operator) restored() {
 	if err := o.Start(first.Name); err != nil {
 		o.t.Fatal(err)
 	}
-	o.eventually(90*time.Second, "the share is known and served again", func(context.Context) error {
-		if s := o.tarn("share", "show", "web"); s.code != 0 || !strings.Contains(s.stdout, "available") {
+	o.eventually(90*time.Second, "the promotion is found", func(context.Context) error {
+		if s := o.tarn("share", "show", "web"); s.code != 0 || !strings.Contains(s.stdout, o.copy.GetId()+" in zone "+next) || !strings.Contains(s.stdout, "promote that one with --force") {
 			return errors.New(s.stdout + s.stderr)
 		}
 		return nil
 	})
+	o.follow("sh", "Newer than the backup")
+	o.eventually(90*time.Second, "the share is served again by who had it last", func(context.Context) error {
+		if s := o.tarn("share", "show", "web"); s.code != 0 || !strings.Contains(s.stdout, "and takes writes") || !strings.Contains(s.stdout, "zone "+next) {
+			return errors.New(s.stdout + s.stderr)
+		}
+		return nil
+	})
+	if err := late.whole(o.replicaAt(o.share, next, isWritable).GetObserved().GetMountpoint()); err != nil {
+		o.t.Errorf("what was written after the backup: %v", err)
+	}
 }
