@@ -225,10 +225,11 @@ func (o *operator) restored() {
 	o.env["ZONE"] = next
 	o.must("replica", "promote", "web/"+next, "--wait", "--timeout", "2m")
 	o.copy = o.replicaAt(o.share, next, isWritable)
-	late := &diary{}
+	late := &diary{entries: slices.Clone(o.diary.entries)} // for other names
 	if err := late.write(o.copy.GetObserved().GetMountpoint(), 5); err != nil {
 		o.t.Fatal(err)
 	}
+	late.entries = late.entries[len(o.diary.entries):]
 	var first dev.Node
 	for _, n := range o.Nodes() {
 		if n.Kind != dev.Control {
