@@ -122,13 +122,15 @@ func keyringIn(t *testing.T, path string) gossip.Keyring {
 	return file.Keyring()
 }
 
-// keys is what an operator is told, by whoever leads.
-func (h *harness) keys() *tarnv1.GossipKeys {
-	keys, err := h.operator().Operator.GetGossipKeys(h.t.Context(), &tarnv1.GetGossipKeysRequest{})
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	return keys
+// keysUntil asks whoever leads until what an operator is told is as wanted. While nobody
+// leads nothing is told.
+func (h *harness) keysUntil(what string, holds func(*tarnv1.GossipKeys) bool) {
+	h.t.Helper()
+	op := h.operator()
+	h.await(what, func() bool {
+		keys, err := op.Operator.GetGossipKeys(h.t.Context(), &tarnv1.GetGossipKeysRequest{})
+		return err == nil && holds(keys)
+	})
 }
 
 // The ring finds together by what the control plane tells its members, with strangers and
@@ -155,8 +157,8 @@ func TestRotationOfTheRingsKey(t *testing.T) {
 	if err != nil || started.GetPhase() != tarnv1.GossipPhase_GOSSIP_PHASE_ADDING || started.GetNumber() != 1 {
 		t.Fatalf("begun: %v, %v", started, err)
 	}
-	h.await("all but one have the new key", func() bool {
-		waits := h.keys().GetWaitsFor()
+	h.keysUntil("all but one have the new key", func(now *tarnv1.GossipKeys) bool {
+		waits := now.GetWaitsFor()
 		return len(waits) == 1 && strings.Contains(waits[0], "agent alpha: has keys number 0, not yet 1")
 	})
 	dead := h.leader()
@@ -167,15 +169,14 @@ func TestRotationOfTheRingsKey(t *testing.T) {
 		t.Fatalf("begun again by the next leader: %v, %v", again, err)
 	}
 	host.part.deaf.Store(false)
-	h.await("the one that is down is waited for", func() bool {
-		waits := h.keys().GetWaitsFor()
-		return len(waits) == 1 && strings.Contains(waits[0], dead.ID()) && h.keys().GetPhase() == tarnv1.GossipPhase_GOSSIP_PHASE_ADDING
+	h.keysUntil("the one that is down is waited for", func(now *tarnv1.GossipKeys) bool {
+		waits := now.GetWaitsFor()
+		return len(waits) == 1 && strings.Contains(waits[0], dead.ID()) && now.GetPhase() == tarnv1.GossipPhase_GOSSIP_PHASE_ADDING
 	})
 	cfg := dead.cfg
 	cfg.Socket, cfg.AdminSocket = again(t, cfg.Listen), socket(t)
 	h.start(cfg)
-	h.await("the rotation is over", func() bool {
-		now := h.keys()
+	h.keysUntil("the rotation is over", func(now *tarnv1.GossipKeys) bool {
 		return now.GetPhase() == tarnv1.GossipPhase_GOSSIP_PHASE_SETTLED && now.GetNumber() == 3 && len(now.GetWaitsFor()) == 0
 	})
 	mute.die()
