@@ -186,7 +186,7 @@ func (h *simHost) pull(a *tarnv1.Assignment, r *simReplica) {
 	}
 	// What does not fit the lineage is kept aside, and the common part stays.
 	r.history, r.headAt, r.dirty = slices.Clone(from.history), from.headAt, false
-	r.snaps = maps.Clone(from.snaps)
+	maps.Copy(r.snaps, from.snaps) // what the source has no more stays until it is named
 	for _, s := range a.GetRemovedSnapshots() {
 		delete(r.snaps, s.GetSnapshotId())
 	}
