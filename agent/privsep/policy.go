@@ -28,7 +28,8 @@ type Policy struct {
 	// KeyDir holds the keys of encrypted shares; "": none are loaded.
 	KeyDir string
 
-	also []string // assignments that tests need besides
+	also  []string // assignments that tests need besides
+	trees bool     // datasets of any depth, which the engine's tests make
 }
 
 // Check refuses a command of zfs(8) or zpool(8) that is not of a known shape and about

@@ -30,6 +30,9 @@ func TestPolicyAllowsTheAgentsWork(t *testing.T) {
 		"zfs destroy tank/tarn/a", "zfs destroy tank/tarn/a@x,y", "zfs destroy -nvp tank/tarn/a@x,y", "zfs destroy tank/tarn/a#x",
 		"zfs send -c -L -i tank/tarn/a#x tank/tarn/a@y", "zfs send -nP -w tank/tarn/a@y", "zfs receive -u -s -o canmount=noauto tank/tarn/a@y", "zfs receive -A tank/tarn/a",
 		"zfs load-key -L file:///var/lib/tarn-agent/keys/k tank/tarn/e",
+		"zfs create -o canmount=off tank/tarn/.staging", "zfs receive -u -s tank/tarn/.staging/a@y", "zfs rename tank/tarn/.staging/a tank/tarn/a",
+		"zfs clone -o canmount=noauto tank/tarn/a@x tank/tarn/.divergent/a", "zfs set mountpoint=/srv/fast/a fast/tarn/a", "zfs set mountpoint=none tank/tarn/.divergent/a-3",
+		"zfs unmount tank/tarn/.divergent/a-3", "zfs destroy tank/tarn/a/b/c",
 	} {
 		args := strings.Fields(line)
 		if _, err := policy().Check(args[0], args[1:]); err != nil {
@@ -49,6 +52,13 @@ func TestPolicyRefuses(t *testing.T) {
 		"zfs rename tank/tarn/a@x tank/home@x", "zfs mount tank/home", "zfs unmount -a", "zfs mount -a", "zfs snapshot tank/tarn/a@x tank/home@x", "zfs send tank/home@x",
 		"zfs send -i tank/home@w tank/tarn/a@x", "zfs clone tank/home@x tank/tarn/a", "zfs clone tank/tarn/a@x tank/home2", "zfs promote tank/home", "zfs hold x tank/home@x",
 		"zfs list other", "zfs get all other", "zfs inherit tarn:sync other", "zfs inherit mountpoint tank", "zfs load-key -L file:///var/lib/tarn-agent/keys/k tank/home",
+		// What a share's writers have made there, a link to elsewhere, is followed by whoever mounts.
+		"zfs create tank/tarn/a/link", "zfs create -o canmount=noauto tank/tarn/a/link", "zfs mount tank/tarn/a/link", "zfs mount tank/tarn/.divergent", "zfs mount tank/tarn/.divergent/a-3", "zfs mount tank/tarn",
+		"zfs rename tank/tarn/a tank/tarn/b/link", "zfs rename tank/tarn/a tank/tarn/.divergent", "zfs rename tank/tarn/a tank/tarn/.x/b/c", "zfs rename tank/tarn/a tank/tarn/.x/.y",
+		"zfs clone tank/tarn/a@x tank/tarn/b/link", "zfs clone tank/tarn/a@x tank/tarn/.x", "zfs clone tank/tarn/a@x tank/tarn/.x/b", "zfs receive -u tank/tarn/a/link@x", "zfs receive -u tank/tarn/.x@y",
+		"zfs create tank/tarn/.staging", "zfs create -o mountpoint=/srv/fast/a/link fast/tarn/b", "zfs clone -o mountpoint=/srv/fast fast/tarn/a@x fast/tarn/b", "zfs receive -u -o mountpoint=/srv/fast/b fast/tarn/a@x",
+		"zfs set mountpoint=/srv/fast/a/link fast/tarn/b", "zfs set mountpoint=/srv/fast fast/tarn/b", "zfs set mountpoint=/srv/fast/b fast/tarn/a", "zfs set mountpoint=/srv/fast/.divergent/a fast/tarn/.divergent/a",
+		"zfs set mountpoint=/srv/fast/a fast/tarn", "zfs set mountpoint=/tank/tarn/a fast/tarn/a", "zfs set mountpoint= fast/tarn/.divergent/a", "zfs set readonly=on mountpoint=/srv/fast/x fast/tarn/a",
 		// Flags.
 		"zfs destroy -r tank/tarn/a", "zfs destroy -R tank/tarn/a@x", "zfs destroy -f tank/tarn/a", "zfs rollback -r tank/tarn/a@x", "zfs receive -F -u tank/tarn/a@x", "zfs receive tank/tarn/a@x",
 		"zfs receive -u -d tank/tarn/a", "zfs receive -u tank/tarn@x", "zfs send -R tank/tarn/a@x", "zfs send -p tank/tarn/a@x", "zfs mount -O tank/tarn/a", "zfs mount -o suid tank/tarn/a", "zfs mount -o ro,suid tank/tarn/a",
@@ -86,6 +96,8 @@ func FuzzDecodeCall(f *testing.F) {
 	f.Add([]byte(`{"verb":"zfs","args":["send","-i","tank/tarn/a#b","tank/tarn/a@x"]}`))
 	f.Add([]byte(`{"verb":"zpool","args":["status","-v","tank"]}`))
 	f.Add([]byte(`{"verb":"apply","args":["ro","/srv/fast/a"],"exports":"AA=="}`))
+	f.Add([]byte(`{"verb":"zfs","args":["set","mountpoint=/srv/fast/a","fast/tarn/a"]}`))
+	f.Add([]byte(`{"verb":"zfs","args":["rename","tank/tarn/a","tank/tarn/.x/a"]}`))
 	f.Add([]byte(`{"kill":true}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := decodeCall(data)
@@ -108,7 +120,13 @@ func FuzzDecodeCall(f *testing.F) {
 		if !inside || strings.Contains(dataset, "..") {
 			t.Errorf("%q passes", c.Args)
 		}
+		if depth := strings.Count(dataset, "/"); c.Args[0] == "mount" && depth != 2 || c.Args[0] == "rename" && depth > 3 || c.Args[0] == "receive" && c.Args[1] == "-u" && depth > 3 {
+			t.Errorf("%q passes", c.Args)
+		}
 		for _, a := range c.Args[1:] {
+			if dir, ok := strings.CutPrefix(a, "mountpoint=/"); ok && "/"+dir != policy().place(dataset) {
+				t.Errorf("%q passes", c.Args)
+			}
 			if strings.HasPrefix(a, "-") && strings.ContainsAny(a, "rRFfda") && a != "-f" {
 				t.Errorf("%q passes", c.Args)
 			}

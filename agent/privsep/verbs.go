@@ -18,19 +18,21 @@ type verb struct {
 }
 
 var zfsVerbs = map[string]verb{
-	"version":  {false, func(_ Policy, args []string) error { return shape(args, nil, nothing) }},
-	"list":     {false, Policy.checkList},
-	"get":      {false, Policy.checkGet},
-	"holds":    {false, Policy.checkHolds},
-	"send":     {false, Policy.checkSend},
-	"create":   {true, Policy.checkCreate},
-	"clone":    {true, Policy.checkClone},
-	"destroy":  {true, Policy.checkDestroy},
-	"rename":   {true, Policy.checkRename},
-	"promote":  {true, func(p Policy, args []string) error { return shape(args, nil, one(p.below)) }},
-	"set":      {true, Policy.checkSet},
-	"inherit":  {true, Policy.checkInherit},
-	"mount":    {true, func(p Policy, args []string) error { return shape(args, options{"-o": only("ro")}, one(p.Owned)) }},
+	"version": {false, func(_ Policy, args []string) error { return shape(args, nil, nothing) }},
+	"list":    {false, Policy.checkList},
+	"get":     {false, Policy.checkGet},
+	"holds":   {false, Policy.checkHolds},
+	"send":    {false, Policy.checkSend},
+	"create":  {true, Policy.checkCreate},
+	"clone":   {true, Policy.checkClone},
+	"destroy": {true, Policy.checkDestroy},
+	"rename":  {true, Policy.checkRename},
+	"promote": {true, func(p Policy, args []string) error { return shape(args, nil, one(p.below)) }},
+	"set":     {true, Policy.checkSet},
+	"inherit": {true, Policy.checkInherit},
+	"mount": {true, func(p Policy, args []string) error {
+		return shape(args, options{"-o": only("ro")}, one(p.is(kindReplica)))
+	}},
 	"unmount":  {true, func(p Policy, args []string) error { return shape(args, options{"-f": nil}, one(p.Owned)) }},
 	"snapshot": {true, func(p Policy, args []string) error { return shape(args, nil, each(p.snapshot)) }},
 	"rollback": {true, func(p Policy, args []string) error { return shape(args, nil, one(p.snapshot)) }},
@@ -187,11 +189,15 @@ func (p Policy) checkSend(args []string) error {
 }
 
 func (p Policy) checkCreate(args []string) error {
-	return shape(args, options{"-o": p.assignment}, one(p.Owned))
+	return shape(args, options{"-o": p.assignment}, one(func(dataset string) error {
+		return errors.Join(p.is(kindBase, kindDir, kindReplica)(dataset), p.placed(dataset, args), p.unmounted(dataset, args))
+	}))
 }
 
 func (p Policy) checkClone(args []string) error {
-	return shape(args, options{"-o": p.assignment}, two(p.snapshot, p.below))
+	return shape(args, options{"-o": p.assignment}, two(p.snapshot, func(dataset string) error {
+		return errors.Join(p.is(kindReplica, kindKept)(dataset), p.placed(dataset, args), p.unmounted(dataset, args))
+	}))
 }
 
 // checkDestroy allows one filesystem, one bookmark, or snapshots of one filesystem.
@@ -222,7 +228,7 @@ func (p Policy) checkRename(args []string) error {
 			}
 			return two(p.snapshot, p.snapshot)(args)
 		}
-		return two(p.below, p.below)(args)
+		return two(p.below, p.is(kindReplica, kindKept))(args)
 	})
 }
 
@@ -232,7 +238,7 @@ func (p Policy) checkSet(args []string) error {
 			return errors.New("properties and a dataset are needed")
 		}
 		last := len(args) - 1
-		return errors.Join(each(p.assignment)(args[:last]), p.Owned(args[last]))
+		return errors.Join(each(p.assignment)(args[:last]), p.Owned(args[last]), p.placed(args[last], args[:last]))
 	})
 }
 
@@ -274,7 +280,7 @@ func (p Policy) checkReceive(args []string) error {
 	}
 	return shape(args, options{"-u": nil, "-s": nil, "-o": p.assignment}, one(func(name string) error {
 		dataset, _, _ := strings.Cut(name, "@")
-		return errors.Join(p.snapshot(name), p.below(dataset))
+		return errors.Join(p.snapshot(name), p.is(kindReplica, kindKept)(dataset), p.placed(dataset, args))
 	}))
 }
 

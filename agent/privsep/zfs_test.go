@@ -51,7 +51,7 @@ func testLog(t *testing.T) *slog.Logger {
 func TestConformanceThroughHelper(t *testing.T) {
 	src, dst := realzfs.NewPool(t, 2048), realzfs.NewPool(t, 2048)
 	client := serve(t, Config{
-		Policy: Policy{Base: "tarn", Pools: []Pool{{src.Name, filepath.Join(src.Dir, "mnt")}, {dst.Name, filepath.Join(dst.Dir, "mnt")}}, KeyDir: "/", also: []string{"canmount=on", "readonly=maybe", "quota=-5"}},
+		Policy: Policy{Base: "tarn", Pools: []Pool{{src.Name, filepath.Join(src.Dir, "mnt")}, {dst.Name, filepath.Join(dst.Dir, "mnt")}}, KeyDir: "/", trees: true, also: []string{"canmount=on", "readonly=maybe", "quota=-5"}},
 		UID:    uint32(os.Getuid()), Logger: testLog(t),
 	})
 	h, err := zfs.Open(t.Context(), zfs.Config{Pools: []string{src.Name, dst.Name}, Launcher: client, Logger: testLog(t)})
