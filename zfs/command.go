@@ -144,10 +144,22 @@ func (r *runner) runToEnd(ctx context.Context, cmd *exec.Cmd, inv invocation) er
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	after := func() {}
+	if r.launcher == nil && !inv.pool {
+		var err error
+		if after, err = Alone(ctx, inv.args); err != nil {
+			return err
+		}
+	}
 	p, err := r.begin(inv, cmd)
 	if err != nil {
+		after()
 		return err
 	}
+	go func() { // also when it is left behind
+		<-p.done
+		after()
+	}()
 	return r.stuck.await(ctx, p)
 }
 

@@ -87,7 +87,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 		return nil, err
 	}
 	if !h.build.bookmarks {
-		h.sends, h.receives = newSlots("send"), newSlots("receive")
+		h.sends, h.receives = newSlots("send", fuseStreams), newSlots("receive", fuseStreams)
 	}
 	h.log.Info("storage is ready", "engine", h.build.engine, "version", h.build.version, "zfs", h.zfs, "pools", h.pools)
 	return h, nil

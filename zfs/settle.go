@@ -120,11 +120,7 @@ func unread(device string) (n int, known bool) {
 // mountpoint unmounts, and what is said of hold is true of that. For a Launcher's other
 // side; it takes at most a second per filesystem.
 func Settle(args []string) {
-	if len(args) < 3 || args[0] != "set" && args[0] != "inherit" {
-		return
-	}
-	prop, _, _ := strings.Cut(args[1], "=")
-	if prop != PropMountpoint && prop != PropCanMount {
+	if !movesMounts(args) {
 		return
 	}
 	all, err := mounts()
@@ -137,6 +133,16 @@ func Settle(args []string) {
 			settle(m, m.dir)
 		}
 	}
+}
+
+// movesMounts tells whether a command changes a mountpoint, so that zfs(8) unmounts and
+// mounts.
+func movesMounts(args []string) bool {
+	if len(args) < 3 || args[0] != "set" && args[0] != "inherit" {
+		return false
+	}
+	prop, _, _ := strings.Cut(args[1], "=")
+	return prop == PropMountpoint || prop == PropCanMount
 }
 
 // isHold tells whether a link of /proc/PID/fd is a hold: it keeps no file open.

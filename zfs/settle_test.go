@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"tarn/zfs"
 	"tarn/zfs/zfstest/realzfs"
 )
@@ -20,12 +22,17 @@ func TestUnmountAfterClose(t *testing.T) {
 	ctx := t.Context()
 	ds, path := pool.Name+"/f", pool.Dir+"/f"
 	ok(t, h.Create(ctx, ds, map[string]string{zfs.PropCanMount: "on"}, true))
-	for i := range 32 {
+	rounds := 32
+	if realzfs.Kernel() {
+		rounds = 16
+	}
+	for i := range rounds {
 		closed := openSome(t, path, 1+i%16)
 		if i%16 == 15 {
 			ok(t, zfs.Fence(ctx, ds))
 			closed()
 			ok(t, h.Unmount(ctx, ds, false))
+			ok(t, h.Set(ctx, ds, map[string]string{zfs.PropReadOnly: "off"}))
 		} else {
 			closed()
 			ok(t, h.Unmount(ctx, ds, false))
@@ -73,7 +80,11 @@ func TestUnmountAmongOpens(t *testing.T) {
 		opens <- n
 	}()
 	unmounts := 0
-	for range 100 {
+	rounds := 100
+	if realzfs.Kernel() { // which has no such moments; processes cost a lot in its emulation
+		rounds = 10
+	}
+	for range rounds {
 		err := h.Unmount(ctx, ds, false)
 		if errors.Is(err, zfs.ErrBusy) {
 			continue
@@ -84,4 +95,25 @@ func TestUnmountAmongOpens(t *testing.T) {
 	}
 	end.Store(true)
 	t.Logf("%d opens, %d unmounts", <-opens, unmounts)
+}
+
+// TestMountsAtOnce: two agents of a machine, each with many mounts at a time.
+func TestMountsAtOnce(t *testing.T) {
+	pool := realzfs.NewPool(t, 256)
+	hosts := []*zfs.Host{open(t, pool), open(t, pool)}
+	var g errgroup.Group
+	for i := range 8 {
+		ds := fmt.Sprintf("%s/a-long-name-of-a-filesystem-%d", pool.Name, i)
+		h := hosts[i%len(hosts)]
+		ok(t, h.Create(t.Context(), ds, map[string]string{zfs.PropCanMount: "on"}, false))
+		g.Go(func() error {
+			for range 5 {
+				if err := errors.Join(h.Unmount(t.Context(), ds, false), h.Mount(t.Context(), ds)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	ok(t, g.Wait())
 }

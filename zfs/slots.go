@@ -18,6 +18,10 @@ import (
 const (
 	fuseStreams = 3
 	fuseRunDir  = "/var/run/zfs"
+	// fuseMounts: two mounts at a time write their names over each other in the pipe that
+	// tells zfs-fuse's listener of them, which then waits for the rest of a name of a
+	// gigabyte, and with it every filesystem of the machine (seen on 0.7.0).
+	fuseMounts = 1
 	// fuseRetry is how often a slot is looked for while other processes have them all.
 	fuseRetry = 20 * time.Millisecond
 )
@@ -29,9 +33,9 @@ type slots struct {
 	idle chan int
 }
 
-func newSlots(name string) *slots {
-	s := &slots{name: name, idle: make(chan int, fuseStreams)}
-	for i := range fuseStreams {
+func newSlots(name string, n int) *slots {
+	s := &slots{name: name, idle: make(chan int, n)}
+	for i := range n {
 		s.idle <- i
 	}
 	return s
@@ -74,4 +78,25 @@ func (s *slots) lock(i int) (unlock func(), ok bool) {
 		return nil, false
 	}
 	return func() { _ = f.Close() }, true
+}
+
+// Alone waits until a command of zfs(8) that mounts something is the only one on this
+// machine, where zfs-fuse needs that; every other command it lets pass at once. after has
+// to be called when the command has ended. For a Launcher's other side.
+func Alone(ctx context.Context, args []string) (after func(), err error) {
+	if _, kernel := os.Stat("/dev/zfs"); kernel == nil || !mountsSomething(args) {
+		return func() {}, nil
+	}
+	return newSlots("mount", fuseMounts).take(ctx)
+}
+
+func mountsSomething(args []string) bool {
+	if len(args) < 2 {
+		return false
+	}
+	switch args[0] {
+	case "mount", "create", "clone", "rename":
+		return true
+	}
+	return movesMounts(args)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -74,11 +75,32 @@ func (h *Host) DestroySnapshots(ctx context.Context, dataset string, names ...st
 				continue
 			}
 		}
+		if errors.Is(err, ErrBusy) { // what OpenZFS up to 2.1 says of held ones
+			return h.heldOr(ctx, err, dataset, part)
+		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// heldOr names the snapshot that is held, if one is, and is busy otherwise.
+func (h *Host) heldOr(ctx context.Context, busy error, dataset string, names []string) error {
+	versions, err := h.Versions(ctx, dataset)
+	if err != nil {
+		return errors.Join(busy, err)
+	}
+	for _, v := range versions {
+		if v.UserRefs > 0 && slices.Contains(names, v.Name) {
+			return v.refuseHeld()
+		}
+	}
+	return busy
+}
+
+func (v Version) refuseHeld() error {
+	return &Error{Op: "destroy", Object: v.FullName(), Class: ErrHeld, Text: fmt.Sprintf("%d holds", v.UserRefs)}
 }
 
 // chunks splits names so that each part joined with commas stays below limit bytes.
@@ -113,7 +135,7 @@ func (h *Host) destroyOneByOne(ctx context.Context, dataset string, names []stri
 		case !ok:
 			continue
 		case v.UserRefs > 0:
-			return &Error{Op: "destroy", Object: v.FullName(), Class: ErrHeld, Text: fmt.Sprintf("%d holds", v.UserRefs)}
+			return v.refuseHeld()
 		case h.held.sending(v.FullName()):
 			return &Error{Op: "destroy", Object: v.FullName(), Class: ErrBusy, Text: "it is being sent"}
 		}

@@ -25,7 +25,7 @@ type Client struct {
 }
 
 // patience bounds connecting, asking and being told that a call has begun.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // unreachable names the next step.
 func (c Client) unreachable(verb string, err error) error {

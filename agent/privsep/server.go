@@ -208,6 +208,13 @@ func (s *Server) tool(ctx context.Context, conn *net.UnixConn, asked call, files
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = files[0], files[1], files[2]
 	if asked.Verb == toolZFS {
 		zfs.Settle(asked.Args) // the agent may not see the host's mounts
+		wait, cancel := context.WithTimeout(ctx, patience/2)
+		defer cancel()
+		after, err := zfs.Alone(wait, asked.Args)
+		if err != nil {
+			return changes, fmt.Errorf("wait for other mounts: %w", err)
+		}
+		defer after()
 	}
 	return changes, follow(ctx, conn, cmd, files)
 }

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"tarn/zfs"
 )
 
 // Pool is a pool on a sparse file, destroyed with its test.
@@ -104,6 +106,13 @@ func run(tool string, args []string) error {
 	settle()
 	ctx, cancel := context.WithTimeout(context.Background(), commandDeadline)
 	defer cancel()
+	if tool == "zfs" {
+		after, err := zfs.Alone(ctx, args)
+		if err != nil {
+			return err
+		}
+		defer after()
+	}
 	cmd := exec.CommandContext(ctx, "/usr/sbin/"+tool, args...)
 	cmd.WaitDelay = time.Second
 	cmd.Env, cmd.Dir = append(os.Environ(), "LC_ALL=C"), "/"
