@@ -6,11 +6,14 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // kennel keeps a watchdog that bites when nobody feeds it, as a driver does.
@@ -233,5 +236,22 @@ func TestBackingIsChecked(t *testing.T) {
 	}
 	if _, ok := configured(dir, slog.New(slog.DiscardHandler)).(*watchdog); !ok {
 		t.Error("the watchdog was not configured")
+	}
+}
+
+// TestConfigureAtOnce: the two helpers of a host write the same when they start together.
+func TestConfigureAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	var g errgroup.Group
+	for range 64 {
+		g.Go(func() error {
+			return Configure(dir, Backing{Watchdog: &WatchdogConfig{Device: "/dev/watchdog0", Timeout: time.Minute}})
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 || configured(dir, slog.New(slog.DiscardHandler)) == nil {
+		t.Errorf("%v %v", left, err)
 	}
 }
