@@ -59,7 +59,7 @@ func (tx *txn) foundEpochs(t *raftv1.ShareTransition) bool {
 	if fencing(s) {
 		known++ // the floor of a promotion that runs
 	}
-	if newer := found.GetNewerEpoch(); newer > max(known, f.GetNewerEpoch()) || newer > known && newer == f.GetNewerEpoch() {
+	if newer := found.GetNewerEpoch(); newer > known && newer >= f.GetNewerEpoch() {
 		f.NewerEpoch, f.NewerReplicaId = newer, found.GetNewerReplicaId()
 	}
 	if f.GetNewerEpoch() != 0 && f.GetNewerReplicaId() == f.GetOwnerReplicaId() && len(f.GetUnheardReplicaIds()) == 0 && !fencing(s) {

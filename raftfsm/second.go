@@ -13,7 +13,7 @@ import (
 
 // askSecond notes that a forced promotion needs the consent of somebody else than actor.
 func (tx *txn) askSecond(f *tarnv1.Fencing, c *raftv1.PromoteReplica, actor string) {
-	if f.GetSecond() == nil && !c.GetSecondRequired() || tx.s.minVersion < 3 || c.GetMode() != tarnv1.PromotionMode_PROMOTION_MODE_FORCED {
+	if f.GetSecond() == nil && !c.GetSecondRequired() || tx.s.minVersion < SecondVersion || c.GetMode() != tarnv1.PromotionMode_PROMOTION_MODE_FORCED {
 		return
 	}
 	f.Second = &tarnv1.SecondConsent{AskedBy: actor}
@@ -34,15 +34,14 @@ func unreasoned(c *tarnv1.Consent) *tarnv1.Consent {
 }
 
 // agree notes the second person's consent, once. The first one's alone changes nothing.
-func (tx *txn) agree(s *tarnv1.Share, actor string) *Error {
+func (tx *txn) agree(s *tarnv1.Share, actor string) {
 	second := s.GetFencing().GetSecond()
 	if second.GetAskedBy() == actor || second.GetGivenBy() != "" {
-		return nil
+		return
 	}
 	next := changeShare(s)
 	next.Fencing.Second.GivenBy, next.Fencing.Second.GivenAt = actor, tx.now
 	tx.saveShare(s, next)
-	return nil
 }
 
 // checkSecond: without the second consent nothing may be lost.

@@ -116,7 +116,8 @@ func (tx *txn) promoteAgain(s *tarnv1.Share, r *tarnv1.Replica, c *raftv1.Promot
 		return r, nil
 	}
 	if f.GetSecond() != nil && sameConsent(f, c) {
-		return r, tx.agree(s, actor)
+		tx.agree(s, actor)
+		return r, nil
 	}
 	next := changeShare(s)
 	tx.askSecond(next.GetFencing(), c, actor)

@@ -24,8 +24,9 @@ const (
 	// records, users, keys of join tokens, automatic failover, attestations and consents
 	// that are checked.
 	// 3: a forced promotion whose owner stopped by its own word can be cancelled; a
-	// command under a key that was seen before has the first one's outcome; planned promotions are prepared;
-	// forced ones can need two people.
+	// command under a key that was seen before has the first one's outcome; planned
+	// promotions are prepared; forced ones can need two people; a restored state finds
+	// promotions that it does not know of.
 	CommandVersion = 3
 	// AuditVersion is the first version that keeps audit records and the keys of join
 	// tokens: below it commands come without.
@@ -37,6 +38,8 @@ const (
 	CatchUpVersion = 3
 	// FoundVersion is the first version in which a restored state learns of newer epochs.
 	FoundVersion = 3
+	// SecondVersion is the first version in which a forced promotion can need two people.
+	SecondVersion = 3
 )
 
 // VersionOf returns the version of the cluster that the command needs. A verb that
@@ -56,7 +59,7 @@ func VersionOf(cmd *raftv1.Command) uint32 {
 	case *raftv1.Command_PromoteReplica:
 		c := v.PromoteReplica
 		if c.GetCatchUp() || c.GetSecondRequired() {
-			return 3
+			return max(CatchUpVersion, SecondVersion)
 		}
 		if c.GetAutomatic() || c.GetAttestation() != "" || c.GetConsent().GetHeadGuid() != 0 || len(c.GetConsent().GetLostGuids()) > 0 {
 			return 2

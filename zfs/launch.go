@@ -96,9 +96,6 @@ func Holders(device string) []string { return deviceHolders(device) }
 // begin starts cmd, here or at the launcher.
 func (r *runner) begin(inv invocation, cmd *exec.Cmd) (*process, error) {
 	if r.launcher == nil {
-		if !inv.pool {
-			Settle(inv.args)
-		}
 		return r.stuck.start(inv, cmd)
 	}
 	tool := "zfs"

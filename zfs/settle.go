@@ -116,20 +116,16 @@ func unread(device string) (n int, known bool) {
 	return n, err == nil
 }
 
-// Settle does what has to be done before zfs(8) runs with these arguments: a change of a
-// mountpoint unmounts, and what is said of hold is true of that. For a Launcher's other
-// side; it takes at most a second per filesystem.
-func Settle(args []string) {
-	if !movesMounts(args) {
-		return
-	}
+// settleBelow settles datasets and what is below them, for a command that unmounts them
+// itself, without a hold.
+func settleBelow(datasets []string) {
 	all, err := mounts()
 	if err != nil {
 		return
 	}
 	for _, m := range all {
-		of := func(arg string) bool { return m.dataset == arg || strings.HasPrefix(m.dataset, arg+"/") }
-		if m.fuse && slices.ContainsFunc(args[2:], of) {
+		of := func(name string) bool { return m.dataset == name || strings.HasPrefix(m.dataset, name+"/") }
+		if m.fuse && slices.ContainsFunc(datasets, of) {
 			settle(m, m.dir)
 		}
 	}

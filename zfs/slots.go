@@ -80,14 +80,19 @@ func (s *slots) lock(i int) (unlock func(), ok bool) {
 	return func() { _ = f.Close() }, true
 }
 
-// Alone waits until a command of zfs(8) that mounts something is the only one on this
-// machine, where zfs-fuse needs that; every other command it lets pass at once. after has
-// to be called when the command has ended. For a Launcher's other side.
+// Alone is called before zfs(8) runs with these arguments, by whoever starts it. Where
+// zfs-fuse needs that, it waits until no other command of this machine mounts something,
+// and settles what the command is going to unmount, for at most a second per filesystem.
+// Everywhere else it does nothing. after has to be called when the command has ended.
 func Alone(ctx context.Context, args []string) (after func(), err error) {
 	if _, kernel := os.Stat("/dev/zfs"); kernel == nil || !mountsSomething(args) {
 		return func() {}, nil
 	}
-	return newSlots("mount", fuseMounts).take(ctx)
+	after, err = newSlots("mount", fuseMounts).take(ctx)
+	if err == nil && movesMounts(args) {
+		settleBelow(args[2:])
+	}
+	return after, err
 }
 
 func mountsSomething(args []string) bool {

@@ -207,7 +207,6 @@ func (s *Server) tool(ctx context.Context, conn *net.UnixConn, asked call, files
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = files[0], files[1], files[2]
 	if asked.Verb == toolZFS {
-		zfs.Settle(asked.Args) // the agent may not see the host's mounts
 		wait, cancel := context.WithTimeout(ctx, patience/2)
 		defer cancel()
 		after, err := zfs.Alone(wait, asked.Args)
