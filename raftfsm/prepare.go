@@ -1,6 +1,10 @@
 package raftfsm
 
 import (
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
 )
@@ -42,9 +46,34 @@ func checkPrepared(s *tarnv1.Share, r *tarnv1.Replica, c *raftv1.PromoteReplica)
 func (tx *txn) prepare(s *tarnv1.Share, r *tarnv1.Replica, c *raftv1.PromoteReplica) {
 	next := changeShare(s)
 	next.Fencing.Preparing = &tarnv1.Preparation{
-		TargetReplicaId: r.GetId(), OpId: c.GetOpId(), Since: tx.now, AllowOutOfSync: c.GetAllowOutOfSync(),
+		TargetReplicaId: r.GetId(), OpId: c.GetOpId(), Since: tx.now, AllowOutOfSync: c.GetAllowOutOfSync(), Until: tx.until(c),
 	}
 	tx.saveShare(s, next)
+}
+
+// longestWait is how long a planned promotion may be given.
+const longestWait = time.Hour
+
+// checkWait holds what a planned promotion was given to its bounds.
+func checkWait(c *raftv1.PromoteReplica) *Error {
+	wait := c.GetWait()
+	switch {
+	case wait == nil:
+		return nil
+	case c.GetMode() != tarnv1.PromotionMode_PROMOTION_MODE_PLANNED:
+		return refuse(InvalidArgument, "wait", "a forced promotion waits for a proof, not for a time")
+	case !wait.IsValid() || wait.AsDuration() <= 0 || wait.AsDuration() > longestWait:
+		return refuse(InvalidArgument, "wait", "must be above 0 and %s at most", longestWait)
+	}
+	return nil
+}
+
+// until is when a planned promotion is taken back by the command's own words; nil for never.
+func (tx *txn) until(c *raftv1.PromoteReplica) *timestamppb.Timestamp {
+	if c.GetWait() == nil || tx.s.minVersion < WaitVersion {
+		return nil
+	}
+	return timestamppb.New(tx.now.AsTime().Add(c.GetWait().AsDuration()))
 }
 
 func (tx *txn) cancelPreparation(s *tarnv1.Share) *tarnv1.Share {

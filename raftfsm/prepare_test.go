@@ -3,8 +3,10 @@ package raftfsm
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
@@ -99,5 +101,55 @@ func TestPreparingWaitsForItsVersion(t *testing.T) {
 	}
 	if !bytes.Equal(dump(t, restored(t, dump(t, n.f.View())).View()), dump(t, n.f.View())) {
 		t.Error("it does not survive a restore")
+	}
+}
+
+// TestTimeOfAPlannedPromotion is in the state from version 4 on: that of a preparation,
+// and that of an owner that has to stop. Both end with their promotion.
+func TestTimeOfAPlannedPromotion(t *testing.T) {
+	n := world(t)
+	n.do(&raftv1.SetCommandVersion{Version: WaitVersion})
+	n.replicated("s", "readable")
+	given := func(c *raftv1.PromoteReplica, wait time.Duration) *raftv1.PromoteReplica {
+		c = proto.CloneOf(c)
+		c.Wait = durationpb.New(wait)
+		return c
+	}
+	for _, wait := range []time.Duration{-time.Second, 0, longestWait + 1} {
+		n.refused(InvalidArgument, "wait", given(prepareOf("s-r2", "op"), wait))
+	}
+	n.refused(InvalidArgument, "wait", given(&raftv1.PromoteReplica{Id: "s-r2", OpId: "op", Mode: forced, ExpectedEpoch: 1}, time.Minute))
+
+	n.do(given(prepareOf("s-r2", "op"), time.Minute))
+	p := preparing(n.getShare("s"))
+	if got := p.GetUntil().AsTime().Sub(p.GetSince().AsTime()); got != time.Minute || VersionOf(wrap(t, given(prepareOf("s-r2", "op"), 1))) != WaitVersion {
+		t.Errorf("prepared for %s", got)
+	}
+	n.do(given(began(prepareOf("s-r2", "op")), 30*time.Second))
+	f := n.getShare("s").GetFencing()
+	if got := f.GetQuiesceUntil().AsTime().Sub(f.GetStartedAt().AsTime()); got != 30*time.Second {
+		t.Errorf("begun for %s", got)
+	}
+	n.do(&raftv1.CancelPromotion{ShareId: "s", OpId: "op"})
+	if until := n.getShare("s").GetFencing().GetQuiesceUntil(); until != nil {
+		t.Errorf("cancelled, and stops at %v", until)
+	}
+	n.do(&raftv1.PromoteReplica{Id: "s-r2", OpId: "other", Mode: planned, ExpectedEpoch: 2})
+	if until := n.getShare("s").GetFencing().GetQuiesceUntil(); until != nil {
+		t.Errorf("nobody said how long: %v", until)
+	}
+	checkInvariants(t, n.f.View())
+}
+
+// TestTimesWaitForTheirVersion: older nodes do not look at them.
+func TestTimesWaitForTheirVersion(t *testing.T) {
+	n := world(t)
+	n.do(&raftv1.SetCommandVersion{Version: WaitVersion - 1})
+	n.replicated("s", "readable")
+	c := prepareOf("s-r2", "op")
+	c.Wait = durationpb.New(-1)
+	n.do(c)
+	if until := preparing(n.getShare("s")).GetUntil(); until != nil {
+		t.Errorf("kept %v", until)
 	}
 }

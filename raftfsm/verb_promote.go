@@ -25,7 +25,7 @@ func (tx *txn) promoteReplica(c *raftv1.PromoteReplica, actor string) (*tarnv1.R
 	if !ok {
 		return nil, missing("id", "replica", c.GetId())
 	}
-	if err := checkPromoteRequest(c); err != nil {
+	if err := tx.checkPromoteRequest(c); err != nil {
 		return nil, err
 	}
 	s, _ := tx.s.share(r.GetShareId())
@@ -51,6 +51,7 @@ func (tx *txn) promoteReplica(c *raftv1.PromoteReplica, actor string) (*tarnv1.R
 	clearProgress(f)
 	f.Consent, f.StartedAt = c.GetConsent(), tx.now
 	f.Automatic, f.Attestation = c.GetAutomatic(), c.GetAttestation()
+	f.QuiesceUntil = tx.until(c)
 	tx.askSecond(f, c, actor)
 	tx.saveShare(s, next)
 	return tx.setStatus(r, tarnv1.Status_STATUS_REPLICATION_CHANGE), nil
@@ -58,7 +59,7 @@ func (tx *txn) promoteReplica(c *raftv1.PromoteReplica, actor string) (*tarnv1.R
 
 // clearProgress forgets what belongs to one promotion only.
 func clearProgress(f *tarnv1.Fencing) {
-	f.FinalGuid, f.Consent, f.Sealed, f.SealedGuid, f.Attestation, f.Second = 0, nil, false, 0, "", nil
+	f.FinalGuid, f.Consent, f.Sealed, f.SealedGuid, f.Attestation, f.Second, f.QuiesceUntil = 0, nil, false, 0, "", nil, nil
 }
 
 func (tx *txn) setStatus(r *tarnv1.Replica, st tarnv1.Status) *tarnv1.Replica {
@@ -67,9 +68,12 @@ func (tx *txn) setStatus(r *tarnv1.Replica, st tarnv1.Status) *tarnv1.Replica {
 	return tx.saveReplica(r, next)
 }
 
-func checkPromoteRequest(c *raftv1.PromoteReplica) *Error {
+func (tx *txn) checkPromoteRequest(c *raftv1.PromoteReplica) *Error {
 	if c.GetOpId() == "" {
 		return refuse(InvalidArgument, "op_id", "must be set")
+	}
+	if err := checkWait(c); err != nil && tx.s.minVersion >= WaitVersion {
+		return err
 	}
 	switch c.GetMode() {
 	case tarnv1.PromotionMode_PROMOTION_MODE_PLANNED:

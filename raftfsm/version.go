@@ -27,7 +27,8 @@ const (
 	// command under a key that was seen before has the first one's outcome; planned
 	// promotions are prepared; forced ones can need two people; a restored state finds
 	// promotions that it does not know of.
-	CommandVersion = 3
+	// 4: how long a planned promotion may take outlasts the leader.
+	CommandVersion = 4
 	// AuditVersion is the first version that keeps audit records and the keys of join
 	// tokens: below it commands come without.
 	AuditVersion = 2
@@ -40,6 +41,9 @@ const (
 	FoundVersion = 3
 	// SecondVersion is the first version in which a forced promotion can need two people.
 	SecondVersion = 3
+	// WaitVersion is the first version in which the state has how long a planned promotion
+	// may take.
+	WaitVersion = 4
 )
 
 // VersionOf returns the version of the cluster that the command needs. A verb that
@@ -58,6 +62,9 @@ func VersionOf(cmd *raftv1.Command) uint32 {
 		return 1
 	case *raftv1.Command_PromoteReplica:
 		c := v.PromoteReplica
+		if c.GetWait() != nil {
+			return WaitVersion
+		}
 		if c.GetCatchUp() || c.GetSecondRequired() {
 			return max(CatchUpVersion, SecondVersion)
 		}

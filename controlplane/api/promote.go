@@ -33,6 +33,9 @@ func (s *replicas) PromoteReplica(ctx context.Context, req *tarnv1.PromoteReplic
 		}
 		cmd := promotion(who, share, req)
 		cmd.GetPromoteReplica().CatchUp = !req.GetForce() && !req.GetAtOnce() && v.CommandVersion() >= raftfsm.CatchUpVersion
+		if wait := req.GetQuiesceWaitTime(); !req.GetForce() && wait.AsDuration() > 0 && v.CommandVersion() >= raftfsm.WaitVersion {
+			cmd.GetPromoteReplica().Wait = wait
+		}
 		cmd.GetPromoteReplica().SecondRequired = req.GetForce() && s.Policies.Policy().NeedsSecond(actForcePromote)
 		return cmd, nil
 	}))

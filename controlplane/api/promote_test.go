@@ -1,9 +1,12 @@
 package api_test
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"tarn/controlplane/client"
 	tarnv1 "tarn/proto/tarn/v1"
@@ -56,6 +59,25 @@ func TestForcedPromotionHasAReason(t *testing.T) {
 func (s *server) fencing(share *tarnv1.Share) *tarnv1.Fencing {
 	stored, _ := s.fsm.View().Share(share.GetId())
 	return stored.GetFencing()
+}
+
+// TestTimeOfAPlannedPromotionIsKept in the state, where a later leader finds it.
+func TestTimeOfAPlannedPromotionIsKept(t *testing.T) {
+	s := newServer(t)
+	op := s.operator()
+	share, r := s.promotable(op)
+	req := &tarnv1.PromoteReplicaRequest{Id: r.GetId(), QuiesceWaitTime: durationpb.New(90 * time.Second)}
+	if _, err := op.Replicas.PromoteReplica(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	p := s.fencing(share).GetPreparing()
+	if got := p.GetUntil().AsTime().Sub(p.GetSince().AsTime()); got != 90*time.Second {
+		t.Errorf("it ends after %s", got)
+	}
+	shown, err := op.Shares.GetShare(t.Context(), &tarnv1.GetRequest{Id: share.GetId()})
+	if want := "ends by itself at " + p.GetUntil().AsTime().Format(time.TimeOnly); err != nil || !strings.Contains(shown.GetFencing().GetRight().GetWaitingFor(), want) {
+		t.Errorf("shown: %v, %v; want %q", shown.GetFencing().GetRight(), err, want)
+	}
 }
 
 // TestForcedPromotionByTwo: the policy wants a second person, and one is not two.

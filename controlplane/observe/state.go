@@ -212,7 +212,7 @@ func (s *State) Changed() <-chan struct{} {
 }
 
 // SetQuiesce makes a planned promotion cancel itself when it has not been
-// demoted by then. The leader's memory only: a new leader waits for ever.
+// demoted by then. The leader's memory only: a new leader goes by what the state has.
 func (s *State) SetQuiesce(opID string, until time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

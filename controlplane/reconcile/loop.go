@@ -39,9 +39,6 @@ type Config struct {
 	// Interval is how long the loop sleeps at most when nothing changes: lags grow
 	// and hosts fall silent without an event. Default 500 ms.
 	Interval time.Duration
-	// DrainQuiesce is how long a drain waits for an owner to come to rest before
-	// it cancels its promotion. Default 1 min.
-	DrainQuiesce time.Duration
 	// Observe is called after every round with the time that Step took; nil for none.
 	Observe func(took time.Duration, commands int)
 	// Promoted is called with a share whose promotion has just ended; nil for none.
@@ -65,11 +62,8 @@ func NewLoop(cfg Config) (*Loop, error) {
 	if cfg.Interval == 0 {
 		cfg.Interval = 500 * time.Millisecond
 	}
-	if cfg.DrainQuiesce == 0 {
-		cfg.DrainQuiesce = time.Minute
-	}
-	if cfg.Interval < 0 || cfg.DrainQuiesce < 0 {
-		return nil, errors.New("reconcile: durations must be positive")
+	if cfg.Interval < 0 {
+		return nil, errors.New("reconcile: the interval must be positive")
 	}
 	if cfg.Observe == nil {
 		cfg.Observe = func(time.Duration, int) {}
@@ -162,6 +156,10 @@ func (l *Loop) after(cmd *raftv1.Command, result *raftfsm.Result, now time.Time)
 		l.cfg.Promoted(share)
 	}
 	if p := cmd.GetPromoteReplica(); p != nil && result.Err == nil && p.GetMode() == tarnv1.PromotionMode_PROMOTION_MODE_PLANNED {
-		l.cfg.Soft.SetQuiesce(p.GetOpId(), now.Add(l.cfg.DrainQuiesce))
+		wait := l.cfg.Policy.StopTime
+		if p.GetWait() != nil {
+			wait = p.GetWait().AsDuration()
+		}
+		l.cfg.Soft.SetQuiesce(p.GetOpId(), now.Add(wait))
 	}
 }

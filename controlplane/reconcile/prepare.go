@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	"tarn/controlplane/assignment"
 	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
@@ -31,18 +33,46 @@ func (r *round) prepare(s *shareFacts) {
 	target, ok := r.view.Replica(p.GetTargetReplicaId())
 	switch {
 	case !ok || target.GetId() == s.owner() || deleting(target) || unmanaging(target):
-		r.cancel(s, p.GetOpId(), p.GetTargetReplicaId(), "its target is no replica any more that could take over")
+		r.cancel(s, p.GetOpId(), p.GetTargetReplicaId(), "its target is no replica any more that could take over", "")
 	case r.obs.Missed(target.GetHostId()):
-		r.cancel(s, p.GetOpId(), target.GetId(), "its target's host is silent")
+		r.cancel(s, p.GetOpId(), target.GetId(), "its target's host is silent", "")
 	case r.ready(s, target):
 		r.propose(&raftv1.Command{Verb: &raftv1.Command_PromoteReplica{PromoteReplica: &raftv1.PromoteReplica{
 			Id: target.GetId(), OpId: p.GetOpId(), Mode: tarnv1.PromotionMode_PROMOTION_MODE_PLANNED,
-			ExpectedEpoch: s.fencing.GetEpoch(), AllowOutOfSync: p.GetAllowOutOfSync(),
+			ExpectedEpoch: s.fencing.GetEpoch(), AllowOutOfSync: p.GetAllowOutOfSync(), Wait: r.stopTime(p),
 		}}})
-	case r.quiesced(p.GetOpId()):
-		r.cancel(s, p.GetOpId(), target.GetId(), "the replica did not catch up within quiesce_wait_time")
+	case r.quiesced(p.GetOpId()) || !r.now.Before(r.prepareUntil(p)):
+		r.cancel(s, p.GetOpId(), target.GetId(), "the replica has not caught up since "+clock(p.GetSince().AsTime())+", and it waited for "+r.lacks(s, target), adviceOnLag)
 	}
 }
+
+// adviceOnLag is what can be done about a target that does not catch up.
+const adviceOnLag = " Promote again when `tarn replica show` says that the replica is in sync and little behind, give it longer with --quiesce-wait-time (1h at the most), " +
+	"or promote with --at-once: writes are refused then until it has the rest."
+
+// prepareUntil is when a preparation ends by itself. Nobody stands still for it, so that
+// the wall clock, which every leader has, is good enough.
+func (r *round) prepareUntil(p *tarnv1.Preparation) time.Time {
+	if p.GetUntil() != nil {
+		return p.GetUntil().AsTime()
+	}
+	return p.GetSince().AsTime().Add(r.policy.PrepareTime)
+}
+
+// stopTime is how long the owner may take to stop: what is left of the time that the
+// promotion was given; nil if the log does not keep it yet.
+func (r *round) stopTime(p *tarnv1.Preparation) *durationpb.Duration {
+	switch {
+	case !waits(r.view):
+		return nil
+	case p.GetUntil() == nil:
+		return durationpb.New(r.policy.StopTime)
+	}
+	return durationpb.New(max(time.Second, p.GetUntil().AsTime().Sub(r.now)))
+}
+
+// waits says if the log keeps how long planned promotions may take.
+func waits(v *raftfsm.View) bool { return v.CommandVersion() >= raftfsm.WaitVersion }
 
 // ready reports that the target of a prepared promotion lacks little of what its owner has.
 func (r *round) ready(s *shareFacts, target *tarnv1.Replica) bool {
@@ -72,22 +102,30 @@ func (r *round) enough(s *shareFacts) time.Duration {
 	return max(caughtUp, assignment.RPO(s.Share))
 }
 
-// preparingFor says what a promotion that is being prepared waits for.
+// preparingFor says what a promotion that is being prepared waits for, and how long.
 func (r *round) preparingFor(s *shareFacts) string {
-	target, _ := r.view.Replica(s.fencing.GetPreparing().GetTargetReplicaId())
+	p := s.fencing.GetPreparing()
+	target, _ := r.view.Replica(p.GetTargetReplicaId())
 	if target == nil || r.ready(s, target) {
 		return "the leader to begin"
 	}
+	return fmt.Sprintf("%s; nothing was stopped, and it ends by itself at %s", r.lacks(s, target), clock(r.prepareUntil(p)))
+}
+
+// lacks says what the target of a prepared promotion lacks.
+func (r *round) lacks(s *shareFacts, target *tarnv1.Replica) string {
 	seen := s.heard(target.GetId())
 	lag, known := r.obs.Lag(seen)
 	switch {
 	case !known || r.obs.Now.Sub(seen.At) > r.obs.ReportInterval+overdue:
-		return "the target to say how far it is behind; nothing was stopped"
+		return "the target to say how far it is behind"
 	case lag <= r.enough(s):
-		return "the target to be in sync; nothing was stopped"
+		return "the target to be in sync"
 	}
-	return fmt.Sprintf("the target to catch up, which is %s behind; nothing was stopped", lag.Round(100*time.Millisecond))
+	return fmt.Sprintf("the target to catch up, which is %s behind", lag.Round(100*time.Millisecond))
 }
+
+func clock(t time.Time) string { return t.UTC().Format("15:04:05 UTC") }
 
 // catchUp says if planned promotions can be prepared, by the version of the log's commands.
 func catchUp(v *raftfsm.View) bool { return v.CommandVersion() >= raftfsm.CatchUpVersion }

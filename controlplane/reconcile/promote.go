@@ -29,8 +29,8 @@ func (r *round) promotion(s *shareFacts) {
 func (r *round) planned(s *shareFacts) {
 	f := s.fencing
 	if f.GetProof() == tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED {
-		if !r.demotion(s) && r.quiesced(f.GetOpId()) {
-			r.cancel(s, f.GetOpId(), f.GetTargetReplicaId(), "the active replica did not come to rest within quiesce_wait_time")
+		if !r.demotion(s) && (r.quiesced(f.GetOpId()) || f.GetQuiesceUntil() != nil && !r.now.Before(f.GetQuiesceUntil().AsTime())) {
+			r.cancel(s, f.GetOpId(), f.GetTargetReplicaId(), "the active replica did not come to rest within quiesce_wait_time", "")
 		}
 		return
 	}
@@ -58,18 +58,19 @@ func acknowledges(ack *tarnv1.DemoteAck, f *tarnv1.Fencing) bool {
 	return ack != nil && ack.GetOpId() == f.GetOpId() && ack.GetEpoch() == f.GetEpoch()
 }
 
-// quiesced reports that the time is up that a planned promotion was given.
+// quiesced reports that the time is up that a planned promotion was given, by the clock
+// of the leader that took it up. The state has it by the wall clock, for later leaders.
 func (r *round) quiesced(op string) bool {
 	until, ok := r.obs.Quiesce[op]
 	return ok && !r.obs.Now.Before(until)
 }
 
-// cancel takes a planned promotion back, and tells the share's users why.
-func (r *round) cancel(s *shareFacts, op, target, why string) {
+// cancel takes a planned promotion back, and tells the share's users why and what next.
+func (r *round) cancel(s *shareFacts, op, target, why, next string) {
 	r.propose(&raftv1.Command{Verb: &raftv1.Command_CancelPromotion{CancelPromotion: &raftv1.CancelPromotion{
 		ShareId: s.GetId(), OpId: op,
 	}}})
-	r.complain(s, resource{"SHARE_REPLICA", target}, actionPromote, detailDriver, "The promotion was cancelled: "+why+". Nothing has changed.")
+	r.complain(s, resource{"SHARE_REPLICA", target}, actionPromote, detailDriver, "The promotion was cancelled: "+why+". Nothing has changed."+next)
 }
 
 func (r *round) activate(s *shareFacts, head uint64) {

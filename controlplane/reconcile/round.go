@@ -25,6 +25,11 @@ type Policy struct {
 	MessageTTL time.Duration
 	// DrainPause is how long a drain leaves a share alone after a change of its ownership.
 	DrainPause time.Duration
+	// PrepareTime is how long the target of a planned promotion may take to catch up
+	// where nobody said how long. Nothing is stopped meanwhile.
+	PrepareTime time.Duration
+	// StopTime is how long an owner may then take to stop, while nobody may write.
+	StopTime time.Duration
 	// Stonith says which hosts can be switched off; the first rule that fits a host
 	// counts. None by default.
 	Stonith []StonithRule
@@ -32,12 +37,15 @@ type Policy struct {
 
 // DefaultPolicy is what production runs with.
 func DefaultPolicy() Policy {
-	return Policy{LeaseWait: 15 * time.Second, CheckpointEvery: time.Minute, MessageTTL: 30 * 24 * time.Hour, DrainPause: 5 * time.Minute}
+	return Policy{
+		LeaseWait: 15 * time.Second, CheckpointEvery: time.Minute, MessageTTL: 30 * 24 * time.Hour, DrainPause: 5 * time.Minute,
+		PrepareTime: 10 * time.Minute, StopTime: time.Minute,
+	}
 }
 
 // Validate checks that every duration is positive.
 func (p Policy) Validate() error {
-	if p.LeaseWait <= 0 || p.CheckpointEvery <= 0 || p.MessageTTL <= 0 || p.DrainPause <= 0 {
+	if p.LeaseWait <= 0 || p.CheckpointEvery <= 0 || p.MessageTTL <= 0 || p.DrainPause <= 0 || p.PrepareTime <= 0 || p.StopTime <= 0 {
 		return errors.New("reconcile: every duration of the policy must be positive")
 	}
 	return nil

@@ -1580,6 +1580,8 @@ type Fencing struct {
 	Preparing *Preparation `protobuf:"bytes,19,opt,name=preparing,proto3" json:"preparing,omitempty"`
 	// Forced, where the policy wants two people: who asked, and who else agreed.
 	Second *SecondConsent `protobuf:"bytes,20,opt,name=second,proto3" json:"second,omitempty"`
+	// Planned: it is cancelled by itself if its owner has not stopped by then; absent: never.
+	QuiesceUntil *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=quiesce_until,json=quiesceUntil,proto3" json:"quiesce_until,omitempty"`
 	// The state was restored from a backup: replicas whose hosts have not said yet under
 	// which epoch their data are. While there is one, nobody may write.
 	UnheardReplicaIds []string `protobuf:"bytes,30,rep,name=unheard_replica_ids,json=unheardReplicaIds,proto3" json:"unheard_replica_ids,omitempty"`
@@ -1763,6 +1765,13 @@ func (x *Fencing) GetSecond() *SecondConsent {
 	return nil
 }
 
+func (x *Fencing) GetQuiesceUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.QuiesceUntil
+	}
+	return nil
+}
+
 func (x *Fencing) GetUnheardReplicaIds() []string {
 	if x != nil {
 		return x.UnheardReplicaIds
@@ -1863,7 +1872,10 @@ type Preparation struct {
 	// An operator asked for it.
 	AllowOutOfSync bool `protobuf:"varint,4,opt,name=allow_out_of_sync,json=allowOutOfSync,proto3" json:"allow_out_of_sync,omitempty"`
 	// It was cancelled; kept until the next promotion, so that a repetition is told so.
-	Cancelled     bool `protobuf:"varint,5,opt,name=cancelled,proto3" json:"cancelled,omitempty"`
+	Cancelled bool `protobuf:"varint,5,opt,name=cancelled,proto3" json:"cancelled,omitempty"`
+	// When it is cancelled by itself, if whoever asked for it said so (quiesce_wait_time);
+	// absent: 10 minutes after since.
+	Until         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1931,6 +1943,13 @@ func (x *Preparation) GetCancelled() bool {
 		return x.Cancelled
 	}
 	return false
+}
+
+func (x *Preparation) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
 }
 
 // WriteRight says in one place who may write a share, and what the leader knows of it.
@@ -5949,7 +5968,7 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
 	"\x0fExtraSpecsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb5\a\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf6\a\n" +
 	"\aFencing\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x15.tarn.v1.FencingPhaseR\x05phase\x12(\n" +
@@ -5975,7 +5994,8 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\tautomatic\x18\x11 \x01(\bR\tautomatic\x12 \n" +
 	"\vattestation\x18\x12 \x01(\tR\vattestation\x122\n" +
 	"\tpreparing\x18\x13 \x01(\v2\x14.tarn.v1.PreparationR\tpreparing\x12.\n" +
-	"\x06second\x18\x14 \x01(\v2\x16.tarn.v1.SecondConsentR\x06second\x12.\n" +
+	"\x06second\x18\x14 \x01(\v2\x16.tarn.v1.SecondConsentR\x06second\x12?\n" +
+	"\rquiesce_until\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\fquiesceUntil\x12.\n" +
 	"\x13unheard_replica_ids\x18\x1e \x03(\tR\x11unheardReplicaIds\x12\x1f\n" +
 	"\vnewer_epoch\x18\x1f \x01(\x04R\n" +
 	"newerEpoch\x12(\n" +
@@ -5984,13 +6004,14 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\rSecondConsent\x12\x19\n" +
 	"\basked_by\x18\x01 \x01(\tR\aaskedBy\x12\x19\n" +
 	"\bgiven_by\x18\x02 \x01(\tR\agivenBy\x125\n" +
-	"\bgiven_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\agivenAt\"\xc9\x01\n" +
+	"\bgiven_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\agivenAt\"\xfb\x01\n" +
 	"\vPreparation\x12*\n" +
 	"\x11target_replica_id\x18\x01 \x01(\tR\x0ftargetReplicaId\x12\x13\n" +
 	"\x05op_id\x18\x02 \x01(\tR\x04opId\x120\n" +
 	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12)\n" +
 	"\x11allow_out_of_sync\x18\x04 \x01(\bR\x0eallowOutOfSync\x12\x1c\n" +
-	"\tcancelled\x18\x05 \x01(\bR\tcancelled\"\xe3\x02\n" +
+	"\tcancelled\x18\x05 \x01(\bR\tcancelled\x120\n" +
+	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\xe3\x02\n" +
 	"\n" +
 	"WriteRight\x12\x1d\n" +
 	"\n" +
@@ -6681,101 +6702,103 @@ var file_tarn_v1_types_proto_depIdxs = []int32{
 	23,  // 20: tarn.v1.Fencing.lineage:type_name -> tarn.v1.LineageEntry
 	21,  // 21: tarn.v1.Fencing.preparing:type_name -> tarn.v1.Preparation
 	20,  // 22: tarn.v1.Fencing.second:type_name -> tarn.v1.SecondConsent
-	22,  // 23: tarn.v1.Fencing.right:type_name -> tarn.v1.WriteRight
-	69,  // 24: tarn.v1.SecondConsent.given_at:type_name -> google.protobuf.Timestamp
-	69,  // 25: tarn.v1.Preparation.since:type_name -> google.protobuf.Timestamp
-	5,   // 26: tarn.v1.WriteRight.proof:type_name -> tarn.v1.FencingProof
-	69,  // 27: tarn.v1.WriteRight.since:type_name -> google.protobuf.Timestamp
-	6,   // 28: tarn.v1.WriteRight.state:type_name -> tarn.v1.WriteState
-	16,  // 29: tarn.v1.WriteRight.fence_class:type_name -> tarn.v1.FenceClass
-	69,  // 30: tarn.v1.LineageEntry.at:type_name -> google.protobuf.Timestamp
-	70,  // 31: tarn.v1.Consent.max_loss:type_name -> google.protobuf.Duration
-	69,  // 32: tarn.v1.LossReport.kept_created_at:type_name -> google.protobuf.Timestamp
-	70,  // 33: tarn.v1.LossReport.kept_age:type_name -> google.protobuf.Duration
-	26,  // 34: tarn.v1.LossReport.lost_snapshots:type_name -> tarn.v1.LostSnapshot
-	69,  // 35: tarn.v1.LossReport.last_contact:type_name -> google.protobuf.Timestamp
-	0,   // 36: tarn.v1.Replica.status:type_name -> tarn.v1.Status
-	1,   // 37: tarn.v1.Replica.replica_state:type_name -> tarn.v1.ReplicaState
-	69,  // 38: tarn.v1.Replica.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 39: tarn.v1.Replica.updated_at:type_name -> google.protobuf.Timestamp
-	69,  // 40: tarn.v1.Replica.launched_at:type_name -> google.protobuf.Timestamp
-	63,  // 41: tarn.v1.Replica.metadata:type_name -> tarn.v1.Replica.MetadataEntry
-	42,  // 42: tarn.v1.Replica.export_locations:type_name -> tarn.v1.ExportLocation
-	46,  // 43: tarn.v1.Replica.rule_errors:type_name -> tarn.v1.RuleError
-	69,  // 44: tarn.v1.Replica.head_created_at:type_name -> google.protobuf.Timestamp
-	30,  // 45: tarn.v1.Replica.error:type_name -> tarn.v1.ReplicaError
-	36,  // 46: tarn.v1.Replica.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	28,  // 47: tarn.v1.Replica.observed:type_name -> tarn.v1.ReplicaObservation
-	69,  // 48: tarn.v1.ReplicaObservation.reported_at:type_name -> google.protobuf.Timestamp
-	70,  // 49: tarn.v1.ReplicaObservation.lag:type_name -> google.protobuf.Duration
-	29,  // 50: tarn.v1.ReplicaObservation.transfer:type_name -> tarn.v1.TransferProgress
-	13,  // 51: tarn.v1.ReplicaObservation.observed_role:type_name -> tarn.v1.Role
-	69,  // 52: tarn.v1.ReplicaObservation.head_created_at:type_name -> google.protobuf.Timestamp
-	30,  // 53: tarn.v1.ReplicaObservation.error:type_name -> tarn.v1.ReplicaError
-	7,   // 54: tarn.v1.ReplicaObservation.key_state:type_name -> tarn.v1.KeyState
-	70,  // 55: tarn.v1.TransferProgress.eta:type_name -> google.protobuf.Duration
-	70,  // 56: tarn.v1.TransferProgress.elapsed:type_name -> google.protobuf.Duration
-	8,   // 57: tarn.v1.ReplicaError.code:type_name -> tarn.v1.ReplicaErrorCode
-	69,  // 58: tarn.v1.ReplicaError.since:type_name -> google.protobuf.Timestamp
-	32,  // 59: tarn.v1.KeepPolicy.rules:type_name -> tarn.v1.KeepRule
-	70,  // 60: tarn.v1.KeepRule.up_to:type_name -> google.protobuf.Duration
-	70,  // 61: tarn.v1.KeepRule.every:type_name -> google.protobuf.Duration
-	9,   // 62: tarn.v1.RetentionCause.reason:type_name -> tarn.v1.RetentionReason
-	69,  // 63: tarn.v1.RetentionVerdict.created_at:type_name -> google.protobuf.Timestamp
-	33,  // 64: tarn.v1.RetentionVerdict.causes:type_name -> tarn.v1.RetentionCause
-	69,  // 65: tarn.v1.RetentionPreview.as_of:type_name -> google.protobuf.Timestamp
-	34,  // 66: tarn.v1.RetentionPreview.snapshots:type_name -> tarn.v1.RetentionVerdict
-	69,  // 67: tarn.v1.RetentionPreview.last_run_at:type_name -> google.protobuf.Timestamp
-	69,  // 68: tarn.v1.DivergentCopy.created_at:type_name -> google.protobuf.Timestamp
-	37,  // 69: tarn.v1.DivergentCopy.purge:type_name -> tarn.v1.PurgeOrder
-	69,  // 70: tarn.v1.PurgeOrder.requested_at:type_name -> google.protobuf.Timestamp
-	36,  // 71: tarn.v1.DivergentDetail.copy:type_name -> tarn.v1.DivergentCopy
-	39,  // 72: tarn.v1.DivergentDetail.snapshots:type_name -> tarn.v1.DivergentSnapshot
-	69,  // 73: tarn.v1.DivergentSnapshot.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 74: tarn.v1.ManageFinding.newest_created_at:type_name -> google.protobuf.Timestamp
-	69,  // 75: tarn.v1.BaseFinding.base_created_at:type_name -> google.protobuf.Timestamp
-	69,  // 76: tarn.v1.ExportLocation.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 77: tarn.v1.ExportLocation.updated_at:type_name -> google.protobuf.Timestamp
-	1,   // 78: tarn.v1.ExportLocation.replica_state:type_name -> tarn.v1.ReplicaState
-	64,  // 79: tarn.v1.Snapshot.metadata:type_name -> tarn.v1.Snapshot.MetadataEntry
-	69,  // 80: tarn.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 81: tarn.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
-	69,  // 82: tarn.v1.Snapshot.taken_at:type_name -> google.protobuf.Timestamp
-	0,   // 83: tarn.v1.Snapshot.status:type_name -> tarn.v1.Status
-	0,   // 84: tarn.v1.SnapshotInstance.status:type_name -> tarn.v1.Status
-	69,  // 85: tarn.v1.SnapshotInstance.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 86: tarn.v1.SnapshotInstance.updated_at:type_name -> google.protobuf.Timestamp
-	10,  // 87: tarn.v1.AccessRule.access_level:type_name -> tarn.v1.AccessLevel
-	65,  // 88: tarn.v1.AccessRule.metadata:type_name -> tarn.v1.AccessRule.MetadataEntry
-	69,  // 89: tarn.v1.AccessRule.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 90: tarn.v1.AccessRule.updated_at:type_name -> google.protobuf.Timestamp
-	11,  // 91: tarn.v1.AccessRule.state:type_name -> tarn.v1.AccessRuleState
-	48,  // 92: tarn.v1.Host.pools:type_name -> tarn.v1.Pool
-	16,  // 93: tarn.v1.Host.fence_class:type_name -> tarn.v1.FenceClass
-	14,  // 94: tarn.v1.Host.state:type_name -> tarn.v1.HostState
-	15,  // 95: tarn.v1.Host.admin_state:type_name -> tarn.v1.HostAdminState
-	69,  // 96: tarn.v1.Host.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 97: tarn.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
-	66,  // 98: tarn.v1.Host.capabilities:type_name -> tarn.v1.Host.CapabilitiesEntry
-	37,  // 99: tarn.v1.Host.purges:type_name -> tarn.v1.PurgeOrder
-	69,  // 100: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
-	16,  // 101: tarn.v1.Host.fence_class_now:type_name -> tarn.v1.FenceClass
-	2,   // 102: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
-	67,  // 103: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
-	69,  // 104: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
-	68,  // 105: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
-	69,  // 106: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 107: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
-	56,  // 108: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
-	69,  // 109: tarn.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
-	69,  // 110: tarn.v1.User.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 111: tarn.v1.User.expires_at:type_name -> google.protobuf.Timestamp
-	69,  // 112: tarn.v1.User.revoked_at:type_name -> google.protobuf.Timestamp
-	113, // [113:113] is the sub-list for method output_type
-	113, // [113:113] is the sub-list for method input_type
-	113, // [113:113] is the sub-list for extension type_name
-	113, // [113:113] is the sub-list for extension extendee
-	0,   // [0:113] is the sub-list for field type_name
+	69,  // 23: tarn.v1.Fencing.quiesce_until:type_name -> google.protobuf.Timestamp
+	22,  // 24: tarn.v1.Fencing.right:type_name -> tarn.v1.WriteRight
+	69,  // 25: tarn.v1.SecondConsent.given_at:type_name -> google.protobuf.Timestamp
+	69,  // 26: tarn.v1.Preparation.since:type_name -> google.protobuf.Timestamp
+	69,  // 27: tarn.v1.Preparation.until:type_name -> google.protobuf.Timestamp
+	5,   // 28: tarn.v1.WriteRight.proof:type_name -> tarn.v1.FencingProof
+	69,  // 29: tarn.v1.WriteRight.since:type_name -> google.protobuf.Timestamp
+	6,   // 30: tarn.v1.WriteRight.state:type_name -> tarn.v1.WriteState
+	16,  // 31: tarn.v1.WriteRight.fence_class:type_name -> tarn.v1.FenceClass
+	69,  // 32: tarn.v1.LineageEntry.at:type_name -> google.protobuf.Timestamp
+	70,  // 33: tarn.v1.Consent.max_loss:type_name -> google.protobuf.Duration
+	69,  // 34: tarn.v1.LossReport.kept_created_at:type_name -> google.protobuf.Timestamp
+	70,  // 35: tarn.v1.LossReport.kept_age:type_name -> google.protobuf.Duration
+	26,  // 36: tarn.v1.LossReport.lost_snapshots:type_name -> tarn.v1.LostSnapshot
+	69,  // 37: tarn.v1.LossReport.last_contact:type_name -> google.protobuf.Timestamp
+	0,   // 38: tarn.v1.Replica.status:type_name -> tarn.v1.Status
+	1,   // 39: tarn.v1.Replica.replica_state:type_name -> tarn.v1.ReplicaState
+	69,  // 40: tarn.v1.Replica.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 41: tarn.v1.Replica.updated_at:type_name -> google.protobuf.Timestamp
+	69,  // 42: tarn.v1.Replica.launched_at:type_name -> google.protobuf.Timestamp
+	63,  // 43: tarn.v1.Replica.metadata:type_name -> tarn.v1.Replica.MetadataEntry
+	42,  // 44: tarn.v1.Replica.export_locations:type_name -> tarn.v1.ExportLocation
+	46,  // 45: tarn.v1.Replica.rule_errors:type_name -> tarn.v1.RuleError
+	69,  // 46: tarn.v1.Replica.head_created_at:type_name -> google.protobuf.Timestamp
+	30,  // 47: tarn.v1.Replica.error:type_name -> tarn.v1.ReplicaError
+	36,  // 48: tarn.v1.Replica.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	28,  // 49: tarn.v1.Replica.observed:type_name -> tarn.v1.ReplicaObservation
+	69,  // 50: tarn.v1.ReplicaObservation.reported_at:type_name -> google.protobuf.Timestamp
+	70,  // 51: tarn.v1.ReplicaObservation.lag:type_name -> google.protobuf.Duration
+	29,  // 52: tarn.v1.ReplicaObservation.transfer:type_name -> tarn.v1.TransferProgress
+	13,  // 53: tarn.v1.ReplicaObservation.observed_role:type_name -> tarn.v1.Role
+	69,  // 54: tarn.v1.ReplicaObservation.head_created_at:type_name -> google.protobuf.Timestamp
+	30,  // 55: tarn.v1.ReplicaObservation.error:type_name -> tarn.v1.ReplicaError
+	7,   // 56: tarn.v1.ReplicaObservation.key_state:type_name -> tarn.v1.KeyState
+	70,  // 57: tarn.v1.TransferProgress.eta:type_name -> google.protobuf.Duration
+	70,  // 58: tarn.v1.TransferProgress.elapsed:type_name -> google.protobuf.Duration
+	8,   // 59: tarn.v1.ReplicaError.code:type_name -> tarn.v1.ReplicaErrorCode
+	69,  // 60: tarn.v1.ReplicaError.since:type_name -> google.protobuf.Timestamp
+	32,  // 61: tarn.v1.KeepPolicy.rules:type_name -> tarn.v1.KeepRule
+	70,  // 62: tarn.v1.KeepRule.up_to:type_name -> google.protobuf.Duration
+	70,  // 63: tarn.v1.KeepRule.every:type_name -> google.protobuf.Duration
+	9,   // 64: tarn.v1.RetentionCause.reason:type_name -> tarn.v1.RetentionReason
+	69,  // 65: tarn.v1.RetentionVerdict.created_at:type_name -> google.protobuf.Timestamp
+	33,  // 66: tarn.v1.RetentionVerdict.causes:type_name -> tarn.v1.RetentionCause
+	69,  // 67: tarn.v1.RetentionPreview.as_of:type_name -> google.protobuf.Timestamp
+	34,  // 68: tarn.v1.RetentionPreview.snapshots:type_name -> tarn.v1.RetentionVerdict
+	69,  // 69: tarn.v1.RetentionPreview.last_run_at:type_name -> google.protobuf.Timestamp
+	69,  // 70: tarn.v1.DivergentCopy.created_at:type_name -> google.protobuf.Timestamp
+	37,  // 71: tarn.v1.DivergentCopy.purge:type_name -> tarn.v1.PurgeOrder
+	69,  // 72: tarn.v1.PurgeOrder.requested_at:type_name -> google.protobuf.Timestamp
+	36,  // 73: tarn.v1.DivergentDetail.copy:type_name -> tarn.v1.DivergentCopy
+	39,  // 74: tarn.v1.DivergentDetail.snapshots:type_name -> tarn.v1.DivergentSnapshot
+	69,  // 75: tarn.v1.DivergentSnapshot.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 76: tarn.v1.ManageFinding.newest_created_at:type_name -> google.protobuf.Timestamp
+	69,  // 77: tarn.v1.BaseFinding.base_created_at:type_name -> google.protobuf.Timestamp
+	69,  // 78: tarn.v1.ExportLocation.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 79: tarn.v1.ExportLocation.updated_at:type_name -> google.protobuf.Timestamp
+	1,   // 80: tarn.v1.ExportLocation.replica_state:type_name -> tarn.v1.ReplicaState
+	64,  // 81: tarn.v1.Snapshot.metadata:type_name -> tarn.v1.Snapshot.MetadataEntry
+	69,  // 82: tarn.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 83: tarn.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
+	69,  // 84: tarn.v1.Snapshot.taken_at:type_name -> google.protobuf.Timestamp
+	0,   // 85: tarn.v1.Snapshot.status:type_name -> tarn.v1.Status
+	0,   // 86: tarn.v1.SnapshotInstance.status:type_name -> tarn.v1.Status
+	69,  // 87: tarn.v1.SnapshotInstance.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 88: tarn.v1.SnapshotInstance.updated_at:type_name -> google.protobuf.Timestamp
+	10,  // 89: tarn.v1.AccessRule.access_level:type_name -> tarn.v1.AccessLevel
+	65,  // 90: tarn.v1.AccessRule.metadata:type_name -> tarn.v1.AccessRule.MetadataEntry
+	69,  // 91: tarn.v1.AccessRule.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 92: tarn.v1.AccessRule.updated_at:type_name -> google.protobuf.Timestamp
+	11,  // 93: tarn.v1.AccessRule.state:type_name -> tarn.v1.AccessRuleState
+	48,  // 94: tarn.v1.Host.pools:type_name -> tarn.v1.Pool
+	16,  // 95: tarn.v1.Host.fence_class:type_name -> tarn.v1.FenceClass
+	14,  // 96: tarn.v1.Host.state:type_name -> tarn.v1.HostState
+	15,  // 97: tarn.v1.Host.admin_state:type_name -> tarn.v1.HostAdminState
+	69,  // 98: tarn.v1.Host.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 99: tarn.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
+	66,  // 100: tarn.v1.Host.capabilities:type_name -> tarn.v1.Host.CapabilitiesEntry
+	37,  // 101: tarn.v1.Host.purges:type_name -> tarn.v1.PurgeOrder
+	69,  // 102: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
+	16,  // 103: tarn.v1.Host.fence_class_now:type_name -> tarn.v1.FenceClass
+	2,   // 104: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
+	67,  // 105: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
+	69,  // 106: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
+	68,  // 107: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
+	69,  // 108: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 109: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
+	56,  // 110: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
+	69,  // 111: tarn.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
+	69,  // 112: tarn.v1.User.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 113: tarn.v1.User.expires_at:type_name -> google.protobuf.Timestamp
+	69,  // 114: tarn.v1.User.revoked_at:type_name -> google.protobuf.Timestamp
+	115, // [115:115] is the sub-list for method output_type
+	115, // [115:115] is the sub-list for method input_type
+	115, // [115:115] is the sub-list for extension type_name
+	115, // [115:115] is the sub-list for extension extendee
+	0,   // [0:115] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_types_proto_init() }

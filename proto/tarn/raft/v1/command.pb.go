@@ -12,6 +12,7 @@ package raftv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -2056,8 +2057,12 @@ type PromoteReplica struct {
 	// Only forced: nothing may be lost before another actor has sent the same. From
 	// command version 3 on.
 	SecondRequired bool `protobuf:"varint,10,opt,name=second_required,json=secondRequired,proto3" json:"second_required,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Only planned: how long after this command it may take until the owner has stopped
+	// (with catch_up: the catching up, too), before the leader takes it back. Up to 1 h;
+	// absent: the leader's own measure. From command version 4 on.
+	Wait          *durationpb.Duration `protobuf:"bytes,11,opt,name=wait,proto3" json:"wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PromoteReplica) Reset() {
@@ -2158,6 +2163,13 @@ func (x *PromoteReplica) GetSecondRequired() bool {
 		return x.SecondRequired
 	}
 	return false
+}
+
+func (x *PromoteReplica) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
 }
 
 // CancelPromotion gives the share back to its owner under epoch+1, while no proof is committed.
@@ -4914,7 +4926,7 @@ var File_tarn_raft_v1_command_proto protoreflect.FileDescriptor
 
 const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\xc8\x1a\n" +
+	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\xc8\x1a\n" +
 	"\aCommand\x12;\n" +
 	"\vproposed_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"proposedAt\x12\x14\n" +
@@ -5079,7 +5091,7 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x05force\x18\x03 \x01(\bR\x05force\"N\n" +
 	"\x0fUnmanageReplica\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
-	"\x11expected_revision\x18\x02 \x01(\x04R\x10expectedRevision\"\xe3\x02\n" +
+	"\x11expected_revision\x18\x02 \x01(\x04R\x10expectedRevision\"\x92\x03\n" +
 	"\x0ePromoteReplica\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x13\n" +
 	"\x05op_id\x18\x02 \x01(\tR\x04opId\x12*\n" +
@@ -5091,7 +5103,8 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\vattestation\x18\b \x01(\tR\vattestation\x12\x19\n" +
 	"\bcatch_up\x18\t \x01(\bR\acatchUp\x12'\n" +
 	"\x0fsecond_required\x18\n" +
-	" \x01(\bR\x0esecondRequired\"A\n" +
+	" \x01(\bR\x0esecondRequired\x12-\n" +
+	"\x04wait\x18\v \x01(\v2\x19.google.protobuf.DurationR\x04wait\"A\n" +
 	"\x0fCancelPromotion\x12\x19\n" +
 	"\bshare_id\x18\x01 \x01(\tR\ashareId\x12\x13\n" +
 	"\x05op_id\x18\x02 \x01(\tR\x04opId\"\x1f\n" +
@@ -5402,19 +5415,20 @@ var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(v1.Status)(0),                // 74: tarn.v1.Status
 	(v1.PromotionMode)(0),         // 75: tarn.v1.PromotionMode
 	(*v1.Consent)(nil),            // 76: tarn.v1.Consent
-	(v1.ReplicaState)(0),          // 77: tarn.v1.ReplicaState
-	(v1.AccessLevel)(0),           // 78: tarn.v1.AccessLevel
-	(v1.HostAdminState)(0),        // 79: tarn.v1.HostAdminState
-	(*v1.UserMessage)(nil),        // 80: tarn.v1.UserMessage
-	(*v1.ExportLocation)(nil),     // 81: tarn.v1.ExportLocation
-	(*v1.RuleError)(nil),          // 82: tarn.v1.RuleError
-	(*v1.ReplicaError)(nil),       // 83: tarn.v1.ReplicaError
-	(*v1.DivergentCopy)(nil),      // 84: tarn.v1.DivergentCopy
-	(v1.HostState)(0),             // 85: tarn.v1.HostState
-	(v1.FencingProof)(0),          // 86: tarn.v1.FencingProof
-	(*v1.LossReport)(nil),         // 87: tarn.v1.LossReport
-	(*v1.SnapshotInstance)(nil),   // 88: tarn.v1.SnapshotInstance
-	(*v1.AuditRecord)(nil),        // 89: tarn.v1.AuditRecord
+	(*durationpb.Duration)(nil),   // 77: google.protobuf.Duration
+	(v1.ReplicaState)(0),          // 78: tarn.v1.ReplicaState
+	(v1.AccessLevel)(0),           // 79: tarn.v1.AccessLevel
+	(v1.HostAdminState)(0),        // 80: tarn.v1.HostAdminState
+	(*v1.UserMessage)(nil),        // 81: tarn.v1.UserMessage
+	(*v1.ExportLocation)(nil),     // 82: tarn.v1.ExportLocation
+	(*v1.RuleError)(nil),          // 83: tarn.v1.RuleError
+	(*v1.ReplicaError)(nil),       // 84: tarn.v1.ReplicaError
+	(*v1.DivergentCopy)(nil),      // 85: tarn.v1.DivergentCopy
+	(v1.HostState)(0),             // 86: tarn.v1.HostState
+	(v1.FencingProof)(0),          // 87: tarn.v1.FencingProof
+	(*v1.LossReport)(nil),         // 88: tarn.v1.LossReport
+	(*v1.SnapshotInstance)(nil),   // 89: tarn.v1.SnapshotInstance
+	(*v1.AuditRecord)(nil),        // 90: tarn.v1.AuditRecord
 }
 var file_tarn_raft_v1_command_proto_depIdxs = []int32{
 	63,  // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
@@ -5486,63 +5500,64 @@ var file_tarn_raft_v1_command_proto_depIdxs = []int32{
 	61,  // 66: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
 	75,  // 67: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
 	76,  // 68: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
-	74,  // 69: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
-	77,  // 70: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
-	67,  // 71: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
-	62,  // 72: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	74,  // 73: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
-	68,  // 74: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
-	78,  // 75: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
-	69,  // 76: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
-	70,  // 77: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
-	79,  // 78: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
-	71,  // 79: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
-	63,  // 80: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
-	72,  // 81: tarn.raft.v1.UserRecord.user:type_name -> tarn.v1.User
-	72,  // 82: tarn.raft.v1.PutUser.user:type_name -> tarn.v1.User
-	37,  // 83: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
-	44,  // 84: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
-	45,  // 85: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
-	46,  // 86: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
-	48,  // 87: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
-	80,  // 88: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
-	47,  // 89: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
-	74,  // 90: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
-	77,  // 91: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
-	81,  // 92: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
-	82,  // 93: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
-	63,  // 94: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
-	83,  // 95: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
-	84,  // 96: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	74,  // 97: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
-	63,  // 98: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
-	85,  // 99: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
-	85,  // 100: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
-	74,  // 101: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
-	49,  // 102: tarn.raft.v1.ShareTransition.found:type_name -> tarn.raft.v1.FoundEpochs
-	63,  // 103: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
-	63,  // 104: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
-	86,  // 105: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
-	87,  // 106: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
-	63,  // 107: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
-	64,  // 108: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
-	65,  // 109: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
-	66,  // 110: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
-	67,  // 111: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
-	88,  // 112: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
-	68,  // 113: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
-	69,  // 114: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
-	80,  // 115: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
-	70,  // 116: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
-	37,  // 117: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
-	89,  // 118: tarn.raft.v1.SnapshotRecord.audit_record:type_name -> tarn.v1.AuditRecord
-	38,  // 119: tarn.raft.v1.SnapshotRecord.user:type_name -> tarn.raft.v1.UserRecord
-	2,   // 120: tarn.raft.v1.SnapshotRecord.kept_outcome:type_name -> tarn.raft.v1.KeptOutcome
-	121, // [121:121] is the sub-list for method output_type
-	121, // [121:121] is the sub-list for method input_type
-	121, // [121:121] is the sub-list for extension type_name
-	121, // [121:121] is the sub-list for extension extendee
-	0,   // [0:121] is the sub-list for field type_name
+	77,  // 69: tarn.raft.v1.PromoteReplica.wait:type_name -> google.protobuf.Duration
+	74,  // 70: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
+	78,  // 71: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
+	67,  // 72: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
+	62,  // 73: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	74,  // 74: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
+	68,  // 75: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
+	79,  // 76: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
+	69,  // 77: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
+	70,  // 78: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
+	80,  // 79: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
+	71,  // 80: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
+	63,  // 81: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
+	72,  // 82: tarn.raft.v1.UserRecord.user:type_name -> tarn.v1.User
+	72,  // 83: tarn.raft.v1.PutUser.user:type_name -> tarn.v1.User
+	37,  // 84: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
+	44,  // 85: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
+	45,  // 86: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
+	46,  // 87: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
+	48,  // 88: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
+	81,  // 89: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
+	47,  // 90: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
+	74,  // 91: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
+	78,  // 92: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
+	82,  // 93: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
+	83,  // 94: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
+	63,  // 95: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
+	84,  // 96: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
+	85,  // 97: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	74,  // 98: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
+	63,  // 99: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
+	86,  // 100: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
+	86,  // 101: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
+	74,  // 102: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
+	49,  // 103: tarn.raft.v1.ShareTransition.found:type_name -> tarn.raft.v1.FoundEpochs
+	63,  // 104: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
+	63,  // 105: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
+	87,  // 106: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
+	88,  // 107: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
+	63,  // 108: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
+	64,  // 109: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
+	65,  // 110: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
+	66,  // 111: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
+	67,  // 112: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
+	89,  // 113: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
+	68,  // 114: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
+	69,  // 115: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
+	81,  // 116: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
+	70,  // 117: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
+	37,  // 118: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
+	90,  // 119: tarn.raft.v1.SnapshotRecord.audit_record:type_name -> tarn.v1.AuditRecord
+	38,  // 120: tarn.raft.v1.SnapshotRecord.user:type_name -> tarn.raft.v1.UserRecord
+	2,   // 121: tarn.raft.v1.SnapshotRecord.kept_outcome:type_name -> tarn.raft.v1.KeptOutcome
+	122, // [122:122] is the sub-list for method output_type
+	122, // [122:122] is the sub-list for method input_type
+	122, // [122:122] is the sub-list for extension type_name
+	122, // [122:122] is the sub-list for extension extendee
+	0,   // [0:122] is the sub-list for field type_name
 }
 
 func init() { file_tarn_raft_v1_command_proto_init() }
