@@ -161,6 +161,10 @@ func (l *lateZFS) VersionsBelow(ctx context.Context, root string) (map[string][]
 	return from(ctx, l, func(h zfsHost) (map[string][]zfs.Version, error) { return h.VersionsBelow(ctx, root) })
 }
 
+func (l *lateZFS) Named(ctx context.Context, names ...string) ([]zfs.Version, error) {
+	return from(ctx, l, func(h zfsHost) ([]zfs.Version, error) { return h.Named(ctx, names...) })
+}
+
 func (l *lateZFS) Hold(ctx context.Context, tag string, snapshots ...string) error {
 	return l.with(ctx, func(h zfsHost) error { return h.Hold(ctx, tag, snapshots...) })
 }

@@ -204,6 +204,13 @@ func (m measured) VersionsBelow(ctx context.Context, root string) (map[string][]
 	return all, err
 }
 
+func (m measured) Named(ctx context.Context, names ...string) ([]zfs.Version, error) {
+	begun := time.Now()
+	list, err := m.Storage.Named(ctx, names...)
+	m.done("named", begun, err)
+	return list, err
+}
+
 func (m measured) Send(ctx context.Context, req zfs.SendRequest) (zfs.Stream, error) {
 	begun := time.Now()
 	stream, err := m.Storage.Send(ctx, req)

@@ -45,6 +45,8 @@ type Host struct {
 	held  sendingTable
 	// listings are shared by callers that ask for versions at the same time.
 	listings together[[]Version]
+	// named are shared by callers that look snapshots up at the same time.
+	named together[Version]
 	// receiving are the streams that come in now: after each, its versions are listed.
 	receiving inFlight
 	// sends and receives bound streams on zfs-fuse; nil elsewhere.
@@ -79,6 +81,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 		h.deadline = 2 * time.Minute
 	}
 	h.listings = together[[]Version]{run: h.listTogether, limit: commandLimit, deadline: 2 * h.deadline, gather: h.receiving.gather}
+	h.named = together[Version]{run: h.readNamed, limit: commandLimit, deadline: 2 * h.deadline, gather: h.receiving.gather}
 	var err error
 	if err := h.findTools(cfg); err != nil {
 		return nil, err

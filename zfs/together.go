@@ -73,10 +73,10 @@ func (t *together[R]) lead(ctx context.Context) {
 	}
 }
 
-// A caller waits for others for as long as a few runs take: in the time of a round of
+// A caller waits for others for as long as some runs take: in the time of a round of
 // many shares that saves most of them, and alone nobody waits.
 const (
-	gatherRuns = 4
+	gatherRuns = 16
 	gatherMost = time.Second
 )
 

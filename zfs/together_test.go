@@ -63,7 +63,7 @@ func TestTogetherGathers(t *testing.T) {
 		runs := 0
 		tg := &together[int]{limit: 1000, deadline: time.Minute, gather: receiving.gather, run: func(_ context.Context, keys []string) ([]int, []error) {
 			runs++
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(25 * time.Millisecond)
 			return make([]int, len(keys)), make([]error, len(keys))
 		}}
 		ask := func(after time.Duration, want time.Duration) {
@@ -74,18 +74,18 @@ func TestTogetherGathers(t *testing.T) {
 				t.Errorf("answered after %v, want %v, %v", time.Since(begun), want, err)
 			}
 		}
-		ask(0, 100*time.Millisecond) // alone
+		ask(0, 25*time.Millisecond) // alone
 		first, second := receiving.begin(), receiving.begin()
 		var wg sync.WaitGroup
-		wg.Go(func() { ask(0, 500*time.Millisecond) })
-		wg.Go(func() { ask(300*time.Millisecond, 200*time.Millisecond) })
+		wg.Go(func() { ask(0, 425*time.Millisecond) })
+		wg.Go(func() { ask(300*time.Millisecond, 125*time.Millisecond) })
 		wg.Wait()
 		if runs != 2 {
 			t.Errorf("%d runs", runs)
 		}
 		time.AfterFunc(50*time.Millisecond, first)
 		time.AfterFunc(150*time.Millisecond, second)
-		ask(0, 250*time.Millisecond) // nobody else can come
+		ask(0, 175*time.Millisecond) // nobody else can come
 	})
 }
 

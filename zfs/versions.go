@@ -2,6 +2,7 @@ package zfs
 
 import (
 	"context"
+	"errors"
 	"sort"
 )
 
@@ -27,6 +28,59 @@ func (h *Host) VersionsBelow(ctx context.Context, root string) (map[string][]Ver
 	return h.listVersions(ctx, nil, root)
 }
 
+// Named gives the snapshots of these full names in their order, the zero Version for one
+// that is not there. It costs the same however many snapshots a filesystem has, and
+// callers that ask at the same time share a process.
+func (h *Host) Named(ctx context.Context, names ...string) ([]Version, error) {
+	for _, full := range names {
+		if _, _, err := h.allowSnapshot("get", full); err != nil {
+			return nil, err
+		}
+	}
+	if len(names) == 0 {
+		return nil, nil
+	}
+	var found []Version
+	for _, part := range chunks(names, commandLimit) {
+		list, errs, err := h.named.do(ctx, part...)
+		if err != nil {
+			return nil, &Error{Op: "get", Object: names[0], Class: err}
+		}
+		if err := errors.Join(errs...); err != nil {
+			return nil, err
+		}
+		found = append(found, list...)
+	}
+	return found, nil
+}
+
+// readNamed looks names up with one process. Where one of them is missing, which fails
+// all, it looks in each half.
+func (h *Host) readNamed(ctx context.Context, names []string) ([]Version, []error) {
+	found, errs := make([]Version, len(names)), make([]error, len(names))
+	list, err := h.readVersions(ctx, nil, names)
+	switch {
+	case err == nil:
+		at := make(map[string]Version, len(list))
+		for _, v := range list {
+			at[v.FullName()] = v
+		}
+		for i, full := range names {
+			found[i] = at[full]
+		}
+	case !errors.Is(err, ErrNotExist):
+		for i := range errs {
+			errs[i] = err
+		}
+	case len(names) > 1:
+		half := len(names) / 2
+		a, aErrs := h.readNamed(ctx, names[:half])
+		b, bErrs := h.readNamed(ctx, names[half:])
+		return append(a, b...), append(aErrs, bErrs...)
+	}
+	return found, errs
+}
+
 // listTogether lists several filesystems with one process; when that fails, because
 // one of them is gone, each with its own.
 func (h *Host) listTogether(ctx context.Context, datasets []string) ([][]Version, []error) {
@@ -49,7 +103,7 @@ func (h *Host) listTogether(ctx context.Context, datasets []string) ([][]Version
 // listVersions gives the versions of roots and what is below them, as far as depth
 // says, by filesystem and createtxg.
 func (h *Host) listVersions(ctx context.Context, depth []string, roots ...string) (map[string][]Version, error) {
-	list, err := h.readVersions(ctx, depth, roots)
+	list, err := h.readVersions(ctx, append([]string{"-r"}, depth...), roots)
 	if err != nil {
 		return nil, err
 	}
@@ -66,9 +120,11 @@ func (h *Host) listVersions(ctx context.Context, depth []string, roots ...string
 	return all, nil
 }
 
+// readVersions gives the versions that the arguments name; depth is -r and what goes
+// with it, or nothing for snapshots by name.
 func (h *Host) readVersions(ctx context.Context, depth, roots []string) (list []Version, err error) {
 	if h.build.listExact {
-		args := append([]string{"list", "-Hp", "-r"}, depth...)
+		args := append([]string{"list", "-Hp"}, depth...)
 		args = append(args, "-t", "snapshot,bookmark", "-o", "name,guid,createtxg,creation,userrefs")
 		out, err := h.run(ctx, "list", roots[0], append(args, roots...)...)
 		if err != nil {
@@ -79,7 +135,7 @@ func (h *Host) readVersions(ctx context.Context, depth, roots []string) (list []
 		}
 		return list, nil
 	}
-	args := append([]string{"get", "-Hp", "-r"}, depth...)
+	args := append([]string{"get", "-Hp"}, depth...)
 	args = append(args, "-o", "name,property,value,source", "guid,createtxg,creation,userrefs")
 	out, err := h.run(ctx, "get", roots[0], append(args, roots...)...)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -44,7 +45,7 @@ func (c *Cadence) tick(ctx context.Context) error {
 	}
 	// Snapshots after datasets: one that somebody else takes in between is then the
 	// head, and the data were equal to it later than begun, never earlier.
-	if err := c.list(ctx, due); err != nil {
+	if err := c.list(ctx, c.unsure(due, list, begun)); err != nil {
 		return err
 	}
 	batch := c.look(due, list, begun, exact)
@@ -69,6 +70,22 @@ func (c *Cadence) settled(ctx context.Context) (exact bool, err error) {
 		return false, fmt.Errorf("sync pool: %w", err)
 	}
 	return true, nil
+}
+
+// unsure picks those whose snapshots have to be listed before anything is decided:
+// where nothing was written the head is what counts, and a user's snapshot may be there.
+// What was written to gets a new head, of whatever name is free.
+func (c *Cadence) unsure(due []*entry, list []zfs.Dataset, now time.Time) []*entry {
+	written := make(map[string]bool, len(list))
+	for _, d := range list {
+		written[d.Name] = d.Written > 0
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(due), func(e *entry) bool {
+		_, all := e.missing()
+		return written[e.Dataset] && len(e.Peers) > 0 && !all && now.Sub(e.listedAt) < relist
+	})
 }
 
 // list reads heads and names of entries anew.
@@ -97,7 +114,7 @@ func (c *Cadence) learn(e *entry, versions []zfs.Version) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f := facts{versions: versions}
-	e.listed = versions
+	e.listed, e.listedAt = versions, time.Now()
 	e.names = make([]string, 0, len(versions))
 	for _, v := range versions {
 		e.seq = max(e.seq, sequence(v.Name, e.Share, e.Epoch))
@@ -149,10 +166,8 @@ func (c *Cadence) look(due []*entry, list []zfs.Dataset, begun time.Time, exact 
 // wants names the snapshot to take now: a user's first, for it serves as a
 // replication snapshot, too.
 func (e *entry) wants(clean bool) (string, bool) {
-	for _, name := range e.Wanted {
-		if !contains(e.names, name) {
-			return name, true
-		}
+	if name, ok := e.missing(); ok {
+		return name, true
 	}
 	if clean || len(e.Peers) == 0 {
 		return "", false
@@ -161,13 +176,14 @@ func (e *entry) wants(clean bool) (string, bool) {
 	return replicationName(e.Share, e.Epoch, e.seq), true
 }
 
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
+// missing is a user's snapshot that has to exist and does not.
+func (e *entry) missing() (name string, ok bool) {
+	for _, name := range e.Wanted {
+		if !slices.Contains(e.names, name) {
+			return name, true
 		}
 	}
-	return false
+	return "", false
 }
 
 // take makes the snapshots of a batch: all at one instant, or, if that fails,
@@ -225,7 +241,7 @@ func (c *Cadence) settle(ctx context.Context, batch []pending, begun time.Time, 
 		entries[i], heads[i] = p.e, p.e.seen.Head.GUID
 	}
 	c.mu.Unlock()
-	listed := c.list(ctx, entries)
+	listed := c.readBack(ctx, batch, entries, failed)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i, p := range batch {
@@ -243,6 +259,40 @@ func (c *Cadence) settle(ctx context.Context, batch []pending, begun time.Time, 
 		}
 	}
 	return listed
+}
+
+// readBack learns what a call took: each snapshot by its name, which is cheap however
+// many there are. What failed, or is not there any more, is listed.
+func (c *Cadence) readBack(ctx context.Context, batch []pending, entries []*entry, failed error) error {
+	if failed != nil {
+		return c.list(ctx, entries)
+	}
+	names := make([]string, len(batch))
+	for i, p := range batch {
+		names[i] = p.full()
+	}
+	found, err := c.cfg.Engine.Named(ctx, names...)
+	if err != nil {
+		return fmt.Errorf("read back snapshots: %w", err)
+	}
+	var gone []*entry
+	for i, v := range found {
+		if v.GUID == 0 {
+			gone = append(gone, entries[i])
+			continue
+		}
+		c.gain(entries[i], v)
+	}
+	return c.list(ctx, gone)
+}
+
+// gain adds a snapshot that was taken to what is known.
+func (c *Cadence) gain(e *entry, v zfs.Version) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e.listed = append(slices.Clip(e.listed), v) // others read the old one
+	e.names = append(e.names, v.Name)
+	e.seen.Head, e.seen.AsOf = v, time.Time{}
 }
 
 // note remembers how taking a snapshot went. The caller has the lock.

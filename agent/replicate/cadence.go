@@ -17,6 +17,7 @@ type CadenceEngine interface {
 	Datasets(ctx context.Context, root string) ([]zfs.Dataset, error)
 	Versions(ctx context.Context, dataset string) ([]zfs.Version, error)
 	VersionsBelow(ctx context.Context, root string) (map[string][]zfs.Version, error)
+	Named(ctx context.Context, names ...string) ([]zfs.Version, error)
 	Snapshot(ctx context.Context, names ...string) error
 }
 
@@ -84,8 +85,10 @@ type entry struct {
 	Tracked
 	seen  Tracking
 	names []string // of all snapshots
-	// listed are all versions, as of the last listing.
-	listed []zfs.Version
+	// listed are all versions as of the last listing, at listedAt, and what was taken
+	// since; the zero time asks for a new one.
+	listed   []zfs.Version
+	listedAt time.Time
 	// froze is how many bytes the head took in since previous; -1 unknown.
 	froze    int64
 	previous zfs.GUID
@@ -93,7 +96,12 @@ type entry struct {
 	due      time.Time
 }
 
-const defaultEvery = 15 * time.Second
+const (
+	defaultEvery = 15 * time.Second
+	// relist is how old a listing may be that a snapshot is taken on: what others did
+	// to the snapshots meanwhile shows when they are listed, or when a stream needs one.
+	relist = 5 * time.Minute
+)
 
 // NewCadence checks cfg; Run does the work.
 func NewCadence(cfg CadenceConfig) (*Cadence, error) {
@@ -116,6 +124,9 @@ func (c *Cadence) Set(t Tracked) {
 		if e.Every == t.Every && slices.Equal(e.Peers, t.Peers) && slices.Equal(e.Wanted, t.Wanted) {
 			e.Notify = t.Notify
 			return
+		}
+		if !slices.Equal(e.Wanted, t.Wanted) {
+			e.listedAt = time.Time{} // one may be wanted again that is gone by now
 		}
 		// What names the dataset stays as it is: a running batch reads it.
 		e.Every, e.Peers, e.Wanted, e.Notify = t.Every, t.Peers, t.Wanted, t.Notify
@@ -153,8 +164,8 @@ func (c *Cadence) Tracking(replicaID string) (t Tracking, ok bool) {
 	return e.seen, true
 }
 
-// Listed gives the versions of a tracked replica as they were listed last, nil if
-// there was no listing yet. Nobody may change the slice.
+// Listed gives the versions of a tracked replica as they were listed last, at most
+// relist ago, with what was taken since; nil if there was no listing yet. Nobody may change the slice.
 func (c *Cadence) Listed(replicaID string) []zfs.Version {
 	c.mu.Lock()
 	defer c.mu.Unlock()

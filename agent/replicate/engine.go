@@ -39,6 +39,7 @@ type Snapshots interface {
 	DestroySnapshots(ctx context.Context, dataset string, names ...string) error
 	Versions(ctx context.Context, dataset string) ([]zfs.Version, error)
 	VersionsBelow(ctx context.Context, root string) (map[string][]zfs.Version, error)
+	Named(ctx context.Context, names ...string) ([]zfs.Version, error)
 }
 
 // Holds keeps snapshots from being destroyed.

@@ -19,6 +19,7 @@ type lateEngine struct {
 	shown   int64
 	snaps   []zfs.Version
 	syncs   int
+	lists   int
 }
 
 func (l *lateEngine) write() {
@@ -44,11 +45,26 @@ func (l *lateEngine) Datasets(context.Context, string) ([]zfs.Dataset, error) {
 func (l *lateEngine) Versions(context.Context, string) ([]zfs.Version, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.lists++
 	return append([]zfs.Version(nil), l.snaps...), nil
 }
 
 func (l *lateEngine) VersionsBelow(context.Context, string) (map[string][]zfs.Version, error) {
 	return nil, zfs.ErrUnsupported
+}
+
+func (l *lateEngine) Named(_ context.Context, names ...string) ([]zfs.Version, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	found := make([]zfs.Version, len(names))
+	for i, full := range names {
+		for _, v := range l.snaps {
+			if v.FullName() == full {
+				found[i] = v
+			}
+		}
+	}
+	return found, nil
 }
 
 func (l *lateEngine) Snapshot(_ context.Context, names ...string) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -97,7 +98,7 @@ func parseWas(text string) (was, error) {
 	for key := range v {
 		name, prop := strings.CutPrefix(key, "prop.")
 		switch {
-		case prop && contains(append(managedProps(), propShareNFS, propShareSMB), name):
+		case prop && slices.Contains(append(managedProps(), propShareNFS, propShareSMB), name):
 			w.props[name] = v.Get(key)
 		case prop || key != "mounted" && key != "path":
 			return was{}, fmt.Errorf("%s has %q: %w", markWas, key, zfs.ErrInvalid)

@@ -3,6 +3,7 @@ package replicate
 import (
 	"context"
 	"io"
+	"strings"
 	"sync"
 	"testing"
 
@@ -78,6 +79,10 @@ func (d *hookedStorage) Datasets(ctx context.Context, root string) ([]zfs.Datase
 
 func (d *hookedStorage) Versions(ctx context.Context, name string) ([]zfs.Version, error) {
 	return hooked(d, "list", name, func() ([]zfs.Version, error) { return d.testStorage.Versions(ctx, name) })
+}
+
+func (d *hookedStorage) Named(ctx context.Context, names ...string) ([]zfs.Version, error) {
+	return hooked(d, "list", strings.Join(names, ","), func() ([]zfs.Version, error) { return d.testStorage.Named(ctx, names...) })
 }
 
 func (d *hookedStorage) Holds(ctx context.Context, snapshot string) ([]zfs.Hold, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"tarn/agent/stream"
@@ -22,7 +23,8 @@ type pullResult struct {
 	step  stream.Step
 	begun time.Time
 	bytes int64
-	// versions of the target after a receive; nil when nothing was received.
+	// After a receive: got is the snapshot that arrived, or versions are all of the target.
+	got      zfs.Version
 	versions []zfs.Version
 	err      error
 	staging  bool
@@ -43,8 +45,12 @@ func (w *Worker) startPull(ctx context.Context, a action) error {
 	w.pull = &running{cancel: cancel, done: make(chan pullResult, 1), staging: staging}
 	w.s.pulling, w.s.wantPull = true, false
 	req, done, raw := w.request(a), w.pull.done, w.s.a.GetEncrypted()
+	var known []zfs.Version
+	if !staging {
+		known = w.s.f.versions
+	}
 	go func() {
-		r := w.transfer(ctx, req, target, raw)
+		r := w.transfer(ctx, req, target, raw, known)
 		r.staging = staging
 		done <- r
 	}()
@@ -73,15 +79,16 @@ func (w *Worker) request(a action) stream.Request {
 	return req
 }
 
-// transfer does one step: ask, receive, verify that the GUID arrived.
-func (w *Worker) transfer(ctx context.Context, req stream.Request, target string, raw bool) (r pullResult) {
+// transfer does one step: ask, receive, verify that the GUID arrived. Known are the
+// versions that the target had when it was looked at last.
+func (w *Worker) transfer(ctx context.Context, req stream.Request, target string, raw bool, known []zfs.Version) (r pullResult) {
 	r.begun = time.Now()
 	var have []zfs.Version
 	var err error
 	if w.cfg.Lacks.ReceiveChecks && len(req.Have) > 0 {
 		// Before the source starts its sender, which would wait for this.
-		if have, err = w.cfg.Engine.Versions(ctx, target); err != nil {
-			r.err = fmt.Errorf("list versions: %w", err)
+		if have, err = w.present(ctx, target, known); err != nil {
+			r.err = err
 			return r
 		}
 	}
@@ -110,13 +117,39 @@ func (w *Worker) transfer(ctx context.Context, req stream.Request, target string
 	w.view.pull = nil
 	w.mu.Unlock()
 	r.bytes = p.Bytes()
-	return w.verify(ctx, target, r, err, sent)
+	return w.verify(ctx, target, r, known, err, sent)
+}
+
+// present are the versions of target: those known, if the newest is still there. A newer
+// one that somebody else made is seen by zfs receive itself.
+func (w *Worker) present(ctx context.Context, target string, known []zfs.Version) ([]zfs.Version, error) {
+	f := facts{versions: known}
+	if newest := f.newest(); newest.GUID != 0 {
+		found, err := w.cfg.Engine.Named(ctx, target+"@"+newest.Name)
+		if err == nil && found[0].GUID == newest.GUID {
+			return known, nil
+		}
+	}
+	have, err := w.cfg.Engine.Versions(ctx, target)
+	if err != nil {
+		return nil, fmt.Errorf("list versions: %w", err)
+	}
+	return have, nil
 }
 
 // verify decides by the only thing that counts: the target has the snapshot.
-func (w *Worker) verify(ctx context.Context, target string, r pullResult, received, sent error) pullResult {
+// Of an increment that is asked by name, which costs the same however many snapshots
+// there are.
+func (w *Worker) verify(ctx context.Context, target string, r pullResult, known []zfs.Version, received, sent error) pullResult {
 	begun := time.Now()
 	defer func() { w.phase("verify", begun) }()
+	if len(known) > 0 && received == nil && sent == nil {
+		found, err := w.cfg.Engine.Named(ctx, target+"@"+r.step.ToName)
+		if err == nil && found[0].GUID == r.step.To {
+			r.got = found[0]
+			return r
+		}
+	}
 	versions, err := w.cfg.Engine.Versions(ctx, target)
 	f := facts{versions: versions}
 	if _, ok := f.holding(r.step.To); ok {
@@ -177,8 +210,8 @@ func (w *Worker) pulled(r pullResult) {
 	w.s.confirmed, w.s.flags, w.s.otherFlags = true, r.step.Flags, ""
 	if r.staging {
 		w.stale = true
-	} else if r.versions != nil {
-		w.s.f.versions, w.s.f.ds.ResumeToken = r.versions, ""
+	} else {
+		w.took(r)
 	}
 	w.s.wantPull = w.s.wantPull || r.step.Behind > 1 || r.staging
 	w.arrived(r)
@@ -188,6 +221,19 @@ func (w *Worker) pulled(r pullResult) {
 			w.resynced = w.s.a.GetResyncGeneration()
 		}
 	}
+}
+
+// took brings what is known of the dataset up to date after a receive.
+func (w *Worker) took(r pullResult) {
+	switch _, known := w.s.f.holding(r.got.GUID); {
+	case r.versions != nil:
+		w.s.f.versions = r.versions
+	case r.got.GUID == 0:
+		return
+	case !known:
+		w.s.f.versions = append(slices.Clip(w.s.f.versions), r.got)
+	}
+	w.s.f.ds.ResumeToken = ""
 }
 
 // arrived lets the lag follow a pull.

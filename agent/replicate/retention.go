@@ -1,6 +1,7 @@
 package replicate
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -224,7 +225,7 @@ func (k keeping) holders(s zfs.Version, needed bool, v *verdict) (held []reason,
 		case tag == holdLast+k.self && !k.following && !needed:
 			// A receipt of a time when this replica still followed.
 			v.release = append(v.release, r)
-		case k.late[r] && tag == holdStep+replica && contains(k.peers, replica):
+		case k.late[r] && tag == holdStep+replica && slices.Contains(k.peers, replica):
 			away = append(away, replica)
 		default:
 			held = append(held, reason{whyHeld, tag})

@@ -190,3 +190,25 @@ func (h *Host) DestroyBookmark(ctx context.Context, bookmark string) error {
 	}
 	return fail("destroy", bookmark, err)
 }
+
+// Named gives the snapshots of these full names in their order, the zero Version for
+// one that is not there.
+func (h *Host) Named(ctx context.Context, names ...string) ([]zfs.Version, error) {
+	found := make([]zfs.Version, len(names))
+	for i, full := range names {
+		ds, _, err := zfs.ValidateSnapshot(full)
+		if err != nil {
+			return nil, fail("get", full, fmt.Errorf("%v: %w", err, zfs.ErrInvalid))
+		}
+		list, err := h.Versions(ctx, ds)
+		if err != nil && !errors.Is(err, zfs.ErrNotExist) {
+			return nil, err
+		}
+		for _, v := range list {
+			if v.Kind == zfs.KindSnapshot && v.FullName() == full {
+				found[i] = v
+			}
+		}
+	}
+	return found, nil
+}

@@ -91,6 +91,11 @@ func (f *Faulty) VersionsBelow(ctx context.Context, root string) (map[string][]z
 	return faultyGet(f, "VersionsBelow", func() (map[string][]zfs.Version, error) { return f.host.VersionsBelow(ctx, root) })
 }
 
+// Named is the wrapped method with its faults.
+func (f *Faulty) Named(ctx context.Context, names ...string) ([]zfs.Version, error) {
+	return faultyGet(f, "Named", func() ([]zfs.Version, error) { return f.host.Named(ctx, names...) })
+}
+
 // Hold is the wrapped method with its faults.
 func (f *Faulty) Hold(ctx context.Context, tag string, snapshots ...string) error {
 	return f.do("Hold", func() error { return f.host.Hold(ctx, tag, snapshots...) })

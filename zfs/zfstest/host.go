@@ -43,6 +43,8 @@ type Host interface {
 	// VersionsBelow does so for root and all below it in one go.
 	Versions(ctx context.Context, dataset string) ([]zfs.Version, error)
 	VersionsBelow(ctx context.Context, root string) (map[string][]zfs.Version, error)
+	// Named gives snapshots by full name, the zero Version for one that is not there.
+	Named(ctx context.Context, names ...string) ([]zfs.Version, error)
 
 	// Hold and Release are idempotent.
 	Hold(ctx context.Context, tag string, snapshots ...string) error

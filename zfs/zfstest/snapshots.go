@@ -68,6 +68,7 @@ func testSnapshotOrder(t *testing.T, s *suite) {
 	if len(below[ds]) != len(names) {
 		t.Errorf("VersionsBelow: %+v", below)
 	}
+	s.looksUp(t, ds, got)
 	ok(t, s.Host.DestroySnapshots(ctx, ds, "a", "0"))
 	ok(t, s.Host.DestroySnapshots(ctx, ds, "none", "m", "a"))
 	if _, there := s.lookUp(t, ds+"@m"); there {
@@ -217,5 +218,38 @@ func testReopen(t *testing.T, s *suite) {
 	}
 	if d := s.get(t, ds); !d.Mounted || s.caps.Written && d.Written != 0 {
 		t.Errorf("after reopen: %+v", d)
+	}
+}
+
+// looksUp checks that snapshots are found by name, and that one that is missing, with
+// its dataset or without, hides none of the others.
+func (s *suite) looksUp(t *testing.T, ds string, names []string) {
+	t.Helper()
+	listed, err := s.Host.Versions(t.Context(), ds)
+	ok(t, err)
+	want := map[string]zfs.Version{}
+	for _, v := range listed {
+		want[v.FullName()] = v
+	}
+	ask := []string{ds + "@none", ds + "none@" + names[0]}
+	for _, name := range names {
+		ask = append(ask, ds+"@"+name, ds+"@"+name+"none")
+	}
+	found, err := s.Host.Named(t.Context(), ask...)
+	ok(t, err)
+	if len(found) != len(ask) {
+		t.Fatalf("%d answers for %d names", len(found), len(ask))
+	}
+	for i, full := range ask {
+		if found[i] != want[full] {
+			t.Errorf("%s is %+v, listed as %+v", full, found[i], want[full])
+		}
+	}
+	_, err = s.Host.Named(t.Context(), ds)
+	fails(t, err, zfs.ErrInvalid)
+	none, err := s.Host.Named(t.Context())
+	ok(t, err)
+	if len(none) != 0 {
+		t.Errorf("no names gave %+v", none)
 	}
 }

@@ -139,6 +139,27 @@ func (h *Host) VersionsBelow(ctx context.Context, root string) (map[string][]zfs
 	return out, err
 }
 
+// Named gives snapshots by full name, the zero Version for one that is not there.
+func (h *Host) Named(ctx context.Context, names ...string) ([]zfs.Version, error) {
+	out := make([]zfs.Version, len(names))
+	err := h.do(ctx, "get", strings.Join(names, ","), func() error {
+		for i, full := range names {
+			ds, _, _ := strings.Cut(full, "@")
+			d := h.all[ds]
+			if d == nil {
+				continue
+			}
+			for _, v := range d.versions() {
+				if v.Kind == zfs.KindSnapshot && v.FullName() == full {
+					out[i] = v
+				}
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
 // Hold is idempotent.
 func (h *Host) Hold(ctx context.Context, tag string, names ...string) error {
 	return h.do(ctx, "hold", strings.Join(names, ","), func() error {
