@@ -122,7 +122,9 @@ func (n *Node) openState() error {
 	n.gate = newGate(n.fsm)
 	n.leases = observe.NewLeases()
 	var err error
-	n.soft, err = observe.New(observe.Config{TTL: n.cfg.Hosts.TTL, ReportInterval: n.cfg.Hosts.ReportInterval})
+	n.soft, err = observe.New(observe.Config{TTL: n.cfg.Hosts.TTL, ReportInterval: n.cfg.Hosts.ReportInterval, Asleep: asleep, Wakened: func(lost time.Duration) {
+		n.log.Warn("this machine was frozen, or its clock was set: what hosts said before is forgotten", "time", lost)
+	}})
 	return err
 }
 

@@ -42,7 +42,7 @@ func (s *replicas) PromoteReplica(ctx context.Context, req *tarnv1.PromoteReplic
 	if err != nil {
 		return nil, err
 	}
-	s.afterPromotion(req)
+	s.afterPromotion(req, r)
 	out, err := s.answer(who, r, nil)
 	return &tarnv1.PromoteReplicaResponse{Replica: out, Started: true, OpId: req.GetOpId()}, err
 }
@@ -125,9 +125,13 @@ func promotion(who caller, share *tarnv1.Share, req *tarnv1.PromoteReplicaReques
 	}}}
 }
 
-// afterPromotion tells the leader's loops what is not for the log: how long a
-// planned one may wait.
-func (s *replicas) afterPromotion(req *tarnv1.PromoteReplicaRequest) {
+// afterPromotion tells the leader's loops what is not for the log, by its own clock: how
+// long a planned one may wait, and since when the owner is told to stop.
+func (s *replicas) afterPromotion(req *tarnv1.PromoteReplicaRequest, r *tarnv1.Replica) {
+	share, _ := s.State.View().Share(r.GetShareId())
+	if f := share.GetFencing(); f.GetOpId() == req.GetOpId() && f.GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_FENCING {
+		s.Soft.Began(req.GetOpId(), time.Now())
+	}
 	if wait := req.GetQuiesceWaitTime().AsDuration(); wait > 0 {
 		s.Soft.SetQuiesce(req.GetOpId(), time.Now().Add(wait))
 	}

@@ -23,7 +23,18 @@ type Snapshot struct {
 	// Stonith maps a promotion's op_id to how switching off its owner's host went.
 	Stonith map[string]StonithResult
 
+	began     map[string]time.Time
 	lastGrant func(hostID string) time.Time
+}
+
+// Running is how long ago a promotion's owner was told to stop, at the least. startedAt is
+// what the log says, by the wall clock now; it counts for a promotion that an earlier
+// leader began, and no further back than this leadership.
+func (s *Snapshot) Running(opID string, startedAt, now time.Time) time.Duration {
+	if at, ok := s.began[opID]; ok {
+		return max(0, s.Now.Sub(at))
+	}
+	return max(0, min(s.Now.Sub(s.Since), now.Sub(startedAt)))
 }
 
 // Replica returns the last report on a replica by the host that holds it, nil

@@ -23,6 +23,13 @@ type Config struct {
 	// A replica's own word is trusted until the next one is due. Default 5 s,
 	// less than TTL.
 	ReportInterval time.Duration
+	// Asleep is how long this system has been suspended since it was started; nil if
+	// nobody knows.
+	Asleep func() time.Duration
+	// Wakened is called, with State's lock, when more time has gone by than the monotonic
+	// clock counted, or when the wall clock was put back (negative), so that all was
+	// forgotten as by Lead. Nil for none.
+	Wakened func(lost time.Duration)
 }
 
 // State is safe for concurrent use.
@@ -34,6 +41,8 @@ type State struct {
 	hosts    map[string]*HostSeen
 	replicas map[string]*ReplicaSeen
 	quiesce  map[string]time.Time
+	began    map[string]time.Time
+	pauses   pauses
 	stonith  map[string]StonithResult
 	asked    map[string]*asked // by id of the inquiry
 	changed  chan struct{}
@@ -102,6 +111,7 @@ func (s *State) reset(since time.Time) {
 	s.hosts = make(map[string]*HostSeen)
 	s.replicas = make(map[string]*ReplicaSeen)
 	s.quiesce = make(map[string]time.Time)
+	s.began = make(map[string]time.Time)
 	s.stonith = make(map[string]StonithResult)
 	s.giveUp()
 }
@@ -112,6 +122,7 @@ func (s *State) Lead(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reset(now)
+	s.unnoticed(now)
 	s.wake()
 }
 
@@ -123,6 +134,7 @@ func (s *State) Lead(now time.Time) {
 func (s *State) Report(req *tarnv1.ReportRequest, now time.Time) (wantFull bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.wakened(now)
 	// An answer is one, in whatever order reports arrive.
 	s.answered(req.GetHostId(), req.GetAnswers())
 	old := s.hosts[req.GetHostId()]
@@ -220,11 +232,22 @@ func (s *State) SetQuiesce(opID string, until time.Time) {
 	s.wake()
 }
 
+// Began notes that a promotion's owner was told to stop, which the caller has seen
+// committed at now; the first note counts. No log has this: its times are of wall clocks.
+func (s *State) Began(opID string, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.began[opID]; !known {
+		s.began[opID] = now
+	}
+}
+
 // Forget drops what is kept for a promotion that has ended.
 func (s *State) Forget(opID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.quiesce, opID)
+	delete(s.began, opID)
 	delete(s.stonith, opID)
 }
 
@@ -265,10 +288,11 @@ func (s *State) Observation(replicaID string, now time.Time) *tarnv1.ReplicaObse
 func (s *State) Snapshot(now time.Time, leases *Leases) *Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.wakened(now)
 	out := &Snapshot{
 		Now: now, Since: s.since, TTL: s.cfg.TTL, ReportInterval: s.cfg.ReportInterval,
 		Hosts: maps.Clone(s.hosts), Replicas: maps.Clone(s.replicas),
-		Quiesce: maps.Clone(s.quiesce), Stonith: maps.Clone(s.stonith),
+		Quiesce: maps.Clone(s.quiesce), Stonith: maps.Clone(s.stonith), began: maps.Clone(s.began),
 	}
 	if leases != nil {
 		out.lastGrant = leases.snapshot()

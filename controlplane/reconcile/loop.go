@@ -155,11 +155,29 @@ func (l *Loop) after(cmd *raftv1.Command, result *raftfsm.Result, now time.Time)
 	if share, ok := result.Record.(*tarnv1.Share); ok && cmd.GetActivate() != nil && result.Err == nil {
 		l.cfg.Promoted(share)
 	}
+	l.note(cmd, result)
 	if p := cmd.GetPromoteReplica(); p != nil && result.Err == nil && p.GetMode() == tarnv1.PromotionMode_PROMOTION_MODE_PLANNED {
 		wait := l.cfg.Policy.StopTime
 		if p.GetWait() != nil {
 			wait = p.GetWait().AsDuration()
 		}
 		l.cfg.Soft.SetQuiesce(p.GetOpId(), now.Add(wait))
+	}
+}
+
+// note keeps the leader's memory of promotions.
+func (l *Loop) note(cmd *raftv1.Command, result *raftfsm.Result) {
+	if result.Err != nil {
+		return
+	}
+	switch v := cmd.GetVerb().(type) {
+	case *raftv1.Command_PromoteReplica:
+		if !v.PromoteReplica.GetCatchUp() {
+			l.cfg.Soft.Began(v.PromoteReplica.GetOpId(), time.Now())
+		}
+	case *raftv1.Command_CancelPromotion:
+		l.cfg.Soft.Forget(v.CancelPromotion.GetOpId())
+	case *raftv1.Command_Activate:
+		l.cfg.Soft.Forget(v.Activate.GetOpId())
 	}
 }

@@ -175,7 +175,7 @@ func (s *shareFacts) replicated(snap *snapshotFacts) bool {
 func (r *round) keptAge(s *shareFacts, keptAt *timestamppb.Timestamp) time.Duration {
 	started := s.fencing.GetStartedAt().AsTime()
 	if lag, known := r.obs.Behind(s.heard(s.fencing.GetTargetReplicaId())); known {
-		return max(0, lag-max(0, r.now.Sub(started)))
+		return max(0, lag-r.obs.Running(s.fencing.GetOpId(), started, r.now))
 	}
 	if keptAt == nil {
 		return max(0, started.Sub(s.GetCreatedAt().AsTime()))
