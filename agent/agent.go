@@ -33,6 +33,7 @@ type Agent struct {
 	hostID   string
 	session  string
 	material *identity.Material
+	revoked  *identity.Revocations // whom no port and no call of this host accepts
 
 	storage  Storage
 	sync     func(pool string) func(context.Context) error // how to make a listing exact
@@ -47,6 +48,7 @@ type Agent struct {
 	server   *stream.Server
 	door     *stream.Door // nil: streams leave inside TLS only
 	client   *stream.Client
+	callers  *identity.Admission // of the port for other agents
 	feed     *stream.Feed
 	cadences map[string]*replicate.Cadence // by pool
 	surveys  map[string]*replicate.Survey  // by pool
@@ -104,7 +106,7 @@ func (a *Agent) build() error {
 	a.registry = metrics.NewRegistry(metrics.Build{Version: a.cfg.Version, Revision: a.cfg.Revision, GoVersion: runtime.Version()})
 	a.counters = metrics.NewAgent(a.registry)
 	for _, part := range []func() error{
-		a.buildIdentity, a.buildStorage, a.buildKeys, a.buildControl, a.buildExports, a.buildLease,
+		a.buildIdentity, a.buildRevocations, a.buildStorage, a.buildKeys, a.buildControl, a.buildExports, a.buildLease,
 		a.buildStream, a.buildCadences, a.buildWorkers, a.buildGossip,
 	} {
 		if err := part(); err != nil {
@@ -232,6 +234,7 @@ func (a *Agent) buildWorkers() error {
 	a.purges = newPurges(a.purge, func(result string) { a.counters.Purges.WithLabelValues(result).Inc() }, a.reports.soon, a.log)
 	a.reports.purges, a.reports.orphans = a.purges.reports, a.orphans.divergent
 	a.reports.gossip, a.reports.obey = func() *tarnv1.GossipState { return a.ring.state() }, a.obeyGossip
+	a.reports.revoked, a.reports.revoke = a.revoked.Digest, a.revoke
 	a.reports.failed = func(err error) { a.log.Warn("report was not taken", "err", err) }
 	a.reports.send = func(ctx context.Context, req *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error) {
 		return call(ctx, a, "Report", callTimeout, a.control.Report, req)

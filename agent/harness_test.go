@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -47,6 +48,8 @@ type plane struct {
 	inquiry     *tarnv1.Inquiry
 	answer      *tarnv1.InquiryAnswer
 	purges      []*tarnv1.PurgeOrder // of every host
+	revoked     *tarnv1.Revocations
+	away        bool // nobody is registered
 }
 
 func newPlane() *plane {
@@ -66,12 +69,20 @@ func (p *plane) update(change func()) {
 }
 
 func (p *plane) Register(_ context.Context, req *tarnv1.RegisterRequest) (*tarnv1.RegisterResponse, error) {
+	away, out := false, &tarnv1.RegisterResponse{Host: req.GetHost(), ClusterId: "test"}
 	p.update(func() {
+		if away = p.away; away {
+			return
+		}
 		p.hosts[req.GetHost().GetId()] = proto.CloneOf(req.GetHost())
 		p.registered++
 		p.forgotten = false
+		out.Revocations = p.revoked
 	})
-	return &tarnv1.RegisterResponse{Host: req.GetHost(), ClusterId: "test"}, nil
+	if away {
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New("no control plane"))
+	}
+	return out, nil
 }
 
 func (p *plane) Assignments(ctx context.Context, req *tarnv1.AssignmentsRequest) (*tarnv1.AssignmentsResponse, error) {
@@ -104,12 +115,16 @@ func (p *plane) Assignments(ctx context.Context, req *tarnv1.AssignmentsRequest)
 func (p *plane) Report(_ context.Context, req *tarnv1.ReportRequest) (*tarnv1.ReportResponse, error) {
 	var full bool
 	var open []*tarnv1.Inquiry
+	var revoked *tarnv1.Revocations
 	p.update(func() {
 		p.reports = append(p.reports, proto.CloneOf(req))
 		for _, r := range req.GetReplicas() {
 			p.latest[r.GetReplicaId()] = proto.CloneOf(r)
 		}
 		full, p.wantFull = p.wantFull, false
+		if !bytes.Equal(p.revoked.GetDigest(), req.GetRevocationsDigest()) {
+			revoked = p.revoked
+		}
 		for _, a := range req.GetAnswers() {
 			if a.GetId() == p.inquiry.GetId() {
 				p.inquiry, p.answer = nil, proto.CloneOf(a)
@@ -119,7 +134,7 @@ func (p *plane) Report(_ context.Context, req *tarnv1.ReportRequest) (*tarnv1.Re
 			open = append(open, proto.CloneOf(p.inquiry))
 		}
 	})
-	return &tarnv1.ReportResponse{WantFull: full, Inquiries: open}, nil
+	return &tarnv1.ReportResponse{WantFull: full, Inquiries: open, Revocations: revoked}, nil
 }
 
 func (p *plane) RenewLease(_ context.Context, req *tarnv1.RenewLeaseRequest) (*tarnv1.RenewLeaseResponse, error) {

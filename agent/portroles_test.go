@@ -2,6 +2,7 @@ package agent
 
 import (
 	"crypto/tls"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -10,21 +11,24 @@ import (
 
 	"github.com/google/uuid"
 
+	"tarn/agent/stream"
 	"tarn/controlplane/identity"
+	tarnv1 "tarn/proto/tarn/v1"
 )
 
 // TestOnlyAgentsPull tries the stream port with every role there is, without a
-// certificate, with a foreign authority's, and without TLS: agents get through.
+// certificate, with a foreign authority's, with one whose owner was revoked, and without
+// TLS: agents get through.
 func TestOnlyAgentsPull(t *testing.T) {
 	ours, foreign := testCA(t), testCA(t)
+	a := portAgent(t, ours)
 	server := httptest.NewUnstartedServer(untilExpiry(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, err := peerID(r); err != nil {
+		if _, err := a.peerID(r); err != nil {
 			w.WriteHeader(http.StatusForbidden)
 		}
 	})))
-	admission := identity.NewAdmission(identity.Limits{})
-	server.Listener = admission.Listener(server.Listener)
-	server.TLS = admission.Config(roleMaterial(t, ours, identity.RoleAgent).ServerConfig("http/1.1"))
+	server.Listener = a.callers.Listener(server.Listener)
+	server.TLS = a.callers.Config(a.material.ServerConfig("http/1.1"))
 	server.StartTLS()
 	defer server.Close()
 	try := func(conf *tls.Config) int {
@@ -43,14 +47,22 @@ func TestOnlyAgentsPull(t *testing.T) {
 		if role == identity.RoleAgent {
 			want = http.StatusOK
 		}
-		if got := try(roleMaterial(t, ours, role).ClientConfig(identity.RoleAgent)); got != want {
+		known := roleMaterial(t, ours, role)
+		if got := try(known.ClientConfig(identity.RoleAgent)); got != want {
 			t.Errorf("%s: %d, want %d", role, got, want)
+		}
+		a.revoke(&tarnv1.Revocations{Ids: []string{known.Identity().ID}, Digest: []byte(role)})
+		if got := try(known.ClientConfig(identity.RoleAgent)); got != 0 {
+			t.Errorf("a revoked %s: %d", role, got)
 		}
 		stranger := roleMaterial(t, foreign, role).ClientConfig(identity.RoleAgent)
 		stranger.VerifyConnection = nil // A hostile client does not mind whom it talks to.
 		if got := try(stranger); got != 0 {
 			t.Errorf("a foreign %s: %d", role, got)
 		}
+	}
+	if got := try(roleMaterial(t, ours, identity.RoleAgent).ClientConfig(identity.RoleAgent)); got != http.StatusOK {
+		t.Errorf("another agent after that: %d", got)
 	}
 	bare := roleMaterial(t, ours, identity.RoleAgent).ClientConfig(identity.RoleAgent)
 	bare.GetClientCertificate = nil
@@ -64,6 +76,20 @@ func TestOnlyAgentsPull(t *testing.T) {
 			t.Errorf("without TLS: %s", res.Status)
 		}
 	}
+}
+
+// portAgent is as much of an agent as its port for others takes.
+func portAgent(t *testing.T, ca *identity.CA) *Agent {
+	t.Helper()
+	a := &Agent{log: slog.New(slog.DiscardHandler), material: roleMaterial(t, ca, identity.RoleAgent), cfg: Config{DataDir: t.TempDir()}}
+	if err := a.buildRevocations(); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if a.client, err = stream.NewClient(stream.ClientConfig{TLS: dialer(a.material)}); err != nil {
+		t.Fatal(err)
+	}
+	return a
 }
 
 func testCA(t *testing.T) *identity.CA {

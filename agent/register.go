@@ -152,6 +152,7 @@ func (a *Agent) register(ctx context.Context, turn func()) error {
 		turn()
 		resp, err := call(ctx, a, "Register", callTimeout, a.control.Register, &tarnv1.RegisterRequest{Host: host})
 		if err == nil {
+			a.revoke(resp.GetRevocations())
 			a.registered.Store(true)
 			a.spread(host.GetCapabilities())
 			a.log.Info("registered", "host", a.hostID, "session", a.session, "cluster", resp.GetClusterId())

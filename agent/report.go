@@ -42,6 +42,10 @@ type reports struct {
 	gossip func() *tarnv1.GossipState
 	obey   func(*tarnv1.GossipOrders)
 
+	// revoked is the digest of the revocations that this host goes by, revoke takes others.
+	revoked func() []byte
+	revoke  func(*tarnv1.Revocations)
+
 	kick chan struct{}
 
 	mu       sync.Mutex
@@ -64,6 +68,8 @@ func newReports(interval time.Duration) *reports {
 		orphans:   func() ([]*tarnv1.DivergentCopy, bool) { return nil, false },
 		gossip:    func() *tarnv1.GossipState { return nil },
 		obey:      func(*tarnv1.GossipOrders) {},
+		revoked:   func() []byte { return nil },
+		revoke:    func(*tarnv1.Revocations) {},
 		kick:      make(chan struct{}, 1), expected: map[string]bool{},
 		latest: map[string]*tarnv1.ReplicaReport{}, changed: map[string]bool{}, history: map[string]*history{},
 	}
@@ -197,12 +203,13 @@ func (r *reports) once(ctx context.Context, full bool) (complete, want bool, err
 	}
 	req.Answers, req.Purges = r.inquiries.take(), r.purges()
 	req.OrphanedCopies, req.OrphansKnown = r.orphans()
-	req.Gossip = r.gossip()
+	req.Gossip, req.RevocationsDigest = r.gossip(), r.revoked()
 	resp, err := r.send(ctx, req)
 	if err != nil {
 		r.giveBack(req)
 		r.inquiries.notSent(req.GetAnswers(), err)
 	} else {
+		r.revoke(resp.GetRevocations())
 		r.inquiries.sent(req.GetAnswers())
 		r.inquiries.ask(resp.GetInquiries())
 		r.obey(resp.GetGossip())

@@ -21,6 +21,8 @@ const ringStart = 2 * time.Second
 type ringPart struct {
 	file *gossip.KeyFile
 	ring *gossip.Ring
+	// revoked says why an identity has no place in the ring, nil for any other.
+	revoked func(id string) error
 	// roster is what the control plane said last; nil: nothing yet, and then the key is all
 	// that a member can show.
 	roster atomic.Pointer[registered]
@@ -46,6 +48,9 @@ func newRegistered(said *tarnv1.GossipRoster) *registered {
 
 // accept is gossip.Config.Accept.
 func (p *ringPart) accept(m gossip.Member) error {
+	if err := p.revoked(m.Name); err != nil {
+		return fmt.Errorf("%w: %w", gossip.ErrStranger, err)
+	}
 	known := p.roster.Load()
 	if known == nil {
 		return nil
@@ -65,8 +70,8 @@ func (p *ringPart) peers(configured []string) []string {
 		return configured
 	}
 	out := append([]string(nil), configured...)
-	for _, r := range known.members {
-		if r.Reachable() {
+	for id, r := range known.members {
+		if r.Reachable() && p.revoked(id) == nil {
 			out = append(out, r.Addr)
 		}
 	}
@@ -132,7 +137,7 @@ func (a *Agent) buildGossip() error {
 	if len(keys) == 0 {
 		return errors.New("gossip.bind needs a key in " + a.cfg.Gossip.KeyFile)
 	}
-	part := &ringPart{file: file}
+	part := &ringPart{file: file, revoked: a.revoked.Check}
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	part.ring, err = gossip.New(gossip.Config{

@@ -20,7 +20,7 @@ func newPart(t *testing.T, path string) *ringPart {
 	if err != nil {
 		t.Fatal(err)
 	}
-	part := &ringPart{file: file}
+	part := &ringPart{file: file, revoked: func(string) error { return nil }}
 	part.ring, err = gossip.New(gossip.Config{
 		Bind: "127.0.0.1:0", Key: file.Keyring().Keys[0], Label: "test", Logger: slog.New(slog.DiscardHandler),
 		Meta: gossip.Meta{Role: gossip.RoleAgent, HostID: uuid.NewString(), Zone: "z"}, Accept: part.accept,

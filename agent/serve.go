@@ -24,7 +24,7 @@ func (a *Agent) buildControl() error {
 		return nil
 	}
 	c, err := client.New(client.Config{
-		Addresses: a.cfg.Join, TLS: a.material.ClientConfig(identity.RoleControl), Attempt: a.cfg.Lease.Renew, Logger: a.log,
+		Addresses: a.cfg.Join, TLS: a.controlTLS(), Attempt: a.cfg.Lease.Renew, Logger: a.log,
 	})
 	if err != nil {
 		return err
@@ -41,7 +41,7 @@ func (a *Agent) renew(ctx context.Context) error {
 	renewer, err := identity.NewRenewer(identity.RenewerConfig{
 		Dir: a.cfg.PKIDir, Material: a.material, Logger: a.log,
 		Sign: func(ctx context.Context, csr []byte) ([]byte, error) {
-			return client.Renew(ctx, client.Config{Addresses: a.cfg.Join, TLS: a.material.ClientConfig(identity.RoleControl), Logger: a.log}, csr)
+			return client.Renew(ctx, client.Config{Addresses: a.cfg.Join, TLS: a.controlTLS(), Logger: a.log}, csr)
 		},
 	})
 	if err != nil {
@@ -52,7 +52,7 @@ func (a *Agent) renew(ctx context.Context) error {
 
 func (a *Agent) buildStream() (err error) {
 	a.client, err = stream.NewClient(stream.ClientConfig{
-		TLS: dialer(a.material), StallTimeout: a.cfg.Stream.StallTimeout, PlainNetworks: a.cfg.Stream.networks(),
+		TLS: dialer(a.material), Refuse: a.revoked.Check, StallTimeout: a.cfg.Stream.StallTimeout, PlainNetworks: a.cfg.Stream.networks(),
 	})
 	if err != nil {
 		return err
@@ -64,7 +64,7 @@ func (a *Agent) buildStream() (err error) {
 		return err
 	}
 	a.server, err = stream.NewServer(stream.Config{
-		Engine: a.storage, Board: a.board, PeerID: peerID, Logger: a.log, Door: a.door,
+		Engine: a.storage, Board: a.board, PeerID: a.peerID, Logger: a.log, Door: a.door,
 		Authorize: func(peer, share, replica string) (stream.Grant, error) {
 			return a.workers.authorize(peer, share, replica)
 		},
@@ -117,10 +117,9 @@ func (a *Agent) serve(ctx context.Context) error {
 			return fmt.Errorf("open stream listener: %w", err)
 		}
 	}
-	admission := identity.NewAdmission(identity.Limits{})
 	server := &http.Server{
 		Handler:           untilExpiry(a.server),
-		TLSConfig:         admission.Config(a.material.ServerConfig("http/1.1")),
+		TLSConfig:         a.callers.Config(a.material.ServerConfig("http/1.1")),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       11 * time.Minute, // longer than receivers keep them
 		MaxHeaderBytes:    64 << 10,
@@ -132,7 +131,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	a.pulses.turn(loopStreams)
 	a.log.Info("serving streams", "addr", listener.Addr().String())
 	done := make(chan error, 1)
-	go func() { done <- server.ServeTLS(admission.Listener(listener), "", "") }()
+	go func() { done <- server.ServeTLS(a.callers.Listener(listener), "", "") }()
 	select {
 	case err := <-done:
 		return fmt.Errorf("serve streams: %w", err)

@@ -54,10 +54,14 @@ func (k *ringKeeper) controlMembers(have gossip.Keyring) []*tarnv1.GossipMember 
 }
 
 // hostMembers says how far the storage hosts are by their reports. Those that are up are
-// required; others are given the keys when they come back.
+// required; others are given the keys when they come back. Revoked ones never are.
 func (k *ringKeeper) hostMembers(have gossip.Keyring) []*tarnv1.GossipMember {
 	var out []*tarnv1.GossipMember
-	for h := range k.view().Hosts() {
+	v := k.view()
+	for h := range v.Hosts() {
+		if v.Revoked(h.GetId()) {
+			continue
+		}
 		m := &tarnv1.GossipMember{
 			Id: h.GetId(), Name: h.GetName(), Role: gossip.RoleAgent.String(), Required: h.GetState() == tarnv1.HostState_HOST_STATE_UP,
 		}

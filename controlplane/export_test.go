@@ -5,6 +5,7 @@ import (
 
 	"tarn/agent/gossip"
 	raftv1 "tarn/proto/tarn/raft/v1"
+	tarnv1 "tarn/proto/tarn/v1"
 )
 
 // Compare makes every node compare its state with the leader's, which n has to be.
@@ -24,6 +25,9 @@ func (n *Node) GossipSays(id string) gossip.State {
 	}
 	return 0
 }
+
+// GossipOrders are what a member is told that knows nothing.
+func (n *Node) GossipOrders() *tarnv1.GossipOrders { return n.keeper.Orders(nil) }
 
 // GossipAddr is where the ring reaches this node; empty until it does.
 func (n *Node) GossipAddr() string { return n.ring.Addr() }

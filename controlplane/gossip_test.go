@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -76,6 +77,16 @@ func TestGossipMovesNothing(t *testing.T) {
 	}
 	if moved := node.View().Index() - index; moved > 1 { // the leader's comparison of states may be due
 		t.Errorf("gossip moved the state by %d entries", moved)
+	}
+	// What the state says does count in the ring.
+	op := h.as(identity.Subject{Role: identity.RoleOperator})
+	if _, err := op.Operator.RevokeUser(t.Context(), &tarnv1.RevokeUserRequest{User: id, Reason: "stolen"}); err != nil {
+		t.Fatal(err)
+	}
+	h.await("a revoked host is not in the ring", func() bool { return node.GossipSays(id) == 0 })
+	orders := node.GossipOrders()
+	if slices.ContainsFunc(orders.GetRoster().GetPeers(), func(p *tarnv1.GossipPeer) bool { return p.GetId() == id }) || len(orders.GetRoster().GetPeers()) == 0 {
+		t.Errorf("others are told of %v", orders.GetRoster())
 	}
 }
 

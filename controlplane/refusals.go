@@ -33,10 +33,7 @@ func (n *Node) refusedRaft(peer, remote string) {
 }
 
 // revoked tells the port that an identity is not let in any more.
-func (n *Node) revoked(id string) bool {
-	u, ok := n.fsm.View().User(id)
-	return ok && u.GetRevokedAt() != nil
-}
+func (n *Node) revoked(id string) bool { return n.fsm.View().Revoked(id) }
 
 func (n *Node) denied(e audit.Entry) {
 	if err := n.audit.Denied(e); err != nil {

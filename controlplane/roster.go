@@ -63,6 +63,9 @@ func (r *roster) follow(said *tarnv1.GossipRoster) {
 
 // accept is gossip.Config.Accept.
 func (r *roster) accept(m gossip.Member) error {
+	if r.view().Revoked(m.Name) {
+		return fmt.Errorf("%w: %s %s at %s was revoked", gossip.ErrStranger, m.Meta.Role, m.Name, m.Addr)
+	}
 	if h, ok := r.view().Host(m.Name); ok {
 		return gossip.Registered{Role: gossip.RoleAgent, Addr: hostAddress(h)}.Confirm(m)
 	}
@@ -91,8 +94,8 @@ func hostAddress(h *tarnv1.Host) string {
 
 // list is the roster for members.
 func (r *roster) list() *tarnv1.GossipRoster {
-	out := &tarnv1.GossipRoster{}
-	for h := range r.view().Hosts() {
+	out, v := &tarnv1.GossipRoster{}, r.view()
+	for h := range v.Hosts() {
 		out.Peers = append(out.Peers, &tarnv1.GossipPeer{Id: h.GetId(), Role: gossip.RoleAgent.String(), Address: hostAddress(h)})
 	}
 	r.mu.Lock()
@@ -100,6 +103,8 @@ func (r *roster) list() *tarnv1.GossipRoster {
 		out.Peers = append(out.Peers, &tarnv1.GossipPeer{Id: id, Role: gossip.RoleControl.String(), Address: addr})
 	}
 	r.mu.Unlock()
+	// Who was revoked has no place in the ring, whatever else is known of it.
+	out.Peers = slices.DeleteFunc(out.Peers, func(p *tarnv1.GossipPeer) bool { return v.Revoked(p.GetId()) })
 	slices.SortFunc(out.Peers, func(a, b *tarnv1.GossipPeer) int { return cmp.Compare(a.GetId(), b.GetId()) })
 	hash := sha256.New()
 	for _, p := range out.Peers {

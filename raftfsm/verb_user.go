@@ -106,3 +106,13 @@ func (v *View) Users() iter.Seq[*tarnv1.User] {
 		}
 	}
 }
+
+// Revoked tells whether an identity, a user's or a certificate's, is refused for good.
+func (v *View) Revoked(id string) bool {
+	u, ok := v.User(id)
+	return ok && u.GetRevokedAt() != nil
+}
+
+// UsersStamp is equal (==) in two views of one state machine only if they have the same
+// users and revocations. It keeps no more of the state alive than those.
+func (v *View) UsersStamp() any { return v.s.users }

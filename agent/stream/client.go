@@ -27,6 +27,9 @@ type ClientConfig struct {
 	StallTimeout time.Duration
 	// DialTimeout bounds connection and handshake. 0: 5 s.
 	DialTimeout time.Duration
+	// Refuse says why nothing is asked of a host, nil for any other; optional. Whom it
+	// refuses later has to be cut off with Sever.
+	Refuse func(hostID string) error
 	// PlainNetworks are trusted: the bytes of a stream from a source in one of them
 	// may come without TLS, if the source agrees (PlainConfig).
 	PlainNetworks []netip.Prefix
@@ -58,6 +61,9 @@ type hostClients struct {
 	bulk, poll *http.Client
 	// noPlain: plain connections to this host failed a moment ago.
 	noPlain atomic.Pointer[time.Time]
+
+	mu      sync.Mutex
+	running map[*context.CancelCauseFunc]struct{} // what ends each request under way
 }
 
 // NewClient checks cfg; it connects to nobody yet.
@@ -89,7 +95,10 @@ func (c *Client) host(id string) *hostClients {
 	defer c.mu.Unlock()
 	h, ok := c.hosts[id]
 	if !ok {
-		h = &hostClients{bulk: &http.Client{Transport: c.transport(id)}, poll: &http.Client{Transport: c.transport(id)}}
+		h = &hostClients{
+			bulk: &http.Client{Transport: c.transport(id)}, poll: &http.Client{Transport: c.transport(id)},
+			running: map[*context.CancelCauseFunc]struct{}{},
+		}
 		c.hosts[id] = h
 	}
 	return h
@@ -165,7 +174,7 @@ func (c *Client) Pull(ctx context.Context, req Request) (*Pull, error) {
 }
 
 func (c *Client) pull(ctx context.Context, h *hostClients, req Request, body pullBody) (*Pull, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := h.begin(ctx)
 	resp, err := c.post(ctx, h.bulk, req.Source, pathPull, body)
 	if err != nil {
 		cancel(nil)
@@ -193,6 +202,9 @@ func (c *Client) post(ctx context.Context, via *http.Client, src *tarnv1.Source,
 		return nil, fmt.Errorf("address source %q: %v: %w", src.GetAddress(), err, zfs.ErrInvalid)
 	}
 	r.Header.Set("Content-Type", "application/json")
+	if err := c.refuse(src.GetHostId()); err != nil {
+		return nil, err
+	}
 	resp, err := via.Do(r)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
@@ -223,9 +235,12 @@ func drop(body io.ReadCloser) {
 
 // poll asks for the heads of one host.
 func (c *Client) poll(ctx context.Context, src *tarnv1.Source, req headsBody) (headsAnswer, error) {
-	ctx, cancel := context.WithTimeout(ctx, req.wait()+pollGrace)
-	defer cancel()
-	resp, err := c.post(ctx, c.host(src.GetHostId()).poll, src, pathHeads, req)
+	ctx, stop := context.WithTimeout(ctx, req.wait()+pollGrace)
+	defer stop()
+	h := c.host(src.GetHostId())
+	ctx, cancel := h.begin(ctx)
+	defer cancel(nil)
+	resp, err := c.post(ctx, h.poll, src, pathHeads, req)
 	if err != nil {
 		return headsAnswer{}, err
 	}

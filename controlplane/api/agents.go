@@ -16,7 +16,10 @@ import (
 )
 
 // agentService is AgentService.
-type agentService struct{ *core }
+type agentService struct {
+	*core
+	revocations revocations
+}
 
 // speaksFor refuses an agent that names another host than its certificate.
 func (c caller) speaksFor(hostID string) error {
@@ -37,7 +40,7 @@ func (s *agentService) Register(ctx context.Context, req *tarnv1.RegisterRequest
 	}
 	if stored, ok := s.State.View().Host(req.GetHost().GetId()); ok && sameHost(stored, req.GetHost()) {
 		s.Leases.Registered(stored.GetId(), stored.GetSessionId(), false)
-		return &tarnv1.RegisterResponse{Host: stored, ClusterId: s.ClusterID}, nil
+		return s.registered(stored), nil
 	}
 	taken, err := s.admitMachine(req.GetHost())
 	if err != nil {
@@ -51,7 +54,13 @@ func (s *agentService) Register(ctx context.Context, req *tarnv1.RegisterRequest
 		return nil, err
 	}
 	s.placer.forget()
-	return &tarnv1.RegisterResponse{Host: h, ClusterId: s.ClusterID}, nil
+	return s.registered(h), nil
+}
+
+// registered is the answer to a registration. It says whom to refuse, before the host
+// hears from its assignments whom to serve.
+func (s *agentService) registered(h *tarnv1.Host) *tarnv1.RegisterResponse {
+	return &tarnv1.RegisterResponse{Host: h, ClusterId: s.ClusterID, Revocations: s.revocations.of(s.State.View())}
 }
 
 // sameHost compares what an agent says of itself. Free space is none of it: it
@@ -134,6 +143,7 @@ func (s *agentService) Report(ctx context.Context, req *tarnv1.ReportRequest) (*
 	s.Count("report", "taken", 1)
 	full := s.Soft.Report(req, time.Now())
 	out := &tarnv1.ReportResponse{WantFull: full, Inquiries: s.Soft.Inquiries(req.GetHostId())}
+	out.Revocations = s.revocations.unless(s.State.View(), req.GetRevocationsDigest())
 	if req.GetGossip().GetRunning() {
 		out.Gossip = s.Gossip.Orders(req.GetGossip())
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/dynamicpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -277,6 +279,52 @@ func TestRevokedCertificates(t *testing.T) {
 		}
 	}
 	wantCode(t, second(op.Operator.RevokeUser(t.Context(), &tarnv1.RevokeUserRequest{User: "nobody", Reason: "x"})), connect.CodeNotFound)
+}
+
+// TestHostsHearOfRevocations: with their registration, and with the next report when there
+// are others; what a host has is not told again.
+func TestHostsHearOfRevocations(t *testing.T) {
+	s := newServer(t)
+	op := s.operator()
+	id := uuid.NewString()
+	cl := s.client(s.tls(identity.Subject{Role: identity.RoleAgent, ID: id}))
+	h := &tarnv1.Host{
+		Id: id, Name: "h", AvailabilityZone: "z", Address: "127.0.0.1:1", Backend: "dir", SessionId: uuid.NewString(),
+		Pools: []*tarnv1.Pool{{Name: "tank", TotalCapacityGib: 10, FreeCapacityGib: 10, StorageProtocol: "NFS"}},
+	}
+	register := func() *tarnv1.Revocations {
+		t.Helper()
+		res, err := cl.Agent.Register(t.Context(), &tarnv1.RegisterRequest{Host: h})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.GetRevocations()
+	}
+	sequence := uint64(0)
+	report := func(digest []byte) *tarnv1.Revocations {
+		t.Helper()
+		sequence++
+		res, err := cl.Agent.Report(t.Context(), &tarnv1.ReportRequest{HostId: id, SessionId: h.GetSessionId(), Sequence: sequence, RevocationsDigest: digest})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.GetRevocations()
+	}
+	none := register()
+	if len(none.GetIds()) != 0 || len(none.GetDigest()) == 0 || report(nil) == nil || report(none.GetDigest()) != nil {
+		t.Errorf("nobody is revoked: %v", none)
+	}
+	thief := uuid.NewString()
+	if _, err := op.Operator.CreateUser(t.Context(), &tarnv1.CreateUserRequest{Name: "ann", Role: "operator"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := op.Operator.RevokeUser(t.Context(), &tarnv1.RevokeUserRequest{User: thief, Reason: "stolen"}); err != nil {
+		t.Fatal(err)
+	}
+	said := report(none.GetDigest())
+	if !slices.Equal(said.GetIds(), []string{thief}) || report(said.GetDigest()) != nil || !proto.Equal(register(), said) {
+		t.Errorf("one is revoked: %v, registering tells %v", said, register())
+	}
 }
 
 // TestTokensThatAreNone are refused alike, whatever is wrong with them.

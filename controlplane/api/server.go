@@ -188,7 +188,7 @@ func mount(mux *http.ServeMux, c *core) {
 	mux.Handle(tarnv1connect.NewOperatorServiceHandler(&operators{core: c}, common))
 	mux.Handle(tarnv1connect.NewJoinServiceHandler(&joins{core: c, limit: rate.NewLimiter(5, 10)}, common))
 	agents := connect.WithHandlerOptions(chain, connect.WithReadMaxBytes(maxReport), connect.WithCompressMinBytes(compressFrom))
-	mux.Handle(tarnv1connect.NewAgentServiceHandler(&agentService{c}, agents))
+	mux.Handle(tarnv1connect.NewAgentServiceHandler(&agentService{core: c}, agents))
 }
 
 func mountReflection(mux *http.ServeMux) {
@@ -294,7 +294,7 @@ func (i *identify) callerOf(r *http.Request) (caller, error) {
 	if err != nil || now.After(r.TLS.PeerCertificates[0].NotAfter) {
 		return who, nil
 	}
-	if u, ok := v.User(id.ID); ok && u.GetRevokedAt() != nil {
+	if v.Revoked(id.ID) {
 		return who, errRevoked
 	}
 	if r.Header.Get(authorizationHeader) != "" {

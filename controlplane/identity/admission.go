@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -45,18 +47,35 @@ var ErrTooMany = errors.New("too many connections")
 // keep others out: strangers get few and not for long, each identity its share. Safe
 // for concurrent use.
 type Admission struct {
+	// Refuse says why a certificate's owner is not let in, nil for whoever is; optional,
+	// set before the first connection. Whom it refuses later has to be cut off with Drop.
+	Refuse func(id string) error
+
 	limits Limits
 
 	mu        sync.Mutex
 	strangers int
 	known     int
 	hosts     map[string]int // strangers by remote address
-	ids       map[string]int
+	ids       map[string]map[*admittedConn]struct{}
 }
 
 // NewAdmission returns an Admission that has let nobody in.
 func NewAdmission(limits Limits) *Admission {
-	return &Admission{limits: limits.withDefaults(), hosts: map[string]int{}, ids: map[string]int{}}
+	return &Admission{limits: limits.withDefaults(), hosts: map[string]int{}, ids: map[string]map[*admittedConn]struct{}{}}
+}
+
+// Drop closes all connections of an identity, whatever goes on on them, and returns how
+// many that were.
+func (a *Admission) Drop(id string) int {
+	a.mu.Lock()
+	open := slices.Collect(maps.Keys(a.ids[id]))
+	a.mu.Unlock()
+	for _, conn := range open {
+		// The peer sees the end, and whoever serves it.
+		_ = conn.Close()
+	}
+	return len(open)
 }
 
 // Listener closes what is too much at once, unread.
@@ -119,7 +138,11 @@ func (a *Admission) Config(conf *tls.Config) *tls.Config {
 			if err != nil {
 				return nil // No certificate: a stranger still.
 			}
-			return conn.claim(id.ID, id.Role == RoleControl)
+			if err := conn.claim(id.ID, id.Role == RoleControl); err != nil || a.Refuse == nil {
+				return err
+			}
+			// Only now: whom Drop did not find is refused here.
+			return a.Refuse(id.ID)
 		}
 		return chosen, nil
 	}
@@ -187,7 +210,7 @@ type admittedConn struct {
 	patience  *time.Timer
 
 	known, gone bool
-	owner       string // empty for control nodes
+	owner       string
 }
 
 func (c *admittedConn) claim(id string, exempt bool) error {
@@ -197,17 +220,17 @@ func (c *admittedConn) claim(id string, exempt bool) error {
 	if c.known || c.gone {
 		return nil
 	}
-	if !exempt && (a.ids[id] >= a.limits.PerIdentity || a.known >= a.limits.Known) {
+	if !exempt && (len(a.ids[id]) >= a.limits.PerIdentity || a.known >= a.limits.Known) {
 		return ErrTooMany
 	}
 	c.patience.Stop()
 	c.leaveStrangers()
 	a.known++
-	c.known = true
-	if !exempt {
-		c.owner = id
-		a.ids[id]++
+	c.known, c.owner = true, id
+	if a.ids[id] == nil {
+		a.ids[id] = map[*admittedConn]struct{}{}
 	}
+	a.ids[id][c] = struct{}{}
 	return nil
 }
 
@@ -250,10 +273,7 @@ func (c *admittedConn) leave() {
 		return
 	}
 	a.known--
-	if c.owner == "" {
-		return
-	}
-	if a.ids[c.owner]--; a.ids[c.owner] == 0 {
+	if delete(a.ids[c.owner], c); len(a.ids[c.owner]) == 0 {
 		delete(a.ids, c.owner)
 	}
 }

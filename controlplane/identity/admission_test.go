@@ -1,12 +1,14 @@
 package identity
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 )
@@ -14,8 +16,9 @@ import (
 // port is an HTTPS port with an admission, of a control node.
 type port struct {
 	*Admission
-	addr string
-	ca   *CA
+	addr    string
+	ca      *CA
+	refused sync.Map // ids
 }
 
 func openPort(t *testing.T, limits Limits) *port {
@@ -25,7 +28,13 @@ func openPort(t *testing.T, limits Limits) *port {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &port{NewAdmission(limits), l.Addr().String(), ca}
+	p := &port{Admission: NewAdmission(limits), addr: l.Addr().String(), ca: ca}
+	p.Refuse = func(id string) error {
+		if _, refused := p.refused.Load(id); refused {
+			return ErrRevoked
+		}
+		return nil
+	}
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if name := r.Header.Get("Name"); name != "" && Claim(r.Context(), name) != nil {
@@ -62,19 +71,35 @@ func (p *port) await(t *testing.T, strangers, known int) {
 	}
 }
 
+// open makes a connection with a certificate, which the server has verified.
+func (p *port) open(t *testing.T, conf *tls.Config) net.Conn {
+	t.Helper()
+	conn, err := p.dial(t, conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
 // reaches tells whether a connection with a certificate is let in. It stays open.
 func (p *port) reaches(t *testing.T, conf *tls.Config) error {
 	t.Helper()
+	_, err := p.dial(t, conf)
+	return err
+}
+
+func (p *port) dial(t *testing.T, conf *tls.Config) (net.Conn, error) {
+	t.Helper()
 	conn, err := tls.Dial("tcp", p.addr, conf)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
-		return err
+		return nil, err
 	}
 	_, err = conn.Read(make([]byte, 1))
-	return err
+	return conn, err
 }
 
 func TestStrangersAreFew(t *testing.T) {
@@ -187,4 +212,42 @@ func TestUsersWithoutCertificateAreClaimed(t *testing.T) {
 		}
 	}
 	p.await(t, 1, 2)
+}
+
+// TestRevokedAreDropped: an identity that is refused from now on loses what it has open,
+// also that of a control node, which no limit counts; others keep theirs.
+func TestRevokedAreDropped(t *testing.T) {
+	p := openPort(t, Limits{})
+	kept := material(t, p.ca, node(RoleAgent))
+	stays := p.open(t, kept.ClientConfig(RoleControl))
+	for _, role := range []Role{RoleAgent, RoleControl, RoleClient, RoleOperator} {
+		s := node(role)
+		if role == RoleClient {
+			s.Project, s.ProjectRole = "p", ProjectMember
+		}
+		revoked := material(t, p.ca, s)
+		conns := []net.Conn{p.open(t, revoked.ClientConfig(RoleControl)), p.open(t, revoked.ClientConfig(RoleControl))}
+		p.await(t, 0, 3)
+		p.refused.Store(s.ID, true)
+		if n := p.Drop(s.ID); n != 2 {
+			t.Errorf("%s: %d connections were dropped", role, n)
+		}
+		p.await(t, 0, 1)
+		for _, conn := range conns {
+			_, _ = io.Copy(io.Discard, conn) // to its end, in whichever way it came
+		}
+		if err := p.reaches(t, revoked.ClientConfig(RoleControl)); err == nil {
+			t.Errorf("%s: let in again", role)
+		}
+		p.await(t, 0, 1)
+		if n := p.Drop(s.ID); n != 0 {
+			t.Errorf("%s: %d connections were left", role, n)
+		}
+	}
+	if _, err := io.WriteString(stays, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if answers, err := io.ReadAll(stays); err != nil || bytes.Count(answers, []byte("200 OK")) != 2 {
+		t.Errorf("another identity: %q, %v", answers, err)
+	}
 }

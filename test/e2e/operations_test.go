@@ -85,13 +85,14 @@ func TestRunbooks(t *testing.T) {
 		env:      map[string]string{}, ran: map[string]int{},
 	}
 	o.prepareRunbooks()
-	special := []string{"Lost host", "Divergent copy", "Full pool", "Restore", "Newer than the backup"}
+	special := []string{"Lost host", "Compromised host", "Divergent copy", "Full pool", "Restore", "Newer than the backup"}
 	for _, b := range runbooks(t) {
 		if b.kind == "sh" && !slices.Contains(special, b.section) && o.ran[b.section] == 0 {
 			o.follow("sh", b.section)
 			o.env["DIR"] = t.TempDir()
 		}
 	}
+	o.compromisedHost()
 	o.lostHost()
 	o.divergentCopy()
 	o.follow("sh", "Full pool")
@@ -162,6 +163,28 @@ func (o *operator) lostHost() {
 	o.must("host", "enable", o.env["HOST"])
 	if err := o.Start(o.env["HOST"]); err != nil {
 		o.t.Fatal(err)
+	}
+}
+
+// compromisedHost revokes a host that has nothing to do with the share; all others hear of it.
+func (o *operator) compromisedHost() {
+	o.t.Helper()
+	host := o.env["HOST"]
+	defer func() { o.env["HOST"] = host }()
+	o.env["HOST"] = o.hostIn("az3")
+	id := strings.TrimSpace(o.must("-q", "host", "show", o.env["HOST"]))
+	o.follow("sh", "Compromised host")
+	for _, n := range o.Nodes() {
+		if n.Kind != dev.Agent || n.Name == o.env["HOST"] {
+			continue
+		}
+		o.eventually(30*time.Second, n.Name+" refuses the host", func(context.Context) error {
+			list, err := os.ReadFile(filepath.Join(o.Dir(), "nodes", n.Name, "revoked_identities"))
+			if err == nil && !strings.Contains(string(list), id) {
+				err = errors.New(string(list))
+			}
+			return err
+		})
 	}
 }
 
