@@ -114,6 +114,7 @@ func sample(r *tarnv1.ReplicaReport, h *history) metrics.LocalReplica {
 		Share: r.GetShareId(), Replica: r.GetReplicaId(), Role: roleLabel(r.GetObservedRole()),
 		Lag: math.NaN(), Expected: math.NaN(), Done: math.NaN(), LastProgress: math.NaN(),
 		LastSuccess: unix(h.succeeded), LastVerified: unix(h.verified), LastAttempt: unix(h.attempted),
+		SourceRolledBack:    r.GetError().GetCode() == tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_SOURCE_ROLLED_BACK,
 		ConsecutiveFailures: h.failures, Snapshots: len(r.GetSnapshots()),
 		OldestSnapshot: math.NaN(), NewestSnapshot: math.NaN(), Holds: h.holds, Copies: len(r.GetDivergentCopies()),
 		RetentionRun: unix(h.retained.At), RetentionKeep: math.NaN(), RetentionOldest: unix(h.retained.Oldest), Overdue: h.retained.Overdue,

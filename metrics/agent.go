@@ -119,9 +119,11 @@ type LocalReplica struct {
 	LastAttempt         float64
 	LastVerified        float64
 	ConsecutiveFailures int
-	Snapshots           int
-	OldestSnapshot      float64
-	NewestSnapshot      float64
+	// SourceRolledBack: the primary is at an older snapshot than this copy.
+	SourceRolledBack bool
+	Snapshots        int
+	OldestSnapshot   float64
+	NewestSnapshot   float64
 	// Holds by kind (step, last, divergent, foreign) as retention last counted them.
 	Holds map[string]int
 	// Copies kept aside when history forked, and the bytes that they alone use.

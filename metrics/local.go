@@ -64,6 +64,8 @@ func replicaFacts() []replicaFact {
 			func(r LocalReplica) float64 { return r.LastVerified }),
 		fact("tarn_replica_consecutive_failures", "Replication steps that failed since the last success.",
 			func(r LocalReplica) float64 { return float64(r.ConsecutiveFailures) }),
+		fact("tarn_replica_source_rolled_back", "1 while the primary is at an older snapshot than this copy.",
+			func(r LocalReplica) float64 { return boolValue(r.SourceRolledBack) }),
 		fact("tarn_oldest_snapshot_timestamp_seconds", "When the oldest snapshot was taken.",
 			func(r LocalReplica) float64 { return r.OldestSnapshot }),
 		fact("tarn_newest_snapshot_timestamp_seconds", "When the newest snapshot was taken.",

@@ -21,6 +21,7 @@ type view struct {
 	clock  lagClock
 	behind int
 	follow *stream.Following
+	ahead  ahead
 	pull   *stream.Pull
 	flags  string // of the streams by which the dataset came to be
 	// What retention found when it last ran.
@@ -59,6 +60,9 @@ func (v *view) addLag(r *tarnv1.ReplicaReport, now time.Time) {
 	if v.follow != nil {
 		if seen, ok := v.follow.Seen(); ok {
 			v.clock.saw(seen.GUID, seen.AsOf)
+			if r.Error == nil {
+				r.Error = v.ahead.problem(seen)
+			}
 			if seen.GUID == v.head {
 				r.LagBytes, r.LagSnapshots = seen.Dirty, 0
 			} else {
@@ -75,7 +79,9 @@ func (v *view) addLag(r *tarnv1.ReplicaReport, now time.Time) {
 // report builds what is observed and publishes it when it changed.
 func (w *Worker) report() {
 	r := w.observation()
+	further := w.ahead(zfs.GUID(r.GetHeadGuid()), time.Now())
 	w.mu.Lock()
+	w.view.ahead = further.after(w.view.ahead)
 	w.view.report, w.view.head, w.view.flags = r, zfs.GUID(r.GetHeadGuid()), w.s.f.flags()
 	w.mu.Unlock()
 	if proto.Equal(r, w.last) {

@@ -3,7 +3,9 @@ package replicate
 import (
 	"context"
 	"testing"
+	"time"
 
+	"tarn/agent/stream"
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/zfs"
 )
@@ -70,14 +72,51 @@ func TestRolledBackPrimaryShrinksNoCopy(t *testing.T) {
 	rollBack(t, a, zfs.GUID(base))
 	a.start()
 	c.until("the active one is back", func() bool { return a.report().GetWritable() && a.head() == base })
+	c.until("the copy says so", func() bool {
+		r := b.report()
+		return r.GetError().GetCode() == rolledBackCode && r.GetReady() && r.GetError().GetRetrying()
+	})
 	a.write("anew\n")
 	c.until("the copy follows", func() bool {
 		text, err := b.fs.Read(b.dataset())
 		return err == nil && text == "kept\nanew\n" && inSync(a, b)()
 	})
+	c.until("it has nothing to say any more", func() bool { return b.report().GetError() == nil })
 	c.until("what it had is kept aside", func() bool { return len(b.report().GetDivergentCopies()) == 1 })
 	text, err := b.fs.Read(b.report().GetDivergentCopies()[0].GetDataset())
 	if err != nil || text != "kept\nlater\n" {
 		t.Errorf("kept aside is %q, %v", text, err)
+	}
+}
+
+const rolledBackCode = tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_SOURCE_ROLLED_BACK
+
+// A copy is ahead of what its source said a moment ago all the time, and of a source that
+// went away. Only a source whose data are the older ones after the copy had newer ones has
+// lost these.
+func TestAheadIsNotOldNews(t *testing.T) {
+	begun := time.Now()
+	a := ahead{head: 3, source: 2, since: begun}
+	if again := (ahead{head: 3, source: 2, since: begun.Add(time.Hour)}).after(a); again != a {
+		t.Errorf("what goes on begins at %v", again.since)
+	}
+	if next := (ahead{head: 4, source: 2, since: begun.Add(time.Hour)}).after(a); !next.since.After(begun) {
+		t.Error("another head has been here since the first one was")
+	}
+	for name, c := range map[string]struct {
+		a    ahead
+		seen stream.Seen
+		told bool
+	}{
+		"before the copy had its head": {a, stream.Seen{GUID: 2, AsOf: begun.Add(-time.Second)}, false},
+		"at the same moment":           {a, stream.Seen{GUID: 2, AsOf: begun}, false},
+		"never known":                  {a, stream.Seen{GUID: 2}, false},
+		"another head by now":          {a, stream.Seen{GUID: 3, AsOf: begun.Add(time.Second)}, false},
+		"not ahead":                    {ahead{}, stream.Seen{AsOf: begun.Add(time.Second)}, false},
+		"after the copy had its head":  {a, stream.Seen{GUID: 2, AsOf: begun.Add(time.Second)}, true},
+	} {
+		if e := c.a.problem(c.seen); (e != nil) != c.told || e != nil && e.GetCode() != rolledBackCode {
+			t.Errorf("%s: %v", name, e)
+		}
 	}
 }

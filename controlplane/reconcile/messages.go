@@ -85,6 +85,8 @@ func sentence(e *tarnv1.ReplicaError) string {
 		return "The key of the encrypted share is not on its storage host, or does not fit. Ask the operator to copy the key file there."
 	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATA_DAMAGED:
 		return "The storage pool has found data of the share that it cannot read. Ask the operator; other replicas may be whole."
+	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_SOURCE_ROLLED_BACK:
+		return "The active replica was taken back to an earlier state. This replica still has the later one; ask the operator before the share is written again."
 	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_NOT_MANAGEABLE:
 		return "The dataset cannot be taken over or given back as it is. The replica's error says what to change."
 	}

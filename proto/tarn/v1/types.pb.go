@@ -551,6 +551,8 @@ const (
 	// What the source sent is not what a replica takes: it was refused before anything
 	// of it was written.
 	ReplicaErrorCode_REPLICA_ERROR_CODE_STREAM_REFUSED ReplicaErrorCode = 19
+	// The active replica's newest snapshot is one of this copy's older ones.
+	ReplicaErrorCode_REPLICA_ERROR_CODE_SOURCE_ROLLED_BACK ReplicaErrorCode = 20
 )
 
 // Enum value maps for ReplicaErrorCode.
@@ -576,6 +578,7 @@ var (
 		15: "REPLICA_ERROR_CODE_NOT_MANAGEABLE",
 		18: "REPLICA_ERROR_CODE_STORAGE_UNRESPONSIVE",
 		19: "REPLICA_ERROR_CODE_STREAM_REFUSED",
+		20: "REPLICA_ERROR_CODE_SOURCE_ROLLED_BACK",
 	}
 	ReplicaErrorCode_value = map[string]int32{
 		"REPLICA_ERROR_CODE_UNSPECIFIED":          0,
@@ -598,6 +601,7 @@ var (
 		"REPLICA_ERROR_CODE_NOT_MANAGEABLE":       15,
 		"REPLICA_ERROR_CODE_STORAGE_UNRESPONSIVE": 18,
 		"REPLICA_ERROR_CODE_STREAM_REFUSED":       19,
+		"REPLICA_ERROR_CODE_SOURCE_ROLLED_BACK":   20,
 	}
 )
 
@@ -6511,7 +6515,7 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\bKeyState\x12\x19\n" +
 	"\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13KEY_STATE_AVAILABLE\x10\x01\x12\x15\n" +
-	"\x11KEY_STATE_MISSING\x10\x02*\x93\x06\n" +
+	"\x11KEY_STATE_MISSING\x10\x02*\xbe\x06\n" +
 	"\x10ReplicaErrorCode\x12\"\n" +
 	"\x1eREPLICA_ERROR_CODE_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bREPLICA_ERROR_CODE_INTERNAL\x10\x01\x12#\n" +
@@ -6533,7 +6537,8 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x1fREPLICA_ERROR_CODE_DATA_DAMAGED\x10\x11\x12%\n" +
 	"!REPLICA_ERROR_CODE_NOT_MANAGEABLE\x10\x0f\x12+\n" +
 	"'REPLICA_ERROR_CODE_STORAGE_UNRESPONSIVE\x10\x12\x12%\n" +
-	"!REPLICA_ERROR_CODE_STREAM_REFUSED\x10\x13*\xf0\x02\n" +
+	"!REPLICA_ERROR_CODE_STREAM_REFUSED\x10\x13\x12)\n" +
+	"%REPLICA_ERROR_CODE_SOURCE_ROLLED_BACK\x10\x14*\xf0\x02\n" +
 	"\x0fRetentionReason\x12 \n" +
 	"\x1cRETENTION_REASON_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17RETENTION_REASON_NEWEST\x10\x01\x12\x1b\n" +
