@@ -13,6 +13,7 @@ import (
 func (k *ringKeeper) Keys() *tarnv1.GossipKeys {
 	have := k.file.Keyring()
 	out := &tarnv1.GossipKeys{Number: have.Number, Phase: have.Message().GetPhase(), Fingerprints: have.Fingerprints()}
+	out.BegunBy, out.BegunAt = have.Begun.Message()
 	out.Members = append(k.controlMembers(have), k.hostMembers(have)...)
 	if have.Number == 0 {
 		return out // Written by hand: nobody is given it.

@@ -95,7 +95,7 @@ func (k *ringKeeper) take(keyring gossip.Keyring) {
 }
 
 // Rotate implements api.Gossip.
-func (k *ringKeeper) Rotate(ctx context.Context) error {
+func (k *ringKeeper) Rotate(ctx context.Context, by string) error {
 	k.begin.Lock()
 	defer k.begin.Unlock()
 	have := k.file.Keyring()
@@ -125,6 +125,7 @@ func (k *ringKeeper) Rotate(ctx context.Context) error {
 	}
 	next, err := have.Begin(key)
 	if err == nil {
+		next.Begun = gossip.BegunBy(by, time.Now())
 		_, err = k.file.Take(next)
 	}
 	if err != nil {

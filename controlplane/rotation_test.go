@@ -157,6 +157,9 @@ func TestRotationOfTheRingsKey(t *testing.T) {
 	if err != nil || started.GetPhase() != tarnv1.GossipPhase_GOSSIP_PHASE_ADDING || started.GetNumber() != 1 {
 		t.Fatalf("begun: %v, %v", started, err)
 	}
+	if by, ago := started.GetBegunBy(), time.Since(started.GetBegunAt().AsTime()); !strings.Contains(by, "/operator/") || ago < 0 || ago > time.Minute {
+		t.Errorf("begun by %q, %s ago", by, ago)
+	}
 	h.keysUntil("all but one have the new key", func(now *tarnv1.GossipKeys) bool {
 		waits := now.GetWaitsFor()
 		return len(waits) == 1 && strings.Contains(waits[0], "agent alpha: has keys number 0, not yet 1")
@@ -177,7 +180,9 @@ func TestRotationOfTheRingsKey(t *testing.T) {
 	cfg.Socket, cfg.AdminSocket = again(t, cfg.Listen), socket(t)
 	h.start(cfg)
 	h.keysUntil("the rotation is over", func(now *tarnv1.GossipKeys) bool {
-		return now.GetPhase() == tarnv1.GossipPhase_GOSSIP_PHASE_SETTLED && now.GetNumber() == 3 && len(now.GetWaitsFor()) == 0
+		// Whoever leads now, and whoever asked again.
+		return now.GetPhase() == tarnv1.GossipPhase_GOSSIP_PHASE_SETTLED && now.GetNumber() == 3 && len(now.GetWaitsFor()) == 0 &&
+			now.GetBegunBy() == started.GetBegunBy() && now.GetBegunAt().AsTime().Equal(started.GetBegunAt().AsTime())
 	})
 	mute.die()
 	h.await("the ring is whole", whole)

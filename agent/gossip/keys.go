@@ -35,6 +35,8 @@ type Keyring struct {
 	Number uint64
 	Phase  Phase
 	Keys   [][]byte // 32 bytes each
+	// Begun is who began the rotation that made k.
+	Begun Begun
 }
 
 // header begins the line of a key file that tells number and phase.
@@ -55,6 +57,8 @@ func ParseKeyring(text []byte) (Keyring, error) {
 			if err := k.readHeader(rest); err != nil {
 				return Keyring{}, err
 			}
+		case bytes.HasPrefix(line, []byte(begunHeader)):
+			k.Begun = parseBegun(string(line[len(begunHeader):]))
 		case line[0] == '#':
 		default:
 			key, ok := parseKey(string(line))
@@ -63,6 +67,9 @@ func ParseKeyring(text []byte) (Keyring, error) {
 			}
 			k.Keys = append(k.Keys, key)
 		}
+	}
+	if k.Number == 0 {
+		k.Begun = Begun{} // Nothing was rotated.
 	}
 	return k, k.Check()
 }
@@ -110,6 +117,15 @@ func (k Keyring) Check() error {
 
 // Text is k as a key file, which ParseKeyring reads back.
 func (k Keyring) Text() []byte {
+	text := k.plainText()
+	if k.Number == 0 {
+		return text
+	}
+	return append([]byte(k.Begun.text()), text...)
+}
+
+// plainText is Text without who began it.
+func (k Keyring) plainText() []byte {
 	var b bytes.Buffer
 	if k.Number > 0 {
 		fmt.Fprintln(&b, strings.TrimRight(fmt.Sprintf("%s%d %s", header, k.Number, k.Phase), " "))
@@ -122,7 +138,7 @@ func (k Keyring) Text() []byte {
 
 // Digest tells k from others without its keys.
 func (k Keyring) Digest() []byte {
-	sum := sha256.Sum256(k.Text())
+	sum := sha256.Sum256(k.plainText())
 	return sum[:]
 }
 
@@ -145,7 +161,7 @@ func (k Keyring) NewerThan(other Keyring) bool {
 	return k.Number > 0 && bytes.Compare(k.Digest(), other.Digest()) > 0
 }
 
-// Begin adds a new key, which nobody uses yet: the first step.
+// Begin adds a new key, which nobody uses yet: the first step. Begun is the caller's to set.
 func (k Keyring) Begin(key []byte) (Keyring, error) {
 	if k.Phase != PhaseSettled {
 		return Keyring{}, fmt.Errorf("%w: a rotation is under way", ErrKeyring)
@@ -160,9 +176,9 @@ func (k Keyring) Next() Keyring {
 	last := len(k.Keys) - 1
 	switch k.Phase {
 	case PhaseAdding:
-		return Keyring{Number: k.Number + 1, Phase: PhaseRetiring, Keys: append([][]byte{k.Keys[last]}, k.Keys[:last]...)}
+		return Keyring{Number: k.Number + 1, Phase: PhaseRetiring, Keys: append([][]byte{k.Keys[last]}, k.Keys[:last]...), Begun: k.Begun}
 	case PhaseRetiring:
-		return Keyring{Number: k.Number + 1, Phase: PhaseSettled, Keys: k.Keys[:1:1]}
+		return Keyring{Number: k.Number + 1, Phase: PhaseSettled, Keys: k.Keys[:1:1], Begun: k.Begun}
 	}
 	return k
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	tarnv1 "tarn/proto/tarn/v1"
 )
 
 func TestParseKeyring(t *testing.T) {
@@ -48,6 +50,46 @@ func TestParseKeyring(t *testing.T) {
 		if err == nil && (len(k.Keys) != test.want || !bytes.Equal(k.Keys[0], one) || k.Number != test.number || k.Phase != test.phase) {
 			t.Errorf("%s: %d keys, number %d, phase %q", name, len(k.Keys), k.Number, k.Phase)
 		}
+	}
+}
+
+// Who began a rotation stays with the keys over its steps, on the wire and in the file, and
+// makes no two key rings differ; what is no such note is a comment.
+func TestWhoBeganARotation(t *testing.T) {
+	old, fresh := bytes.Repeat([]byte{1}, keySize), bytes.Repeat([]byte{2}, keySize)
+	at := time.Date(2026, 3, 4, 5, 6, 7, 8, time.FixedZone("", 3600))
+	k, err := (Keyring{Keys: [][]byte{old}}).Begin(fresh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := k
+	k.Begun = BegunBy("spiffe://c/operator/x\nannn  (ann) \xff", at)
+	want := Begun{By: "spiffe://c/operator/x annn (ann)", At: time.Date(2026, 3, 4, 4, 6, 7, 0, time.UTC)}
+	for {
+		sent, err := KeyringOf(k.Message())
+		read, rerr := ParseKeyring(k.Text())
+		if err != nil || rerr != nil || k.Begun != want || sent.Begun != want || read.Begun != want || !reflect.DeepEqual(read, k) {
+			t.Fatalf("%+v: sent %+v, %v, read %+v, %v", k.Begun, sent.Begun, err, read.Begun, rerr)
+		}
+		if !bytes.Equal(plain.Digest(), k.Digest()) || k.NewerThan(plain) || plain.NewerThan(k) || !plain.Has(&tarnv1.GossipState{Number: k.Number, Digest: k.Digest()}) {
+			t.Error("key rings differ by who began them")
+		}
+		if k.Phase == PhaseSettled {
+			break
+		}
+		k, plain = k.Next(), plain.Next()
+	}
+	for _, line := range []string{"", "ann", "2026-03-04T04:06:07Z", "yesterday ann", "9999-12-31T23:59:59-23:00 ann", "0000-01-01T00:00:00+23:00 ann"} {
+		text := append([]byte(begunHeader+line+"\n"), plain.Text()...)
+		if read, err := ParseKeyring(text); err != nil || read.Begun != (Begun{}) || !reflect.DeepEqual(read.Keys, plain.Keys) {
+			t.Errorf("%q: %+v, %v", line, read.Begun, err)
+		}
+	}
+	if by := BegunBy(strings.Repeat("ä", 300), at).By; len(by) > maxBegunBy || !strings.HasPrefix(by, "ää") {
+		t.Errorf("%d bytes", len(by))
+	}
+	if b := BegunBy(" \n", at); b != (Begun{}) {
+		t.Errorf("nobody: %+v", b)
 	}
 }
 

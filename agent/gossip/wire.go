@@ -8,12 +8,14 @@ import (
 
 // Message returns k as it travels over mTLS.
 func (k Keyring) Message() *tarnv1.GossipKeyring {
-	return &tarnv1.GossipKeyring{Number: k.Number, Phase: k.Phase.message(), Keys: k.Keys}
+	m := &tarnv1.GossipKeyring{Number: k.Number, Phase: k.Phase.message(), Keys: k.Keys}
+	m.BegunBy, m.BegunAt = k.Begun.Message()
+	return m
 }
 
 // KeyringOf reads a message and checks it.
 func KeyringOf(m *tarnv1.GossipKeyring) (Keyring, error) {
-	k := Keyring{Number: m.GetNumber(), Phase: Phase(m.GetPhase().String())} // which Check refuses
+	k := Keyring{Number: m.GetNumber(), Phase: Phase(m.GetPhase().String()), Begun: begunOf(m)} // a phase that Check refuses
 	for _, phase := range []Phase{PhaseSettled, PhaseAdding, PhaseRetiring} {
 		if phase.message() == m.GetPhase() {
 			k.Phase = phase

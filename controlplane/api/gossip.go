@@ -17,8 +17,9 @@ type Gossip interface {
 	Orders(*tarnv1.GossipState) *tarnv1.GossipOrders
 	// Exchange takes what another control-plane node has and answers with what is here.
 	Exchange(*tarnv1.ExchangeGossipRequest) (*tarnv1.ExchangeGossipResponse, error)
-	// Rotate begins a rotation of the key, or lets one that is under way go on.
-	Rotate(context.Context) error
+	// Rotate begins a rotation of the key in the name of an actor, or lets one that is under
+	// way go on, in that of whoever began it.
+	Rotate(ctx context.Context, by string) error
 	// Keys says how far the members are, as far as this leader knows.
 	Keys() *tarnv1.GossipKeys
 }
@@ -38,7 +39,7 @@ func (noGossip) Exchange(*tarnv1.ExchangeGossipRequest) (*tarnv1.ExchangeGossipR
 }
 
 // Rotate implements Gossip.
-func (noGossip) Rotate(context.Context) error { return refused("", "this node has no gossip") }
+func (noGossip) Rotate(context.Context, string) error { return refused("", "this node has no gossip") }
 
 // Keys implements Gossip.
 func (noGossip) Keys() *tarnv1.GossipKeys { return &tarnv1.GossipKeys{} }
@@ -52,15 +53,17 @@ func (s *operators) GetGossipKeys(ctx context.Context, _ *tarnv1.GetGossipKeysRe
 }
 
 // RotateGossipKey implements tarnv1connect.OperatorServiceHandler. Who began it stands in
-// the audit file of the leader: the log knows nothing of the ring.
+// the key files, beside what they are for, and in the audit file of the leader: the log
+// knows nothing of the ring.
 func (s *operators) RotateGossipKey(ctx context.Context, _ *tarnv1.RotateGossipKeyRequest) (*tarnv1.GossipKeys, error) {
 	if _, err := s.Log.ReadIndex(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.Gossip.Rotate(ctx); err != nil {
+	actor := callerFrom(ctx).actor()
+	if err := s.Gossip.Rotate(ctx, actor); err != nil {
 		return nil, err
 	}
-	s.Logger.Info("the key of the gossip ring is rotated", "actor", callerFrom(ctx).actor())
+	s.Logger.Info("the key of the gossip ring is rotated", "actor", actor)
 	return s.Gossip.Keys(), nil
 }
 

@@ -110,7 +110,7 @@ const ringKey = "01234567890123456789012345678901"
 
 func (ringOfTests) KeyFile() (first, file []byte)                   { return []byte(ringKey), []byte("# a file\n") }
 func (ringOfTests) Orders(*tarnv1.GossipState) *tarnv1.GossipOrders { return &tarnv1.GossipOrders{} }
-func (ringOfTests) Rotate(context.Context) error                    { return nil }
+func (ringOfTests) Rotate(context.Context, string) error            { return nil }
 func (ringOfTests) Keys() *tarnv1.GossipKeys                        { return &tarnv1.GossipKeys{Number: 4} }
 func (ringOfTests) Exchange(*tarnv1.ExchangeGossipRequest) (*tarnv1.ExchangeGossipResponse, error) {
 	return &tarnv1.ExchangeGossipResponse{}, nil

@@ -101,6 +101,9 @@ func printGossip(a *app, w io.Writer, keys *tarnv1.GossipKeys) error {
 		fmt.Fprintf(tw, "number\t%d\n", keys.GetNumber())
 		fmt.Fprintf(tw, "phase\t%s\n", enumText(keys.GetPhase()))
 		fmt.Fprintf(tw, "keys\t%s\n", label(strings.Join(keys.GetFingerprints(), " "), "none"))
+		if keys.GetBegunBy() != "" {
+			fmt.Fprintf(tw, "rotated\t%s by %s\n", stampText(keys.GetBegunAt()), printable(keys.GetBegunBy()))
+		}
 		if err := tw.Flush(); err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ package tarnv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -84,7 +85,11 @@ type GossipKeyring struct {
 	Number uint64      `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
 	Phase  GossipPhase `protobuf:"varint,2,opt,name=phase,proto3,enum=tarn.v1.GossipPhase" json:"phase,omitempty"`
 	// 32 bytes each. The first encrypts, all decrypt.
-	Keys          [][]byte `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`
+	Keys [][]byte `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`
+	// Who began the rotation that made it, and when; empty if nobody is known. No part of
+	// what makes key rings differ.
+	BegunBy       string                 `protobuf:"bytes,4,opt,name=begun_by,json=begunBy,proto3" json:"begun_by,omitempty"`
+	BegunAt       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=begun_at,json=begunAt,proto3" json:"begun_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -136,6 +141,20 @@ func (x *GossipKeyring) GetPhase() GossipPhase {
 func (x *GossipKeyring) GetKeys() [][]byte {
 	if x != nil {
 		return x.Keys
+	}
+	return nil
+}
+
+func (x *GossipKeyring) GetBegunBy() string {
+	if x != nil {
+		return x.BegunBy
+	}
+	return ""
+}
+
+func (x *GossipKeyring) GetBegunAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BegunAt
 	}
 	return nil
 }
@@ -523,7 +542,10 @@ type GossipKeys struct {
 	Fingerprints []string        `protobuf:"bytes,3,rep,name=fingerprints,proto3" json:"fingerprints,omitempty"`
 	Members      []*GossipMember `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
 	// Sentences: whom the next step waits for, or who has to catch up.
-	WaitsFor      []string `protobuf:"bytes,5,rep,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
+	WaitsFor []string `protobuf:"bytes,5,rep,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
+	// Who began the rotation that is under way, or was last, and when; empty if not known.
+	BegunBy       string                 `protobuf:"bytes,6,opt,name=begun_by,json=begunBy,proto3" json:"begun_by,omitempty"`
+	BegunAt       *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=begun_at,json=begunAt,proto3" json:"begun_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -593,15 +615,31 @@ func (x *GossipKeys) GetWaitsFor() []string {
 	return nil
 }
 
+func (x *GossipKeys) GetBegunBy() string {
+	if x != nil {
+		return x.BegunBy
+	}
+	return ""
+}
+
+func (x *GossipKeys) GetBegunAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BegunAt
+	}
+	return nil
+}
+
 var File_tarn_v1_gossip_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_gossip_proto_rawDesc = "" +
 	"\n" +
-	"\x14tarn/v1/gossip.proto\x12\atarn.v1\"l\n" +
+	"\x14tarn/v1/gossip.proto\x12\atarn.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\x01\n" +
 	"\rGossipKeyring\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12*\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x14.tarn.v1.GossipPhaseR\x05phase\x12\x17\n" +
-	"\x04keys\x18\x03 \x03(\fB\x03\x80\x01\x01R\x04keys\"J\n" +
+	"\x04keys\x18\x03 \x03(\fB\x03\x80\x01\x01R\x04keys\x12\x19\n" +
+	"\bbegun_by\x18\x04 \x01(\tR\abegunBy\x125\n" +
+	"\bbegun_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\abegunAt\"J\n" +
 	"\n" +
 	"GossipPeer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -629,14 +667,16 @@ const file_tarn_v1_gossip_proto_rawDesc = "" +
 	"\aaddress\x18\x06 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06number\x18\a \x01(\x04R\x06number\x12\x1c\n" +
 	"\tconfirmed\x18\b \x01(\bR\tconfirmed\x12\x14\n" +
-	"\x05error\x18\t \x01(\tR\x05error\"\xc2\x01\n" +
+	"\x05error\x18\t \x01(\tR\x05error\"\x94\x02\n" +
 	"\n" +
 	"GossipKeys\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12*\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x14.tarn.v1.GossipPhaseR\x05phase\x12\"\n" +
 	"\ffingerprints\x18\x03 \x03(\tR\ffingerprints\x12/\n" +
 	"\amembers\x18\x04 \x03(\v2\x15.tarn.v1.GossipMemberR\amembers\x12\x1b\n" +
-	"\twaits_for\x18\x05 \x03(\tR\bwaitsFor*y\n" +
+	"\twaits_for\x18\x05 \x03(\tR\bwaitsFor\x12\x19\n" +
+	"\bbegun_by\x18\x06 \x01(\tR\abegunBy\x125\n" +
+	"\bbegun_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\abegunAt*y\n" +
 	"\vGossipPhase\x12\x1c\n" +
 	"\x18GOSSIP_PHASE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14GOSSIP_PHASE_SETTLED\x10\x01\x12\x17\n" +
@@ -658,27 +698,30 @@ func file_tarn_v1_gossip_proto_rawDescGZIP() []byte {
 var file_tarn_v1_gossip_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_tarn_v1_gossip_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_tarn_v1_gossip_proto_goTypes = []any{
-	(GossipPhase)(0),      // 0: tarn.v1.GossipPhase
-	(*GossipKeyring)(nil), // 1: tarn.v1.GossipKeyring
-	(*GossipPeer)(nil),    // 2: tarn.v1.GossipPeer
-	(*GossipRoster)(nil),  // 3: tarn.v1.GossipRoster
-	(*GossipState)(nil),   // 4: tarn.v1.GossipState
-	(*GossipOrders)(nil),  // 5: tarn.v1.GossipOrders
-	(*GossipMember)(nil),  // 6: tarn.v1.GossipMember
-	(*GossipKeys)(nil),    // 7: tarn.v1.GossipKeys
+	(GossipPhase)(0),              // 0: tarn.v1.GossipPhase
+	(*GossipKeyring)(nil),         // 1: tarn.v1.GossipKeyring
+	(*GossipPeer)(nil),            // 2: tarn.v1.GossipPeer
+	(*GossipRoster)(nil),          // 3: tarn.v1.GossipRoster
+	(*GossipState)(nil),           // 4: tarn.v1.GossipState
+	(*GossipOrders)(nil),          // 5: tarn.v1.GossipOrders
+	(*GossipMember)(nil),          // 6: tarn.v1.GossipMember
+	(*GossipKeys)(nil),            // 7: tarn.v1.GossipKeys
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
 }
 var file_tarn_v1_gossip_proto_depIdxs = []int32{
 	0, // 0: tarn.v1.GossipKeyring.phase:type_name -> tarn.v1.GossipPhase
-	2, // 1: tarn.v1.GossipRoster.peers:type_name -> tarn.v1.GossipPeer
-	1, // 2: tarn.v1.GossipOrders.keyring:type_name -> tarn.v1.GossipKeyring
-	3, // 3: tarn.v1.GossipOrders.roster:type_name -> tarn.v1.GossipRoster
-	0, // 4: tarn.v1.GossipKeys.phase:type_name -> tarn.v1.GossipPhase
-	6, // 5: tarn.v1.GossipKeys.members:type_name -> tarn.v1.GossipMember
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	8, // 1: tarn.v1.GossipKeyring.begun_at:type_name -> google.protobuf.Timestamp
+	2, // 2: tarn.v1.GossipRoster.peers:type_name -> tarn.v1.GossipPeer
+	1, // 3: tarn.v1.GossipOrders.keyring:type_name -> tarn.v1.GossipKeyring
+	3, // 4: tarn.v1.GossipOrders.roster:type_name -> tarn.v1.GossipRoster
+	0, // 5: tarn.v1.GossipKeys.phase:type_name -> tarn.v1.GossipPhase
+	6, // 6: tarn.v1.GossipKeys.members:type_name -> tarn.v1.GossipMember
+	8, // 7: tarn.v1.GossipKeys.begun_at:type_name -> google.protobuf.Timestamp
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_gossip_proto_init() }
