@@ -45,6 +45,7 @@ type runner struct {
 	observe    func(Call)
 	stuck      stuckTable
 	launcher   Launcher // nil: processes of this one
+	turns      *turns   // of all but streams; nil: no bound
 }
 
 // environment is all that the tools see of the agent's. The path is for the helpers
@@ -118,6 +119,11 @@ func (r *runner) outputs(ctx context.Context, inv invocation) (stdout []byte, st
 	if err != nil {
 		return nil, "", err
 	}
+	give, err := r.turns.take(ctx, inv, r.deadline)
+	if err != nil {
+		return nil, "", err
+	}
+	defer give()
 	out, errs := &boundedBuffer{limit: stdoutLimit}, &tail{limit: stderrLimit} // both locked: a process may be left behind
 	cmd.Stdout, cmd.Stderr = out, errs
 	ctx, cancel := context.WithTimeout(ctx, r.deadline)

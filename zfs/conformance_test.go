@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"tarn/zfs"
 	"tarn/zfs/zfstest"
@@ -59,4 +60,38 @@ func TestConformance(t *testing.T) {
 		}
 		return env
 	})
+}
+
+// TestSnapshotsChangedIsTold: by the versions that know, after a snapshot and after its end.
+func TestSnapshotsChangedIsTold(t *testing.T) {
+	pool := realzfs.NewPool(t, 128)
+	h := open(t, pool)
+	ds, _ := share(t, h, pool, "s", 1000)
+	changed := func() time.Time {
+		list, err := h.Datasets(t.Context(), ds)
+		ok(t, err)
+		return list[0].SnapshotsChanged
+	}
+	ok(t, h.Snapshot(t.Context(), ds+"@1"))
+	first := changed()
+	if h.Number() < 202 {
+		if !first.IsZero() {
+			t.Errorf("version %d says %s", h.Number(), first)
+		}
+		return
+	}
+	if ago := time.Since(first); ago < 0 || ago > time.Minute {
+		t.Errorf("changed %s ago", ago)
+	}
+	deadline := time.Now().Add(time.Minute)
+	for last := first; !last.After(first); last = changed() { // it counts seconds
+		if time.Now().After(deadline) {
+			t.Fatalf("still %s", last)
+		}
+		ok(t, h.DestroySnapshots(t.Context(), ds, "1"))
+		if last = changed(); last.After(first) {
+			break
+		}
+		ok(t, h.Snapshot(t.Context(), ds+"@1"))
+	}
 }

@@ -197,6 +197,9 @@ func (h *Host) propertyLists() []string {
 	if named[2] = "unique"; h.build.written {
 		named[2] = "written"
 	}
+	if h.build.snapshotsChanged {
+		named = append(named, propSnapshotsChanged)
+	}
 	if h.build.resume {
 		named = append(named, "receive_resume_token")
 	}

@@ -44,6 +44,9 @@ func (h *Host) Stuck(pool string, n int) {
 	}
 }
 
+// Number is the version of the tools, 203 for 2.3; 0 for zfs-fuse.
+func (h *Host) Number() int { return h.build.number }
+
 // NewGuard is what a stream for zfs-fuse goes through.
 func NewGuard(head []byte, from io.Reader) io.Reader { return newGuard(head, from) }
 

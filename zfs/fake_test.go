@@ -297,3 +297,26 @@ func TestStreamFlagsInCommand(t *testing.T) {
 		t.Errorf("ran %q, want %q", got, want)
 	}
 }
+
+// TestCommandsTakeTurns: however many ask at once, so many processes run and no more, and
+// waiting does not count towards a command's deadline.
+func TestCommandsTakeTurns(t *testing.T) {
+	cfg, dir := fake(t, "mkdir $dir/run.$$; ls -d $dir/run.* | wc -l >>$dir/seen; sleep 0.1; rmdir $dir/run.$$; echo \"cannot open 'x': dataset does not exist\" >&2; exit 1")
+	cfg.Deadline = 2 * time.Second
+	h := openWith(t, cfg)
+	var wg sync.WaitGroup
+	for i := range 200 {
+		wg.Go(func() {
+			_, err := h.Dataset(t.Context(), fmt.Sprint("p/", i))
+			fails(t, err, zfs.ErrNotExist)
+		})
+	}
+	wg.Wait()
+	seen, err := os.ReadFile(dir + "/seen")
+	ok(t, err)
+	for n := range strings.FieldsSeq(string(seen)) {
+		if n, err := strconv.Atoi(n); err != nil || n > 32 {
+			t.Fatalf("%d at once (%v)", n, err)
+		}
+	}
+}

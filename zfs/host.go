@@ -89,7 +89,9 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	if h.build, err = h.probe(ctx); err != nil {
 		return nil, err
 	}
+	h.turns = newTurns(kernelTurns)
 	if !h.build.bookmarks {
+		h.turns = newTurns(fuseTurns)
 		h.sends, h.receives = newSlots("send", fuseStreams), newSlots("receive", fuseStreams)
 	}
 	h.log.Info("storage is ready", "engine", h.build.engine, "version", h.build.version, "zfs", h.zfs, "pools", h.pools)

@@ -177,6 +177,11 @@ func (d *Dataset) fill(r record) (err error) {
 		d.Quota, err = number(r.value)
 	case PropRefQuota:
 		d.RefQuota, err = number(r.value)
+	case propSnapshotsChanged:
+		var at int64
+		if at, err = number(r.value); at > 0 {
+			d.SnapshotsChanged = time.Unix(at, 0)
+		}
 	case "written", "unique":
 		d.Written, err = number(r.value)
 	case "encryption":

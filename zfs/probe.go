@@ -32,6 +32,8 @@ type build struct {
 	holdsListed    bool
 	holdsExact     bool // holds -p
 	poolSync       bool // zpool sync
+
+	snapshotsChanged bool // property snapshots_changed
 }
 
 // poolFeatures are the feature flags of one pool that streams depend on.
@@ -127,6 +129,7 @@ func (h *Host) probeVersion(ctx context.Context, b *build) error {
 		b.engine, b.version, b.number = "openzfs", "0.7", 7 // has bookmarks but no zfs version
 		if v, n := readVersion(string(out)); v != "" {
 			b.version, b.number = v, n
+			b.snapshotsChanged = n >= 202
 		}
 		return nil
 	}

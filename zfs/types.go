@@ -46,6 +46,8 @@ const (
 	PropEncryption  = "encryption"  // a cipher, on or off; at creation only
 	PropKeyFormat   = "keyformat"   // raw: 32 bytes
 	PropKeyLocation = "keylocation" // file:///path
+
+	propSnapshotsChanged = "snapshots_changed" // OpenZFS 2.2
 )
 
 // Dataset is a filesystem as zfs get shows it at one moment. Sizes are bytes.
@@ -66,6 +68,10 @@ type Dataset struct {
 	// equals it. -1 where the version cannot tell. Real ZFS shows the last transaction
 	// group: what was written since (5 s, more on a busy pool) is seen after Sync only.
 	Written int64
+	// SnapshotsChanged is when a snapshot was taken or destroyed last, to the second by the
+	// host's wall clock (OpenZFS 2.2 and newer); zero where nobody knows. A snapshot that is
+	// renamed does not show.
+	SnapshotsChanged time.Time
 	// Encrypted datasets are sent raw. KeyLoaded tells whether they can be mounted.
 	Encrypted bool
 	KeyLoaded bool

@@ -45,10 +45,13 @@ func (c *Cadence) tick(ctx context.Context) error {
 	}
 	// Snapshots after datasets: one that somebody else takes in between is then the
 	// head, and the data were equal to it later than begun, never earlier.
-	if err := c.list(ctx, c.unsure(due, list, begun)); err != nil {
+	there := byName(list)
+	unsure := c.unsure(due, there, begun)
+	if err := c.list(ctx, unsure); err != nil {
 		return err
 	}
-	batch := c.look(due, list, begun, exact)
+	c.date(unsure, there, begun)
+	batch := c.look(due, there, begun, exact)
 	if len(batch) > 0 {
 		err = c.take(ctx, batch)
 	}
@@ -72,20 +75,45 @@ func (c *Cadence) settled(ctx context.Context) (exact bool, err error) {
 	return true, nil
 }
 
+func byName(list []zfs.Dataset) map[string]*zfs.Dataset {
+	there := make(map[string]*zfs.Dataset, len(list))
+	for i := range list {
+		there[list[i].Name] = &list[i]
+	}
+	return there
+}
+
 // unsure picks those whose snapshots have to be listed before anything is decided:
 // where nothing was written the head is what counts, and a user's snapshot may be there.
 // What was written to gets a new head, of whatever name is free.
-func (c *Cadence) unsure(due []*entry, list []zfs.Dataset, now time.Time) []*entry {
-	written := make(map[string]bool, len(list))
-	for _, d := range list {
-		written[d.Name] = d.Written > 0
-	}
+func (c *Cadence) unsure(due []*entry, there map[string]*zfs.Dataset, now time.Time) []*entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(due), func(e *entry) bool {
-		_, all := e.missing()
-		return written[e.Dataset] && len(e.Peers) > 0 && !all && now.Sub(e.listedAt) < relist
+		d := there[e.Dataset]
+		_, wanted := e.missing()
+		if d == nil || wanted || now.Sub(e.listedAt) >= relist {
+			return false
+		}
+		return d.Written > 0 && len(e.Peers) > 0 || !e.changed.IsZero() && e.changed.Equal(d.SnapshotsChanged)
 	})
+}
+
+// tellable is how much older than a look the change of a snapshot has to be, so that a
+// later one has another time: those are whole seconds.
+const tellable = 2 * time.Second
+
+// date notes how old the listings are that were just made, by what the datasets said of
+// their snapshots before, at begun.
+func (c *Cadence) date(listed []*entry, there map[string]*zfs.Dataset, begun time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range listed {
+		e.changed = time.Time{}
+		if d := there[e.Dataset]; d != nil && begun.Sub(d.SnapshotsChanged) >= tellable {
+			e.changed = d.SnapshotsChanged
+		}
+	}
 }
 
 // list reads heads and names of entries anew.
@@ -130,11 +158,7 @@ func (c *Cadence) learn(e *entry, versions []zfs.Version) {
 // look compares the listing with what is due and picks what to take. Where the
 // listing is not exact, what seems unchanged may have been written to a moment ago:
 // it is then no news.
-func (c *Cadence) look(due []*entry, list []zfs.Dataset, begun time.Time, exact bool) []pending {
-	there := make(map[string]*zfs.Dataset, len(list))
-	for i := range list {
-		there[list[i].Name] = &list[i]
-	}
+func (c *Cadence) look(due []*entry, there map[string]*zfs.Dataset, begun time.Time, exact bool) []pending {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var batch []pending

@@ -194,7 +194,7 @@ func (h *rigHost) serve(ctx context.Context) error {
 
 // until waits for a condition, asked again at every report.
 func (r *rig) until(ok func() bool) {
-	limit := time.NewTimer(5 * time.Minute)
+	limit := time.NewTimer(20 * time.Minute) // a thousand shares on an old machine
 	defer limit.Stop()
 	for !ok() {
 		select {

@@ -89,6 +89,9 @@ type entry struct {
 	// since; the zero time asks for a new one.
 	listed   []zfs.Version
 	listedAt time.Time
+	// changed is when a snapshot was taken or destroyed last before that, if that tells
+	// whether one was since; zero: it does not.
+	changed time.Time
 	// froze is how many bytes the head took in since previous; -1 unknown.
 	froze    int64
 	previous zfs.GUID

@@ -20,6 +20,7 @@ type lateEngine struct {
 	snaps   []zfs.Version
 	syncs   int
 	lists   int
+	changed time.Time // of the snapshots, to the second; zero: the engine does not tell
 }
 
 func (l *lateEngine) write() {
@@ -39,7 +40,7 @@ func (l *lateEngine) sync(context.Context) error {
 func (l *lateEngine) Datasets(context.Context, string) ([]zfs.Dataset, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return []zfs.Dataset{{Name: testRoot + "/r", Mounted: true, Written: l.shown}}, nil
+	return []zfs.Dataset{{Name: testRoot + "/r", Mounted: true, Written: l.shown, SnapshotsChanged: l.changed}}, nil
 }
 
 func (l *lateEngine) Versions(context.Context, string) ([]zfs.Version, error) {

@@ -63,6 +63,54 @@ func TestListsOnlyWhereThatDecides(t *testing.T) {
 	})
 }
 
+// TestIdleCostsNoList: where the engine says when snapshots changed, who has nothing to
+// take lists nothing; in the seconds after a change, of which there may be more, it does.
+func TestIdleCostsNoList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &lateEngine{}
+		c, err := NewCadence(CadenceConfig{Engine: e, Root: testRoot, Board: stream.NewBoard(), Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Set(Tracked{Share: "s", Replica: "r", Dataset: testRoot + "/r", Epoch: 1, Every: 15 * time.Second, Peers: []string{"p"}, Notify: func() {}})
+		take := func() {
+			if err := e.Snapshot(t.Context(), testRoot+"/r@"+time.Now().Format("150405.000")); err != nil {
+				t.Fatal(err)
+			}
+			e.changed = time.Now().Truncate(time.Second)
+		}
+		tick := func(what string, lists int) {
+			t.Helper()
+			c.all["r"].due = time.Time{}
+			before, begun := e.lists, time.Now()
+			if err := c.tick(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			seen, _ := c.Tracking("r")
+			if newest := e.snaps[len(e.snaps)-1]; e.lists-before != lists || seen.Head != newest || !seen.AsOf.Equal(begun) {
+				t.Errorf("%s: %d lists, want %d; head %s of %s, equal to it as of %s ago", what, e.lists-before, lists, seen.Head.Name, newest.Name, begun.Sub(seen.AsOf))
+			}
+		}
+		take()
+		tick("a change of this second", 1)
+		take()
+		tick("another in the same", 1)
+		time.Sleep(tellable)
+		tick("now it can be told", 1)
+		for range 3 {
+			time.Sleep(15 * time.Second)
+			tick("idle", 0)
+		}
+		take()
+		tick("somebody else's", 1)
+		time.Sleep(15 * time.Second)
+		tick("dated", 1)
+		tick("idle again", 0)
+		time.Sleep(relist)
+		tick("after a time all the same", 1)
+	})
+}
+
 // TestReadsBackWhatIsThere: a snapshot that is gone before it was read back is no head.
 func TestReadsBackWhatIsThere(t *testing.T) {
 	e := &lateEngine{}
