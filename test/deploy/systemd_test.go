@@ -75,7 +75,9 @@ func TestUnitsUnderSystemd(t *testing.T) {
 	m.noRights()
 	m.fences()
 	m.deaths()
+	m.backupOperator()
 	m.hostRunbooks()
+	m.backedUp()
 	m.run("dpkg", "--purge", "tarn")
 	m.run("sh", "-c", "! systemctl is-active --quiet tarn-controlplane.service && zfs list tank1/tarn")
 }
@@ -148,6 +150,21 @@ func (m *machine) noRights() {
 		}
 		m.run("sh", "-c", `journalctl -u tarn-helper$1.service | grep -q 'msg=call uid='`, "sh", suffix(n))
 	}
+}
+
+// backupOperator lets the backup's unit ask the control plane.
+func (m *machine) backupOperator() {
+	m.t.Helper()
+	m.run("tarn", "pki", "issue", "operator", "--ca", "/root/pki", "--dir", "/etc/tarn/backup")
+	m.write("/etc/tarn/backup.toml", strings.ReplaceAll(clientConfig, "/root/operator", "/etc/tarn/backup"))
+	m.run("chown", "-R", "tarn:", "/etc/tarn/backup", "/etc/tarn/backup.toml")
+}
+
+// backedUp checks what the runbook and the timer have left: whole backups of the user's own.
+func (m *machine) backedUp() {
+	m.t.Helper()
+	m.run("sh", "-ec", `for f in /var/lib/tarn/backups/*.backup; do test "$(stat -c %U:%a "$f")" = tarn:600; tarn operator snapshot inspect "$f"; done`)
+	m.run("systemctl", "is-active", "tarn-backup.timer")
 }
 
 // hostRunbooks runs the commands of docs/operations.md that are for a storage host.

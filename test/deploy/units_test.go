@@ -10,7 +10,7 @@ import (
 // exposure is the most that systemd-analyze security may find in a unit, in tenths: 0 is
 // locked up, 100 is a plain root service.
 var exposure = map[string]int{
-	"tarn-controlplane.service": 14, "tarn-agent.service": 18, "tarn-helper.service": 48, "tarn-deadman.service": 48,
+	"tarn-controlplane.service": 14, "tarn-backup.service": 14, "tarn-agent.service": 18, "tarn-helper.service": 48, "tarn-deadman.service": 48,
 }
 
 // judgeUnits lets systemd read the installed units, and holds each to its exposure.

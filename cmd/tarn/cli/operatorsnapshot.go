@@ -28,11 +28,16 @@ type stateCmd struct {
 }
 
 type stateSave struct {
-	File string `arg:"" help:"Where to; it must not exist." type:"path"`
+	File string `arg:"" optional:"" help:"Where to; it must not exist." type:"path"`
+	Into string `help:"A directory for regular backups, named by their time, in place of FILE." type:"path" placeholder:"DIR"`
+	Keep int    `help:"With --into: how many of those stay there, the new one among them; 0 is all." placeholder:"N"`
 }
 
 // Run writes beside the file's name, checks what it wrote, and only then gives it its name.
 func (c *stateSave) Run(ctx context.Context, a *app, api *client.Client) error {
+	if err := c.name(time.Now()); err != nil {
+		return err
+	}
 	if _, err := os.Lstat(c.File); err == nil {
 		return fail(exitRefused, "%s exists", c.File).next("choose another name: a backup is never overwritten")
 	}
@@ -52,7 +57,7 @@ func (c *stateSave) Run(ctx context.Context, a *app, api *client.Client) error {
 	if err := syncDir(filepath.Dir(c.File)); err != nil {
 		return err
 	}
-	return printState(a, summary)
+	return errors.Join(printState(a, summary), c.retain())
 }
 
 func saveState(ctx context.Context, api *client.Client, f *os.File) (backup.Summary, error) {
