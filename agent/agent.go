@@ -225,14 +225,14 @@ func (a *Agent) buildWorkers() error {
 		a.pools.names = append(a.pools.names, p.Name)
 	}
 	a.damages = &damages{storage: a.storage, pools: a.pools.names, log: a.log}
-	a.orphans = &orphans{storage: a.storage, exports: a.exports, roots: roots, assigned: a.assignedDatasets, log: a.log}
+	a.orphans = &orphans{storage: a.storage, exports: a.exports, roots: roots, assigned: a.assignedDatasets, revision: a.revision.Load, log: a.log}
 	a.reports = newReports(a.cfg.ReportInterval)
 	a.reports.turn = func() { a.pulses.turn(loopReports) }
 	a.reports.host, a.reports.session, a.reports.class = a.hostID, a.session, a.fencedBy
 	a.reports.pools, a.reports.live = a.pools.status, a.workers.report
 	a.reports.inquiries = newInquiries(a.answer, a.reports.soon)
 	a.purges = newPurges(a.purge, func(result string) { a.counters.Purges.WithLabelValues(result).Inc() }, a.reports.soon, a.log)
-	a.reports.purges, a.reports.orphans = a.purges.reports, a.orphans.divergent
+	a.reports.purges, a.reports.orphans = a.purges.reports, a.orphans.tell
 	a.reports.gossip, a.reports.obey = func() *tarnv1.GossipState { return a.ring.state() }, a.obeyGossip
 	a.reports.revoked, a.reports.revoke = a.revoked.Digest, a.revoke
 	a.reports.failed = func(err error) { a.log.Warn("report was not taken", "err", err) }

@@ -148,6 +148,16 @@ func TestOrphanIsHiddenNeverDestroyed(t *testing.T) {
 	h.assign()
 	eventually(t, "hidden", func() bool { return !exists(filepath.Join(mountpoint, "f")) })
 	eventually(t, "counted", func() bool { return h.orphans.counts()["tank"] == 1 })
+	p.until(t, func() bool {
+		last := p.reports[len(p.reports)-1]
+		return last.GetOrphansKnown() && last.GetOrphansRevision() == last.GetAssignmentsRevision() && len(last.GetUnknownReplicas()) == 1
+	}, func() string { return "the control plane is not told of the orphan" })
+	p.mu.Lock()
+	told := p.reports[len(p.reports)-1].GetUnknownReplicas()[0]
+	p.mu.Unlock()
+	if told.GetReplicaId() != replica || told.GetShareId() != share || told.GetEpoch() != 1 || !told.GetPrimary() || told.GetPool() != "tank" {
+		t.Errorf("told %v", told)
+	}
 	exports, err := h.exports.List(t.Context())
 	if err != nil || len(exports) != 0 {
 		t.Errorf("orphan is exported: %v, %v", exports, err)

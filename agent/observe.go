@@ -53,7 +53,7 @@ func (h *history) note(r *tarnv1.ReplicaReport, now time.Time) {
 // orphanedCopies are those whose replicas are not here, as last seen.
 func (a *Agent) orphanedCopies() []metrics.CopySample {
 	var samples []metrics.CopySample
-	copies, _ := a.orphans.divergent()
+	copies := a.orphans.divergent()
 	for _, c := range copies {
 		samples = append(samples, metrics.CopySample{Share: c.GetShareId(), Bytes: float64(c.GetUsedBytes())})
 	}

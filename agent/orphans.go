@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"path"
@@ -31,6 +32,7 @@ type orphans struct {
 	exports  replicate.Exporter
 	roots    map[string]string      // by pool: the dataset above all replicas
 	assigned func() map[string]bool // datasets that somebody takes care of
+	revision func() uint64          // of the assignments, or of earlier ones
 	log      *slog.Logger
 
 	mu    sync.Mutex
@@ -39,15 +41,30 @@ type orphans struct {
 	// copies are divergent copies of replicas that are not assigned here; swept: they
 	// are known of all pools.
 	copies []*tarnv1.DivergentCopy
-	swept  bool
+	// unknown are the orphans themselves, as their marks say.
+	unknown []*tarnv1.UnknownReplica
+	swept   bool
+	under   uint64 // the revision that they were looked for under
 }
 
-// divergent are the divergent copies that no replica on this host has, as last seen,
-// and if all pools have been looked through.
-func (o *orphans) divergent() (copies []*tarnv1.DivergentCopy, known bool) {
+// maxUnknown bounds what a report tells of datasets that are assigned to nobody.
+const maxUnknown = 4000
+
+// tell puts into a report the divergent copies that no replica on this host has, and the
+// datasets of replicas that are not assigned here, as last seen, and if all pools have been
+// looked through.
+func (o *orphans) tell(req *tarnv1.ReportRequest) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.copies, o.swept
+	req.OrphanedCopies, req.UnknownReplicas = o.copies, o.unknown
+	req.OrphansKnown, req.OrphansRevision = o.swept, o.under
+}
+
+// divergent are the copies that tell tells of.
+func (o *orphans) divergent() []*tarnv1.DivergentCopy {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.copies
 }
 
 // counts are the orphans by pool, as last seen.
@@ -62,7 +79,8 @@ func (o *orphans) sweep(ctx context.Context) error {
 	found, told := map[string]int{}, map[string]bool{}
 	var problems []error
 	var copies []*tarnv1.DivergentCopy
-	swept := true
+	var unknown []*tarnv1.UnknownReplica
+	swept, under := true, o.revision()
 	for pool, root := range o.roots {
 		list, err := o.storage.Datasets(ctx, root)
 		if errors.Is(err, zfs.ErrNotExist) {
@@ -80,12 +98,17 @@ func (o *orphans) sweep(ctx context.Context) error {
 			if isReplica(d, root) && !taken[d.Name] {
 				found[pool]++
 				told[d.Name] = true
+				unknown = append(unknown, replicate.UnknownOf(d))
 				problems = append(problems, o.hide(ctx, d))
 			}
 		}
 	}
+	if len(unknown) > maxUnknown {
+		problems = append(problems, fmt.Errorf("%d datasets are assigned to nobody; the control plane is told of %d", len(unknown), maxUnknown))
+		unknown = unknown[:maxUnknown]
+	}
 	o.mu.Lock()
-	o.found, o.told, o.copies, o.swept = found, told, copies, swept
+	o.found, o.told, o.copies, o.unknown, o.swept, o.under = found, told, copies, unknown, swept, under
 	o.mu.Unlock()
 	return errors.Join(problems...)
 }

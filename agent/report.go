@@ -33,10 +33,10 @@ type reports struct {
 
 	// inquiries are the leader's questions, answered with reports.
 	inquiries *inquiries
-	// purges tells how the destruction of divergent copies went, orphans which ones have no
-	// replica here any more, and if that is known.
+	// purges tells how the destruction of divergent copies went, orphans what is here of
+	// replicas that are not.
 	purges  func() []*tarnv1.PurgeReport
-	orphans func() (copies []*tarnv1.DivergentCopy, known bool)
+	orphans func(*tarnv1.ReportRequest)
 
 	// gossip is this host's part in the ring, obey what it is told of it.
 	gossip func() *tarnv1.GossipState
@@ -65,7 +65,7 @@ func newReports(interval time.Duration) *reports {
 		class:     func() (tarnv1.FenceClass, string) { return tarnv1.FenceClass_FENCE_CLASS_NONE, "" },
 		inquiries: newInquiries(nil, func() {}),
 		purges:    func() []*tarnv1.PurgeReport { return nil },
-		orphans:   func() ([]*tarnv1.DivergentCopy, bool) { return nil, false },
+		orphans:   func(*tarnv1.ReportRequest) {},
 		gossip:    func() *tarnv1.GossipState { return nil },
 		obey:      func(*tarnv1.GossipOrders) {},
 		revoked:   func() []byte { return nil },
@@ -202,7 +202,7 @@ func (r *reports) once(ctx context.Context, full bool) (complete, want bool, err
 		req.Pools = poolReports(r.pools())
 	}
 	req.Answers, req.Purges = r.inquiries.take(), r.purges()
-	req.OrphanedCopies, req.OrphansKnown = r.orphans()
+	r.orphans(req)
 	req.Gossip, req.RevocationsDigest = r.gossip(), r.revoked()
 	resp, err := r.send(ctx, req)
 	if err != nil {

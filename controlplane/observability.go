@@ -156,7 +156,7 @@ func (n *Node) sampleHost(f *metrics.Fleet, v *raftfsm.View, h *tarnv1.Host) {
 func (n *Node) sampleShare(f *metrics.Fleet, v *raftfsm.View, s *tarnv1.Share, now time.Time) {
 	share := metrics.ShareSample{
 		Share: s.GetId(), Name: s.GetName(), Project: s.GetProjectId(),
-		Policy: policyName(s.GetReplicationType()), Epoch: s.GetFencing().GetEpoch(), LossBound: math.NaN(),
+		Policy: policyName(s.GetReplicationType()), Epoch: s.GetFencing().GetEpoch(), LossBound: math.NaN(), Unknown: len(raftfsm.Undecided(s)),
 	}
 	if f := s.GetFencing(); f.GetFsidEpoch() != 0 && f.GetFsidEpoch() == f.GetLoss().GetEpochTo() {
 		share.LossBound = f.GetLoss().GetKeptAge().AsDuration().Seconds()

@@ -29,6 +29,8 @@ type ShareSample struct {
 	// LossBound is the age, in seconds, of what the share's last promotion kept, if
 	// that was forced and lost data. NaN if not.
 	LossBound float64
+	// Unknown replicas with newer data that somebody has to decide about.
+	Unknown int
 	// FailoverBlocked tells that it ought to fail over by itself, and cannot.
 	FailoverBlocked bool
 }
@@ -89,10 +91,10 @@ func RegisterFleet(reg prometheus.Registerer, source FleetSource) {
 type fleetCollector struct {
 	source FleetSource
 
-	shareInfo, shareEpoch, sharePrimary, lossBound        *prometheus.Desc
-	state, lag, lagBytes, lagSnapshots, rpo, ackedSeconds *prometheus.Desc
-	hostUp, hostReplicas, fenceDegraded, blocked          *prometheus.Desc
-	pools                                                 poolDescs
+	shareInfo, shareEpoch, sharePrimary, lossBound, unknown *prometheus.Desc
+	state, lag, lagBytes, lagSnapshots, rpo, ackedSeconds   *prometheus.Desc
+	hostUp, hostReplicas, fenceDegraded, blocked            *prometheus.Desc
+	pools                                                   poolDescs
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -105,6 +107,7 @@ func newFleetCollector(source FleetSource) *fleetCollector {
 		shareInfo:    desc("tarn_share_info", "Always 1; the labels describe the share.", "share", "name", "project", "primary_host", "policy"),
 		shareEpoch:   desc("tarn_share_epoch", "Fencing epoch; it never falls.", "share"),
 		sharePrimary: desc("tarn_share_primary", "1 for each host that accepts writes for the share: exactly one in health.", "share", "host"),
+		unknown:      desc("tarn_share_unknown_replicas", "Replicas with newer data that a restored state does not know, and that an operator has to decide about; absent if none.", "share"),
 		lossBound:    desc("tarn_failover_data_loss_bound_seconds", "Upper bound of the time whose writes the share's last failover lost; absent if none.", "share"),
 		state:        desc("tarn_replica_state", "1 for the state that the replica is in, 0 for the others.", "share", "replica", "state"),
 		lag: desc("tarn_replica_lag_seconds",
@@ -126,7 +129,7 @@ func newFleetCollector(source FleetSource) *fleetCollector {
 // Describe implements prometheus.Collector.
 func (c *fleetCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.shareInfo, c.shareEpoch, c.sharePrimary, c.lossBound, c.state, c.lag, c.lagBytes,
+		c.shareInfo, c.shareEpoch, c.sharePrimary, c.lossBound, c.unknown, c.state, c.lag, c.lagBytes,
 		c.lagSnapshots, c.rpo, c.ackedSeconds, c.hostUp, c.hostReplicas, c.fenceDegraded, c.blocked,
 	} {
 		ch <- d
@@ -157,6 +160,9 @@ func (c *fleetCollector) share(ch chan<- prometheus.Metric, s ShareSample) {
 	send(ch, c.shareInfo, 1, s.Share, s.Name, s.Project, s.PrimaryHost, s.Policy)
 	send(ch, c.shareEpoch, float64(s.Epoch), s.Share)
 	sendKnown(ch, c.lossBound, s.LossBound, s.Share)
+	if s.Unknown > 0 {
+		send(ch, c.unknown, float64(s.Unknown), s.Share)
+	}
 	if s.FailoverBlocked {
 		send(ch, c.blocked, 1, s.Share)
 	}

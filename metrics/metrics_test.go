@@ -82,7 +82,7 @@ func sampleFleet() Fleet {
 	return Fleet{
 		Shares: []ShareSample{
 			{Share: "s", Name: "home", Project: "p", PrimaryHost: "h1", Policy: "readable", Epoch: 4, Writers: []string{"h1"}, LossBound: math.NaN()},
-			{Share: "lost", Name: "b", Project: "p", PrimaryHost: "h2", Policy: "dr", Epoch: 1, LossBound: 12, FailoverBlocked: true},
+			{Share: "lost", Name: "b", Project: "p", PrimaryHost: "h2", Policy: "dr", Epoch: 1, LossBound: 12, FailoverBlocked: true, Unknown: 1},
 		},
 		Replicas: []ReplicaSample{
 			{Share: "s", Replica: "r", Host: "h2", State: "in_sync", Lag: 2.5, LagBytes: 10, LagSnapshots: 1, RPO: 60, AckedSnapshot: 1e9},

@@ -101,6 +101,8 @@ func (tx *txn) applyReplica(cmd *raftv1.Command) (proto.Message, *Error) {
 		return answer(tx.resetReplicaState(v.ResetReplicaState))
 	case *raftv1.Command_PromoteReplica:
 		return answer(tx.promoteReplica(v.PromoteReplica, cmd.GetActor()))
+	case *raftv1.Command_DismissUnknownReplica:
+		return answer(tx.dismissUnknown(v.DismissUnknownReplica, cmd.GetActor()))
 	case *raftv1.Command_CancelPromotion:
 		return answer(tx.cancelPromotion(v.CancelPromotion))
 	case *raftv1.Command_CommitDemotion:

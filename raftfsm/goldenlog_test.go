@@ -9,8 +9,10 @@ import (
 	"io"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
@@ -57,6 +59,29 @@ func TestGoldenLog3(t *testing.T) {
 	}
 	if v := f.View(); v.s.outcomes.len() != 3 || fencing(shareOf(t, v, "rep")) || shareOf(t, v, "rep").GetFencing().GetEpoch() != 2 {
 		t.Errorf("%d outcomes, %v", v.s.outcomes.len(), shareOf(t, v, "rep").GetFencing())
+	}
+}
+
+// TestGoldenLog4 has planned promotions with a time, and a decision about an unknown replica.
+func TestGoldenLog4(t *testing.T) {
+	f := goldenLog(t, 4, func() []*raft.Log {
+		world := busyWorld(t)
+		given := func(c *raftv1.PromoteReplica) *raftv1.PromoteReplica {
+			c.Wait = durationpb.New(time.Minute)
+			return c
+		}
+		world.do(given(prepareOf("rep-r2", "op")))
+		world.do(given(began(prepareOf("rep-r2", "op"))))
+		world.do(&raftv1.CancelPromotion{ShareId: "rep", OpId: "op"})
+		world.move(found("rep", &raftv1.FoundEpochs{ExpectedEpoch: 2, Unknown: []*tarnv1.UnknownReplica{strange("x", 7)}}))
+		world.do(&raftv1.DismissUnknownReplica{ShareId: "rep", ReplicaId: "x"})
+		c := prepareOf("rep-r2", "last")
+		c.ExpectedEpoch = 8
+		world.try(given(c))
+		return world.log
+	})
+	if rep := shareOf(t, f.View(), "rep"); rep.GetFencing().GetEpoch() != 8 || preparing(rep).GetUntil() == nil {
+		t.Errorf("it ends in %v", rep.GetFencing())
 	}
 }
 

@@ -83,7 +83,7 @@ func checkShareInvariants(t tb, v *View, s *tarnv1.Share) {
 			t.Errorf("share %s has %d active replicas, owner is %v", s.GetId(), actives, owner.GetReplicaState())
 		}
 	}
-	checkLineage(t, s)
+	checkLineage(t, v, s)
 	if got := v.ProjectShare(s); got.GetHasReplicas() != (len(replicas) > 1) {
 		t.Errorf("share %s: has_replicas %v with %d replicas", s.GetId(), got.GetHasReplicas(), len(replicas))
 	}
@@ -98,13 +98,7 @@ func checkSize(t tb, v *View, s *tarnv1.Share) {
 	}
 }
 
-// restoredOnce says that a test puts states back from backups.
-func restoredOnce(t tb) bool {
-	named, ok := t.(interface{ Name() string })
-	return ok && (named.Name() == "TestNewerReplicaIsPromotedAboveItsEpoch" || named.Name() == "TestOwnerGoesOnAboveWhatItHasSeen")
-}
-
-func checkLineage(t tb, s *tarnv1.Share) {
+func checkLineage(t tb, v *View, s *tarnv1.Share) {
 	t.Helper()
 	f := s.GetFencing()
 	if len(f.GetLineage()) == 0 {
@@ -114,12 +108,12 @@ func checkLineage(t tb, s *tarnv1.Share) {
 	// Epochs rise one by one, but for those that a state restored from a backup did not know.
 	past := uint64(0)
 	for i, e := range f.GetLineage() {
-		if e.GetEpoch() != past+1 && (e.GetEpoch() <= past || !restoredOnce(t)) {
+		if e.GetEpoch() != past+1 && (e.GetEpoch() <= past || !v.Restored()) {
 			t.Errorf("share %s: lineage entry %d has epoch %d after %d", s.GetId(), i, e.GetEpoch(), past)
 		}
 		past = e.GetEpoch()
 	}
-	if past != f.GetEpoch() && (past > f.GetEpoch() || !fencing(s) || !restoredOnce(t)) {
+	if past != f.GetEpoch() && (past > f.GetEpoch() || !fencing(s) || !v.Restored()) {
 		t.Errorf("share %s: epoch %d, the lineage ends with %d", s.GetId(), f.GetEpoch(), past)
 	}
 	if last := f.GetLineage()[len(f.GetLineage())-1]; last.GetOwnerReplicaId() != f.GetOwnerReplicaId() {

@@ -17,7 +17,8 @@ import (
 // Unsettled says that nobody may write the share, because its state was restored and
 // somebody has newer data, or has not spoken yet.
 func Unsettled(s *tarnv1.Share) bool {
-	return s.GetFencing().GetNewerEpoch() != 0 || len(s.GetFencing().GetUnheardReplicaIds()) > 0
+	f := s.GetFencing()
+	return f.GetNewerEpoch() != 0 || len(f.GetUnheardReplicaIds()) > 0 || slices.ContainsFunc(f.GetUnknownReplicas(), func(u *tarnv1.UnknownReplica) bool { return u.GetDismissedBy() == "" })
 }
 
 func settle(f *tarnv1.Fencing) {
@@ -62,12 +63,15 @@ func (tx *txn) foundEpochs(t *raftv1.ShareTransition) bool {
 	if newer := found.GetNewerEpoch(); newer > known && newer >= f.GetNewerEpoch() {
 		f.NewerEpoch, f.NewerReplicaId = newer, found.GetNewerReplicaId()
 	}
-	if f.GetNewerEpoch() != 0 && f.GetNewerReplicaId() == f.GetOwnerReplicaId() && len(f.GetUnheardReplicaIds()) == 0 && !fencing(s) {
+	tx.takeDown(next, found.GetUnknown(), known)
+	if f.GetNewerEpoch() != 0 && f.GetNewerReplicaId() == f.GetOwnerReplicaId() && len(f.GetUnheardReplicaIds()) == 0 && len(Undecided(next)) == 0 && !fencing(s) {
 		f.Epoch = f.GetNewerEpoch()
 		settle(f)
 		f.Preparing = nil
 		tx.nextEpoch(f, found.GetHeadGuid())
+		f.UnknownReplicas = nil
 	}
+	tx.goOn(next)
 	tx.saveShare(s, next)
 	return true
 }
@@ -85,5 +89,6 @@ func (tx *txn) forget(shareID, replicaID string) {
 	if f.GetNewerReplicaId() == replicaID {
 		f.NewerEpoch, f.NewerReplicaId = 0, ""
 	}
+	tx.goOn(next)
 	tx.saveShare(s, next)
 }

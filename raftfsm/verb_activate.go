@@ -196,6 +196,7 @@ func (tx *txn) handOver(s *tarnv1.Share, head uint64) *tarnv1.Share {
 	clearProgress(f)
 	settle(f)
 	tx.nextEpoch(f, head)
+	decided(f)
 	keep := tx.s.minVersion >= 2 && s.GetExtraSpecs()[fsidOnLossSpec] == fsidKeep
 	if f.GetLoss() != nil && !nothingLost(f.GetLoss()) && !keep {
 		f.FsidEpoch = f.GetEpoch()

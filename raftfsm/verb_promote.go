@@ -45,7 +45,7 @@ func (tx *txn) promoteReplica(c *raftv1.PromoteReplica, actor string) (*tarnv1.R
 	next := changeShare(s)
 	f := next.GetFencing()
 	f.Preparing = nil
-	f.Epoch = max(f.GetEpoch(), f.GetNewerEpoch())
+	f.Epoch = max(farthest(f), f.GetNewerEpoch())
 	f.Phase, f.TargetReplicaId, f.OpId, f.Mode = tarnv1.FencingPhase_FENCING_PHASE_FENCING, r.GetId(), c.GetOpId(), c.GetMode()
 	f.Proof, f.ProofDetail, f.Loss = tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED, "", nil
 	clearProgress(f)
@@ -225,7 +225,7 @@ func (tx *txn) giveBack(s *tarnv1.Share) *tarnv1.Share {
 
 // nextEpoch makes f's owner active under the next epoch, continuing from base.
 func (tx *txn) nextEpoch(f *tarnv1.Fencing, base uint64) {
-	f.Epoch++
+	f.Epoch = farthest(f) + 1
 	f.Phase, f.TargetReplicaId = tarnv1.FencingPhase_FENCING_PHASE_ACTIVE, ""
 	f.Lineage = append(f.Lineage, &tarnv1.LineageEntry{
 		Epoch: f.GetEpoch(), OwnerReplicaId: f.GetOwnerReplicaId(), BaseGuid: base, At: tx.now,

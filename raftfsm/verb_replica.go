@@ -30,6 +30,9 @@ func (tx *txn) createReplica(c *raftv1.CreateReplica) (*tarnv1.Replica, *Error) 
 	if err := tx.checkReplicable(s); err != nil {
 		return nil, err
 	}
+	if err := checkAdoption(s, asked); err != nil {
+		return nil, err
+	}
 	host, pool, err := tx.placement(asked)
 	if err != nil {
 		return nil, err
@@ -49,6 +52,7 @@ func (tx *txn) createReplica(c *raftv1.CreateReplica) (*tarnv1.Replica, *Error) 
 	r := newReplica(asked, s, host, tx.now)
 	r.ReplicaState = tarnv1.ReplicaState_REPLICA_STATE_OUT_OF_SYNC
 	r.CastRulesToReadonly = readable(s)
+	tx.adopt(s, r)
 	tx.putReplica(r)
 	return r, nil
 }

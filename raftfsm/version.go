@@ -27,7 +27,8 @@ const (
 	// command under a key that was seen before has the first one's outcome; planned
 	// promotions are prepared; forced ones can need two people; a restored state finds
 	// promotions that it does not know of.
-	// 4: how long a planned promotion may take outlasts the leader.
+	// 4: how long a planned promotion may take outlasts the leader; a restored state learns
+	// of replicas that it does not know.
 	CommandVersion = 4
 	// AuditVersion is the first version that keeps audit records and the keys of join
 	// tokens: below it commands come without.
@@ -41,6 +42,9 @@ const (
 	FoundVersion = 3
 	// SecondVersion is the first version in which a forced promotion can need two people.
 	SecondVersion = 3
+	// UnknownVersion is the first version in which a restored state learns of replicas that
+	// it does not know.
+	UnknownVersion = 4
 	// WaitVersion is the first version in which the state has how long a planned promotion
 	// may take.
 	WaitVersion = 4
@@ -53,8 +57,8 @@ func VersionOf(cmd *raftv1.Command) uint32 {
 	case *raftv1.Command_SetCommandVersion:
 		return v.SetCommandVersion.GetVersion()
 	case *raftv1.Command_Transitions:
-		if slices.ContainsFunc(v.Transitions.GetShares(), func(t *raftv1.ShareTransition) bool { return t.GetFound() != nil }) {
-			return FoundVersion
+		if n := foundVersion(v.Transitions.GetShares()); n != 0 {
+			return n
 		}
 		if len(v.Transitions.GetPurges()) > 0 {
 			return 2
@@ -95,6 +99,19 @@ func VersionOf(cmd *raftv1.Command) uint32 {
 		return 2
 	}
 	return CommandVersion
+}
+
+// foundVersion is what the news of a restored state need; 0 for none.
+func foundVersion(shares []*raftv1.ShareTransition) (version uint32) {
+	for _, t := range shares {
+		switch {
+		case len(t.GetFound().GetUnknown()) > 0:
+			return UnknownVersion
+		case t.GetFound() != nil:
+			version = FoundVersion
+		}
+	}
+	return version
 }
 
 // firstVersion tells whether the verb was there from the beginning, with the meaning

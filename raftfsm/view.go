@@ -28,6 +28,10 @@ func (v *View) Hash() []byte { h := v.s.hash; return h[:] }
 // more are not proposed.
 func (v *View) CommandVersion() uint32 { return v.s.minVersion }
 
+// Restored reports that the state was once put back from a backup: such a log begins
+// RestoredGap above it, which no other one ever reaches.
+func (v *View) Restored() bool { return v.s.index >= RestoredGap }
+
 // ClusterID is empty until InitCluster.
 func (v *View) ClusterID() string { return v.s.clusterID }
 

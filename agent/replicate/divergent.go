@@ -34,6 +34,16 @@ func CopyOf(d zfs.Dataset) *tarnv1.DivergentCopy {
 	return c
 }
 
+// UnknownOf describes the dataset of a replica that is not assigned to this host, by its
+// own marks.
+func UnknownOf(d zfs.Dataset) *tarnv1.UnknownReplica {
+	m := marksOf(d)
+	pool, _, _ := strings.Cut(d.Name, "/")
+	return &tarnv1.UnknownReplica{
+		ReplicaId: m.replica, ShareId: m.share, Pool: pool, Dataset: d.Name, Epoch: m.epoch, Primary: m.role == rolePrimary, UsedBytes: d.Used,
+	}
+}
+
 // Why a divergent copy cannot be shown or purged.
 var (
 	errNoCopy   = errors.New("no divergent copy of this GUID is on this host")

@@ -43,7 +43,7 @@ func destructive(procedure string) bool {
 		return true
 	}
 	_, method, _ := strings.Cut(strings.TrimPrefix(procedure, "/"), "/")
-	for _, verb := range []string{"Delete", "Purge", "Reset", "Promote", "Remove", "Unmanage", "Shrink", "Revoke", "CreateUser"} {
+	for _, verb := range []string{"Delete", "Purge", "Reset", "Promote", "Remove", "Unmanage", "Shrink", "Revoke", "CreateUser", "Dismiss"} {
 		if strings.HasPrefix(method, verb) {
 			return true
 		}

@@ -59,6 +59,7 @@ func destructiveMethods() []string {
 		"DeleteShare", "DeleteReplica", "DeleteSnapshot", "DeleteShareType", "PurgeDivergentCopy", "ResetShareStatus", "ResetReplicaStatus",
 		"ResetReplicaState", "ResetSnapshotStatus", "ResetQuota", "PromoteReplica", "RemoveHost", "RemoveRaftServer", "RemoveProjectAccess",
 		"UnmanageShare", "UnmanageReplica", "UnmanageSnapshot", "ShrinkShare", "CreateJoinToken", "DenyAccess", "CreateUser", "RevokeUser",
+		"DismissUnknownReplica",
 	}
 }
 

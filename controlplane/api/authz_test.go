@@ -60,6 +60,8 @@ func allowed(m protoreflect.MethodDescriptor) []string {
 		return []string{"operator", "control"}
 	case service == "OperatorService":
 		return []string{"operator"}
+	case strings.HasSuffix(name, "UnknownReplica"), strings.HasSuffix(name, "UnknownReplicas"):
+		return []string{"operator"}
 	case service == "HostService" && name != "ListAvailabilityZones":
 		return []string{"operator"}
 	case strings.HasPrefix(name, "Get"), strings.HasPrefix(name, "List"):

@@ -99,6 +99,7 @@ func TestEveryIDIsProbed(t *testing.T) {
 	for _, m := range []string{
 		"GetShareType", "ListShares", "ListReplicas", "ListSnapshots", "ListSnapshotInstances", "ListMessages", "GetQuota", "UpdateQuota", "ResetQuota", "UnmanageShare", "UnmanageReplica", "UnmanageSnapshot",
 		"ManageShare", "ManageSharePreview", "ManageReplicaPreview", "ManageSnapshot", "ListReplicaExportLocations", "GetDivergentCopy", "PurgeDivergentCopy",
+		"ListUnknownReplicas", "AdoptUnknownReplica", "DismissUnknownReplica",
 	} {
 		probed[m] = true
 	}

@@ -152,6 +152,8 @@ func addInquiryRules(r rules) {
 		c.copy(m.GetGuid(), m.GetHostId())
 		c.patience(m.GetMaxWait())
 	})
+	on(r, func(c *checker, m *tarnv1.ListUnknownReplicasRequest) { c.optionalID("share_id", m.GetShareId()) })
+	on(r, func(c *checker, m *tarnv1.UnknownReplicaRequest) { c.id("replica_id", m.GetReplicaId()) })
 	on(r, func(c *checker, m *tarnv1.PurgeDivergentCopyRequest) {
 		c.copy(m.GetGuid(), m.GetHostId())
 		c.required("reason", m.GetReason())

@@ -89,6 +89,9 @@ func (t *tally) shares(all iter.Seq[*tarnv1.Share]) {
 
 func (t *tally) share(s *tarnv1.Share) {
 	t.out.Shares++
+	if n := len(raftfsm.Undecided(s)); n > 0 {
+		t.problem("share %s (%s): after the restore a host has newer data of it in %d replicas that the state does not know, and nobody may write: tarn replica unknown list", s.GetName(), s.GetId(), n)
+	}
 	if p := s.GetFencing().GetPreparing(); s.GetFencing().GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_FENCING || p != nil && !p.GetCancelled() {
 		t.out.PromotionsRunning++
 	}

@@ -64,6 +64,10 @@ type HostSeen struct {
 	// OrphansTold that it has said what there are.
 	Orphaned    []*tarnv1.DivergentCopy
 	OrphansTold bool
+	// Unknown are datasets of replicas that are not assigned to the host.
+	Unknown []*tarnv1.UnknownReplica
+	// OrphansAt is the revision of the assignments that they were looked for under.
+	OrphansAt uint64
 	// Purges tells how the destruction of divergent copies goes.
 	Purges []*tarnv1.PurgeReport
 	// Gossip is the host's part in the ring; nil if it knows of none.
@@ -159,9 +163,12 @@ func heard(old *HostSeen, req *tarnv1.ReportRequest, now time.Time) *HostSeen {
 		Pools: make(map[string]*tarnv1.PoolReport), Purges: req.GetPurges(), Gossip: req.GetGossip(),
 	}
 	if req.GetOrphansKnown() {
-		h.Orphaned, h.OrphansTold = req.GetOrphanedCopies(), true
+		h.Orphaned, h.Unknown, h.OrphansTold = req.GetOrphanedCopies(), req.GetUnknownReplicas(), true
 	} else if old != nil {
-		h.Orphaned, h.OrphansTold = old.Orphaned, old.OrphansTold
+		h.Orphaned, h.Unknown, h.OrphansTold = old.Orphaned, old.Unknown, old.OrphansTold
+	}
+	if h.OrphansAt = req.GetOrphansRevision(); old != nil && !req.GetOrphansKnown() {
+		h.OrphansAt = old.OrphansAt
 	}
 	if old != nil {
 		h.Full = h.Full || old.Full

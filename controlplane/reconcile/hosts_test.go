@@ -91,7 +91,7 @@ func (h *simHost) act() {
 			h.lease = h.w.now
 		}
 	}
-	report := &tarnv1.ReportRequest{HostId: h.id, SessionId: h.session, Full: true, AssignmentsRevision: revision}
+	report := &tarnv1.ReportRequest{HostId: h.id, SessionId: h.session, Full: true, AssignmentsRevision: revision, OrphansKnown: true, OrphansRevision: revision}
 	assigned := make(map[string]bool)
 	for _, a := range list {
 		assigned[a.GetReplicaId()] = true
@@ -101,7 +101,14 @@ func (h *simHost) act() {
 	for _, o := range host.GetPurges() {
 		report.Purges = append(report.Purges, &tarnv1.PurgeReport{Guid: o.GetGuid(), Gone: h.obstacle == "", Error: h.obstacle})
 	}
-	maps.DeleteFunc(h.data, func(id string, r *simReplica) bool { return !assigned[id] || r.gone })
+	maps.DeleteFunc(h.data, func(id string, r *simReplica) bool { return !assigned[id] && !h.w.restored || r.gone })
+	for id, r := range h.data {
+		if !assigned[id] {
+			report.UnknownReplicas = append(report.UnknownReplicas, &tarnv1.UnknownReplica{
+				ReplicaId: id, ShareId: r.share, Pool: "p", Dataset: "p/tarn/" + id, Epoch: r.epoch, Primary: r.role == tarnv1.Role_ROLE_ACTIVE,
+			})
+		}
+	}
 	h.seq++
 	report.Sequence = h.seq
 	h.w.soft.Report(report, h.w.now)

@@ -49,7 +49,7 @@ func (r *round) restored(s *shareFacts) {
 		if !ok {
 			continue
 		}
-		if slices.Contains(s.fencing.GetUnheardReplicaIds(), rep.GetId()) {
+		if slices.Contains(s.fencing.GetUnheardReplicaIds(), rep.GetId()) && r.told() {
 			heard = append(heard, rep.GetId())
 		}
 		if newest == nil || s.newer(&said, newest) {
@@ -64,7 +64,8 @@ func (r *round) restored(s *shareFacts) {
 	if newest != nil && newest.epoch > known {
 		found.NewerEpoch, found.NewerReplicaId, found.HeadGuid = newest.epoch, newest.replica.GetId(), newest.report.GetHeadGuid()
 	}
-	if len(heard) > 0 || s.news(found) {
+	found.Unknown = r.unknown(s, known)
+	if len(heard) > 0 || len(found.GetUnknown()) > 0 || s.news(found) {
 		r.found(s, found)
 	}
 }
@@ -92,11 +93,15 @@ func (s *shareFacts) news(found *raftv1.FoundEpochs) bool {
 		return false
 	}
 	return found.GetNewerReplicaId() != s.fencing.GetNewerReplicaId() ||
-		found.GetNewerReplicaId() == s.owner() && !s.fenced() && len(s.fencing.GetUnheardReplicaIds()) == 0
+		found.GetNewerReplicaId() == s.owner() && !s.fenced() && len(s.fencing.GetUnheardReplicaIds()) == 0 && len(raftfsm.Undecided(s.Share)) == 0
 }
 
 func (r *round) found(s *shareFacts, found *raftv1.FoundEpochs) {
 	r.batch.Shares = append(r.batch.Shares, &raftv1.ShareTransition{Id: s.GetId(), Found: found})
+	if len(found.GetUnknown()) > 0 {
+		r.complain(s, shareResource(s), actionPromote, detailDriver,
+			"The control plane was restored from a backup, and a host has newer data of this share, in a replica that the backup does not know. Nobody may write until the operator has decided about it.")
+	}
 	if found.GetNewerEpoch() > s.fencing.GetNewerEpoch() && found.GetNewerReplicaId() != s.owner() {
 		r.complain(s, shareResource(s), actionPromote, detailDriver,
 			"The control plane was restored from a backup that is older than a promotion of this share. Another replica than the active one has its newest data, so that nobody may write. Ask the operator to promote that replica by force.")
@@ -106,6 +111,9 @@ func (r *round) found(s *shareFacts, found *raftv1.FoundEpochs) {
 // unsettled says what a restored share waits for, and what an operator can do.
 func (r *round) unsettled(s *shareFacts, detail bool) string {
 	f := s.fencing
+	if text := r.undecided(s, detail); text != "" {
+		return text
+	}
 	if f.GetNewerEpoch() != 0 && f.GetNewerReplicaId() != s.owner() {
 		return fmt.Sprintf("an operator: the state was restored from a backup of epoch %d, and replica %s has data of epoch %d; promote that one with --force",
 			f.GetEpoch(), r.called(s, f.GetNewerReplicaId(), detail), f.GetNewerEpoch())
@@ -113,6 +121,9 @@ func (r *round) unsettled(s *shareFacts, detail bool) string {
 	var names []string
 	for _, id := range f.GetUnheardReplicaIds() {
 		names = append(names, r.called(s, id, detail))
+	}
+	if !r.told() {
+		return "every host to say what it has, after the restore; " + restoredPatience.String() + " at the most"
 	}
 	if len(names) == 0 {
 		return "the leader to take up what the hosts said after the restore"

@@ -83,6 +83,9 @@ type round struct {
 	// stale are head checkpoints that could be written; due says that one has to be.
 	stale []*raftv1.ReplicaTransition
 	due   bool
+	// strange is what hosts have of unknown replicas, by share, once it was looked for.
+	strange map[string][]*tarnv1.UnknownReplica
+	looked  bool
 	// inv is built when a drain needs it.
 	inv *schedule.Inventory
 }

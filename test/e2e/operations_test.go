@@ -85,7 +85,7 @@ func TestRunbooks(t *testing.T) {
 		env:      map[string]string{}, ran: map[string]int{},
 	}
 	o.prepareRunbooks()
-	special := []string{"Lost host", "Compromised host", "Divergent copy", "Full pool", "Restore", "Newer than the backup"}
+	special := []string{"Lost host", "Compromised host", "Divergent copy", "Full pool", "Restore", "Newer than the backup", "Unknown to the backup"}
 	for _, b := range runbooks(t) {
 		if b.kind == "sh" && !slices.Contains(special, b.section) && o.ran[b.section] == 0 {
 			o.follow("sh", b.section)
@@ -233,7 +233,10 @@ func (o *operator) divergentCopy() {
 func (o *operator) restored() {
 	o.t.Helper()
 	o.env["DIR"] = o.t.TempDir()
+	o.must("share", "create", "late", "--type", "gold", "--size", "1", "--zone", "az1", "--wait")
+	o.must("share", "create", "later", "--type", "gold", "--size", "1", "--zone", "az1", "--wait")
 	o.follow("sh", "Restore")
+	unknown := map[string]string{"late": o.moveAway("late"), "later": o.moveAway("later")}
 	// What the backup does not know: the other replica becomes the active one.
 	var next string
 	o.eventually(time.Minute, "a copy that is in sync", func(context.Context) error {
@@ -286,5 +289,47 @@ func (o *operator) restored() {
 	})
 	if err := late.whole(o.replicaAt(o.share, next, isWritable).GetObserved().GetMountpoint()); err != nil {
 		o.t.Errorf("what was written after the backup: %v", err)
+	}
+	o.unknown(unknown)
+}
+
+// moveAway makes a replica of a share in zone az2 and promotes it; its id.
+func (o *operator) moveAway(share string) string {
+	o.t.Helper()
+	o.must("replica", "create", share, "--zone", "az2", "--wait")
+	o.must("replica", "promote", share+"/az2", "--wait", "--timeout", "2m")
+	r := o.replicaAt(o.idOf(share), "az2", isWritable)
+	if err := os.WriteFile(filepath.Join(r.GetObserved().GetMountpoint(), "after-the-backup"), []byte(share), 0o644); err != nil {
+		o.t.Fatal(err)
+	}
+	return r.GetId()
+}
+
+func (o *operator) idOf(share string) string {
+	o.t.Helper()
+	return strings.TrimSpace(o.must("-q", "share", "show", share))
+}
+
+// unknown follows the book for replicas that the restored state does not know: one becomes
+// the active one again with what was written there, one is left behind.
+func (o *operator) unknown(replicas map[string]string) {
+	o.t.Helper()
+	for share, id := range replicas {
+		o.eventually(90*time.Second, "share "+share+" is served by nobody", func(context.Context) error {
+			if s := o.tarn("share", "show", share); s.code != 0 || !strings.Contains(s.stdout, "tarn replica unknown adopt "+id) {
+				return errors.New(s.stdout + s.stderr)
+			}
+			return nil
+		})
+	}
+	o.env["SHARE"], o.env["ZONE"], o.env["UNKNOWN"], o.env["LOST"] = "late", "az2", replicas["late"], replicas["later"]
+	o.follow("sh", "Unknown to the backup")
+	r := o.replicaAt(o.idOf("late"), "az2", isWritable)
+	if text, err := os.ReadFile(filepath.Join(r.GetObserved().GetMountpoint(), "after-the-backup")); err != nil || string(text) != "late" {
+		o.t.Errorf("what was written after the backup: %q, %v", text, err)
+	}
+	o.replicaAt(o.idOf("later"), "az1", isWritable)
+	if list := o.must("replica", "unknown", "list"); !strings.Contains(list, replicas["later"]) {
+		o.t.Errorf("what was left behind is not listed any more:\n%s", list)
 	}
 }

@@ -22,6 +22,7 @@ type replicaCmd struct {
 	ResetState        replicaResetState     `cmd:"" help:"Set the status by hand; operators only."`
 	ResetReplicaState replicaResetReplState `cmd:"" help:"Set the replica state by hand; operators only."`
 	Delete            replicaDelete         `cmd:"" help:"Delete replicas; never the last active one."`
+	Unknown           replicaUnknown        `cmd:"" help:"After a restore: replicas that hosts have and the state does not know."`
 	Divergent         replicaDivergent      `cmd:"" help:"Data kept aside when the histories of replicas forked."`
 	Unmanage          replicaUnmanage       `cmd:"" help:"Give a secondary's dataset back; operators only."`
 	ExportLocation    replicaExportLocation `cmd:"" help:"Where clients mount a replica."`

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	tarnv1 "tarn/proto/tarn/v1"
@@ -41,7 +42,8 @@ func writerText(s *tarnv1.Share) string {
 
 // unsettled: the state was restored, and somebody has newer data or has not spoken.
 func unsettled(f *tarnv1.Fencing) bool {
-	return f.GetNewerEpoch() != 0 || len(f.GetUnheardReplicaIds()) > 0
+	open := func(u *tarnv1.UnknownReplica) bool { return u.GetDismissedBy() == "" }
+	return f.GetNewerEpoch() != 0 || len(f.GetUnheardReplicaIds()) > 0 || slices.ContainsFunc(f.GetUnknownReplicas(), open)
 }
 
 func writeStateText(right *tarnv1.WriteRight) string {

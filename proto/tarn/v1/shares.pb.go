@@ -3788,6 +3788,157 @@ func (x *ListDivergentCopiesResponse) GetSilentHosts() []string {
 	return nil
 }
 
+type ListUnknownReplicasRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only those of this share.
+	ShareId       string      `protobuf:"bytes,1,opt,name=share_id,json=shareId,proto3" json:"share_id,omitempty"`
+	Consistency   Consistency `protobuf:"varint,2,opt,name=consistency,proto3,enum=tarn.v1.Consistency" json:"consistency,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUnknownReplicasRequest) Reset() {
+	*x = ListUnknownReplicasRequest{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUnknownReplicasRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUnknownReplicasRequest) ProtoMessage() {}
+
+func (x *ListUnknownReplicasRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUnknownReplicasRequest.ProtoReflect.Descriptor instead.
+func (*ListUnknownReplicasRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *ListUnknownReplicasRequest) GetShareId() string {
+	if x != nil {
+		return x.ShareId
+	}
+	return ""
+}
+
+func (x *ListUnknownReplicasRequest) GetConsistency() Consistency {
+	if x != nil {
+		return x.Consistency
+	}
+	return Consistency_CONSISTENCY_UNSPECIFIED
+}
+
+type ListUnknownReplicasResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	UnknownReplicas []*UnknownReplica      `protobuf:"bytes,1,rep,name=unknown_replicas,json=unknownReplicas,proto3" json:"unknown_replicas,omitempty"`
+	// Hosts that have not told yet what they have.
+	SilentHosts   []string `protobuf:"bytes,2,rep,name=silent_hosts,json=silentHosts,proto3" json:"silent_hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUnknownReplicasResponse) Reset() {
+	*x = ListUnknownReplicasResponse{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUnknownReplicasResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUnknownReplicasResponse) ProtoMessage() {}
+
+func (x *ListUnknownReplicasResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUnknownReplicasResponse.ProtoReflect.Descriptor instead.
+func (*ListUnknownReplicasResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *ListUnknownReplicasResponse) GetUnknownReplicas() []*UnknownReplica {
+	if x != nil {
+		return x.UnknownReplicas
+	}
+	return nil
+}
+
+func (x *ListUnknownReplicasResponse) GetSilentHosts() []string {
+	if x != nil {
+		return x.SilentHosts
+	}
+	return nil
+}
+
+type UnknownReplicaRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As listed.
+	ReplicaId     string `protobuf:"bytes,1,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnknownReplicaRequest) Reset() {
+	*x = UnknownReplicaRequest{}
+	mi := &file_tarn_v1_shares_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnknownReplicaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnknownReplicaRequest) ProtoMessage() {}
+
+func (x *UnknownReplicaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_shares_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnknownReplicaRequest.ProtoReflect.Descriptor instead.
+func (*UnknownReplicaRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *UnknownReplicaRequest) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
 type GetDivergentCopyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Guid  uint64                 `protobuf:"fixed64,1,opt,name=guid,proto3" json:"guid,omitempty"`
@@ -3801,7 +3952,7 @@ type GetDivergentCopyRequest struct {
 
 func (x *GetDivergentCopyRequest) Reset() {
 	*x = GetDivergentCopyRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[55]
+	mi := &file_tarn_v1_shares_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3813,7 +3964,7 @@ func (x *GetDivergentCopyRequest) String() string {
 func (*GetDivergentCopyRequest) ProtoMessage() {}
 
 func (x *GetDivergentCopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[55]
+	mi := &file_tarn_v1_shares_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3826,7 +3977,7 @@ func (x *GetDivergentCopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDivergentCopyRequest.ProtoReflect.Descriptor instead.
 func (*GetDivergentCopyRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{55}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *GetDivergentCopyRequest) GetGuid() uint64 {
@@ -3862,7 +4013,7 @@ type PurgeDivergentCopyRequest struct {
 
 func (x *PurgeDivergentCopyRequest) Reset() {
 	*x = PurgeDivergentCopyRequest{}
-	mi := &file_tarn_v1_shares_proto_msgTypes[56]
+	mi := &file_tarn_v1_shares_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3874,7 +4025,7 @@ func (x *PurgeDivergentCopyRequest) String() string {
 func (*PurgeDivergentCopyRequest) ProtoMessage() {}
 
 func (x *PurgeDivergentCopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_shares_proto_msgTypes[56]
+	mi := &file_tarn_v1_shares_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3887,7 +4038,7 @@ func (x *PurgeDivergentCopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeDivergentCopyRequest.ProtoReflect.Descriptor instead.
 func (*PurgeDivergentCopyRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{56}
+	return file_tarn_v1_shares_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *PurgeDivergentCopyRequest) GetGuid() uint64 {
@@ -4257,7 +4408,16 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\vconsistency\x18\x04 \x01(\x0e2\x14.tarn.v1.ConsistencyR\vconsistency\"\x83\x01\n" +
 	"\x1bListDivergentCopiesResponse\x12A\n" +
 	"\x10divergent_copies\x18\x01 \x03(\v2\x16.tarn.v1.DivergentCopyR\x0fdivergentCopies\x12!\n" +
-	"\fsilent_hosts\x18\x02 \x03(\tR\vsilentHosts\"|\n" +
+	"\fsilent_hosts\x18\x02 \x03(\tR\vsilentHosts\"o\n" +
+	"\x1aListUnknownReplicasRequest\x12\x19\n" +
+	"\bshare_id\x18\x01 \x01(\tR\ashareId\x126\n" +
+	"\vconsistency\x18\x02 \x01(\x0e2\x14.tarn.v1.ConsistencyR\vconsistency\"\x84\x01\n" +
+	"\x1bListUnknownReplicasResponse\x12B\n" +
+	"\x10unknown_replicas\x18\x01 \x03(\v2\x17.tarn.v1.UnknownReplicaR\x0funknownReplicas\x12!\n" +
+	"\fsilent_hosts\x18\x02 \x03(\tR\vsilentHosts\"6\n" +
+	"\x15UnknownReplicaRequest\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x01 \x01(\tR\treplicaId\"|\n" +
 	"\x17GetDivergentCopyRequest\x12\x12\n" +
 	"\x04guid\x18\x01 \x01(\x06R\x04guid\x12\x17\n" +
 	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x124\n" +
@@ -4296,7 +4456,7 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\rUnmanageShare\x12\x1d.tarn.v1.UnmanageShareRequest\x1a\x0e.tarn.v1.Share\x12?\n" +
 	"\x10ResetShareStatus\x12\x1b.tarn.v1.ResetStatusRequest\x1a\x0e.tarn.v1.Share\x12U\n" +
 	"\x18ListShareExportLocations\x12\x13.tarn.v1.GetRequest\x1a$.tarn.v1.ListExportLocationsResponse\x12O\n" +
-	"\x11GetShareRetention\x12!.tarn.v1.GetShareRetentionRequest\x1a\x17.tarn.v1.ShareRetention2\xfb\t\n" +
+	"\x11GetShareRetention\x12!.tarn.v1.GetShareRetentionRequest\x1a\x17.tarn.v1.ShareRetention2\xef\v\n" +
 	"\x0eReplicaService\x12@\n" +
 	"\rCreateReplica\x12\x1d.tarn.v1.CreateReplicaRequest\x1a\x10.tarn.v1.Replica\x123\n" +
 	"\n" +
@@ -4315,7 +4475,10 @@ const file_tarn_v1_shares_proto_rawDesc = "" +
 	"\x1aListReplicaExportLocations\x12\x13.tarn.v1.GetRequest\x1a$.tarn.v1.ListExportLocationsResponse\x12`\n" +
 	"\x13ListDivergentCopies\x12#.tarn.v1.ListDivergentCopiesRequest\x1a$.tarn.v1.ListDivergentCopiesResponse\x12N\n" +
 	"\x10GetDivergentCopy\x12 .tarn.v1.GetDivergentCopyRequest\x1a\x18.tarn.v1.DivergentDetail\x12P\n" +
-	"\x12PurgeDivergentCopy\x12\".tarn.v1.PurgeDivergentCopyRequest\x1a\x16.tarn.v1.DivergentCopy2\xe8\x05\n" +
+	"\x12PurgeDivergentCopy\x12\".tarn.v1.PurgeDivergentCopyRequest\x1a\x16.tarn.v1.DivergentCopy\x12`\n" +
+	"\x13ListUnknownReplicas\x12#.tarn.v1.ListUnknownReplicasRequest\x1a$.tarn.v1.ListUnknownReplicasResponse\x12G\n" +
+	"\x13AdoptUnknownReplica\x12\x1e.tarn.v1.UnknownReplicaRequest\x1a\x10.tarn.v1.Replica\x12G\n" +
+	"\x15DismissUnknownReplica\x12\x1e.tarn.v1.UnknownReplicaRequest\x1a\x0e.tarn.v1.Share2\xe8\x05\n" +
 	"\x0fSnapshotService\x12C\n" +
 	"\x0eCreateSnapshot\x12\x1e.tarn.v1.CreateSnapshotRequest\x1a\x11.tarn.v1.Snapshot\x125\n" +
 	"\vGetSnapshot\x12\x13.tarn.v1.GetRequest\x1a\x11.tarn.v1.Snapshot\x12N\n" +
@@ -4358,7 +4521,7 @@ func file_tarn_v1_shares_proto_rawDescGZIP() []byte {
 }
 
 var file_tarn_v1_shares_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tarn_v1_shares_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_tarn_v1_shares_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
 var file_tarn_v1_shares_proto_goTypes = []any{
 	(Consistency)(0),                      // 0: tarn.v1.Consistency
 	(*Empty)(nil),                         // 1: tarn.v1.Empty
@@ -4416,221 +4579,233 @@ var file_tarn_v1_shares_proto_goTypes = []any{
 	(*ReplicaRetention)(nil),              // 53: tarn.v1.ReplicaRetention
 	(*ListDivergentCopiesRequest)(nil),    // 54: tarn.v1.ListDivergentCopiesRequest
 	(*ListDivergentCopiesResponse)(nil),   // 55: tarn.v1.ListDivergentCopiesResponse
-	(*GetDivergentCopyRequest)(nil),       // 56: tarn.v1.GetDivergentCopyRequest
-	(*PurgeDivergentCopyRequest)(nil),     // 57: tarn.v1.PurgeDivergentCopyRequest
-	nil,                                   // 58: tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
-	nil,                                   // 59: tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
-	nil,                                   // 60: tarn.v1.CreateShareRequest.MetadataEntry
-	nil,                                   // 61: tarn.v1.ManageShareRequest.MetadataEntry
-	nil,                                   // 62: tarn.v1.ListSharesRequest.MetadataEntry
-	nil,                                   // 63: tarn.v1.SetMetadataRequest.MetadataEntry
-	nil,                                   // 64: tarn.v1.CreateReplicaRequest.MetadataEntry
-	nil,                                   // 65: tarn.v1.CreateSnapshotRequest.MetadataEntry
-	nil,                                   // 66: tarn.v1.ManageSnapshotRequest.MetadataEntry
-	nil,                                   // 67: tarn.v1.AllowAccessRequest.MetadataEntry
-	nil,                                   // 68: tarn.v1.QuotaSet.QuotasEntry
-	(*ShareType)(nil),                     // 69: tarn.v1.ShareType
-	(*durationpb.Duration)(nil),           // 70: google.protobuf.Duration
-	(*ManageFinding)(nil),                 // 71: tarn.v1.ManageFinding
-	(*BaseFinding)(nil),                   // 72: tarn.v1.BaseFinding
-	(Status)(0),                           // 73: tarn.v1.Status
-	(*Share)(nil),                         // 74: tarn.v1.Share
-	(ReplicaState)(0),                     // 75: tarn.v1.ReplicaState
-	(*ExportLocation)(nil),                // 76: tarn.v1.ExportLocation
-	(*Replica)(nil),                       // 77: tarn.v1.Replica
-	(*Consent)(nil),                       // 78: tarn.v1.Consent
-	(*Snapshot)(nil),                      // 79: tarn.v1.Snapshot
-	(*SnapshotInstance)(nil),              // 80: tarn.v1.SnapshotInstance
-	(AccessLevel)(0),                      // 81: tarn.v1.AccessLevel
-	(*AccessRule)(nil),                    // 82: tarn.v1.AccessRule
-	(*UserMessage)(nil),                   // 83: tarn.v1.UserMessage
-	(*RetentionPreview)(nil),              // 84: tarn.v1.RetentionPreview
-	(*DivergentCopy)(nil),                 // 85: tarn.v1.DivergentCopy
-	(*QuotaUsage)(nil),                    // 86: tarn.v1.QuotaUsage
-	(*QuotaLimits)(nil),                   // 87: tarn.v1.QuotaLimits
-	(*DivergentDetail)(nil),               // 88: tarn.v1.DivergentDetail
+	(*ListUnknownReplicasRequest)(nil),    // 56: tarn.v1.ListUnknownReplicasRequest
+	(*ListUnknownReplicasResponse)(nil),   // 57: tarn.v1.ListUnknownReplicasResponse
+	(*UnknownReplicaRequest)(nil),         // 58: tarn.v1.UnknownReplicaRequest
+	(*GetDivergentCopyRequest)(nil),       // 59: tarn.v1.GetDivergentCopyRequest
+	(*PurgeDivergentCopyRequest)(nil),     // 60: tarn.v1.PurgeDivergentCopyRequest
+	nil,                                   // 61: tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
+	nil,                                   // 62: tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
+	nil,                                   // 63: tarn.v1.CreateShareRequest.MetadataEntry
+	nil,                                   // 64: tarn.v1.ManageShareRequest.MetadataEntry
+	nil,                                   // 65: tarn.v1.ListSharesRequest.MetadataEntry
+	nil,                                   // 66: tarn.v1.SetMetadataRequest.MetadataEntry
+	nil,                                   // 67: tarn.v1.CreateReplicaRequest.MetadataEntry
+	nil,                                   // 68: tarn.v1.CreateSnapshotRequest.MetadataEntry
+	nil,                                   // 69: tarn.v1.ManageSnapshotRequest.MetadataEntry
+	nil,                                   // 70: tarn.v1.AllowAccessRequest.MetadataEntry
+	nil,                                   // 71: tarn.v1.QuotaSet.QuotasEntry
+	(*ShareType)(nil),                     // 72: tarn.v1.ShareType
+	(*durationpb.Duration)(nil),           // 73: google.protobuf.Duration
+	(*ManageFinding)(nil),                 // 74: tarn.v1.ManageFinding
+	(*BaseFinding)(nil),                   // 75: tarn.v1.BaseFinding
+	(Status)(0),                           // 76: tarn.v1.Status
+	(*Share)(nil),                         // 77: tarn.v1.Share
+	(ReplicaState)(0),                     // 78: tarn.v1.ReplicaState
+	(*ExportLocation)(nil),                // 79: tarn.v1.ExportLocation
+	(*Replica)(nil),                       // 80: tarn.v1.Replica
+	(*Consent)(nil),                       // 81: tarn.v1.Consent
+	(*Snapshot)(nil),                      // 82: tarn.v1.Snapshot
+	(*SnapshotInstance)(nil),              // 83: tarn.v1.SnapshotInstance
+	(AccessLevel)(0),                      // 84: tarn.v1.AccessLevel
+	(*AccessRule)(nil),                    // 85: tarn.v1.AccessRule
+	(*UserMessage)(nil),                   // 86: tarn.v1.UserMessage
+	(*RetentionPreview)(nil),              // 87: tarn.v1.RetentionPreview
+	(*DivergentCopy)(nil),                 // 88: tarn.v1.DivergentCopy
+	(*UnknownReplica)(nil),                // 89: tarn.v1.UnknownReplica
+	(*QuotaUsage)(nil),                    // 90: tarn.v1.QuotaUsage
+	(*QuotaLimits)(nil),                   // 91: tarn.v1.QuotaLimits
+	(*DivergentDetail)(nil),               // 92: tarn.v1.DivergentDetail
 }
 var file_tarn_v1_shares_proto_depIdxs = []int32{
 	0,   // 0: tarn.v1.GetRequest.consistency:type_name -> tarn.v1.Consistency
-	58,  // 1: tarn.v1.CreateShareTypeRequest.extra_specs:type_name -> tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
+	61,  // 1: tarn.v1.CreateShareTypeRequest.extra_specs:type_name -> tarn.v1.CreateShareTypeRequest.ExtraSpecsEntry
 	0,   // 2: tarn.v1.ListShareTypesRequest.consistency:type_name -> tarn.v1.Consistency
-	69,  // 3: tarn.v1.ListShareTypesResponse.share_types:type_name -> tarn.v1.ShareType
-	59,  // 4: tarn.v1.SetExtraSpecsRequest.extra_specs:type_name -> tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
-	60,  // 5: tarn.v1.CreateShareRequest.metadata:type_name -> tarn.v1.CreateShareRequest.MetadataEntry
-	61,  // 6: tarn.v1.ManageShareRequest.metadata:type_name -> tarn.v1.ManageShareRequest.MetadataEntry
+	72,  // 3: tarn.v1.ListShareTypesResponse.share_types:type_name -> tarn.v1.ShareType
+	62,  // 4: tarn.v1.SetExtraSpecsRequest.extra_specs:type_name -> tarn.v1.SetExtraSpecsRequest.ExtraSpecsEntry
+	63,  // 5: tarn.v1.CreateShareRequest.metadata:type_name -> tarn.v1.CreateShareRequest.MetadataEntry
+	64,  // 6: tarn.v1.ManageShareRequest.metadata:type_name -> tarn.v1.ManageShareRequest.MetadataEntry
 	11,  // 7: tarn.v1.ManageSharePreviewRequest.share:type_name -> tarn.v1.ManageShareRequest
-	70,  // 8: tarn.v1.ManageSharePreviewRequest.max_wait:type_name -> google.protobuf.Duration
-	70,  // 9: tarn.v1.ManageReplicaPreviewRequest.max_wait:type_name -> google.protobuf.Duration
-	71,  // 10: tarn.v1.ManagePreview.finding:type_name -> tarn.v1.ManageFinding
-	72,  // 11: tarn.v1.ManagePreview.base:type_name -> tarn.v1.BaseFinding
+	73,  // 8: tarn.v1.ManageSharePreviewRequest.max_wait:type_name -> google.protobuf.Duration
+	73,  // 9: tarn.v1.ManageReplicaPreviewRequest.max_wait:type_name -> google.protobuf.Duration
+	74,  // 10: tarn.v1.ManagePreview.finding:type_name -> tarn.v1.ManageFinding
+	75,  // 11: tarn.v1.ManagePreview.base:type_name -> tarn.v1.BaseFinding
 	0,   // 12: tarn.v1.ListSharesRequest.consistency:type_name -> tarn.v1.Consistency
-	73,  // 13: tarn.v1.ListSharesRequest.status:type_name -> tarn.v1.Status
-	62,  // 14: tarn.v1.ListSharesRequest.metadata:type_name -> tarn.v1.ListSharesRequest.MetadataEntry
-	74,  // 15: tarn.v1.ListSharesResponse.shares:type_name -> tarn.v1.Share
-	63,  // 16: tarn.v1.SetMetadataRequest.metadata:type_name -> tarn.v1.SetMetadataRequest.MetadataEntry
-	73,  // 17: tarn.v1.ResetStatusRequest.status:type_name -> tarn.v1.Status
-	75,  // 18: tarn.v1.ResetReplicaStateRequest.replica_state:type_name -> tarn.v1.ReplicaState
-	76,  // 19: tarn.v1.ListExportLocationsResponse.export_locations:type_name -> tarn.v1.ExportLocation
-	64,  // 20: tarn.v1.CreateReplicaRequest.metadata:type_name -> tarn.v1.CreateReplicaRequest.MetadataEntry
+	76,  // 13: tarn.v1.ListSharesRequest.status:type_name -> tarn.v1.Status
+	65,  // 14: tarn.v1.ListSharesRequest.metadata:type_name -> tarn.v1.ListSharesRequest.MetadataEntry
+	77,  // 15: tarn.v1.ListSharesResponse.shares:type_name -> tarn.v1.Share
+	66,  // 16: tarn.v1.SetMetadataRequest.metadata:type_name -> tarn.v1.SetMetadataRequest.MetadataEntry
+	76,  // 17: tarn.v1.ResetStatusRequest.status:type_name -> tarn.v1.Status
+	78,  // 18: tarn.v1.ResetReplicaStateRequest.replica_state:type_name -> tarn.v1.ReplicaState
+	79,  // 19: tarn.v1.ListExportLocationsResponse.export_locations:type_name -> tarn.v1.ExportLocation
+	67,  // 20: tarn.v1.CreateReplicaRequest.metadata:type_name -> tarn.v1.CreateReplicaRequest.MetadataEntry
 	0,   // 21: tarn.v1.ListReplicasRequest.consistency:type_name -> tarn.v1.Consistency
-	75,  // 22: tarn.v1.ListReplicasRequest.replica_state:type_name -> tarn.v1.ReplicaState
-	73,  // 23: tarn.v1.ListReplicasRequest.status:type_name -> tarn.v1.Status
-	77,  // 24: tarn.v1.ListReplicasResponse.replicas:type_name -> tarn.v1.Replica
-	78,  // 25: tarn.v1.PromoteReplicaRequest.consent:type_name -> tarn.v1.Consent
-	70,  // 26: tarn.v1.PromoteReplicaRequest.quiesce_wait_time:type_name -> google.protobuf.Duration
-	77,  // 27: tarn.v1.PromoteReplicaResponse.replica:type_name -> tarn.v1.Replica
-	65,  // 28: tarn.v1.CreateSnapshotRequest.metadata:type_name -> tarn.v1.CreateSnapshotRequest.MetadataEntry
-	66,  // 29: tarn.v1.ManageSnapshotRequest.metadata:type_name -> tarn.v1.ManageSnapshotRequest.MetadataEntry
+	78,  // 22: tarn.v1.ListReplicasRequest.replica_state:type_name -> tarn.v1.ReplicaState
+	76,  // 23: tarn.v1.ListReplicasRequest.status:type_name -> tarn.v1.Status
+	80,  // 24: tarn.v1.ListReplicasResponse.replicas:type_name -> tarn.v1.Replica
+	81,  // 25: tarn.v1.PromoteReplicaRequest.consent:type_name -> tarn.v1.Consent
+	73,  // 26: tarn.v1.PromoteReplicaRequest.quiesce_wait_time:type_name -> google.protobuf.Duration
+	80,  // 27: tarn.v1.PromoteReplicaResponse.replica:type_name -> tarn.v1.Replica
+	68,  // 28: tarn.v1.CreateSnapshotRequest.metadata:type_name -> tarn.v1.CreateSnapshotRequest.MetadataEntry
+	69,  // 29: tarn.v1.ManageSnapshotRequest.metadata:type_name -> tarn.v1.ManageSnapshotRequest.MetadataEntry
 	0,   // 30: tarn.v1.ListSnapshotsRequest.consistency:type_name -> tarn.v1.Consistency
-	73,  // 31: tarn.v1.ListSnapshotsRequest.status:type_name -> tarn.v1.Status
-	79,  // 32: tarn.v1.ListSnapshotsResponse.snapshots:type_name -> tarn.v1.Snapshot
+	76,  // 31: tarn.v1.ListSnapshotsRequest.status:type_name -> tarn.v1.Status
+	82,  // 32: tarn.v1.ListSnapshotsResponse.snapshots:type_name -> tarn.v1.Snapshot
 	0,   // 33: tarn.v1.ListSnapshotInstancesRequest.consistency:type_name -> tarn.v1.Consistency
-	80,  // 34: tarn.v1.ListSnapshotInstancesResponse.snapshot_instances:type_name -> tarn.v1.SnapshotInstance
-	81,  // 35: tarn.v1.AllowAccessRequest.access_level:type_name -> tarn.v1.AccessLevel
-	67,  // 36: tarn.v1.AllowAccessRequest.metadata:type_name -> tarn.v1.AllowAccessRequest.MetadataEntry
+	83,  // 34: tarn.v1.ListSnapshotInstancesResponse.snapshot_instances:type_name -> tarn.v1.SnapshotInstance
+	84,  // 35: tarn.v1.AllowAccessRequest.access_level:type_name -> tarn.v1.AccessLevel
+	70,  // 36: tarn.v1.AllowAccessRequest.metadata:type_name -> tarn.v1.AllowAccessRequest.MetadataEntry
 	0,   // 37: tarn.v1.ListAccessRulesRequest.consistency:type_name -> tarn.v1.Consistency
-	82,  // 38: tarn.v1.ListAccessRulesResponse.access_rules:type_name -> tarn.v1.AccessRule
-	81,  // 39: tarn.v1.UpdateAccessRuleRequest.access_level:type_name -> tarn.v1.AccessLevel
-	68,  // 40: tarn.v1.QuotaSet.quotas:type_name -> tarn.v1.QuotaSet.QuotasEntry
+	85,  // 38: tarn.v1.ListAccessRulesResponse.access_rules:type_name -> tarn.v1.AccessRule
+	84,  // 39: tarn.v1.UpdateAccessRuleRequest.access_level:type_name -> tarn.v1.AccessLevel
+	71,  // 40: tarn.v1.QuotaSet.quotas:type_name -> tarn.v1.QuotaSet.QuotasEntry
 	0,   // 41: tarn.v1.ListMessagesRequest.consistency:type_name -> tarn.v1.Consistency
-	83,  // 42: tarn.v1.ListMessagesResponse.messages:type_name -> tarn.v1.UserMessage
-	70,  // 43: tarn.v1.GetShareRetentionRequest.max_wait:type_name -> google.protobuf.Duration
+	86,  // 42: tarn.v1.ListMessagesResponse.messages:type_name -> tarn.v1.UserMessage
+	73,  // 43: tarn.v1.GetShareRetentionRequest.max_wait:type_name -> google.protobuf.Duration
 	53,  // 44: tarn.v1.ShareRetention.replicas:type_name -> tarn.v1.ReplicaRetention
-	75,  // 45: tarn.v1.ReplicaRetention.replica_state:type_name -> tarn.v1.ReplicaState
-	84,  // 46: tarn.v1.ReplicaRetention.preview:type_name -> tarn.v1.RetentionPreview
+	78,  // 45: tarn.v1.ReplicaRetention.replica_state:type_name -> tarn.v1.ReplicaState
+	87,  // 46: tarn.v1.ReplicaRetention.preview:type_name -> tarn.v1.RetentionPreview
 	0,   // 47: tarn.v1.ListDivergentCopiesRequest.consistency:type_name -> tarn.v1.Consistency
-	85,  // 48: tarn.v1.ListDivergentCopiesResponse.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	70,  // 49: tarn.v1.GetDivergentCopyRequest.max_wait:type_name -> google.protobuf.Duration
-	86,  // 50: tarn.v1.QuotaSet.QuotasEntry.value:type_name -> tarn.v1.QuotaUsage
-	3,   // 51: tarn.v1.ShareTypeService.CreateShareType:input_type -> tarn.v1.CreateShareTypeRequest
-	2,   // 52: tarn.v1.ShareTypeService.GetShareType:input_type -> tarn.v1.GetRequest
-	4,   // 53: tarn.v1.ShareTypeService.ListShareTypes:input_type -> tarn.v1.ListShareTypesRequest
-	6,   // 54: tarn.v1.ShareTypeService.UpdateShareType:input_type -> tarn.v1.UpdateShareTypeRequest
-	2,   // 55: tarn.v1.ShareTypeService.DeleteShareType:input_type -> tarn.v1.GetRequest
-	7,   // 56: tarn.v1.ShareTypeService.SetExtraSpecs:input_type -> tarn.v1.SetExtraSpecsRequest
-	8,   // 57: tarn.v1.ShareTypeService.UnsetExtraSpecs:input_type -> tarn.v1.UnsetExtraSpecsRequest
-	9,   // 58: tarn.v1.ShareTypeService.AddProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
-	9,   // 59: tarn.v1.ShareTypeService.RemoveProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
-	10,  // 60: tarn.v1.ShareService.CreateShare:input_type -> tarn.v1.CreateShareRequest
-	2,   // 61: tarn.v1.ShareService.GetShare:input_type -> tarn.v1.GetRequest
-	16,  // 62: tarn.v1.ShareService.ListShares:input_type -> tarn.v1.ListSharesRequest
-	18,  // 63: tarn.v1.ShareService.UpdateShare:input_type -> tarn.v1.UpdateShareRequest
-	19,  // 64: tarn.v1.ShareService.DeleteShare:input_type -> tarn.v1.DeleteShareRequest
-	20,  // 65: tarn.v1.ShareService.ExtendShare:input_type -> tarn.v1.ResizeShareRequest
-	20,  // 66: tarn.v1.ShareService.ShrinkShare:input_type -> tarn.v1.ResizeShareRequest
-	21,  // 67: tarn.v1.ShareService.SetShareMetadata:input_type -> tarn.v1.SetMetadataRequest
-	22,  // 68: tarn.v1.ShareService.UnsetShareMetadata:input_type -> tarn.v1.UnsetMetadataRequest
-	11,  // 69: tarn.v1.ShareService.ManageShare:input_type -> tarn.v1.ManageShareRequest
-	12,  // 70: tarn.v1.ShareService.ManageSharePreview:input_type -> tarn.v1.ManageSharePreviewRequest
-	15,  // 71: tarn.v1.ShareService.UnmanageShare:input_type -> tarn.v1.UnmanageShareRequest
-	23,  // 72: tarn.v1.ShareService.ResetShareStatus:input_type -> tarn.v1.ResetStatusRequest
-	2,   // 73: tarn.v1.ShareService.ListShareExportLocations:input_type -> tarn.v1.GetRequest
-	51,  // 74: tarn.v1.ShareService.GetShareRetention:input_type -> tarn.v1.GetShareRetentionRequest
-	26,  // 75: tarn.v1.ReplicaService.CreateReplica:input_type -> tarn.v1.CreateReplicaRequest
-	2,   // 76: tarn.v1.ReplicaService.GetReplica:input_type -> tarn.v1.GetRequest
-	27,  // 77: tarn.v1.ReplicaService.ListReplicas:input_type -> tarn.v1.ListReplicasRequest
-	29,  // 78: tarn.v1.ReplicaService.PromoteReplica:input_type -> tarn.v1.PromoteReplicaRequest
-	31,  // 79: tarn.v1.ReplicaService.CancelPromotion:input_type -> tarn.v1.CancelPromotionRequest
-	2,   // 80: tarn.v1.ReplicaService.ResyncReplica:input_type -> tarn.v1.GetRequest
-	23,  // 81: tarn.v1.ReplicaService.ResetReplicaStatus:input_type -> tarn.v1.ResetStatusRequest
-	24,  // 82: tarn.v1.ReplicaService.ResetReplicaState:input_type -> tarn.v1.ResetReplicaStateRequest
-	32,  // 83: tarn.v1.ReplicaService.DeleteReplica:input_type -> tarn.v1.DeleteReplicaRequest
-	13,  // 84: tarn.v1.ReplicaService.ManageReplicaPreview:input_type -> tarn.v1.ManageReplicaPreviewRequest
-	33,  // 85: tarn.v1.ReplicaService.UnmanageReplica:input_type -> tarn.v1.UnmanageReplicaRequest
-	21,  // 86: tarn.v1.ReplicaService.SetReplicaMetadata:input_type -> tarn.v1.SetMetadataRequest
-	22,  // 87: tarn.v1.ReplicaService.UnsetReplicaMetadata:input_type -> tarn.v1.UnsetMetadataRequest
-	2,   // 88: tarn.v1.ReplicaService.ListReplicaExportLocations:input_type -> tarn.v1.GetRequest
-	54,  // 89: tarn.v1.ReplicaService.ListDivergentCopies:input_type -> tarn.v1.ListDivergentCopiesRequest
-	56,  // 90: tarn.v1.ReplicaService.GetDivergentCopy:input_type -> tarn.v1.GetDivergentCopyRequest
-	57,  // 91: tarn.v1.ReplicaService.PurgeDivergentCopy:input_type -> tarn.v1.PurgeDivergentCopyRequest
-	34,  // 92: tarn.v1.SnapshotService.CreateSnapshot:input_type -> tarn.v1.CreateSnapshotRequest
-	2,   // 93: tarn.v1.SnapshotService.GetSnapshot:input_type -> tarn.v1.GetRequest
-	37,  // 94: tarn.v1.SnapshotService.ListSnapshots:input_type -> tarn.v1.ListSnapshotsRequest
-	39,  // 95: tarn.v1.SnapshotService.UpdateSnapshot:input_type -> tarn.v1.UpdateSnapshotRequest
-	40,  // 96: tarn.v1.SnapshotService.DeleteSnapshot:input_type -> tarn.v1.DeleteSnapshotRequest
-	35,  // 97: tarn.v1.SnapshotService.ManageSnapshot:input_type -> tarn.v1.ManageSnapshotRequest
-	36,  // 98: tarn.v1.SnapshotService.UnmanageSnapshot:input_type -> tarn.v1.UnmanageSnapshotRequest
-	23,  // 99: tarn.v1.SnapshotService.ResetSnapshotStatus:input_type -> tarn.v1.ResetStatusRequest
-	2,   // 100: tarn.v1.SnapshotService.GetSnapshotInstance:input_type -> tarn.v1.GetRequest
-	41,  // 101: tarn.v1.SnapshotService.ListSnapshotInstances:input_type -> tarn.v1.ListSnapshotInstancesRequest
-	43,  // 102: tarn.v1.AccessRuleService.AllowAccess:input_type -> tarn.v1.AllowAccessRequest
-	2,   // 103: tarn.v1.AccessRuleService.GetAccessRule:input_type -> tarn.v1.GetRequest
-	44,  // 104: tarn.v1.AccessRuleService.ListAccessRules:input_type -> tarn.v1.ListAccessRulesRequest
-	46,  // 105: tarn.v1.AccessRuleService.UpdateAccessRule:input_type -> tarn.v1.UpdateAccessRuleRequest
-	2,   // 106: tarn.v1.AccessRuleService.DenyAccess:input_type -> tarn.v1.GetRequest
-	47,  // 107: tarn.v1.QuotaService.GetQuota:input_type -> tarn.v1.GetQuotaRequest
-	87,  // 108: tarn.v1.QuotaService.UpdateQuota:input_type -> tarn.v1.QuotaLimits
-	47,  // 109: tarn.v1.QuotaService.ResetQuota:input_type -> tarn.v1.GetQuotaRequest
-	2,   // 110: tarn.v1.MessageService.GetMessage:input_type -> tarn.v1.GetRequest
-	49,  // 111: tarn.v1.MessageService.ListMessages:input_type -> tarn.v1.ListMessagesRequest
-	2,   // 112: tarn.v1.MessageService.DeleteMessage:input_type -> tarn.v1.GetRequest
-	69,  // 113: tarn.v1.ShareTypeService.CreateShareType:output_type -> tarn.v1.ShareType
-	69,  // 114: tarn.v1.ShareTypeService.GetShareType:output_type -> tarn.v1.ShareType
-	5,   // 115: tarn.v1.ShareTypeService.ListShareTypes:output_type -> tarn.v1.ListShareTypesResponse
-	69,  // 116: tarn.v1.ShareTypeService.UpdateShareType:output_type -> tarn.v1.ShareType
-	1,   // 117: tarn.v1.ShareTypeService.DeleteShareType:output_type -> tarn.v1.Empty
-	69,  // 118: tarn.v1.ShareTypeService.SetExtraSpecs:output_type -> tarn.v1.ShareType
-	69,  // 119: tarn.v1.ShareTypeService.UnsetExtraSpecs:output_type -> tarn.v1.ShareType
-	69,  // 120: tarn.v1.ShareTypeService.AddProjectAccess:output_type -> tarn.v1.ShareType
-	69,  // 121: tarn.v1.ShareTypeService.RemoveProjectAccess:output_type -> tarn.v1.ShareType
-	74,  // 122: tarn.v1.ShareService.CreateShare:output_type -> tarn.v1.Share
-	74,  // 123: tarn.v1.ShareService.GetShare:output_type -> tarn.v1.Share
-	17,  // 124: tarn.v1.ShareService.ListShares:output_type -> tarn.v1.ListSharesResponse
-	74,  // 125: tarn.v1.ShareService.UpdateShare:output_type -> tarn.v1.Share
-	1,   // 126: tarn.v1.ShareService.DeleteShare:output_type -> tarn.v1.Empty
-	74,  // 127: tarn.v1.ShareService.ExtendShare:output_type -> tarn.v1.Share
-	74,  // 128: tarn.v1.ShareService.ShrinkShare:output_type -> tarn.v1.Share
-	74,  // 129: tarn.v1.ShareService.SetShareMetadata:output_type -> tarn.v1.Share
-	74,  // 130: tarn.v1.ShareService.UnsetShareMetadata:output_type -> tarn.v1.Share
-	74,  // 131: tarn.v1.ShareService.ManageShare:output_type -> tarn.v1.Share
-	14,  // 132: tarn.v1.ShareService.ManageSharePreview:output_type -> tarn.v1.ManagePreview
-	74,  // 133: tarn.v1.ShareService.UnmanageShare:output_type -> tarn.v1.Share
-	74,  // 134: tarn.v1.ShareService.ResetShareStatus:output_type -> tarn.v1.Share
-	25,  // 135: tarn.v1.ShareService.ListShareExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
-	52,  // 136: tarn.v1.ShareService.GetShareRetention:output_type -> tarn.v1.ShareRetention
-	77,  // 137: tarn.v1.ReplicaService.CreateReplica:output_type -> tarn.v1.Replica
-	77,  // 138: tarn.v1.ReplicaService.GetReplica:output_type -> tarn.v1.Replica
-	28,  // 139: tarn.v1.ReplicaService.ListReplicas:output_type -> tarn.v1.ListReplicasResponse
-	30,  // 140: tarn.v1.ReplicaService.PromoteReplica:output_type -> tarn.v1.PromoteReplicaResponse
-	77,  // 141: tarn.v1.ReplicaService.CancelPromotion:output_type -> tarn.v1.Replica
-	77,  // 142: tarn.v1.ReplicaService.ResyncReplica:output_type -> tarn.v1.Replica
-	77,  // 143: tarn.v1.ReplicaService.ResetReplicaStatus:output_type -> tarn.v1.Replica
-	77,  // 144: tarn.v1.ReplicaService.ResetReplicaState:output_type -> tarn.v1.Replica
-	1,   // 145: tarn.v1.ReplicaService.DeleteReplica:output_type -> tarn.v1.Empty
-	14,  // 146: tarn.v1.ReplicaService.ManageReplicaPreview:output_type -> tarn.v1.ManagePreview
-	77,  // 147: tarn.v1.ReplicaService.UnmanageReplica:output_type -> tarn.v1.Replica
-	77,  // 148: tarn.v1.ReplicaService.SetReplicaMetadata:output_type -> tarn.v1.Replica
-	77,  // 149: tarn.v1.ReplicaService.UnsetReplicaMetadata:output_type -> tarn.v1.Replica
-	25,  // 150: tarn.v1.ReplicaService.ListReplicaExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
-	55,  // 151: tarn.v1.ReplicaService.ListDivergentCopies:output_type -> tarn.v1.ListDivergentCopiesResponse
-	88,  // 152: tarn.v1.ReplicaService.GetDivergentCopy:output_type -> tarn.v1.DivergentDetail
-	85,  // 153: tarn.v1.ReplicaService.PurgeDivergentCopy:output_type -> tarn.v1.DivergentCopy
-	79,  // 154: tarn.v1.SnapshotService.CreateSnapshot:output_type -> tarn.v1.Snapshot
-	79,  // 155: tarn.v1.SnapshotService.GetSnapshot:output_type -> tarn.v1.Snapshot
-	38,  // 156: tarn.v1.SnapshotService.ListSnapshots:output_type -> tarn.v1.ListSnapshotsResponse
-	79,  // 157: tarn.v1.SnapshotService.UpdateSnapshot:output_type -> tarn.v1.Snapshot
-	1,   // 158: tarn.v1.SnapshotService.DeleteSnapshot:output_type -> tarn.v1.Empty
-	79,  // 159: tarn.v1.SnapshotService.ManageSnapshot:output_type -> tarn.v1.Snapshot
-	79,  // 160: tarn.v1.SnapshotService.UnmanageSnapshot:output_type -> tarn.v1.Snapshot
-	79,  // 161: tarn.v1.SnapshotService.ResetSnapshotStatus:output_type -> tarn.v1.Snapshot
-	80,  // 162: tarn.v1.SnapshotService.GetSnapshotInstance:output_type -> tarn.v1.SnapshotInstance
-	42,  // 163: tarn.v1.SnapshotService.ListSnapshotInstances:output_type -> tarn.v1.ListSnapshotInstancesResponse
-	82,  // 164: tarn.v1.AccessRuleService.AllowAccess:output_type -> tarn.v1.AccessRule
-	82,  // 165: tarn.v1.AccessRuleService.GetAccessRule:output_type -> tarn.v1.AccessRule
-	45,  // 166: tarn.v1.AccessRuleService.ListAccessRules:output_type -> tarn.v1.ListAccessRulesResponse
-	82,  // 167: tarn.v1.AccessRuleService.UpdateAccessRule:output_type -> tarn.v1.AccessRule
-	1,   // 168: tarn.v1.AccessRuleService.DenyAccess:output_type -> tarn.v1.Empty
-	48,  // 169: tarn.v1.QuotaService.GetQuota:output_type -> tarn.v1.QuotaSet
-	48,  // 170: tarn.v1.QuotaService.UpdateQuota:output_type -> tarn.v1.QuotaSet
-	1,   // 171: tarn.v1.QuotaService.ResetQuota:output_type -> tarn.v1.Empty
-	83,  // 172: tarn.v1.MessageService.GetMessage:output_type -> tarn.v1.UserMessage
-	50,  // 173: tarn.v1.MessageService.ListMessages:output_type -> tarn.v1.ListMessagesResponse
-	1,   // 174: tarn.v1.MessageService.DeleteMessage:output_type -> tarn.v1.Empty
-	113, // [113:175] is the sub-list for method output_type
-	51,  // [51:113] is the sub-list for method input_type
-	51,  // [51:51] is the sub-list for extension type_name
-	51,  // [51:51] is the sub-list for extension extendee
-	0,   // [0:51] is the sub-list for field type_name
+	88,  // 48: tarn.v1.ListDivergentCopiesResponse.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	0,   // 49: tarn.v1.ListUnknownReplicasRequest.consistency:type_name -> tarn.v1.Consistency
+	89,  // 50: tarn.v1.ListUnknownReplicasResponse.unknown_replicas:type_name -> tarn.v1.UnknownReplica
+	73,  // 51: tarn.v1.GetDivergentCopyRequest.max_wait:type_name -> google.protobuf.Duration
+	90,  // 52: tarn.v1.QuotaSet.QuotasEntry.value:type_name -> tarn.v1.QuotaUsage
+	3,   // 53: tarn.v1.ShareTypeService.CreateShareType:input_type -> tarn.v1.CreateShareTypeRequest
+	2,   // 54: tarn.v1.ShareTypeService.GetShareType:input_type -> tarn.v1.GetRequest
+	4,   // 55: tarn.v1.ShareTypeService.ListShareTypes:input_type -> tarn.v1.ListShareTypesRequest
+	6,   // 56: tarn.v1.ShareTypeService.UpdateShareType:input_type -> tarn.v1.UpdateShareTypeRequest
+	2,   // 57: tarn.v1.ShareTypeService.DeleteShareType:input_type -> tarn.v1.GetRequest
+	7,   // 58: tarn.v1.ShareTypeService.SetExtraSpecs:input_type -> tarn.v1.SetExtraSpecsRequest
+	8,   // 59: tarn.v1.ShareTypeService.UnsetExtraSpecs:input_type -> tarn.v1.UnsetExtraSpecsRequest
+	9,   // 60: tarn.v1.ShareTypeService.AddProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
+	9,   // 61: tarn.v1.ShareTypeService.RemoveProjectAccess:input_type -> tarn.v1.ProjectAccessRequest
+	10,  // 62: tarn.v1.ShareService.CreateShare:input_type -> tarn.v1.CreateShareRequest
+	2,   // 63: tarn.v1.ShareService.GetShare:input_type -> tarn.v1.GetRequest
+	16,  // 64: tarn.v1.ShareService.ListShares:input_type -> tarn.v1.ListSharesRequest
+	18,  // 65: tarn.v1.ShareService.UpdateShare:input_type -> tarn.v1.UpdateShareRequest
+	19,  // 66: tarn.v1.ShareService.DeleteShare:input_type -> tarn.v1.DeleteShareRequest
+	20,  // 67: tarn.v1.ShareService.ExtendShare:input_type -> tarn.v1.ResizeShareRequest
+	20,  // 68: tarn.v1.ShareService.ShrinkShare:input_type -> tarn.v1.ResizeShareRequest
+	21,  // 69: tarn.v1.ShareService.SetShareMetadata:input_type -> tarn.v1.SetMetadataRequest
+	22,  // 70: tarn.v1.ShareService.UnsetShareMetadata:input_type -> tarn.v1.UnsetMetadataRequest
+	11,  // 71: tarn.v1.ShareService.ManageShare:input_type -> tarn.v1.ManageShareRequest
+	12,  // 72: tarn.v1.ShareService.ManageSharePreview:input_type -> tarn.v1.ManageSharePreviewRequest
+	15,  // 73: tarn.v1.ShareService.UnmanageShare:input_type -> tarn.v1.UnmanageShareRequest
+	23,  // 74: tarn.v1.ShareService.ResetShareStatus:input_type -> tarn.v1.ResetStatusRequest
+	2,   // 75: tarn.v1.ShareService.ListShareExportLocations:input_type -> tarn.v1.GetRequest
+	51,  // 76: tarn.v1.ShareService.GetShareRetention:input_type -> tarn.v1.GetShareRetentionRequest
+	26,  // 77: tarn.v1.ReplicaService.CreateReplica:input_type -> tarn.v1.CreateReplicaRequest
+	2,   // 78: tarn.v1.ReplicaService.GetReplica:input_type -> tarn.v1.GetRequest
+	27,  // 79: tarn.v1.ReplicaService.ListReplicas:input_type -> tarn.v1.ListReplicasRequest
+	29,  // 80: tarn.v1.ReplicaService.PromoteReplica:input_type -> tarn.v1.PromoteReplicaRequest
+	31,  // 81: tarn.v1.ReplicaService.CancelPromotion:input_type -> tarn.v1.CancelPromotionRequest
+	2,   // 82: tarn.v1.ReplicaService.ResyncReplica:input_type -> tarn.v1.GetRequest
+	23,  // 83: tarn.v1.ReplicaService.ResetReplicaStatus:input_type -> tarn.v1.ResetStatusRequest
+	24,  // 84: tarn.v1.ReplicaService.ResetReplicaState:input_type -> tarn.v1.ResetReplicaStateRequest
+	32,  // 85: tarn.v1.ReplicaService.DeleteReplica:input_type -> tarn.v1.DeleteReplicaRequest
+	13,  // 86: tarn.v1.ReplicaService.ManageReplicaPreview:input_type -> tarn.v1.ManageReplicaPreviewRequest
+	33,  // 87: tarn.v1.ReplicaService.UnmanageReplica:input_type -> tarn.v1.UnmanageReplicaRequest
+	21,  // 88: tarn.v1.ReplicaService.SetReplicaMetadata:input_type -> tarn.v1.SetMetadataRequest
+	22,  // 89: tarn.v1.ReplicaService.UnsetReplicaMetadata:input_type -> tarn.v1.UnsetMetadataRequest
+	2,   // 90: tarn.v1.ReplicaService.ListReplicaExportLocations:input_type -> tarn.v1.GetRequest
+	54,  // 91: tarn.v1.ReplicaService.ListDivergentCopies:input_type -> tarn.v1.ListDivergentCopiesRequest
+	59,  // 92: tarn.v1.ReplicaService.GetDivergentCopy:input_type -> tarn.v1.GetDivergentCopyRequest
+	60,  // 93: tarn.v1.ReplicaService.PurgeDivergentCopy:input_type -> tarn.v1.PurgeDivergentCopyRequest
+	56,  // 94: tarn.v1.ReplicaService.ListUnknownReplicas:input_type -> tarn.v1.ListUnknownReplicasRequest
+	58,  // 95: tarn.v1.ReplicaService.AdoptUnknownReplica:input_type -> tarn.v1.UnknownReplicaRequest
+	58,  // 96: tarn.v1.ReplicaService.DismissUnknownReplica:input_type -> tarn.v1.UnknownReplicaRequest
+	34,  // 97: tarn.v1.SnapshotService.CreateSnapshot:input_type -> tarn.v1.CreateSnapshotRequest
+	2,   // 98: tarn.v1.SnapshotService.GetSnapshot:input_type -> tarn.v1.GetRequest
+	37,  // 99: tarn.v1.SnapshotService.ListSnapshots:input_type -> tarn.v1.ListSnapshotsRequest
+	39,  // 100: tarn.v1.SnapshotService.UpdateSnapshot:input_type -> tarn.v1.UpdateSnapshotRequest
+	40,  // 101: tarn.v1.SnapshotService.DeleteSnapshot:input_type -> tarn.v1.DeleteSnapshotRequest
+	35,  // 102: tarn.v1.SnapshotService.ManageSnapshot:input_type -> tarn.v1.ManageSnapshotRequest
+	36,  // 103: tarn.v1.SnapshotService.UnmanageSnapshot:input_type -> tarn.v1.UnmanageSnapshotRequest
+	23,  // 104: tarn.v1.SnapshotService.ResetSnapshotStatus:input_type -> tarn.v1.ResetStatusRequest
+	2,   // 105: tarn.v1.SnapshotService.GetSnapshotInstance:input_type -> tarn.v1.GetRequest
+	41,  // 106: tarn.v1.SnapshotService.ListSnapshotInstances:input_type -> tarn.v1.ListSnapshotInstancesRequest
+	43,  // 107: tarn.v1.AccessRuleService.AllowAccess:input_type -> tarn.v1.AllowAccessRequest
+	2,   // 108: tarn.v1.AccessRuleService.GetAccessRule:input_type -> tarn.v1.GetRequest
+	44,  // 109: tarn.v1.AccessRuleService.ListAccessRules:input_type -> tarn.v1.ListAccessRulesRequest
+	46,  // 110: tarn.v1.AccessRuleService.UpdateAccessRule:input_type -> tarn.v1.UpdateAccessRuleRequest
+	2,   // 111: tarn.v1.AccessRuleService.DenyAccess:input_type -> tarn.v1.GetRequest
+	47,  // 112: tarn.v1.QuotaService.GetQuota:input_type -> tarn.v1.GetQuotaRequest
+	91,  // 113: tarn.v1.QuotaService.UpdateQuota:input_type -> tarn.v1.QuotaLimits
+	47,  // 114: tarn.v1.QuotaService.ResetQuota:input_type -> tarn.v1.GetQuotaRequest
+	2,   // 115: tarn.v1.MessageService.GetMessage:input_type -> tarn.v1.GetRequest
+	49,  // 116: tarn.v1.MessageService.ListMessages:input_type -> tarn.v1.ListMessagesRequest
+	2,   // 117: tarn.v1.MessageService.DeleteMessage:input_type -> tarn.v1.GetRequest
+	72,  // 118: tarn.v1.ShareTypeService.CreateShareType:output_type -> tarn.v1.ShareType
+	72,  // 119: tarn.v1.ShareTypeService.GetShareType:output_type -> tarn.v1.ShareType
+	5,   // 120: tarn.v1.ShareTypeService.ListShareTypes:output_type -> tarn.v1.ListShareTypesResponse
+	72,  // 121: tarn.v1.ShareTypeService.UpdateShareType:output_type -> tarn.v1.ShareType
+	1,   // 122: tarn.v1.ShareTypeService.DeleteShareType:output_type -> tarn.v1.Empty
+	72,  // 123: tarn.v1.ShareTypeService.SetExtraSpecs:output_type -> tarn.v1.ShareType
+	72,  // 124: tarn.v1.ShareTypeService.UnsetExtraSpecs:output_type -> tarn.v1.ShareType
+	72,  // 125: tarn.v1.ShareTypeService.AddProjectAccess:output_type -> tarn.v1.ShareType
+	72,  // 126: tarn.v1.ShareTypeService.RemoveProjectAccess:output_type -> tarn.v1.ShareType
+	77,  // 127: tarn.v1.ShareService.CreateShare:output_type -> tarn.v1.Share
+	77,  // 128: tarn.v1.ShareService.GetShare:output_type -> tarn.v1.Share
+	17,  // 129: tarn.v1.ShareService.ListShares:output_type -> tarn.v1.ListSharesResponse
+	77,  // 130: tarn.v1.ShareService.UpdateShare:output_type -> tarn.v1.Share
+	1,   // 131: tarn.v1.ShareService.DeleteShare:output_type -> tarn.v1.Empty
+	77,  // 132: tarn.v1.ShareService.ExtendShare:output_type -> tarn.v1.Share
+	77,  // 133: tarn.v1.ShareService.ShrinkShare:output_type -> tarn.v1.Share
+	77,  // 134: tarn.v1.ShareService.SetShareMetadata:output_type -> tarn.v1.Share
+	77,  // 135: tarn.v1.ShareService.UnsetShareMetadata:output_type -> tarn.v1.Share
+	77,  // 136: tarn.v1.ShareService.ManageShare:output_type -> tarn.v1.Share
+	14,  // 137: tarn.v1.ShareService.ManageSharePreview:output_type -> tarn.v1.ManagePreview
+	77,  // 138: tarn.v1.ShareService.UnmanageShare:output_type -> tarn.v1.Share
+	77,  // 139: tarn.v1.ShareService.ResetShareStatus:output_type -> tarn.v1.Share
+	25,  // 140: tarn.v1.ShareService.ListShareExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
+	52,  // 141: tarn.v1.ShareService.GetShareRetention:output_type -> tarn.v1.ShareRetention
+	80,  // 142: tarn.v1.ReplicaService.CreateReplica:output_type -> tarn.v1.Replica
+	80,  // 143: tarn.v1.ReplicaService.GetReplica:output_type -> tarn.v1.Replica
+	28,  // 144: tarn.v1.ReplicaService.ListReplicas:output_type -> tarn.v1.ListReplicasResponse
+	30,  // 145: tarn.v1.ReplicaService.PromoteReplica:output_type -> tarn.v1.PromoteReplicaResponse
+	80,  // 146: tarn.v1.ReplicaService.CancelPromotion:output_type -> tarn.v1.Replica
+	80,  // 147: tarn.v1.ReplicaService.ResyncReplica:output_type -> tarn.v1.Replica
+	80,  // 148: tarn.v1.ReplicaService.ResetReplicaStatus:output_type -> tarn.v1.Replica
+	80,  // 149: tarn.v1.ReplicaService.ResetReplicaState:output_type -> tarn.v1.Replica
+	1,   // 150: tarn.v1.ReplicaService.DeleteReplica:output_type -> tarn.v1.Empty
+	14,  // 151: tarn.v1.ReplicaService.ManageReplicaPreview:output_type -> tarn.v1.ManagePreview
+	80,  // 152: tarn.v1.ReplicaService.UnmanageReplica:output_type -> tarn.v1.Replica
+	80,  // 153: tarn.v1.ReplicaService.SetReplicaMetadata:output_type -> tarn.v1.Replica
+	80,  // 154: tarn.v1.ReplicaService.UnsetReplicaMetadata:output_type -> tarn.v1.Replica
+	25,  // 155: tarn.v1.ReplicaService.ListReplicaExportLocations:output_type -> tarn.v1.ListExportLocationsResponse
+	55,  // 156: tarn.v1.ReplicaService.ListDivergentCopies:output_type -> tarn.v1.ListDivergentCopiesResponse
+	92,  // 157: tarn.v1.ReplicaService.GetDivergentCopy:output_type -> tarn.v1.DivergentDetail
+	88,  // 158: tarn.v1.ReplicaService.PurgeDivergentCopy:output_type -> tarn.v1.DivergentCopy
+	57,  // 159: tarn.v1.ReplicaService.ListUnknownReplicas:output_type -> tarn.v1.ListUnknownReplicasResponse
+	80,  // 160: tarn.v1.ReplicaService.AdoptUnknownReplica:output_type -> tarn.v1.Replica
+	77,  // 161: tarn.v1.ReplicaService.DismissUnknownReplica:output_type -> tarn.v1.Share
+	82,  // 162: tarn.v1.SnapshotService.CreateSnapshot:output_type -> tarn.v1.Snapshot
+	82,  // 163: tarn.v1.SnapshotService.GetSnapshot:output_type -> tarn.v1.Snapshot
+	38,  // 164: tarn.v1.SnapshotService.ListSnapshots:output_type -> tarn.v1.ListSnapshotsResponse
+	82,  // 165: tarn.v1.SnapshotService.UpdateSnapshot:output_type -> tarn.v1.Snapshot
+	1,   // 166: tarn.v1.SnapshotService.DeleteSnapshot:output_type -> tarn.v1.Empty
+	82,  // 167: tarn.v1.SnapshotService.ManageSnapshot:output_type -> tarn.v1.Snapshot
+	82,  // 168: tarn.v1.SnapshotService.UnmanageSnapshot:output_type -> tarn.v1.Snapshot
+	82,  // 169: tarn.v1.SnapshotService.ResetSnapshotStatus:output_type -> tarn.v1.Snapshot
+	83,  // 170: tarn.v1.SnapshotService.GetSnapshotInstance:output_type -> tarn.v1.SnapshotInstance
+	42,  // 171: tarn.v1.SnapshotService.ListSnapshotInstances:output_type -> tarn.v1.ListSnapshotInstancesResponse
+	85,  // 172: tarn.v1.AccessRuleService.AllowAccess:output_type -> tarn.v1.AccessRule
+	85,  // 173: tarn.v1.AccessRuleService.GetAccessRule:output_type -> tarn.v1.AccessRule
+	45,  // 174: tarn.v1.AccessRuleService.ListAccessRules:output_type -> tarn.v1.ListAccessRulesResponse
+	85,  // 175: tarn.v1.AccessRuleService.UpdateAccessRule:output_type -> tarn.v1.AccessRule
+	1,   // 176: tarn.v1.AccessRuleService.DenyAccess:output_type -> tarn.v1.Empty
+	48,  // 177: tarn.v1.QuotaService.GetQuota:output_type -> tarn.v1.QuotaSet
+	48,  // 178: tarn.v1.QuotaService.UpdateQuota:output_type -> tarn.v1.QuotaSet
+	1,   // 179: tarn.v1.QuotaService.ResetQuota:output_type -> tarn.v1.Empty
+	86,  // 180: tarn.v1.MessageService.GetMessage:output_type -> tarn.v1.UserMessage
+	50,  // 181: tarn.v1.MessageService.ListMessages:output_type -> tarn.v1.ListMessagesResponse
+	1,   // 182: tarn.v1.MessageService.DeleteMessage:output_type -> tarn.v1.Empty
+	118, // [118:183] is the sub-list for method output_type
+	53,  // [53:118] is the sub-list for method input_type
+	53,  // [53:53] is the sub-list for extension type_name
+	53,  // [53:53] is the sub-list for extension extendee
+	0,   // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_shares_proto_init() }
@@ -4650,7 +4825,7 @@ func file_tarn_v1_shares_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_shares_proto_rawDesc), len(file_tarn_v1_shares_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   68,
+			NumMessages:   71,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

@@ -1593,6 +1593,10 @@ type Fencing struct {
 	// restored from before a promotion. Nobody may write until a forced one. 0: none.
 	NewerEpoch     uint64 `protobuf:"varint,31,opt,name=newer_epoch,json=newerEpoch,proto3" json:"newer_epoch,omitempty"`
 	NewerReplicaId string `protobuf:"bytes,32,opt,name=newer_replica_id,json=newerReplicaId,proto3" json:"newer_replica_id,omitempty"`
+	// Replicas with later data that a host has and that this state does not know: it was
+	// restored from before they were made. Nobody may write before an operator has decided
+	// about each.
+	UnknownReplicas []*UnknownReplica `protobuf:"bytes,33,rep,name=unknown_replicas,json=unknownReplicas,proto3" json:"unknown_replicas,omitempty"`
 	// Output only: who may write now.
 	Right         *WriteRight `protobuf:"bytes,40,opt,name=right,proto3" json:"right,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1797,11 +1801,149 @@ func (x *Fencing) GetNewerReplicaId() string {
 	return ""
 }
 
+func (x *Fencing) GetUnknownReplicas() []*UnknownReplica {
+	if x != nil {
+		return x.UnknownReplicas
+	}
+	return nil
+}
+
 func (x *Fencing) GetRight() *WriteRight {
 	if x != nil {
 		return x.Right
 	}
 	return nil
+}
+
+// UnknownReplica is a dataset with a replica's marks that no replica of its host has: left by
+// a forced deletion, or made after the backup that the state was restored from.
+type UnknownReplica struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ReplicaId string                 `protobuf:"bytes,1,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	ShareId   string                 `protobuf:"bytes,2,opt,name=share_id,json=shareId,proto3" json:"share_id,omitempty"`
+	HostId    string                 `protobuf:"bytes,3,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	// host@backend#pool; output only.
+	Host    string `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`
+	Pool    string `protobuf:"bytes,5,opt,name=pool,proto3" json:"pool,omitempty"`
+	Dataset string `protobuf:"bytes,6,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	// The epoch that its data are under; above the share's only after a restore.
+	Epoch uint64 `protobuf:"varint,7,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// By its marks it was the active one.
+	Primary   bool  `protobuf:"varint,8,opt,name=primary,proto3" json:"primary,omitempty"`
+	UsedBytes int64 `protobuf:"varint,9,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	// The share's state has taken it down: nobody may write until it is decided about.
+	FoundAt *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=found_at,json=foundAt,proto3" json:"found_at,omitempty"`
+	// Who has said that the share goes on without it.
+	DismissedBy   string `protobuf:"bytes,11,opt,name=dismissed_by,json=dismissedBy,proto3" json:"dismissed_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnknownReplica) Reset() {
+	*x = UnknownReplica{}
+	mi := &file_tarn_v1_types_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnknownReplica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnknownReplica) ProtoMessage() {}
+
+func (x *UnknownReplica) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_types_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnknownReplica.ProtoReflect.Descriptor instead.
+func (*UnknownReplica) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *UnknownReplica) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+func (x *UnknownReplica) GetShareId() string {
+	if x != nil {
+		return x.ShareId
+	}
+	return ""
+}
+
+func (x *UnknownReplica) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *UnknownReplica) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *UnknownReplica) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *UnknownReplica) GetDataset() string {
+	if x != nil {
+		return x.Dataset
+	}
+	return ""
+}
+
+func (x *UnknownReplica) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *UnknownReplica) GetPrimary() bool {
+	if x != nil {
+		return x.Primary
+	}
+	return false
+}
+
+func (x *UnknownReplica) GetUsedBytes() int64 {
+	if x != nil {
+		return x.UsedBytes
+	}
+	return 0
+}
+
+func (x *UnknownReplica) GetFoundAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FoundAt
+	}
+	return nil
+}
+
+func (x *UnknownReplica) GetDismissedBy() string {
+	if x != nil {
+		return x.DismissedBy
+	}
+	return ""
 }
 
 // SecondConsent to a forced promotion. Empty names for people of the project.
@@ -1817,7 +1959,7 @@ type SecondConsent struct {
 
 func (x *SecondConsent) Reset() {
 	*x = SecondConsent{}
-	mi := &file_tarn_v1_types_proto_msgTypes[3]
+	mi := &file_tarn_v1_types_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +1971,7 @@ func (x *SecondConsent) String() string {
 func (*SecondConsent) ProtoMessage() {}
 
 func (x *SecondConsent) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[3]
+	mi := &file_tarn_v1_types_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +1984,7 @@ func (x *SecondConsent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecondConsent.ProtoReflect.Descriptor instead.
 func (*SecondConsent) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{3}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SecondConsent) GetAskedBy() string {
@@ -1886,7 +2028,7 @@ type Preparation struct {
 
 func (x *Preparation) Reset() {
 	*x = Preparation{}
-	mi := &file_tarn_v1_types_proto_msgTypes[4]
+	mi := &file_tarn_v1_types_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1898,7 +2040,7 @@ func (x *Preparation) String() string {
 func (*Preparation) ProtoMessage() {}
 
 func (x *Preparation) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[4]
+	mi := &file_tarn_v1_types_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1911,7 +2053,7 @@ func (x *Preparation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Preparation.ProtoReflect.Descriptor instead.
 func (*Preparation) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{4}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Preparation) GetTargetReplicaId() string {
@@ -1980,7 +2122,7 @@ type WriteRight struct {
 
 func (x *WriteRight) Reset() {
 	*x = WriteRight{}
-	mi := &file_tarn_v1_types_proto_msgTypes[5]
+	mi := &file_tarn_v1_types_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1992,7 +2134,7 @@ func (x *WriteRight) String() string {
 func (*WriteRight) ProtoMessage() {}
 
 func (x *WriteRight) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[5]
+	mi := &file_tarn_v1_types_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2005,7 +2147,7 @@ func (x *WriteRight) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteRight.ProtoReflect.Descriptor instead.
 func (*WriteRight) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{5}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WriteRight) GetReplicaId() string {
@@ -2085,7 +2227,7 @@ type LineageEntry struct {
 
 func (x *LineageEntry) Reset() {
 	*x = LineageEntry{}
-	mi := &file_tarn_v1_types_proto_msgTypes[6]
+	mi := &file_tarn_v1_types_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2097,7 +2239,7 @@ func (x *LineageEntry) String() string {
 func (*LineageEntry) ProtoMessage() {}
 
 func (x *LineageEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[6]
+	mi := &file_tarn_v1_types_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2110,7 +2252,7 @@ func (x *LineageEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageEntry.ProtoReflect.Descriptor instead.
 func (*LineageEntry) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{6}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LineageEntry) GetEpoch() uint64 {
@@ -2158,7 +2300,7 @@ type Consent struct {
 
 func (x *Consent) Reset() {
 	*x = Consent{}
-	mi := &file_tarn_v1_types_proto_msgTypes[7]
+	mi := &file_tarn_v1_types_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2170,7 +2312,7 @@ func (x *Consent) String() string {
 func (*Consent) ProtoMessage() {}
 
 func (x *Consent) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[7]
+	mi := &file_tarn_v1_types_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2183,7 +2325,7 @@ func (x *Consent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Consent.ProtoReflect.Descriptor instead.
 func (*Consent) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{7}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Consent) GetMaxLoss() *durationpb.Duration {
@@ -2236,7 +2378,7 @@ type LossReport struct {
 
 func (x *LossReport) Reset() {
 	*x = LossReport{}
-	mi := &file_tarn_v1_types_proto_msgTypes[8]
+	mi := &file_tarn_v1_types_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2248,7 +2390,7 @@ func (x *LossReport) String() string {
 func (*LossReport) ProtoMessage() {}
 
 func (x *LossReport) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[8]
+	mi := &file_tarn_v1_types_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2261,7 +2403,7 @@ func (x *LossReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LossReport.ProtoReflect.Descriptor instead.
 func (*LossReport) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{8}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LossReport) GetEpochFrom() uint64 {
@@ -2340,7 +2482,7 @@ type LostSnapshot struct {
 
 func (x *LostSnapshot) Reset() {
 	*x = LostSnapshot{}
-	mi := &file_tarn_v1_types_proto_msgTypes[9]
+	mi := &file_tarn_v1_types_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2352,7 +2494,7 @@ func (x *LostSnapshot) String() string {
 func (*LostSnapshot) ProtoMessage() {}
 
 func (x *LostSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[9]
+	mi := &file_tarn_v1_types_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2365,7 +2507,7 @@ func (x *LostSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LostSnapshot.ProtoReflect.Descriptor instead.
 func (*LostSnapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{9}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LostSnapshot) GetSnapshotId() string {
@@ -2446,7 +2588,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_tarn_v1_types_proto_msgTypes[10]
+	mi := &file_tarn_v1_types_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2458,7 +2600,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[10]
+	mi := &file_tarn_v1_types_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2471,7 +2613,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{10}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Replica) GetId() string {
@@ -2692,7 +2834,7 @@ type ReplicaObservation struct {
 
 func (x *ReplicaObservation) Reset() {
 	*x = ReplicaObservation{}
-	mi := &file_tarn_v1_types_proto_msgTypes[11]
+	mi := &file_tarn_v1_types_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2704,7 +2846,7 @@ func (x *ReplicaObservation) String() string {
 func (*ReplicaObservation) ProtoMessage() {}
 
 func (x *ReplicaObservation) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[11]
+	mi := &file_tarn_v1_types_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2717,7 +2859,7 @@ func (x *ReplicaObservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaObservation.ProtoReflect.Descriptor instead.
 func (*ReplicaObservation) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{11}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReplicaObservation) GetReportedAt() *timestamppb.Timestamp {
@@ -2844,7 +2986,7 @@ type TransferProgress struct {
 
 func (x *TransferProgress) Reset() {
 	*x = TransferProgress{}
-	mi := &file_tarn_v1_types_proto_msgTypes[12]
+	mi := &file_tarn_v1_types_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2856,7 +2998,7 @@ func (x *TransferProgress) String() string {
 func (*TransferProgress) ProtoMessage() {}
 
 func (x *TransferProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[12]
+	mi := &file_tarn_v1_types_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2869,7 +3011,7 @@ func (x *TransferProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferProgress.ProtoReflect.Descriptor instead.
 func (*TransferProgress) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{12}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TransferProgress) GetKind() string {
@@ -2942,7 +3084,7 @@ type ReplicaError struct {
 
 func (x *ReplicaError) Reset() {
 	*x = ReplicaError{}
-	mi := &file_tarn_v1_types_proto_msgTypes[13]
+	mi := &file_tarn_v1_types_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2954,7 +3096,7 @@ func (x *ReplicaError) String() string {
 func (*ReplicaError) ProtoMessage() {}
 
 func (x *ReplicaError) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[13]
+	mi := &file_tarn_v1_types_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2967,7 +3109,7 @@ func (x *ReplicaError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaError.ProtoReflect.Descriptor instead.
 func (*ReplicaError) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{13}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReplicaError) GetCode() ReplicaErrorCode {
@@ -3012,7 +3154,7 @@ type KeepPolicy struct {
 
 func (x *KeepPolicy) Reset() {
 	*x = KeepPolicy{}
-	mi := &file_tarn_v1_types_proto_msgTypes[14]
+	mi := &file_tarn_v1_types_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3024,7 +3166,7 @@ func (x *KeepPolicy) String() string {
 func (*KeepPolicy) ProtoMessage() {}
 
 func (x *KeepPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[14]
+	mi := &file_tarn_v1_types_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3037,7 +3179,7 @@ func (x *KeepPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeepPolicy.ProtoReflect.Descriptor instead.
 func (*KeepPolicy) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{14}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *KeepPolicy) GetRules() []*KeepRule {
@@ -3067,7 +3209,7 @@ type KeepRule struct {
 
 func (x *KeepRule) Reset() {
 	*x = KeepRule{}
-	mi := &file_tarn_v1_types_proto_msgTypes[15]
+	mi := &file_tarn_v1_types_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3079,7 +3221,7 @@ func (x *KeepRule) String() string {
 func (*KeepRule) ProtoMessage() {}
 
 func (x *KeepRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[15]
+	mi := &file_tarn_v1_types_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3092,7 +3234,7 @@ func (x *KeepRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeepRule.ProtoReflect.Descriptor instead.
 func (*KeepRule) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{15}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *KeepRule) GetUpTo() *durationpb.Duration {
@@ -3120,7 +3262,7 @@ type RetentionCause struct {
 
 func (x *RetentionCause) Reset() {
 	*x = RetentionCause{}
-	mi := &file_tarn_v1_types_proto_msgTypes[16]
+	mi := &file_tarn_v1_types_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3132,7 +3274,7 @@ func (x *RetentionCause) String() string {
 func (*RetentionCause) ProtoMessage() {}
 
 func (x *RetentionCause) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[16]
+	mi := &file_tarn_v1_types_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3145,7 +3287,7 @@ func (x *RetentionCause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetentionCause.ProtoReflect.Descriptor instead.
 func (*RetentionCause) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{16}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RetentionCause) GetReason() RetentionReason {
@@ -3177,7 +3319,7 @@ type RetentionVerdict struct {
 
 func (x *RetentionVerdict) Reset() {
 	*x = RetentionVerdict{}
-	mi := &file_tarn_v1_types_proto_msgTypes[17]
+	mi := &file_tarn_v1_types_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3189,7 +3331,7 @@ func (x *RetentionVerdict) String() string {
 func (*RetentionVerdict) ProtoMessage() {}
 
 func (x *RetentionVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[17]
+	mi := &file_tarn_v1_types_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3202,7 +3344,7 @@ func (x *RetentionVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetentionVerdict.ProtoReflect.Descriptor instead.
 func (*RetentionVerdict) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{17}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RetentionVerdict) GetName() string {
@@ -3261,7 +3403,7 @@ type RetentionPreview struct {
 
 func (x *RetentionPreview) Reset() {
 	*x = RetentionPreview{}
-	mi := &file_tarn_v1_types_proto_msgTypes[18]
+	mi := &file_tarn_v1_types_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3273,7 +3415,7 @@ func (x *RetentionPreview) String() string {
 func (*RetentionPreview) ProtoMessage() {}
 
 func (x *RetentionPreview) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[18]
+	mi := &file_tarn_v1_types_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3286,7 +3428,7 @@ func (x *RetentionPreview) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetentionPreview.ProtoReflect.Descriptor instead.
 func (*RetentionPreview) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{18}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RetentionPreview) GetKeep() string {
@@ -3365,7 +3507,7 @@ type DivergentCopy struct {
 
 func (x *DivergentCopy) Reset() {
 	*x = DivergentCopy{}
-	mi := &file_tarn_v1_types_proto_msgTypes[19]
+	mi := &file_tarn_v1_types_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3377,7 +3519,7 @@ func (x *DivergentCopy) String() string {
 func (*DivergentCopy) ProtoMessage() {}
 
 func (x *DivergentCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[19]
+	mi := &file_tarn_v1_types_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3390,7 +3532,7 @@ func (x *DivergentCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DivergentCopy.ProtoReflect.Descriptor instead.
 func (*DivergentCopy) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{19}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DivergentCopy) GetDataset() string {
@@ -3498,7 +3640,7 @@ type PurgeOrder struct {
 
 func (x *PurgeOrder) Reset() {
 	*x = PurgeOrder{}
-	mi := &file_tarn_v1_types_proto_msgTypes[20]
+	mi := &file_tarn_v1_types_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3510,7 +3652,7 @@ func (x *PurgeOrder) String() string {
 func (*PurgeOrder) ProtoMessage() {}
 
 func (x *PurgeOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[20]
+	mi := &file_tarn_v1_types_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3523,7 +3665,7 @@ func (x *PurgeOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeOrder.ProtoReflect.Descriptor instead.
 func (*PurgeOrder) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PurgeOrder) GetHostId() string {
@@ -3606,7 +3748,7 @@ type DivergentDetail struct {
 
 func (x *DivergentDetail) Reset() {
 	*x = DivergentDetail{}
-	mi := &file_tarn_v1_types_proto_msgTypes[21]
+	mi := &file_tarn_v1_types_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3618,7 +3760,7 @@ func (x *DivergentDetail) String() string {
 func (*DivergentDetail) ProtoMessage() {}
 
 func (x *DivergentDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[21]
+	mi := &file_tarn_v1_types_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3631,7 +3773,7 @@ func (x *DivergentDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DivergentDetail.ProtoReflect.Descriptor instead.
 func (*DivergentDetail) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{21}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DivergentDetail) GetCopy() *DivergentCopy {
@@ -3685,7 +3827,7 @@ type DivergentSnapshot struct {
 
 func (x *DivergentSnapshot) Reset() {
 	*x = DivergentSnapshot{}
-	mi := &file_tarn_v1_types_proto_msgTypes[22]
+	mi := &file_tarn_v1_types_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3697,7 +3839,7 @@ func (x *DivergentSnapshot) String() string {
 func (*DivergentSnapshot) ProtoMessage() {}
 
 func (x *DivergentSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[22]
+	mi := &file_tarn_v1_types_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3710,7 +3852,7 @@ func (x *DivergentSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DivergentSnapshot.ProtoReflect.Descriptor instead.
 func (*DivergentSnapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{22}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DivergentSnapshot) GetName() string {
@@ -3774,7 +3916,7 @@ type ManageFinding struct {
 
 func (x *ManageFinding) Reset() {
 	*x = ManageFinding{}
-	mi := &file_tarn_v1_types_proto_msgTypes[23]
+	mi := &file_tarn_v1_types_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3786,7 +3928,7 @@ func (x *ManageFinding) String() string {
 func (*ManageFinding) ProtoMessage() {}
 
 func (x *ManageFinding) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[23]
+	mi := &file_tarn_v1_types_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3799,7 +3941,7 @@ func (x *ManageFinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManageFinding.ProtoReflect.Descriptor instead.
 func (*ManageFinding) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{23}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ManageFinding) GetObstacle() string {
@@ -3897,7 +4039,7 @@ type BaseFinding struct {
 
 func (x *BaseFinding) Reset() {
 	*x = BaseFinding{}
-	mi := &file_tarn_v1_types_proto_msgTypes[24]
+	mi := &file_tarn_v1_types_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3909,7 +4051,7 @@ func (x *BaseFinding) String() string {
 func (*BaseFinding) ProtoMessage() {}
 
 func (x *BaseFinding) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[24]
+	mi := &file_tarn_v1_types_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3922,7 +4064,7 @@ func (x *BaseFinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BaseFinding.ProtoReflect.Descriptor instead.
 func (*BaseFinding) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{24}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *BaseFinding) GetKind() string {
@@ -3980,7 +4122,7 @@ type ExportLocation struct {
 
 func (x *ExportLocation) Reset() {
 	*x = ExportLocation{}
-	mi := &file_tarn_v1_types_proto_msgTypes[25]
+	mi := &file_tarn_v1_types_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3992,7 +4134,7 @@ func (x *ExportLocation) String() string {
 func (*ExportLocation) ProtoMessage() {}
 
 func (x *ExportLocation) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[25]
+	mi := &file_tarn_v1_types_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4005,7 +4147,7 @@ func (x *ExportLocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportLocation.ProtoReflect.Descriptor instead.
 func (*ExportLocation) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{25}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ExportLocation) GetId() string {
@@ -4112,7 +4254,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_tarn_v1_types_proto_msgTypes[26]
+	mi := &file_tarn_v1_types_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4124,7 +4266,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[26]
+	mi := &file_tarn_v1_types_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4137,7 +4279,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{26}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Snapshot) GetId() string {
@@ -4286,7 +4428,7 @@ type SnapshotInstance struct {
 
 func (x *SnapshotInstance) Reset() {
 	*x = SnapshotInstance{}
-	mi := &file_tarn_v1_types_proto_msgTypes[27]
+	mi := &file_tarn_v1_types_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4298,7 +4440,7 @@ func (x *SnapshotInstance) String() string {
 func (*SnapshotInstance) ProtoMessage() {}
 
 func (x *SnapshotInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[27]
+	mi := &file_tarn_v1_types_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4311,7 +4453,7 @@ func (x *SnapshotInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotInstance.ProtoReflect.Descriptor instead.
 func (*SnapshotInstance) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{27}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SnapshotInstance) GetId() string {
@@ -4406,7 +4548,7 @@ type AccessRule struct {
 
 func (x *AccessRule) Reset() {
 	*x = AccessRule{}
-	mi := &file_tarn_v1_types_proto_msgTypes[28]
+	mi := &file_tarn_v1_types_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4418,7 +4560,7 @@ func (x *AccessRule) String() string {
 func (*AccessRule) ProtoMessage() {}
 
 func (x *AccessRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[28]
+	mi := &file_tarn_v1_types_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4431,7 +4573,7 @@ func (x *AccessRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRule.ProtoReflect.Descriptor instead.
 func (*AccessRule) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{28}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AccessRule) GetId() string {
@@ -4535,7 +4677,7 @@ type RuleError struct {
 
 func (x *RuleError) Reset() {
 	*x = RuleError{}
-	mi := &file_tarn_v1_types_proto_msgTypes[29]
+	mi := &file_tarn_v1_types_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4547,7 +4689,7 @@ func (x *RuleError) String() string {
 func (*RuleError) ProtoMessage() {}
 
 func (x *RuleError) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[29]
+	mi := &file_tarn_v1_types_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4560,7 +4702,7 @@ func (x *RuleError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleError.ProtoReflect.Descriptor instead.
 func (*RuleError) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{29}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RuleError) GetAccessRuleId() string {
@@ -4624,7 +4766,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_tarn_v1_types_proto_msgTypes[30]
+	mi := &file_tarn_v1_types_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4636,7 +4778,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[30]
+	mi := &file_tarn_v1_types_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4649,7 +4791,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{30}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Host) GetId() string {
@@ -4852,7 +4994,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_tarn_v1_types_proto_msgTypes[31]
+	mi := &file_tarn_v1_types_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4864,7 +5006,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[31]
+	mi := &file_tarn_v1_types_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4877,7 +5019,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{31}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Pool) GetName() string {
@@ -4996,7 +5138,7 @@ type AvailabilityZone struct {
 
 func (x *AvailabilityZone) Reset() {
 	*x = AvailabilityZone{}
-	mi := &file_tarn_v1_types_proto_msgTypes[32]
+	mi := &file_tarn_v1_types_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5008,7 +5150,7 @@ func (x *AvailabilityZone) String() string {
 func (*AvailabilityZone) ProtoMessage() {}
 
 func (x *AvailabilityZone) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[32]
+	mi := &file_tarn_v1_types_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5021,7 +5163,7 @@ func (x *AvailabilityZone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AvailabilityZone.ProtoReflect.Descriptor instead.
 func (*AvailabilityZone) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{32}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AvailabilityZone) GetName() string {
@@ -5062,7 +5204,7 @@ type QuotaLimits struct {
 
 func (x *QuotaLimits) Reset() {
 	*x = QuotaLimits{}
-	mi := &file_tarn_v1_types_proto_msgTypes[33]
+	mi := &file_tarn_v1_types_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5074,7 +5216,7 @@ func (x *QuotaLimits) String() string {
 func (*QuotaLimits) ProtoMessage() {}
 
 func (x *QuotaLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[33]
+	mi := &file_tarn_v1_types_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5087,7 +5229,7 @@ func (x *QuotaLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaLimits.ProtoReflect.Descriptor instead.
 func (*QuotaLimits) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{33}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *QuotaLimits) GetProjectId() string {
@@ -5135,7 +5277,7 @@ type QuotaUsage struct {
 
 func (x *QuotaUsage) Reset() {
 	*x = QuotaUsage{}
-	mi := &file_tarn_v1_types_proto_msgTypes[34]
+	mi := &file_tarn_v1_types_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5147,7 +5289,7 @@ func (x *QuotaUsage) String() string {
 func (*QuotaUsage) ProtoMessage() {}
 
 func (x *QuotaUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[34]
+	mi := &file_tarn_v1_types_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5160,7 +5302,7 @@ func (x *QuotaUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaUsage.ProtoReflect.Descriptor instead.
 func (*QuotaUsage) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{34}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *QuotaUsage) GetLimit() int64 {
@@ -5199,7 +5341,7 @@ type UserMessage struct {
 
 func (x *UserMessage) Reset() {
 	*x = UserMessage{}
-	mi := &file_tarn_v1_types_proto_msgTypes[35]
+	mi := &file_tarn_v1_types_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5211,7 +5353,7 @@ func (x *UserMessage) String() string {
 func (*UserMessage) ProtoMessage() {}
 
 func (x *UserMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[35]
+	mi := &file_tarn_v1_types_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5224,7 +5366,7 @@ func (x *UserMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserMessage.ProtoReflect.Descriptor instead.
 func (*UserMessage) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{35}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UserMessage) GetId() string {
@@ -5315,7 +5457,7 @@ type FieldViolation struct {
 
 func (x *FieldViolation) Reset() {
 	*x = FieldViolation{}
-	mi := &file_tarn_v1_types_proto_msgTypes[36]
+	mi := &file_tarn_v1_types_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5327,7 +5469,7 @@ func (x *FieldViolation) String() string {
 func (*FieldViolation) ProtoMessage() {}
 
 func (x *FieldViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[36]
+	mi := &file_tarn_v1_types_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5340,7 +5482,7 @@ func (x *FieldViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldViolation.ProtoReflect.Descriptor instead.
 func (*FieldViolation) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{36}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *FieldViolation) GetField() string {
@@ -5369,7 +5511,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_tarn_v1_types_proto_msgTypes[37]
+	mi := &file_tarn_v1_types_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5381,7 +5523,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[37]
+	mi := &file_tarn_v1_types_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5394,7 +5536,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{37}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NotLeader) GetLeaderId() string {
@@ -5428,7 +5570,7 @@ type PlacementFailure struct {
 
 func (x *PlacementFailure) Reset() {
 	*x = PlacementFailure{}
-	mi := &file_tarn_v1_types_proto_msgTypes[38]
+	mi := &file_tarn_v1_types_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5440,7 +5582,7 @@ func (x *PlacementFailure) String() string {
 func (*PlacementFailure) ProtoMessage() {}
 
 func (x *PlacementFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[38]
+	mi := &file_tarn_v1_types_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5453,7 +5595,7 @@ func (x *PlacementFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementFailure.ProtoReflect.Descriptor instead.
 func (*PlacementFailure) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{38}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PlacementFailure) GetRefusals() []*PoolRefusal {
@@ -5476,7 +5618,7 @@ type PoolRefusal struct {
 
 func (x *PoolRefusal) Reset() {
 	*x = PoolRefusal{}
-	mi := &file_tarn_v1_types_proto_msgTypes[39]
+	mi := &file_tarn_v1_types_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5488,7 +5630,7 @@ func (x *PoolRefusal) String() string {
 func (*PoolRefusal) ProtoMessage() {}
 
 func (x *PoolRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[39]
+	mi := &file_tarn_v1_types_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5501,7 +5643,7 @@ func (x *PoolRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolRefusal.ProtoReflect.Descriptor instead.
 func (*PoolRefusal) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{39}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PoolRefusal) GetPool() string {
@@ -5538,7 +5680,7 @@ type QuotaExceeded struct {
 
 func (x *QuotaExceeded) Reset() {
 	*x = QuotaExceeded{}
-	mi := &file_tarn_v1_types_proto_msgTypes[40]
+	mi := &file_tarn_v1_types_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5550,7 +5692,7 @@ func (x *QuotaExceeded) String() string {
 func (*QuotaExceeded) ProtoMessage() {}
 
 func (x *QuotaExceeded) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[40]
+	mi := &file_tarn_v1_types_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5563,7 +5705,7 @@ func (x *QuotaExceeded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaExceeded.ProtoReflect.Descriptor instead.
 func (*QuotaExceeded) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{40}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *QuotaExceeded) GetKey() string {
@@ -5631,7 +5773,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_tarn_v1_types_proto_msgTypes[41]
+	mi := &file_tarn_v1_types_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5643,7 +5785,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[41]
+	mi := &file_tarn_v1_types_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5656,7 +5798,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{41}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AuditRecord) GetSeq() uint64 {
@@ -5805,7 +5947,7 @@ type User struct {
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_tarn_v1_types_proto_msgTypes[42]
+	mi := &file_tarn_v1_types_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5817,7 +5959,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_types_proto_msgTypes[42]
+	mi := &file_tarn_v1_types_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5830,7 +5972,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_types_proto_rawDescGZIP(), []int{42}
+	return file_tarn_v1_types_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *User) GetId() string {
@@ -5972,7 +6114,7 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
 	"\x0fExtraSpecsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf6\a\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xba\b\n" +
 	"\aFencing\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x15.tarn.v1.FencingPhaseR\x05phase\x12(\n" +
@@ -6003,8 +6145,24 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x13unheard_replica_ids\x18\x1e \x03(\tR\x11unheardReplicaIds\x12\x1f\n" +
 	"\vnewer_epoch\x18\x1f \x01(\x04R\n" +
 	"newerEpoch\x12(\n" +
-	"\x10newer_replica_id\x18  \x01(\tR\x0enewerReplicaId\x12)\n" +
-	"\x05right\x18( \x01(\v2\x13.tarn.v1.WriteRightR\x05right\"|\n" +
+	"\x10newer_replica_id\x18  \x01(\tR\x0enewerReplicaId\x12B\n" +
+	"\x10unknown_replicas\x18! \x03(\v2\x17.tarn.v1.UnknownReplicaR\x0funknownReplicas\x12)\n" +
+	"\x05right\x18( \x01(\v2\x13.tarn.v1.WriteRightR\x05right\"\xce\x02\n" +
+	"\x0eUnknownReplica\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x19\n" +
+	"\bshare_id\x18\x02 \x01(\tR\ashareId\x12\x17\n" +
+	"\ahost_id\x18\x03 \x01(\tR\x06hostId\x12\x12\n" +
+	"\x04host\x18\x04 \x01(\tR\x04host\x12\x12\n" +
+	"\x04pool\x18\x05 \x01(\tR\x04pool\x12\x18\n" +
+	"\adataset\x18\x06 \x01(\tR\adataset\x12\x14\n" +
+	"\x05epoch\x18\a \x01(\x04R\x05epoch\x12\x18\n" +
+	"\aprimary\x18\b \x01(\bR\aprimary\x12\x1d\n" +
+	"\n" +
+	"used_bytes\x18\t \x01(\x03R\tusedBytes\x125\n" +
+	"\bfound_at\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\afoundAt\x12!\n" +
+	"\fdismissed_by\x18\v \x01(\tR\vdismissedBy\"|\n" +
 	"\rSecondConsent\x12\x19\n" +
 	"\basked_by\x18\x01 \x01(\tR\aaskedBy\x12\x19\n" +
 	"\bgiven_by\x18\x02 \x01(\tR\agivenBy\x125\n" +
@@ -6609,7 +6767,7 @@ func file_tarn_v1_types_proto_rawDescGZIP() []byte {
 }
 
 var file_tarn_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 17)
-var file_tarn_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_tarn_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_tarn_v1_types_proto_goTypes = []any{
 	(Status)(0),                   // 0: tarn.v1.Status
 	(ReplicaState)(0),             // 1: tarn.v1.ReplicaState
@@ -6631,179 +6789,182 @@ var file_tarn_v1_types_proto_goTypes = []any{
 	(*ShareType)(nil),             // 17: tarn.v1.ShareType
 	(*Share)(nil),                 // 18: tarn.v1.Share
 	(*Fencing)(nil),               // 19: tarn.v1.Fencing
-	(*SecondConsent)(nil),         // 20: tarn.v1.SecondConsent
-	(*Preparation)(nil),           // 21: tarn.v1.Preparation
-	(*WriteRight)(nil),            // 22: tarn.v1.WriteRight
-	(*LineageEntry)(nil),          // 23: tarn.v1.LineageEntry
-	(*Consent)(nil),               // 24: tarn.v1.Consent
-	(*LossReport)(nil),            // 25: tarn.v1.LossReport
-	(*LostSnapshot)(nil),          // 26: tarn.v1.LostSnapshot
-	(*Replica)(nil),               // 27: tarn.v1.Replica
-	(*ReplicaObservation)(nil),    // 28: tarn.v1.ReplicaObservation
-	(*TransferProgress)(nil),      // 29: tarn.v1.TransferProgress
-	(*ReplicaError)(nil),          // 30: tarn.v1.ReplicaError
-	(*KeepPolicy)(nil),            // 31: tarn.v1.KeepPolicy
-	(*KeepRule)(nil),              // 32: tarn.v1.KeepRule
-	(*RetentionCause)(nil),        // 33: tarn.v1.RetentionCause
-	(*RetentionVerdict)(nil),      // 34: tarn.v1.RetentionVerdict
-	(*RetentionPreview)(nil),      // 35: tarn.v1.RetentionPreview
-	(*DivergentCopy)(nil),         // 36: tarn.v1.DivergentCopy
-	(*PurgeOrder)(nil),            // 37: tarn.v1.PurgeOrder
-	(*DivergentDetail)(nil),       // 38: tarn.v1.DivergentDetail
-	(*DivergentSnapshot)(nil),     // 39: tarn.v1.DivergentSnapshot
-	(*ManageFinding)(nil),         // 40: tarn.v1.ManageFinding
-	(*BaseFinding)(nil),           // 41: tarn.v1.BaseFinding
-	(*ExportLocation)(nil),        // 42: tarn.v1.ExportLocation
-	(*Snapshot)(nil),              // 43: tarn.v1.Snapshot
-	(*SnapshotInstance)(nil),      // 44: tarn.v1.SnapshotInstance
-	(*AccessRule)(nil),            // 45: tarn.v1.AccessRule
-	(*RuleError)(nil),             // 46: tarn.v1.RuleError
-	(*Host)(nil),                  // 47: tarn.v1.Host
-	(*Pool)(nil),                  // 48: tarn.v1.Pool
-	(*AvailabilityZone)(nil),      // 49: tarn.v1.AvailabilityZone
-	(*QuotaLimits)(nil),           // 50: tarn.v1.QuotaLimits
-	(*QuotaUsage)(nil),            // 51: tarn.v1.QuotaUsage
-	(*UserMessage)(nil),           // 52: tarn.v1.UserMessage
-	(*FieldViolation)(nil),        // 53: tarn.v1.FieldViolation
-	(*NotLeader)(nil),             // 54: tarn.v1.NotLeader
-	(*PlacementFailure)(nil),      // 55: tarn.v1.PlacementFailure
-	(*PoolRefusal)(nil),           // 56: tarn.v1.PoolRefusal
-	(*QuotaExceeded)(nil),         // 57: tarn.v1.QuotaExceeded
-	(*AuditRecord)(nil),           // 58: tarn.v1.AuditRecord
-	(*User)(nil),                  // 59: tarn.v1.User
-	nil,                           // 60: tarn.v1.ShareType.ExtraSpecsEntry
-	nil,                           // 61: tarn.v1.Share.MetadataEntry
-	nil,                           // 62: tarn.v1.Share.ExtraSpecsEntry
-	nil,                           // 63: tarn.v1.Replica.MetadataEntry
-	nil,                           // 64: tarn.v1.Snapshot.MetadataEntry
-	nil,                           // 65: tarn.v1.AccessRule.MetadataEntry
-	nil,                           // 66: tarn.v1.Host.CapabilitiesEntry
-	nil,                           // 67: tarn.v1.Pool.CapabilitiesEntry
-	nil,                           // 68: tarn.v1.QuotaLimits.LimitsEntry
-	(*timestamppb.Timestamp)(nil), // 69: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 70: google.protobuf.Duration
+	(*UnknownReplica)(nil),        // 20: tarn.v1.UnknownReplica
+	(*SecondConsent)(nil),         // 21: tarn.v1.SecondConsent
+	(*Preparation)(nil),           // 22: tarn.v1.Preparation
+	(*WriteRight)(nil),            // 23: tarn.v1.WriteRight
+	(*LineageEntry)(nil),          // 24: tarn.v1.LineageEntry
+	(*Consent)(nil),               // 25: tarn.v1.Consent
+	(*LossReport)(nil),            // 26: tarn.v1.LossReport
+	(*LostSnapshot)(nil),          // 27: tarn.v1.LostSnapshot
+	(*Replica)(nil),               // 28: tarn.v1.Replica
+	(*ReplicaObservation)(nil),    // 29: tarn.v1.ReplicaObservation
+	(*TransferProgress)(nil),      // 30: tarn.v1.TransferProgress
+	(*ReplicaError)(nil),          // 31: tarn.v1.ReplicaError
+	(*KeepPolicy)(nil),            // 32: tarn.v1.KeepPolicy
+	(*KeepRule)(nil),              // 33: tarn.v1.KeepRule
+	(*RetentionCause)(nil),        // 34: tarn.v1.RetentionCause
+	(*RetentionVerdict)(nil),      // 35: tarn.v1.RetentionVerdict
+	(*RetentionPreview)(nil),      // 36: tarn.v1.RetentionPreview
+	(*DivergentCopy)(nil),         // 37: tarn.v1.DivergentCopy
+	(*PurgeOrder)(nil),            // 38: tarn.v1.PurgeOrder
+	(*DivergentDetail)(nil),       // 39: tarn.v1.DivergentDetail
+	(*DivergentSnapshot)(nil),     // 40: tarn.v1.DivergentSnapshot
+	(*ManageFinding)(nil),         // 41: tarn.v1.ManageFinding
+	(*BaseFinding)(nil),           // 42: tarn.v1.BaseFinding
+	(*ExportLocation)(nil),        // 43: tarn.v1.ExportLocation
+	(*Snapshot)(nil),              // 44: tarn.v1.Snapshot
+	(*SnapshotInstance)(nil),      // 45: tarn.v1.SnapshotInstance
+	(*AccessRule)(nil),            // 46: tarn.v1.AccessRule
+	(*RuleError)(nil),             // 47: tarn.v1.RuleError
+	(*Host)(nil),                  // 48: tarn.v1.Host
+	(*Pool)(nil),                  // 49: tarn.v1.Pool
+	(*AvailabilityZone)(nil),      // 50: tarn.v1.AvailabilityZone
+	(*QuotaLimits)(nil),           // 51: tarn.v1.QuotaLimits
+	(*QuotaUsage)(nil),            // 52: tarn.v1.QuotaUsage
+	(*UserMessage)(nil),           // 53: tarn.v1.UserMessage
+	(*FieldViolation)(nil),        // 54: tarn.v1.FieldViolation
+	(*NotLeader)(nil),             // 55: tarn.v1.NotLeader
+	(*PlacementFailure)(nil),      // 56: tarn.v1.PlacementFailure
+	(*PoolRefusal)(nil),           // 57: tarn.v1.PoolRefusal
+	(*QuotaExceeded)(nil),         // 58: tarn.v1.QuotaExceeded
+	(*AuditRecord)(nil),           // 59: tarn.v1.AuditRecord
+	(*User)(nil),                  // 60: tarn.v1.User
+	nil,                           // 61: tarn.v1.ShareType.ExtraSpecsEntry
+	nil,                           // 62: tarn.v1.Share.MetadataEntry
+	nil,                           // 63: tarn.v1.Share.ExtraSpecsEntry
+	nil,                           // 64: tarn.v1.Replica.MetadataEntry
+	nil,                           // 65: tarn.v1.Snapshot.MetadataEntry
+	nil,                           // 66: tarn.v1.AccessRule.MetadataEntry
+	nil,                           // 67: tarn.v1.Host.CapabilitiesEntry
+	nil,                           // 68: tarn.v1.Pool.CapabilitiesEntry
+	nil,                           // 69: tarn.v1.QuotaLimits.LimitsEntry
+	(*timestamppb.Timestamp)(nil), // 70: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 71: google.protobuf.Duration
 }
 var file_tarn_v1_types_proto_depIdxs = []int32{
-	60,  // 0: tarn.v1.ShareType.extra_specs:type_name -> tarn.v1.ShareType.ExtraSpecsEntry
-	69,  // 1: tarn.v1.ShareType.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 2: tarn.v1.ShareType.updated_at:type_name -> google.protobuf.Timestamp
+	61,  // 0: tarn.v1.ShareType.extra_specs:type_name -> tarn.v1.ShareType.ExtraSpecsEntry
+	70,  // 1: tarn.v1.ShareType.created_at:type_name -> google.protobuf.Timestamp
+	70,  // 2: tarn.v1.ShareType.updated_at:type_name -> google.protobuf.Timestamp
 	2,   // 3: tarn.v1.Share.replication_type:type_name -> tarn.v1.ReplicationType
-	61,  // 4: tarn.v1.Share.metadata:type_name -> tarn.v1.Share.MetadataEntry
-	70,  // 5: tarn.v1.Share.rpo:type_name -> google.protobuf.Duration
-	69,  // 6: tarn.v1.Share.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 7: tarn.v1.Share.updated_at:type_name -> google.protobuf.Timestamp
+	62,  // 4: tarn.v1.Share.metadata:type_name -> tarn.v1.Share.MetadataEntry
+	71,  // 5: tarn.v1.Share.rpo:type_name -> google.protobuf.Duration
+	70,  // 6: tarn.v1.Share.created_at:type_name -> google.protobuf.Timestamp
+	70,  // 7: tarn.v1.Share.updated_at:type_name -> google.protobuf.Timestamp
 	19,  // 8: tarn.v1.Share.fencing:type_name -> tarn.v1.Fencing
 	0,   // 9: tarn.v1.Share.resize_status:type_name -> tarn.v1.Status
-	62,  // 10: tarn.v1.Share.extra_specs:type_name -> tarn.v1.Share.ExtraSpecsEntry
+	63,  // 10: tarn.v1.Share.extra_specs:type_name -> tarn.v1.Share.ExtraSpecsEntry
 	0,   // 11: tarn.v1.Share.status:type_name -> tarn.v1.Status
 	12,  // 12: tarn.v1.Share.access_rules_status:type_name -> tarn.v1.AccessRulesStatus
-	42,  // 13: tarn.v1.Share.export_locations:type_name -> tarn.v1.ExportLocation
+	43,  // 13: tarn.v1.Share.export_locations:type_name -> tarn.v1.ExportLocation
 	3,   // 14: tarn.v1.Fencing.phase:type_name -> tarn.v1.FencingPhase
 	4,   // 15: tarn.v1.Fencing.mode:type_name -> tarn.v1.PromotionMode
 	5,   // 16: tarn.v1.Fencing.proof:type_name -> tarn.v1.FencingProof
-	24,  // 17: tarn.v1.Fencing.consent:type_name -> tarn.v1.Consent
-	25,  // 18: tarn.v1.Fencing.loss:type_name -> tarn.v1.LossReport
-	69,  // 19: tarn.v1.Fencing.started_at:type_name -> google.protobuf.Timestamp
-	23,  // 20: tarn.v1.Fencing.lineage:type_name -> tarn.v1.LineageEntry
-	21,  // 21: tarn.v1.Fencing.preparing:type_name -> tarn.v1.Preparation
-	20,  // 22: tarn.v1.Fencing.second:type_name -> tarn.v1.SecondConsent
-	69,  // 23: tarn.v1.Fencing.quiesce_until:type_name -> google.protobuf.Timestamp
-	22,  // 24: tarn.v1.Fencing.right:type_name -> tarn.v1.WriteRight
-	69,  // 25: tarn.v1.SecondConsent.given_at:type_name -> google.protobuf.Timestamp
-	69,  // 26: tarn.v1.Preparation.since:type_name -> google.protobuf.Timestamp
-	69,  // 27: tarn.v1.Preparation.until:type_name -> google.protobuf.Timestamp
-	5,   // 28: tarn.v1.WriteRight.proof:type_name -> tarn.v1.FencingProof
-	69,  // 29: tarn.v1.WriteRight.since:type_name -> google.protobuf.Timestamp
-	6,   // 30: tarn.v1.WriteRight.state:type_name -> tarn.v1.WriteState
-	16,  // 31: tarn.v1.WriteRight.fence_class:type_name -> tarn.v1.FenceClass
-	69,  // 32: tarn.v1.LineageEntry.at:type_name -> google.protobuf.Timestamp
-	70,  // 33: tarn.v1.Consent.max_loss:type_name -> google.protobuf.Duration
-	69,  // 34: tarn.v1.LossReport.kept_created_at:type_name -> google.protobuf.Timestamp
-	70,  // 35: tarn.v1.LossReport.kept_age:type_name -> google.protobuf.Duration
-	26,  // 36: tarn.v1.LossReport.lost_snapshots:type_name -> tarn.v1.LostSnapshot
-	69,  // 37: tarn.v1.LossReport.last_contact:type_name -> google.protobuf.Timestamp
-	0,   // 38: tarn.v1.Replica.status:type_name -> tarn.v1.Status
-	1,   // 39: tarn.v1.Replica.replica_state:type_name -> tarn.v1.ReplicaState
-	69,  // 40: tarn.v1.Replica.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 41: tarn.v1.Replica.updated_at:type_name -> google.protobuf.Timestamp
-	69,  // 42: tarn.v1.Replica.launched_at:type_name -> google.protobuf.Timestamp
-	63,  // 43: tarn.v1.Replica.metadata:type_name -> tarn.v1.Replica.MetadataEntry
-	42,  // 44: tarn.v1.Replica.export_locations:type_name -> tarn.v1.ExportLocation
-	46,  // 45: tarn.v1.Replica.rule_errors:type_name -> tarn.v1.RuleError
-	69,  // 46: tarn.v1.Replica.head_created_at:type_name -> google.protobuf.Timestamp
-	30,  // 47: tarn.v1.Replica.error:type_name -> tarn.v1.ReplicaError
-	36,  // 48: tarn.v1.Replica.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	28,  // 49: tarn.v1.Replica.observed:type_name -> tarn.v1.ReplicaObservation
-	69,  // 50: tarn.v1.ReplicaObservation.reported_at:type_name -> google.protobuf.Timestamp
-	70,  // 51: tarn.v1.ReplicaObservation.lag:type_name -> google.protobuf.Duration
-	29,  // 52: tarn.v1.ReplicaObservation.transfer:type_name -> tarn.v1.TransferProgress
-	13,  // 53: tarn.v1.ReplicaObservation.observed_role:type_name -> tarn.v1.Role
-	69,  // 54: tarn.v1.ReplicaObservation.head_created_at:type_name -> google.protobuf.Timestamp
-	30,  // 55: tarn.v1.ReplicaObservation.error:type_name -> tarn.v1.ReplicaError
-	7,   // 56: tarn.v1.ReplicaObservation.key_state:type_name -> tarn.v1.KeyState
-	70,  // 57: tarn.v1.TransferProgress.eta:type_name -> google.protobuf.Duration
-	70,  // 58: tarn.v1.TransferProgress.elapsed:type_name -> google.protobuf.Duration
-	8,   // 59: tarn.v1.ReplicaError.code:type_name -> tarn.v1.ReplicaErrorCode
-	69,  // 60: tarn.v1.ReplicaError.since:type_name -> google.protobuf.Timestamp
-	32,  // 61: tarn.v1.KeepPolicy.rules:type_name -> tarn.v1.KeepRule
-	70,  // 62: tarn.v1.KeepRule.up_to:type_name -> google.protobuf.Duration
-	70,  // 63: tarn.v1.KeepRule.every:type_name -> google.protobuf.Duration
-	9,   // 64: tarn.v1.RetentionCause.reason:type_name -> tarn.v1.RetentionReason
-	69,  // 65: tarn.v1.RetentionVerdict.created_at:type_name -> google.protobuf.Timestamp
-	33,  // 66: tarn.v1.RetentionVerdict.causes:type_name -> tarn.v1.RetentionCause
-	69,  // 67: tarn.v1.RetentionPreview.as_of:type_name -> google.protobuf.Timestamp
-	34,  // 68: tarn.v1.RetentionPreview.snapshots:type_name -> tarn.v1.RetentionVerdict
-	69,  // 69: tarn.v1.RetentionPreview.last_run_at:type_name -> google.protobuf.Timestamp
-	69,  // 70: tarn.v1.DivergentCopy.created_at:type_name -> google.protobuf.Timestamp
-	37,  // 71: tarn.v1.DivergentCopy.purge:type_name -> tarn.v1.PurgeOrder
-	69,  // 72: tarn.v1.PurgeOrder.requested_at:type_name -> google.protobuf.Timestamp
-	36,  // 73: tarn.v1.DivergentDetail.copy:type_name -> tarn.v1.DivergentCopy
-	39,  // 74: tarn.v1.DivergentDetail.snapshots:type_name -> tarn.v1.DivergentSnapshot
-	69,  // 75: tarn.v1.DivergentSnapshot.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 76: tarn.v1.ManageFinding.newest_created_at:type_name -> google.protobuf.Timestamp
-	69,  // 77: tarn.v1.BaseFinding.base_created_at:type_name -> google.protobuf.Timestamp
-	69,  // 78: tarn.v1.ExportLocation.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 79: tarn.v1.ExportLocation.updated_at:type_name -> google.protobuf.Timestamp
-	1,   // 80: tarn.v1.ExportLocation.replica_state:type_name -> tarn.v1.ReplicaState
-	64,  // 81: tarn.v1.Snapshot.metadata:type_name -> tarn.v1.Snapshot.MetadataEntry
-	69,  // 82: tarn.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 83: tarn.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
-	69,  // 84: tarn.v1.Snapshot.taken_at:type_name -> google.protobuf.Timestamp
-	0,   // 85: tarn.v1.Snapshot.status:type_name -> tarn.v1.Status
-	0,   // 86: tarn.v1.SnapshotInstance.status:type_name -> tarn.v1.Status
-	69,  // 87: tarn.v1.SnapshotInstance.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 88: tarn.v1.SnapshotInstance.updated_at:type_name -> google.protobuf.Timestamp
-	10,  // 89: tarn.v1.AccessRule.access_level:type_name -> tarn.v1.AccessLevel
-	65,  // 90: tarn.v1.AccessRule.metadata:type_name -> tarn.v1.AccessRule.MetadataEntry
-	69,  // 91: tarn.v1.AccessRule.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 92: tarn.v1.AccessRule.updated_at:type_name -> google.protobuf.Timestamp
-	11,  // 93: tarn.v1.AccessRule.state:type_name -> tarn.v1.AccessRuleState
-	48,  // 94: tarn.v1.Host.pools:type_name -> tarn.v1.Pool
-	16,  // 95: tarn.v1.Host.fence_class:type_name -> tarn.v1.FenceClass
-	14,  // 96: tarn.v1.Host.state:type_name -> tarn.v1.HostState
-	15,  // 97: tarn.v1.Host.admin_state:type_name -> tarn.v1.HostAdminState
-	69,  // 98: tarn.v1.Host.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 99: tarn.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
-	66,  // 100: tarn.v1.Host.capabilities:type_name -> tarn.v1.Host.CapabilitiesEntry
-	37,  // 101: tarn.v1.Host.purges:type_name -> tarn.v1.PurgeOrder
-	69,  // 102: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
-	16,  // 103: tarn.v1.Host.fence_class_now:type_name -> tarn.v1.FenceClass
-	2,   // 104: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
-	67,  // 105: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
-	69,  // 106: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
-	68,  // 107: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
-	69,  // 108: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 109: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
-	56,  // 110: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
-	69,  // 111: tarn.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
-	69,  // 112: tarn.v1.User.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 113: tarn.v1.User.expires_at:type_name -> google.protobuf.Timestamp
-	69,  // 114: tarn.v1.User.revoked_at:type_name -> google.protobuf.Timestamp
-	115, // [115:115] is the sub-list for method output_type
-	115, // [115:115] is the sub-list for method input_type
-	115, // [115:115] is the sub-list for extension type_name
-	115, // [115:115] is the sub-list for extension extendee
-	0,   // [0:115] is the sub-list for field type_name
+	25,  // 17: tarn.v1.Fencing.consent:type_name -> tarn.v1.Consent
+	26,  // 18: tarn.v1.Fencing.loss:type_name -> tarn.v1.LossReport
+	70,  // 19: tarn.v1.Fencing.started_at:type_name -> google.protobuf.Timestamp
+	24,  // 20: tarn.v1.Fencing.lineage:type_name -> tarn.v1.LineageEntry
+	22,  // 21: tarn.v1.Fencing.preparing:type_name -> tarn.v1.Preparation
+	21,  // 22: tarn.v1.Fencing.second:type_name -> tarn.v1.SecondConsent
+	70,  // 23: tarn.v1.Fencing.quiesce_until:type_name -> google.protobuf.Timestamp
+	20,  // 24: tarn.v1.Fencing.unknown_replicas:type_name -> tarn.v1.UnknownReplica
+	23,  // 25: tarn.v1.Fencing.right:type_name -> tarn.v1.WriteRight
+	70,  // 26: tarn.v1.UnknownReplica.found_at:type_name -> google.protobuf.Timestamp
+	70,  // 27: tarn.v1.SecondConsent.given_at:type_name -> google.protobuf.Timestamp
+	70,  // 28: tarn.v1.Preparation.since:type_name -> google.protobuf.Timestamp
+	70,  // 29: tarn.v1.Preparation.until:type_name -> google.protobuf.Timestamp
+	5,   // 30: tarn.v1.WriteRight.proof:type_name -> tarn.v1.FencingProof
+	70,  // 31: tarn.v1.WriteRight.since:type_name -> google.protobuf.Timestamp
+	6,   // 32: tarn.v1.WriteRight.state:type_name -> tarn.v1.WriteState
+	16,  // 33: tarn.v1.WriteRight.fence_class:type_name -> tarn.v1.FenceClass
+	70,  // 34: tarn.v1.LineageEntry.at:type_name -> google.protobuf.Timestamp
+	71,  // 35: tarn.v1.Consent.max_loss:type_name -> google.protobuf.Duration
+	70,  // 36: tarn.v1.LossReport.kept_created_at:type_name -> google.protobuf.Timestamp
+	71,  // 37: tarn.v1.LossReport.kept_age:type_name -> google.protobuf.Duration
+	27,  // 38: tarn.v1.LossReport.lost_snapshots:type_name -> tarn.v1.LostSnapshot
+	70,  // 39: tarn.v1.LossReport.last_contact:type_name -> google.protobuf.Timestamp
+	0,   // 40: tarn.v1.Replica.status:type_name -> tarn.v1.Status
+	1,   // 41: tarn.v1.Replica.replica_state:type_name -> tarn.v1.ReplicaState
+	70,  // 42: tarn.v1.Replica.created_at:type_name -> google.protobuf.Timestamp
+	70,  // 43: tarn.v1.Replica.updated_at:type_name -> google.protobuf.Timestamp
+	70,  // 44: tarn.v1.Replica.launched_at:type_name -> google.protobuf.Timestamp
+	64,  // 45: tarn.v1.Replica.metadata:type_name -> tarn.v1.Replica.MetadataEntry
+	43,  // 46: tarn.v1.Replica.export_locations:type_name -> tarn.v1.ExportLocation
+	47,  // 47: tarn.v1.Replica.rule_errors:type_name -> tarn.v1.RuleError
+	70,  // 48: tarn.v1.Replica.head_created_at:type_name -> google.protobuf.Timestamp
+	31,  // 49: tarn.v1.Replica.error:type_name -> tarn.v1.ReplicaError
+	37,  // 50: tarn.v1.Replica.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	29,  // 51: tarn.v1.Replica.observed:type_name -> tarn.v1.ReplicaObservation
+	70,  // 52: tarn.v1.ReplicaObservation.reported_at:type_name -> google.protobuf.Timestamp
+	71,  // 53: tarn.v1.ReplicaObservation.lag:type_name -> google.protobuf.Duration
+	30,  // 54: tarn.v1.ReplicaObservation.transfer:type_name -> tarn.v1.TransferProgress
+	13,  // 55: tarn.v1.ReplicaObservation.observed_role:type_name -> tarn.v1.Role
+	70,  // 56: tarn.v1.ReplicaObservation.head_created_at:type_name -> google.protobuf.Timestamp
+	31,  // 57: tarn.v1.ReplicaObservation.error:type_name -> tarn.v1.ReplicaError
+	7,   // 58: tarn.v1.ReplicaObservation.key_state:type_name -> tarn.v1.KeyState
+	71,  // 59: tarn.v1.TransferProgress.eta:type_name -> google.protobuf.Duration
+	71,  // 60: tarn.v1.TransferProgress.elapsed:type_name -> google.protobuf.Duration
+	8,   // 61: tarn.v1.ReplicaError.code:type_name -> tarn.v1.ReplicaErrorCode
+	70,  // 62: tarn.v1.ReplicaError.since:type_name -> google.protobuf.Timestamp
+	33,  // 63: tarn.v1.KeepPolicy.rules:type_name -> tarn.v1.KeepRule
+	71,  // 64: tarn.v1.KeepRule.up_to:type_name -> google.protobuf.Duration
+	71,  // 65: tarn.v1.KeepRule.every:type_name -> google.protobuf.Duration
+	9,   // 66: tarn.v1.RetentionCause.reason:type_name -> tarn.v1.RetentionReason
+	70,  // 67: tarn.v1.RetentionVerdict.created_at:type_name -> google.protobuf.Timestamp
+	34,  // 68: tarn.v1.RetentionVerdict.causes:type_name -> tarn.v1.RetentionCause
+	70,  // 69: tarn.v1.RetentionPreview.as_of:type_name -> google.protobuf.Timestamp
+	35,  // 70: tarn.v1.RetentionPreview.snapshots:type_name -> tarn.v1.RetentionVerdict
+	70,  // 71: tarn.v1.RetentionPreview.last_run_at:type_name -> google.protobuf.Timestamp
+	70,  // 72: tarn.v1.DivergentCopy.created_at:type_name -> google.protobuf.Timestamp
+	38,  // 73: tarn.v1.DivergentCopy.purge:type_name -> tarn.v1.PurgeOrder
+	70,  // 74: tarn.v1.PurgeOrder.requested_at:type_name -> google.protobuf.Timestamp
+	37,  // 75: tarn.v1.DivergentDetail.copy:type_name -> tarn.v1.DivergentCopy
+	40,  // 76: tarn.v1.DivergentDetail.snapshots:type_name -> tarn.v1.DivergentSnapshot
+	70,  // 77: tarn.v1.DivergentSnapshot.created_at:type_name -> google.protobuf.Timestamp
+	70,  // 78: tarn.v1.ManageFinding.newest_created_at:type_name -> google.protobuf.Timestamp
+	70,  // 79: tarn.v1.BaseFinding.base_created_at:type_name -> google.protobuf.Timestamp
+	70,  // 80: tarn.v1.ExportLocation.created_at:type_name -> google.protobuf.Timestamp
+	70,  // 81: tarn.v1.ExportLocation.updated_at:type_name -> google.protobuf.Timestamp
+	1,   // 82: tarn.v1.ExportLocation.replica_state:type_name -> tarn.v1.ReplicaState
+	65,  // 83: tarn.v1.Snapshot.metadata:type_name -> tarn.v1.Snapshot.MetadataEntry
+	70,  // 84: tarn.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	70,  // 85: tarn.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
+	70,  // 86: tarn.v1.Snapshot.taken_at:type_name -> google.protobuf.Timestamp
+	0,   // 87: tarn.v1.Snapshot.status:type_name -> tarn.v1.Status
+	0,   // 88: tarn.v1.SnapshotInstance.status:type_name -> tarn.v1.Status
+	70,  // 89: tarn.v1.SnapshotInstance.created_at:type_name -> google.protobuf.Timestamp
+	70,  // 90: tarn.v1.SnapshotInstance.updated_at:type_name -> google.protobuf.Timestamp
+	10,  // 91: tarn.v1.AccessRule.access_level:type_name -> tarn.v1.AccessLevel
+	66,  // 92: tarn.v1.AccessRule.metadata:type_name -> tarn.v1.AccessRule.MetadataEntry
+	70,  // 93: tarn.v1.AccessRule.created_at:type_name -> google.protobuf.Timestamp
+	70,  // 94: tarn.v1.AccessRule.updated_at:type_name -> google.protobuf.Timestamp
+	11,  // 95: tarn.v1.AccessRule.state:type_name -> tarn.v1.AccessRuleState
+	49,  // 96: tarn.v1.Host.pools:type_name -> tarn.v1.Pool
+	16,  // 97: tarn.v1.Host.fence_class:type_name -> tarn.v1.FenceClass
+	14,  // 98: tarn.v1.Host.state:type_name -> tarn.v1.HostState
+	15,  // 99: tarn.v1.Host.admin_state:type_name -> tarn.v1.HostAdminState
+	70,  // 100: tarn.v1.Host.created_at:type_name -> google.protobuf.Timestamp
+	70,  // 101: tarn.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
+	67,  // 102: tarn.v1.Host.capabilities:type_name -> tarn.v1.Host.CapabilitiesEntry
+	38,  // 103: tarn.v1.Host.purges:type_name -> tarn.v1.PurgeOrder
+	70,  // 104: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
+	16,  // 105: tarn.v1.Host.fence_class_now:type_name -> tarn.v1.FenceClass
+	2,   // 106: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
+	68,  // 107: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
+	70,  // 108: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 109: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
+	70,  // 110: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
+	70,  // 111: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
+	57,  // 112: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
+	70,  // 113: tarn.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
+	70,  // 114: tarn.v1.User.created_at:type_name -> google.protobuf.Timestamp
+	70,  // 115: tarn.v1.User.expires_at:type_name -> google.protobuf.Timestamp
+	70,  // 116: tarn.v1.User.revoked_at:type_name -> google.protobuf.Timestamp
+	117, // [117:117] is the sub-list for method output_type
+	117, // [117:117] is the sub-list for method input_type
+	117, // [117:117] is the sub-list for extension type_name
+	117, // [117:117] is the sub-list for extension extendee
+	0,   // [0:117] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_types_proto_init() }
@@ -6817,7 +6978,7 @@ func file_tarn_v1_types_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_types_proto_rawDesc), len(file_tarn_v1_types_proto_rawDesc)),
 			NumEnums:      17,
-			NumMessages:   52,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

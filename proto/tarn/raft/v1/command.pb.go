@@ -90,6 +90,7 @@ type Command struct {
 	//	*Command_SetCommandVersion
 	//	*Command_PutUser
 	//	*Command_RevokeUser
+	//	*Command_DismissUnknownReplica
 	Verb          isCommand_Verb `protobuf_oneof:"verb"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -584,6 +585,15 @@ func (x *Command) GetRevokeUser() *RevokeUser {
 	return nil
 }
 
+func (x *Command) GetDismissUnknownReplica() *DismissUnknownReplica {
+	if x != nil {
+		if x, ok := x.Verb.(*Command_DismissUnknownReplica); ok {
+			return x.DismissUnknownReplica
+		}
+	}
+	return nil
+}
+
 type isCommand_Verb interface {
 	isCommand_Verb()
 }
@@ -766,6 +776,10 @@ type Command_RevokeUser struct {
 	RevokeUser *RevokeUser `protobuf:"bytes,83,opt,name=revoke_user,json=revokeUser,proto3,oneof"`
 }
 
+type Command_DismissUnknownReplica struct {
+	DismissUnknownReplica *DismissUnknownReplica `protobuf:"bytes,84,opt,name=dismiss_unknown_replica,json=dismissUnknownReplica,proto3,oneof"`
+}
+
 func (*Command_PutShareType) isCommand_Verb() {}
 
 func (*Command_DeleteShareType) isCommand_Verb() {}
@@ -853,6 +867,8 @@ func (*Command_SetCommandVersion) isCommand_Verb() {}
 func (*Command_PutUser) isCommand_Verb() {}
 
 func (*Command_RevokeUser) isCommand_Verb() {}
+
+func (*Command_DismissUnknownReplica) isCommand_Verb() {}
 
 // AuditNote is what the proposer knows for the audit record; the state machine adds the
 // number, the epochs, the result and the hash.
@@ -4058,7 +4074,9 @@ type FoundEpochs struct {
 	NewerEpoch     uint64 `protobuf:"varint,3,opt,name=newer_epoch,json=newerEpoch,proto3" json:"newer_epoch,omitempty"`
 	NewerReplicaId string `protobuf:"bytes,4,opt,name=newer_replica_id,json=newerReplicaId,proto3" json:"newer_replica_id,omitempty"`
 	// Of that replica: where its owner goes on if it is the owner itself.
-	HeadGuid      uint64 `protobuf:"fixed64,5,opt,name=head_guid,json=headGuid,proto3" json:"head_guid,omitempty"`
+	HeadGuid uint64 `protobuf:"fixed64,5,opt,name=head_guid,json=headGuid,proto3" json:"head_guid,omitempty"`
+	// Later data of replicas that the state does not know. From command version 4 on.
+	Unknown       []*v1.UnknownReplica `protobuf:"bytes,6,rep,name=unknown,proto3" json:"unknown,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4128,6 +4146,67 @@ func (x *FoundEpochs) GetHeadGuid() uint64 {
 	return 0
 }
 
+func (x *FoundEpochs) GetUnknown() []*v1.UnknownReplica {
+	if x != nil {
+		return x.Unknown
+	}
+	return nil
+}
+
+// DismissUnknownReplica is an operator's word that a share goes on without it. The data stay
+// where they are. From command version 4 on.
+type DismissUnknownReplica struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ShareId       string                 `protobuf:"bytes,1,opt,name=share_id,json=shareId,proto3" json:"share_id,omitempty"`
+	ReplicaId     string                 `protobuf:"bytes,2,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DismissUnknownReplica) Reset() {
+	*x = DismissUnknownReplica{}
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DismissUnknownReplica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DismissUnknownReplica) ProtoMessage() {}
+
+func (x *DismissUnknownReplica) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DismissUnknownReplica.ProtoReflect.Descriptor instead.
+func (*DismissUnknownReplica) Descriptor() ([]byte, []int) {
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *DismissUnknownReplica) GetShareId() string {
+	if x != nil {
+		return x.ShareId
+	}
+	return ""
+}
+
+func (x *DismissUnknownReplica) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
 // CommitDemotion is proof demote_ack: the owner stopped, final_guid ends its writes.
 type CommitDemotion struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -4142,7 +4221,7 @@ type CommitDemotion struct {
 
 func (x *CommitDemotion) Reset() {
 	*x = CommitDemotion{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4154,7 +4233,7 @@ func (x *CommitDemotion) String() string {
 func (*CommitDemotion) ProtoMessage() {}
 
 func (x *CommitDemotion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[50]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4167,7 +4246,7 @@ func (x *CommitDemotion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitDemotion.ProtoReflect.Descriptor instead.
 func (*CommitDemotion) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{50}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CommitDemotion) GetShareId() string {
@@ -4219,7 +4298,7 @@ type CommitSeal struct {
 
 func (x *CommitSeal) Reset() {
 	*x = CommitSeal{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[51]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4231,7 +4310,7 @@ func (x *CommitSeal) String() string {
 func (*CommitSeal) ProtoMessage() {}
 
 func (x *CommitSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[51]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4244,7 +4323,7 @@ func (x *CommitSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitSeal.ProtoReflect.Descriptor instead.
 func (*CommitSeal) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{51}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CommitSeal) GetShareId() string {
@@ -4297,7 +4376,7 @@ type CommitProof struct {
 
 func (x *CommitProof) Reset() {
 	*x = CommitProof{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[52]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4309,7 +4388,7 @@ func (x *CommitProof) String() string {
 func (*CommitProof) ProtoMessage() {}
 
 func (x *CommitProof) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[52]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4322,7 +4401,7 @@ func (x *CommitProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitProof.ProtoReflect.Descriptor instead.
 func (*CommitProof) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{52}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CommitProof) GetShareId() string {
@@ -4382,7 +4461,7 @@ type Activate struct {
 
 func (x *Activate) Reset() {
 	*x = Activate{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[53]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4394,7 +4473,7 @@ func (x *Activate) String() string {
 func (*Activate) ProtoMessage() {}
 
 func (x *Activate) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[53]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4407,7 +4486,7 @@ func (x *Activate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activate.ProtoReflect.Descriptor instead.
 func (*Activate) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{53}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Activate) GetShareId() string {
@@ -4448,7 +4527,7 @@ type CheckHash struct {
 
 func (x *CheckHash) Reset() {
 	*x = CheckHash{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[54]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4460,7 +4539,7 @@ func (x *CheckHash) String() string {
 func (*CheckHash) ProtoMessage() {}
 
 func (x *CheckHash) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[54]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4473,7 +4552,7 @@ func (x *CheckHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckHash.ProtoReflect.Descriptor instead.
 func (*CheckHash) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{54}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CheckHash) GetIndex() uint64 {
@@ -4499,7 +4578,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[55]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4511,7 +4590,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[55]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4524,7 +4603,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{55}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -4544,7 +4623,7 @@ type SetCommandVersion struct {
 
 func (x *SetCommandVersion) Reset() {
 	*x = SetCommandVersion{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[56]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4556,7 +4635,7 @@ func (x *SetCommandVersion) String() string {
 func (*SetCommandVersion) ProtoMessage() {}
 
 func (x *SetCommandVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[56]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4569,7 +4648,7 @@ func (x *SetCommandVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetCommandVersion.ProtoReflect.Descriptor instead.
 func (*SetCommandVersion) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{56}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SetCommandVersion) GetVersion() uint32 {
@@ -4594,7 +4673,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[57]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4606,7 +4685,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[57]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4619,7 +4698,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{57}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -4688,7 +4767,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[58]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4700,7 +4779,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[58]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4713,7 +4792,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{58}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -4926,7 +5005,7 @@ var File_tarn_raft_v1_command_proto protoreflect.FileDescriptor
 
 const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\xc8\x1a\n" +
+	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\xa7\x1b\n" +
 	"\aCommand\x12;\n" +
 	"\vproposed_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"proposedAt\x12\x14\n" +
@@ -4989,7 +5068,8 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x13set_command_version\x18P \x01(\v2\x1f.tarn.raft.v1.SetCommandVersionH\x00R\x11setCommandVersion\x122\n" +
 	"\bput_user\x18R \x01(\v2\x15.tarn.raft.v1.PutUserH\x00R\aputUser\x12;\n" +
 	"\vrevoke_user\x18S \x01(\v2\x18.tarn.raft.v1.RevokeUserH\x00R\n" +
-	"revokeUserB\x06\n" +
+	"revokeUser\x12]\n" +
+	"\x17dismiss_unknown_replica\x18T \x01(\v2#.tarn.raft.v1.DismissUnknownReplicaH\x00R\x15dismissUnknownReplicaB\x06\n" +
 	"\x04verb\"J\n" +
 	"\n" +
 	"RequestKey\x12\x10\n" +
@@ -5254,14 +5334,19 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\rresize_status\x18\x03 \x01(\x0e2\x0f.tarn.v1.StatusR\fresizeStatus\x12\x1f\n" +
 	"\vcommit_size\x18\x04 \x01(\bR\n" +
 	"commitSize\x12/\n" +
-	"\x05found\x18\x05 \x01(\v2\x19.tarn.raft.v1.FoundEpochsR\x05found\"\xc8\x01\n" +
+	"\x05found\x18\x05 \x01(\v2\x19.tarn.raft.v1.FoundEpochsR\x05found\"\xfb\x01\n" +
 	"\vFoundEpochs\x12%\n" +
 	"\x0eexpected_epoch\x18\x01 \x01(\x04R\rexpectedEpoch\x12*\n" +
 	"\x11heard_replica_ids\x18\x02 \x03(\tR\x0fheardReplicaIds\x12\x1f\n" +
 	"\vnewer_epoch\x18\x03 \x01(\x04R\n" +
 	"newerEpoch\x12(\n" +
 	"\x10newer_replica_id\x18\x04 \x01(\tR\x0enewerReplicaId\x12\x1b\n" +
-	"\thead_guid\x18\x05 \x01(\x06R\bheadGuid\"\xbb\x01\n" +
+	"\thead_guid\x18\x05 \x01(\x06R\bheadGuid\x121\n" +
+	"\aunknown\x18\x06 \x03(\v2\x17.tarn.v1.UnknownReplicaR\aunknown\"Q\n" +
+	"\x15DismissUnknownReplica\x12\x19\n" +
+	"\bshare_id\x18\x01 \x01(\tR\ashareId\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x02 \x01(\tR\treplicaId\"\xbb\x01\n" +
 	"\x0eCommitDemotion\x12\x19\n" +
 	"\bshare_id\x18\x01 \x01(\tR\ashareId\x12\x13\n" +
 	"\x05op_id\x18\x02 \x01(\tR\x04opId\x12\x14\n" +
@@ -5336,7 +5421,7 @@ func file_tarn_raft_v1_command_proto_rawDescGZIP() []byte {
 	return file_tarn_raft_v1_command_proto_rawDescData
 }
 
-var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*Command)(nil),               // 0: tarn.raft.v1.Command
 	(*RequestKey)(nil),            // 1: tarn.raft.v1.RequestKey
@@ -5388,50 +5473,52 @@ var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*PurgeTransition)(nil),       // 47: tarn.raft.v1.PurgeTransition
 	(*ShareTransition)(nil),       // 48: tarn.raft.v1.ShareTransition
 	(*FoundEpochs)(nil),           // 49: tarn.raft.v1.FoundEpochs
-	(*CommitDemotion)(nil),        // 50: tarn.raft.v1.CommitDemotion
-	(*CommitSeal)(nil),            // 51: tarn.raft.v1.CommitSeal
-	(*CommitProof)(nil),           // 52: tarn.raft.v1.CommitProof
-	(*Activate)(nil),              // 53: tarn.raft.v1.Activate
-	(*CheckHash)(nil),             // 54: tarn.raft.v1.CheckHash
-	(*InitCluster)(nil),           // 55: tarn.raft.v1.InitCluster
-	(*SetCommandVersion)(nil),     // 56: tarn.raft.v1.SetCommandVersion
-	(*SnapshotHeader)(nil),        // 57: tarn.raft.v1.SnapshotHeader
-	(*SnapshotRecord)(nil),        // 58: tarn.raft.v1.SnapshotRecord
-	nil,                           // 59: tarn.raft.v1.UpdateShare.SetMetadataEntry
-	nil,                           // 60: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	nil,                           // 61: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	nil,                           // 62: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	(*timestamppb.Timestamp)(nil), // 63: google.protobuf.Timestamp
-	(*v1.ShareType)(nil),          // 64: tarn.v1.ShareType
-	(*v1.Share)(nil),              // 65: tarn.v1.Share
-	(*v1.Replica)(nil),            // 66: tarn.v1.Replica
-	(*v1.Snapshot)(nil),           // 67: tarn.v1.Snapshot
-	(*v1.AccessRule)(nil),         // 68: tarn.v1.AccessRule
-	(*v1.QuotaLimits)(nil),        // 69: tarn.v1.QuotaLimits
-	(*v1.Host)(nil),               // 70: tarn.v1.Host
-	(*v1.PurgeOrder)(nil),         // 71: tarn.v1.PurgeOrder
-	(*v1.User)(nil),               // 72: tarn.v1.User
-	(*v1.QuotaExceeded)(nil),      // 73: tarn.v1.QuotaExceeded
-	(v1.Status)(0),                // 74: tarn.v1.Status
-	(v1.PromotionMode)(0),         // 75: tarn.v1.PromotionMode
-	(*v1.Consent)(nil),            // 76: tarn.v1.Consent
-	(*durationpb.Duration)(nil),   // 77: google.protobuf.Duration
-	(v1.ReplicaState)(0),          // 78: tarn.v1.ReplicaState
-	(v1.AccessLevel)(0),           // 79: tarn.v1.AccessLevel
-	(v1.HostAdminState)(0),        // 80: tarn.v1.HostAdminState
-	(*v1.UserMessage)(nil),        // 81: tarn.v1.UserMessage
-	(*v1.ExportLocation)(nil),     // 82: tarn.v1.ExportLocation
-	(*v1.RuleError)(nil),          // 83: tarn.v1.RuleError
-	(*v1.ReplicaError)(nil),       // 84: tarn.v1.ReplicaError
-	(*v1.DivergentCopy)(nil),      // 85: tarn.v1.DivergentCopy
-	(v1.HostState)(0),             // 86: tarn.v1.HostState
-	(v1.FencingProof)(0),          // 87: tarn.v1.FencingProof
-	(*v1.LossReport)(nil),         // 88: tarn.v1.LossReport
-	(*v1.SnapshotInstance)(nil),   // 89: tarn.v1.SnapshotInstance
-	(*v1.AuditRecord)(nil),        // 90: tarn.v1.AuditRecord
+	(*DismissUnknownReplica)(nil), // 50: tarn.raft.v1.DismissUnknownReplica
+	(*CommitDemotion)(nil),        // 51: tarn.raft.v1.CommitDemotion
+	(*CommitSeal)(nil),            // 52: tarn.raft.v1.CommitSeal
+	(*CommitProof)(nil),           // 53: tarn.raft.v1.CommitProof
+	(*Activate)(nil),              // 54: tarn.raft.v1.Activate
+	(*CheckHash)(nil),             // 55: tarn.raft.v1.CheckHash
+	(*InitCluster)(nil),           // 56: tarn.raft.v1.InitCluster
+	(*SetCommandVersion)(nil),     // 57: tarn.raft.v1.SetCommandVersion
+	(*SnapshotHeader)(nil),        // 58: tarn.raft.v1.SnapshotHeader
+	(*SnapshotRecord)(nil),        // 59: tarn.raft.v1.SnapshotRecord
+	nil,                           // 60: tarn.raft.v1.UpdateShare.SetMetadataEntry
+	nil,                           // 61: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	nil,                           // 62: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	nil,                           // 63: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	(*timestamppb.Timestamp)(nil), // 64: google.protobuf.Timestamp
+	(*v1.ShareType)(nil),          // 65: tarn.v1.ShareType
+	(*v1.Share)(nil),              // 66: tarn.v1.Share
+	(*v1.Replica)(nil),            // 67: tarn.v1.Replica
+	(*v1.Snapshot)(nil),           // 68: tarn.v1.Snapshot
+	(*v1.AccessRule)(nil),         // 69: tarn.v1.AccessRule
+	(*v1.QuotaLimits)(nil),        // 70: tarn.v1.QuotaLimits
+	(*v1.Host)(nil),               // 71: tarn.v1.Host
+	(*v1.PurgeOrder)(nil),         // 72: tarn.v1.PurgeOrder
+	(*v1.User)(nil),               // 73: tarn.v1.User
+	(*v1.QuotaExceeded)(nil),      // 74: tarn.v1.QuotaExceeded
+	(v1.Status)(0),                // 75: tarn.v1.Status
+	(v1.PromotionMode)(0),         // 76: tarn.v1.PromotionMode
+	(*v1.Consent)(nil),            // 77: tarn.v1.Consent
+	(*durationpb.Duration)(nil),   // 78: google.protobuf.Duration
+	(v1.ReplicaState)(0),          // 79: tarn.v1.ReplicaState
+	(v1.AccessLevel)(0),           // 80: tarn.v1.AccessLevel
+	(v1.HostAdminState)(0),        // 81: tarn.v1.HostAdminState
+	(*v1.UserMessage)(nil),        // 82: tarn.v1.UserMessage
+	(*v1.ExportLocation)(nil),     // 83: tarn.v1.ExportLocation
+	(*v1.RuleError)(nil),          // 84: tarn.v1.RuleError
+	(*v1.ReplicaError)(nil),       // 85: tarn.v1.ReplicaError
+	(*v1.DivergentCopy)(nil),      // 86: tarn.v1.DivergentCopy
+	(v1.HostState)(0),             // 87: tarn.v1.HostState
+	(*v1.UnknownReplica)(nil),     // 88: tarn.v1.UnknownReplica
+	(v1.FencingProof)(0),          // 89: tarn.v1.FencingProof
+	(*v1.LossReport)(nil),         // 90: tarn.v1.LossReport
+	(*v1.SnapshotInstance)(nil),   // 91: tarn.v1.SnapshotInstance
+	(*v1.AuditRecord)(nil),        // 92: tarn.v1.AuditRecord
 }
 var file_tarn_raft_v1_command_proto_depIdxs = []int32{
-	63,  // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
+	64,  // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
 	4,   // 1: tarn.raft.v1.Command.audit:type_name -> tarn.raft.v1.AuditNote
 	1,   // 2: tarn.raft.v1.Command.key:type_name -> tarn.raft.v1.RequestKey
 	5,   // 3: tarn.raft.v1.Command.put_share_type:type_name -> tarn.raft.v1.PutShareType
@@ -5468,96 +5555,98 @@ var file_tarn_raft_v1_command_proto_depIdxs = []int32{
 	11,  // 34: tarn.raft.v1.Command.unmanage_share:type_name -> tarn.raft.v1.UnmanageShare
 	25,  // 35: tarn.raft.v1.Command.unmanage_snapshot:type_name -> tarn.raft.v1.UnmanageSnapshot
 	43,  // 36: tarn.raft.v1.Command.transitions:type_name -> tarn.raft.v1.Transitions
-	50,  // 37: tarn.raft.v1.Command.commit_demotion:type_name -> tarn.raft.v1.CommitDemotion
-	51,  // 38: tarn.raft.v1.Command.commit_seal:type_name -> tarn.raft.v1.CommitSeal
-	52,  // 39: tarn.raft.v1.Command.commit_proof:type_name -> tarn.raft.v1.CommitProof
-	53,  // 40: tarn.raft.v1.Command.activate:type_name -> tarn.raft.v1.Activate
-	54,  // 41: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
-	55,  // 42: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
+	51,  // 37: tarn.raft.v1.Command.commit_demotion:type_name -> tarn.raft.v1.CommitDemotion
+	52,  // 38: tarn.raft.v1.Command.commit_seal:type_name -> tarn.raft.v1.CommitSeal
+	53,  // 39: tarn.raft.v1.Command.commit_proof:type_name -> tarn.raft.v1.CommitProof
+	54,  // 40: tarn.raft.v1.Command.activate:type_name -> tarn.raft.v1.Activate
+	55,  // 41: tarn.raft.v1.Command.check_hash:type_name -> tarn.raft.v1.CheckHash
+	56,  // 42: tarn.raft.v1.Command.init_cluster:type_name -> tarn.raft.v1.InitCluster
 	36,  // 43: tarn.raft.v1.Command.purge_divergent_copy:type_name -> tarn.raft.v1.PurgeDivergentCopy
-	56,  // 44: tarn.raft.v1.Command.set_command_version:type_name -> tarn.raft.v1.SetCommandVersion
+	57,  // 44: tarn.raft.v1.Command.set_command_version:type_name -> tarn.raft.v1.SetCommandVersion
 	39,  // 45: tarn.raft.v1.Command.put_user:type_name -> tarn.raft.v1.PutUser
 	40,  // 46: tarn.raft.v1.Command.revoke_user:type_name -> tarn.raft.v1.RevokeUser
-	63,  // 47: tarn.raft.v1.KeptOutcome.at:type_name -> google.protobuf.Timestamp
-	3,   // 48: tarn.raft.v1.KeptOutcome.refusal:type_name -> tarn.raft.v1.Refusal
-	64,  // 49: tarn.raft.v1.KeptOutcome.share_type:type_name -> tarn.v1.ShareType
-	65,  // 50: tarn.raft.v1.KeptOutcome.share:type_name -> tarn.v1.Share
-	66,  // 51: tarn.raft.v1.KeptOutcome.replica:type_name -> tarn.v1.Replica
-	67,  // 52: tarn.raft.v1.KeptOutcome.snapshot:type_name -> tarn.v1.Snapshot
-	68,  // 53: tarn.raft.v1.KeptOutcome.access_rule:type_name -> tarn.v1.AccessRule
-	69,  // 54: tarn.raft.v1.KeptOutcome.quota_limits:type_name -> tarn.v1.QuotaLimits
-	70,  // 55: tarn.raft.v1.KeptOutcome.host:type_name -> tarn.v1.Host
-	71,  // 56: tarn.raft.v1.KeptOutcome.purge_order:type_name -> tarn.v1.PurgeOrder
-	72,  // 57: tarn.raft.v1.KeptOutcome.user:type_name -> tarn.v1.User
-	73,  // 58: tarn.raft.v1.Refusal.quota:type_name -> tarn.v1.QuotaExceeded
-	64,  // 59: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
-	65,  // 60: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
-	66,  // 61: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
-	59,  // 62: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
-	74,  // 63: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
-	66,  // 64: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
-	60,  // 65: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	61,  // 66: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	75,  // 67: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
-	76,  // 68: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
-	77,  // 69: tarn.raft.v1.PromoteReplica.wait:type_name -> google.protobuf.Duration
-	74,  // 70: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
-	78,  // 71: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
-	67,  // 72: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
-	62,  // 73: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	74,  // 74: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
-	68,  // 75: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
-	79,  // 76: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
-	69,  // 77: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
-	70,  // 78: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
-	80,  // 79: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
-	71,  // 80: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
-	63,  // 81: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
-	72,  // 82: tarn.raft.v1.UserRecord.user:type_name -> tarn.v1.User
-	72,  // 83: tarn.raft.v1.PutUser.user:type_name -> tarn.v1.User
-	37,  // 84: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
-	44,  // 85: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
-	45,  // 86: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
-	46,  // 87: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
-	48,  // 88: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
-	81,  // 89: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
-	47,  // 90: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
-	74,  // 91: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
-	78,  // 92: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
-	82,  // 93: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
-	83,  // 94: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
-	63,  // 95: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
-	84,  // 96: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
-	85,  // 97: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	74,  // 98: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
-	63,  // 99: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
-	86,  // 100: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
-	86,  // 101: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
-	74,  // 102: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
-	49,  // 103: tarn.raft.v1.ShareTransition.found:type_name -> tarn.raft.v1.FoundEpochs
-	63,  // 104: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
-	63,  // 105: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
-	87,  // 106: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
-	88,  // 107: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
-	63,  // 108: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
-	64,  // 109: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
-	65,  // 110: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
-	66,  // 111: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
-	67,  // 112: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
-	89,  // 113: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
-	68,  // 114: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
-	69,  // 115: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
-	81,  // 116: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
-	70,  // 117: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
-	37,  // 118: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
-	90,  // 119: tarn.raft.v1.SnapshotRecord.audit_record:type_name -> tarn.v1.AuditRecord
-	38,  // 120: tarn.raft.v1.SnapshotRecord.user:type_name -> tarn.raft.v1.UserRecord
-	2,   // 121: tarn.raft.v1.SnapshotRecord.kept_outcome:type_name -> tarn.raft.v1.KeptOutcome
-	122, // [122:122] is the sub-list for method output_type
-	122, // [122:122] is the sub-list for method input_type
-	122, // [122:122] is the sub-list for extension type_name
-	122, // [122:122] is the sub-list for extension extendee
-	0,   // [0:122] is the sub-list for field type_name
+	50,  // 47: tarn.raft.v1.Command.dismiss_unknown_replica:type_name -> tarn.raft.v1.DismissUnknownReplica
+	64,  // 48: tarn.raft.v1.KeptOutcome.at:type_name -> google.protobuf.Timestamp
+	3,   // 49: tarn.raft.v1.KeptOutcome.refusal:type_name -> tarn.raft.v1.Refusal
+	65,  // 50: tarn.raft.v1.KeptOutcome.share_type:type_name -> tarn.v1.ShareType
+	66,  // 51: tarn.raft.v1.KeptOutcome.share:type_name -> tarn.v1.Share
+	67,  // 52: tarn.raft.v1.KeptOutcome.replica:type_name -> tarn.v1.Replica
+	68,  // 53: tarn.raft.v1.KeptOutcome.snapshot:type_name -> tarn.v1.Snapshot
+	69,  // 54: tarn.raft.v1.KeptOutcome.access_rule:type_name -> tarn.v1.AccessRule
+	70,  // 55: tarn.raft.v1.KeptOutcome.quota_limits:type_name -> tarn.v1.QuotaLimits
+	71,  // 56: tarn.raft.v1.KeptOutcome.host:type_name -> tarn.v1.Host
+	72,  // 57: tarn.raft.v1.KeptOutcome.purge_order:type_name -> tarn.v1.PurgeOrder
+	73,  // 58: tarn.raft.v1.KeptOutcome.user:type_name -> tarn.v1.User
+	74,  // 59: tarn.raft.v1.Refusal.quota:type_name -> tarn.v1.QuotaExceeded
+	65,  // 60: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
+	66,  // 61: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
+	67,  // 62: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
+	60,  // 63: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
+	75,  // 64: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
+	67,  // 65: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
+	61,  // 66: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	62,  // 67: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	76,  // 68: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
+	77,  // 69: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
+	78,  // 70: tarn.raft.v1.PromoteReplica.wait:type_name -> google.protobuf.Duration
+	75,  // 71: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
+	79,  // 72: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
+	68,  // 73: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
+	63,  // 74: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	75,  // 75: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
+	69,  // 76: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
+	80,  // 77: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
+	70,  // 78: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
+	71,  // 79: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
+	81,  // 80: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
+	72,  // 81: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
+	64,  // 82: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
+	73,  // 83: tarn.raft.v1.UserRecord.user:type_name -> tarn.v1.User
+	73,  // 84: tarn.raft.v1.PutUser.user:type_name -> tarn.v1.User
+	37,  // 85: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
+	44,  // 86: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
+	45,  // 87: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
+	46,  // 88: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
+	48,  // 89: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
+	82,  // 90: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
+	47,  // 91: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
+	75,  // 92: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
+	79,  // 93: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
+	83,  // 94: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
+	84,  // 95: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
+	64,  // 96: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
+	85,  // 97: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
+	86,  // 98: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	75,  // 99: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
+	64,  // 100: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
+	87,  // 101: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
+	87,  // 102: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
+	75,  // 103: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
+	49,  // 104: tarn.raft.v1.ShareTransition.found:type_name -> tarn.raft.v1.FoundEpochs
+	88,  // 105: tarn.raft.v1.FoundEpochs.unknown:type_name -> tarn.v1.UnknownReplica
+	64,  // 106: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
+	64,  // 107: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
+	89,  // 108: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
+	90,  // 109: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
+	64,  // 110: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
+	65,  // 111: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
+	66,  // 112: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
+	67,  // 113: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
+	68,  // 114: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
+	91,  // 115: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
+	69,  // 116: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
+	70,  // 117: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
+	82,  // 118: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
+	71,  // 119: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
+	37,  // 120: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
+	92,  // 121: tarn.raft.v1.SnapshotRecord.audit_record:type_name -> tarn.v1.AuditRecord
+	38,  // 122: tarn.raft.v1.SnapshotRecord.user:type_name -> tarn.raft.v1.UserRecord
+	2,   // 123: tarn.raft.v1.SnapshotRecord.kept_outcome:type_name -> tarn.raft.v1.KeptOutcome
+	124, // [124:124] is the sub-list for method output_type
+	124, // [124:124] is the sub-list for method input_type
+	124, // [124:124] is the sub-list for extension type_name
+	124, // [124:124] is the sub-list for extension extendee
+	0,   // [0:124] is the sub-list for field type_name
 }
 
 func init() { file_tarn_raft_v1_command_proto_init() }
@@ -5610,6 +5699,7 @@ func file_tarn_raft_v1_command_proto_init() {
 		(*Command_SetCommandVersion)(nil),
 		(*Command_PutUser)(nil),
 		(*Command_RevokeUser)(nil),
+		(*Command_DismissUnknownReplica)(nil),
 	}
 	file_tarn_raft_v1_command_proto_msgTypes[2].OneofWrappers = []any{
 		(*KeptOutcome_ShareType)(nil),
@@ -5625,7 +5715,7 @@ func file_tarn_raft_v1_command_proto_init() {
 	file_tarn_raft_v1_command_proto_msgTypes[8].OneofWrappers = []any{}
 	file_tarn_raft_v1_command_proto_msgTypes[23].OneofWrappers = []any{}
 	file_tarn_raft_v1_command_proto_msgTypes[44].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[58].OneofWrappers = []any{
+	file_tarn_raft_v1_command_proto_msgTypes[59].OneofWrappers = []any{
 		(*SnapshotRecord_ShareType)(nil),
 		(*SnapshotRecord_Share)(nil),
 		(*SnapshotRecord_Replica)(nil),
@@ -5646,7 +5736,7 @@ func file_tarn_raft_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_raft_v1_command_proto_rawDesc), len(file_tarn_raft_v1_command_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   63,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -166,6 +166,15 @@ const (
 	// ReplicaServicePurgeDivergentCopyProcedure is the fully-qualified name of the ReplicaService's
 	// PurgeDivergentCopy RPC.
 	ReplicaServicePurgeDivergentCopyProcedure = "/tarn.v1.ReplicaService/PurgeDivergentCopy"
+	// ReplicaServiceListUnknownReplicasProcedure is the fully-qualified name of the ReplicaService's
+	// ListUnknownReplicas RPC.
+	ReplicaServiceListUnknownReplicasProcedure = "/tarn.v1.ReplicaService/ListUnknownReplicas"
+	// ReplicaServiceAdoptUnknownReplicaProcedure is the fully-qualified name of the ReplicaService's
+	// AdoptUnknownReplica RPC.
+	ReplicaServiceAdoptUnknownReplicaProcedure = "/tarn.v1.ReplicaService/AdoptUnknownReplica"
+	// ReplicaServiceDismissUnknownReplicaProcedure is the fully-qualified name of the ReplicaService's
+	// DismissUnknownReplica RPC.
+	ReplicaServiceDismissUnknownReplicaProcedure = "/tarn.v1.ReplicaService/DismissUnknownReplica"
 	// SnapshotServiceCreateSnapshotProcedure is the fully-qualified name of the SnapshotService's
 	// CreateSnapshot RPC.
 	SnapshotServiceCreateSnapshotProcedure = "/tarn.v1.SnapshotService/CreateSnapshot"
@@ -1102,6 +1111,12 @@ type ReplicaServiceClient interface {
 	GetDivergentCopy(context.Context, *v1.GetDivergentCopyRequest) (*v1.DivergentDetail, error)
 	// Operators only. Destroys the copy: the decision is kept until its host has confirmed.
 	PurgeDivergentCopy(context.Context, *v1.PurgeDivergentCopyRequest) (*v1.DivergentCopy, error)
+	// Operators only. Replicas' data that hosts have and the state does not know of.
+	ListUnknownReplicas(context.Context, *v1.ListUnknownReplicasRequest) (*v1.ListUnknownReplicasResponse, error)
+	// Operators only. Makes one a replica of its share again, as it lies there.
+	AdoptUnknownReplica(context.Context, *v1.UnknownReplicaRequest) (*v1.Replica, error)
+	// Operators only. The share goes on without it; its data stay where they are.
+	DismissUnknownReplica(context.Context, *v1.UnknownReplicaRequest) (*v1.Share, error)
 }
 
 // NewReplicaServiceClient constructs a client for the tarn.v1.ReplicaService service. By default,
@@ -1217,6 +1232,24 @@ func NewReplicaServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(replicaServiceMethods.ByName("PurgeDivergentCopy")),
 			connect.WithClientOptions(opts...),
 		),
+		listUnknownReplicas: connect.NewClient[v1.ListUnknownReplicasRequest, v1.ListUnknownReplicasResponse](
+			httpClient,
+			baseURL+ReplicaServiceListUnknownReplicasProcedure,
+			connect.WithSchema(replicaServiceMethods.ByName("ListUnknownReplicas")),
+			connect.WithClientOptions(opts...),
+		),
+		adoptUnknownReplica: connect.NewClient[v1.UnknownReplicaRequest, v1.Replica](
+			httpClient,
+			baseURL+ReplicaServiceAdoptUnknownReplicaProcedure,
+			connect.WithSchema(replicaServiceMethods.ByName("AdoptUnknownReplica")),
+			connect.WithClientOptions(opts...),
+		),
+		dismissUnknownReplica: connect.NewClient[v1.UnknownReplicaRequest, v1.Share](
+			httpClient,
+			baseURL+ReplicaServiceDismissUnknownReplicaProcedure,
+			connect.WithSchema(replicaServiceMethods.ByName("DismissUnknownReplica")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -1239,6 +1272,9 @@ type replicaServiceClient struct {
 	listDivergentCopies        *connect.Client[v1.ListDivergentCopiesRequest, v1.ListDivergentCopiesResponse]
 	getDivergentCopy           *connect.Client[v1.GetDivergentCopyRequest, v1.DivergentDetail]
 	purgeDivergentCopy         *connect.Client[v1.PurgeDivergentCopyRequest, v1.DivergentCopy]
+	listUnknownReplicas        *connect.Client[v1.ListUnknownReplicasRequest, v1.ListUnknownReplicasResponse]
+	adoptUnknownReplica        *connect.Client[v1.UnknownReplicaRequest, v1.Replica]
+	dismissUnknownReplica      *connect.Client[v1.UnknownReplicaRequest, v1.Share]
 }
 
 // CreateReplica calls tarn.v1.ReplicaService.CreateReplica.
@@ -1394,6 +1430,33 @@ func (c *replicaServiceClient) PurgeDivergentCopy(ctx context.Context, req *v1.P
 	return nil, err
 }
 
+// ListUnknownReplicas calls tarn.v1.ReplicaService.ListUnknownReplicas.
+func (c *replicaServiceClient) ListUnknownReplicas(ctx context.Context, req *v1.ListUnknownReplicasRequest) (*v1.ListUnknownReplicasResponse, error) {
+	response, err := c.listUnknownReplicas.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// AdoptUnknownReplica calls tarn.v1.ReplicaService.AdoptUnknownReplica.
+func (c *replicaServiceClient) AdoptUnknownReplica(ctx context.Context, req *v1.UnknownReplicaRequest) (*v1.Replica, error) {
+	response, err := c.adoptUnknownReplica.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DismissUnknownReplica calls tarn.v1.ReplicaService.DismissUnknownReplica.
+func (c *replicaServiceClient) DismissUnknownReplica(ctx context.Context, req *v1.UnknownReplicaRequest) (*v1.Share, error) {
+	response, err := c.dismissUnknownReplica.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ReplicaServiceHandler is an implementation of the tarn.v1.ReplicaService service.
 type ReplicaServiceHandler interface {
 	CreateReplica(context.Context, *v1.CreateReplicaRequest) (*v1.Replica, error)
@@ -1425,6 +1488,12 @@ type ReplicaServiceHandler interface {
 	GetDivergentCopy(context.Context, *v1.GetDivergentCopyRequest) (*v1.DivergentDetail, error)
 	// Operators only. Destroys the copy: the decision is kept until its host has confirmed.
 	PurgeDivergentCopy(context.Context, *v1.PurgeDivergentCopyRequest) (*v1.DivergentCopy, error)
+	// Operators only. Replicas' data that hosts have and the state does not know of.
+	ListUnknownReplicas(context.Context, *v1.ListUnknownReplicasRequest) (*v1.ListUnknownReplicasResponse, error)
+	// Operators only. Makes one a replica of its share again, as it lies there.
+	AdoptUnknownReplica(context.Context, *v1.UnknownReplicaRequest) (*v1.Replica, error)
+	// Operators only. The share goes on without it; its data stay where they are.
+	DismissUnknownReplica(context.Context, *v1.UnknownReplicaRequest) (*v1.Share, error)
 }
 
 // NewReplicaServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -1536,6 +1605,24 @@ func NewReplicaServiceHandler(svc ReplicaServiceHandler, opts ...connect.Handler
 		connect.WithSchema(replicaServiceMethods.ByName("PurgeDivergentCopy")),
 		connect.WithHandlerOptions(opts...),
 	)
+	replicaServiceListUnknownReplicasHandler := connect.NewUnaryHandlerSimple(
+		ReplicaServiceListUnknownReplicasProcedure,
+		svc.ListUnknownReplicas,
+		connect.WithSchema(replicaServiceMethods.ByName("ListUnknownReplicas")),
+		connect.WithHandlerOptions(opts...),
+	)
+	replicaServiceAdoptUnknownReplicaHandler := connect.NewUnaryHandlerSimple(
+		ReplicaServiceAdoptUnknownReplicaProcedure,
+		svc.AdoptUnknownReplica,
+		connect.WithSchema(replicaServiceMethods.ByName("AdoptUnknownReplica")),
+		connect.WithHandlerOptions(opts...),
+	)
+	replicaServiceDismissUnknownReplicaHandler := connect.NewUnaryHandlerSimple(
+		ReplicaServiceDismissUnknownReplicaProcedure,
+		svc.DismissUnknownReplica,
+		connect.WithSchema(replicaServiceMethods.ByName("DismissUnknownReplica")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/tarn.v1.ReplicaService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ReplicaServiceCreateReplicaProcedure:
@@ -1572,6 +1659,12 @@ func NewReplicaServiceHandler(svc ReplicaServiceHandler, opts ...connect.Handler
 			replicaServiceGetDivergentCopyHandler.ServeHTTP(w, r)
 		case ReplicaServicePurgeDivergentCopyProcedure:
 			replicaServicePurgeDivergentCopyHandler.ServeHTTP(w, r)
+		case ReplicaServiceListUnknownReplicasProcedure:
+			replicaServiceListUnknownReplicasHandler.ServeHTTP(w, r)
+		case ReplicaServiceAdoptUnknownReplicaProcedure:
+			replicaServiceAdoptUnknownReplicaHandler.ServeHTTP(w, r)
+		case ReplicaServiceDismissUnknownReplicaProcedure:
+			replicaServiceDismissUnknownReplicaHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -1647,6 +1740,18 @@ func (UnimplementedReplicaServiceHandler) GetDivergentCopy(context.Context, *v1.
 
 func (UnimplementedReplicaServiceHandler) PurgeDivergentCopy(context.Context, *v1.PurgeDivergentCopyRequest) (*v1.DivergentCopy, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ReplicaService.PurgeDivergentCopy is not implemented"))
+}
+
+func (UnimplementedReplicaServiceHandler) ListUnknownReplicas(context.Context, *v1.ListUnknownReplicasRequest) (*v1.ListUnknownReplicasResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ReplicaService.ListUnknownReplicas is not implemented"))
+}
+
+func (UnimplementedReplicaServiceHandler) AdoptUnknownReplica(context.Context, *v1.UnknownReplicaRequest) (*v1.Replica, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ReplicaService.AdoptUnknownReplica is not implemented"))
+}
+
+func (UnimplementedReplicaServiceHandler) DismissUnknownReplica(context.Context, *v1.UnknownReplicaRequest) (*v1.Share, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.ReplicaService.DismissUnknownReplica is not implemented"))
 }
 
 // SnapshotServiceClient is a client for the tarn.v1.SnapshotService service.
