@@ -121,9 +121,11 @@ func (x *RegisterRequest) GetHost() *Host {
 }
 
 type RegisterResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Host          *Host                  `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
-	ClusterId     string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Host      *Host                  `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	ClusterId string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// Whom every agent has to refuse.
+	Revocations   *Revocations `protobuf:"bytes,3,opt,name=revocations,proto3" json:"revocations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -172,6 +174,68 @@ func (x *RegisterResponse) GetClusterId() string {
 	return ""
 }
 
+func (x *RegisterResponse) GetRevocations() *Revocations {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+// Revocations are the identities whose certificates nobody accepts any more.
+type Revocations struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUIDs as in the certificates, sorted. The list only grows.
+	Ids []string `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	// Of ids, for comparison only; never empty.
+	Digest        []byte `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revocations) Reset() {
+	*x = Revocations{}
+	mi := &file_tarn_v1_agent_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revocations) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revocations) ProtoMessage() {}
+
+func (x *Revocations) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_agent_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revocations.ProtoReflect.Descriptor instead.
+func (*Revocations) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Revocations) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *Revocations) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
 type AssignmentsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	HostId        string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
@@ -184,7 +248,7 @@ type AssignmentsRequest struct {
 
 func (x *AssignmentsRequest) Reset() {
 	*x = AssignmentsRequest{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[2]
+	mi := &file_tarn_v1_agent_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -196,7 +260,7 @@ func (x *AssignmentsRequest) String() string {
 func (*AssignmentsRequest) ProtoMessage() {}
 
 func (x *AssignmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[2]
+	mi := &file_tarn_v1_agent_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -209,7 +273,7 @@ func (x *AssignmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentsRequest.ProtoReflect.Descriptor instead.
 func (*AssignmentsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{2}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *AssignmentsRequest) GetHostId() string {
@@ -248,7 +312,7 @@ type AssignmentsResponse struct {
 
 func (x *AssignmentsResponse) Reset() {
 	*x = AssignmentsResponse{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[3]
+	mi := &file_tarn_v1_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -260,7 +324,7 @@ func (x *AssignmentsResponse) String() string {
 func (*AssignmentsResponse) ProtoMessage() {}
 
 func (x *AssignmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[3]
+	mi := &file_tarn_v1_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -273,7 +337,7 @@ func (x *AssignmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentsResponse.ProtoReflect.Descriptor instead.
 func (*AssignmentsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{3}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *AssignmentsResponse) GetRevision() uint64 {
@@ -360,7 +424,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[4]
+	mi := &file_tarn_v1_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -372,7 +436,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[4]
+	mi := &file_tarn_v1_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -385,7 +449,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{4}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Assignment) GetReplicaId() string {
@@ -589,7 +653,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[5]
+	mi := &file_tarn_v1_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -601,7 +665,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[5]
+	mi := &file_tarn_v1_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -614,7 +678,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{5}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Source) GetReplicaId() string {
@@ -648,7 +712,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[6]
+	mi := &file_tarn_v1_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -660,7 +724,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[6]
+	mi := &file_tarn_v1_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -673,7 +737,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Peer) GetReplicaId() string {
@@ -704,7 +768,7 @@ type CloneSource struct {
 
 func (x *CloneSource) Reset() {
 	*x = CloneSource{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[7]
+	mi := &file_tarn_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -716,7 +780,7 @@ func (x *CloneSource) String() string {
 func (*CloneSource) ProtoMessage() {}
 
 func (x *CloneSource) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[7]
+	mi := &file_tarn_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -729,7 +793,7 @@ func (x *CloneSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloneSource.ProtoReflect.Descriptor instead.
 func (*CloneSource) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CloneSource) GetShareId() string {
@@ -776,7 +840,7 @@ type WantedSnapshot struct {
 
 func (x *WantedSnapshot) Reset() {
 	*x = WantedSnapshot{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[8]
+	mi := &file_tarn_v1_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +852,7 @@ func (x *WantedSnapshot) String() string {
 func (*WantedSnapshot) ProtoMessage() {}
 
 func (x *WantedSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[8]
+	mi := &file_tarn_v1_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +865,7 @@ func (x *WantedSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WantedSnapshot.ProtoReflect.Descriptor instead.
 func (*WantedSnapshot) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WantedSnapshot) GetSnapshotId() string {
@@ -847,7 +911,7 @@ type Exports struct {
 
 func (x *Exports) Reset() {
 	*x = Exports{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[9]
+	mi := &file_tarn_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -859,7 +923,7 @@ func (x *Exports) String() string {
 func (*Exports) ProtoMessage() {}
 
 func (x *Exports) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[9]
+	mi := &file_tarn_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -872,7 +936,7 @@ func (x *Exports) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exports.ProtoReflect.Descriptor instead.
 func (*Exports) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Exports) GetRevision() uint64 {
@@ -915,7 +979,7 @@ type ExportRule struct {
 
 func (x *ExportRule) Reset() {
 	*x = ExportRule{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[10]
+	mi := &file_tarn_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -927,7 +991,7 @@ func (x *ExportRule) String() string {
 func (*ExportRule) ProtoMessage() {}
 
 func (x *ExportRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[10]
+	mi := &file_tarn_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -940,7 +1004,7 @@ func (x *ExportRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRule.ProtoReflect.Descriptor instead.
 func (*ExportRule) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ExportRule) GetAccessRuleId() string {
@@ -974,7 +1038,7 @@ type ReplicationOptions struct {
 
 func (x *ReplicationOptions) Reset() {
 	*x = ReplicationOptions{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[11]
+	mi := &file_tarn_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1050,7 @@ func (x *ReplicationOptions) String() string {
 func (*ReplicationOptions) ProtoMessage() {}
 
 func (x *ReplicationOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[11]
+	mi := &file_tarn_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1063,7 @@ func (x *ReplicationOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicationOptions.ProtoReflect.Descriptor instead.
 func (*ReplicationOptions) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReplicationOptions) GetRateLimit() int64 {
@@ -1039,14 +1103,16 @@ type ReportRequest struct {
 	// Why fence_class is weaker than the host registered with; empty when it is not.
 	FenceTrouble string `protobuf:"bytes,24,opt,name=fence_trouble,json=fenceTrouble,proto3" json:"fence_trouble,omitempty"`
 	// The host's part in the gossip ring.
-	Gossip        *GossipState `protobuf:"bytes,60,opt,name=gossip,proto3" json:"gossip,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Gossip *GossipState `protobuf:"bytes,60,opt,name=gossip,proto3" json:"gossip,omitempty"`
+	// Revocations.digest of what the host goes by; empty for none.
+	RevocationsDigest []byte `protobuf:"bytes,61,opt,name=revocations_digest,json=revocationsDigest,proto3" json:"revocations_digest,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[12]
+	mi := &file_tarn_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1058,7 +1124,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[12]
+	mi := &file_tarn_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1071,7 +1137,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReportRequest) GetHostId() string {
@@ -1186,6 +1252,13 @@ func (x *ReportRequest) GetGossip() *GossipState {
 	return nil
 }
 
+func (x *ReportRequest) GetRevocationsDigest() []byte {
+	if x != nil {
+		return x.RevocationsDigest
+	}
+	return nil
+}
+
 type ReportResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Ask for a full report at once (a new leader).
@@ -1194,14 +1267,16 @@ type ReportResponse struct {
 	// open are repeated in every response until their answer has arrived.
 	Inquiries []*Inquiry `protobuf:"bytes,20,rep,name=inquiries,proto3" json:"inquiries,omitempty"`
 	// What the host lacks to take part in the gossip ring.
-	Gossip        *GossipOrders `protobuf:"bytes,60,opt,name=gossip,proto3" json:"gossip,omitempty"`
+	Gossip *GossipOrders `protobuf:"bytes,60,opt,name=gossip,proto3" json:"gossip,omitempty"`
+	// The whole list, if the host goes by another; unset: it knows it.
+	Revocations   *Revocations `protobuf:"bytes,61,opt,name=revocations,proto3" json:"revocations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[13]
+	mi := &file_tarn_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1213,7 +1288,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[13]
+	mi := &file_tarn_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1226,7 +1301,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReportResponse) GetWantFull() bool {
@@ -1250,6 +1325,13 @@ func (x *ReportResponse) GetGossip() *GossipOrders {
 	return nil
 }
 
+func (x *ReportResponse) GetRevocations() *Revocations {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
 // Inquiry is a question of the leader to one host. Answering changes nothing on the
 // host; neither question nor answer is ever in the log.
 type Inquiry struct {
@@ -1268,7 +1350,7 @@ type Inquiry struct {
 
 func (x *Inquiry) Reset() {
 	*x = Inquiry{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[14]
+	mi := &file_tarn_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1362,7 @@ func (x *Inquiry) String() string {
 func (*Inquiry) ProtoMessage() {}
 
 func (x *Inquiry) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[14]
+	mi := &file_tarn_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1375,7 @@ func (x *Inquiry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inquiry.ProtoReflect.Descriptor instead.
 func (*Inquiry) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Inquiry) GetId() string {
@@ -1393,7 +1475,7 @@ type InquiryAnswer struct {
 
 func (x *InquiryAnswer) Reset() {
 	*x = InquiryAnswer{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[15]
+	mi := &file_tarn_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1405,7 +1487,7 @@ func (x *InquiryAnswer) String() string {
 func (*InquiryAnswer) ProtoMessage() {}
 
 func (x *InquiryAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[15]
+	mi := &file_tarn_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1418,7 +1500,7 @@ func (x *InquiryAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InquiryAnswer.ProtoReflect.Descriptor instead.
 func (*InquiryAnswer) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *InquiryAnswer) GetId() string {
@@ -1517,7 +1599,7 @@ type RetentionQuestion struct {
 
 func (x *RetentionQuestion) Reset() {
 	*x = RetentionQuestion{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[16]
+	mi := &file_tarn_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1529,7 +1611,7 @@ func (x *RetentionQuestion) String() string {
 func (*RetentionQuestion) ProtoMessage() {}
 
 func (x *RetentionQuestion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[16]
+	mi := &file_tarn_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1542,7 +1624,7 @@ func (x *RetentionQuestion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetentionQuestion.ProtoReflect.Descriptor instead.
 func (*RetentionQuestion) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RetentionQuestion) GetReplicaId() string {
@@ -1569,7 +1651,7 @@ type DivergentQuestion struct {
 
 func (x *DivergentQuestion) Reset() {
 	*x = DivergentQuestion{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[17]
+	mi := &file_tarn_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1581,7 +1663,7 @@ func (x *DivergentQuestion) String() string {
 func (*DivergentQuestion) ProtoMessage() {}
 
 func (x *DivergentQuestion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[17]
+	mi := &file_tarn_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1594,7 +1676,7 @@ func (x *DivergentQuestion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DivergentQuestion.ProtoReflect.Descriptor instead.
 func (*DivergentQuestion) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DivergentQuestion) GetGuid() uint64 {
@@ -1620,7 +1702,7 @@ type ManageQuestion struct {
 
 func (x *ManageQuestion) Reset() {
 	*x = ManageQuestion{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[18]
+	mi := &file_tarn_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1714,7 @@ func (x *ManageQuestion) String() string {
 func (*ManageQuestion) ProtoMessage() {}
 
 func (x *ManageQuestion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[18]
+	mi := &file_tarn_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1727,7 @@ func (x *ManageQuestion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManageQuestion.ProtoReflect.Descriptor instead.
 func (*ManageQuestion) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ManageQuestion) GetDataset() string {
@@ -1688,7 +1770,7 @@ type BaseQuestion struct {
 
 func (x *BaseQuestion) Reset() {
 	*x = BaseQuestion{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[19]
+	mi := &file_tarn_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1700,7 +1782,7 @@ func (x *BaseQuestion) String() string {
 func (*BaseQuestion) ProtoMessage() {}
 
 func (x *BaseQuestion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[19]
+	mi := &file_tarn_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1713,7 +1795,7 @@ func (x *BaseQuestion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BaseQuestion.ProtoReflect.Descriptor instead.
 func (*BaseQuestion) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BaseQuestion) GetReplicaId() string {
@@ -1742,7 +1824,7 @@ type PurgeReport struct {
 
 func (x *PurgeReport) Reset() {
 	*x = PurgeReport{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[20]
+	mi := &file_tarn_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +1836,7 @@ func (x *PurgeReport) String() string {
 func (*PurgeReport) ProtoMessage() {}
 
 func (x *PurgeReport) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[20]
+	mi := &file_tarn_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +1849,7 @@ func (x *PurgeReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeReport.ProtoReflect.Descriptor instead.
 func (*PurgeReport) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PurgeReport) GetGuid() uint64 {
@@ -1803,7 +1885,7 @@ type PoolReport struct {
 
 func (x *PoolReport) Reset() {
 	*x = PoolReport{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[21]
+	mi := &file_tarn_v1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1815,7 +1897,7 @@ func (x *PoolReport) String() string {
 func (*PoolReport) ProtoMessage() {}
 
 func (x *PoolReport) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[21]
+	mi := &file_tarn_v1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1828,7 +1910,7 @@ func (x *PoolReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolReport.ProtoReflect.Descriptor instead.
 func (*PoolReport) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{21}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PoolReport) GetName() string {
@@ -1908,7 +1990,7 @@ type ReplicaReport struct {
 
 func (x *ReplicaReport) Reset() {
 	*x = ReplicaReport{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[22]
+	mi := &file_tarn_v1_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +2002,7 @@ func (x *ReplicaReport) String() string {
 func (*ReplicaReport) ProtoMessage() {}
 
 func (x *ReplicaReport) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[22]
+	mi := &file_tarn_v1_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2015,7 @@ func (x *ReplicaReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReport.ProtoReflect.Descriptor instead.
 func (*ReplicaReport) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{22}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReplicaReport) GetReplicaId() string {
@@ -2150,7 +2232,7 @@ type ReportedExport struct {
 
 func (x *ReportedExport) Reset() {
 	*x = ReportedExport{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[23]
+	mi := &file_tarn_v1_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2162,7 +2244,7 @@ func (x *ReportedExport) String() string {
 func (*ReportedExport) ProtoMessage() {}
 
 func (x *ReportedExport) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[23]
+	mi := &file_tarn_v1_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2175,7 +2257,7 @@ func (x *ReportedExport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportedExport.ProtoReflect.Descriptor instead.
 func (*ReportedExport) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{23}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReportedExport) GetPath() string {
@@ -2216,7 +2298,7 @@ type SnapshotReport struct {
 
 func (x *SnapshotReport) Reset() {
 	*x = SnapshotReport{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[24]
+	mi := &file_tarn_v1_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2228,7 +2310,7 @@ func (x *SnapshotReport) String() string {
 func (*SnapshotReport) ProtoMessage() {}
 
 func (x *SnapshotReport) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[24]
+	mi := &file_tarn_v1_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +2323,7 @@ func (x *SnapshotReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotReport.ProtoReflect.Descriptor instead.
 func (*SnapshotReport) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{24}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SnapshotReport) GetSnapshotId() string {
@@ -2307,7 +2389,7 @@ type DemoteAck struct {
 
 func (x *DemoteAck) Reset() {
 	*x = DemoteAck{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[25]
+	mi := &file_tarn_v1_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2319,7 +2401,7 @@ func (x *DemoteAck) String() string {
 func (*DemoteAck) ProtoMessage() {}
 
 func (x *DemoteAck) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[25]
+	mi := &file_tarn_v1_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2332,7 +2414,7 @@ func (x *DemoteAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteAck.ProtoReflect.Descriptor instead.
 func (*DemoteAck) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{25}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DemoteAck) GetOpId() string {
@@ -2376,7 +2458,7 @@ type RenewLeaseRequest struct {
 
 func (x *RenewLeaseRequest) Reset() {
 	*x = RenewLeaseRequest{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[26]
+	mi := &file_tarn_v1_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2388,7 +2470,7 @@ func (x *RenewLeaseRequest) String() string {
 func (*RenewLeaseRequest) ProtoMessage() {}
 
 func (x *RenewLeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[26]
+	mi := &file_tarn_v1_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +2483,7 @@ func (x *RenewLeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewLeaseRequest.ProtoReflect.Descriptor instead.
 func (*RenewLeaseRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{26}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RenewLeaseRequest) GetHostId() string {
@@ -2443,7 +2525,7 @@ type LeaseShare struct {
 
 func (x *LeaseShare) Reset() {
 	*x = LeaseShare{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[27]
+	mi := &file_tarn_v1_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2455,7 +2537,7 @@ func (x *LeaseShare) String() string {
 func (*LeaseShare) ProtoMessage() {}
 
 func (x *LeaseShare) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[27]
+	mi := &file_tarn_v1_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2468,7 +2550,7 @@ func (x *LeaseShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseShare.ProtoReflect.Descriptor instead.
 func (*LeaseShare) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{27}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LeaseShare) GetShareId() string {
@@ -2505,7 +2587,7 @@ type RenewLeaseResponse struct {
 
 func (x *RenewLeaseResponse) Reset() {
 	*x = RenewLeaseResponse{}
-	mi := &file_tarn_v1_agent_proto_msgTypes[28]
+	mi := &file_tarn_v1_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2517,7 +2599,7 @@ func (x *RenewLeaseResponse) String() string {
 func (*RenewLeaseResponse) ProtoMessage() {}
 
 func (x *RenewLeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_agent_proto_msgTypes[28]
+	mi := &file_tarn_v1_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2530,7 +2612,7 @@ func (x *RenewLeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewLeaseResponse.ProtoReflect.Descriptor instead.
 func (*RenewLeaseResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{28}
+	return file_tarn_v1_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RenewLeaseResponse) GetNonce() uint64 {
@@ -2567,11 +2649,15 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\n" +
 	"\x13tarn/v1/agent.proto\x12\atarn.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14tarn/v1/gossip.proto\x1a\x13tarn/v1/types.proto\"4\n" +
 	"\x0fRegisterRequest\x12!\n" +
-	"\x04host\x18\x01 \x01(\v2\r.tarn.v1.HostR\x04host\"T\n" +
+	"\x04host\x18\x01 \x01(\v2\r.tarn.v1.HostR\x04host\"\x8c\x01\n" +
 	"\x10RegisterResponse\x12!\n" +
 	"\x04host\x18\x01 \x01(\v2\r.tarn.v1.HostR\x04host\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x02 \x01(\tR\tclusterId\"\x8a\x01\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\x126\n" +
+	"\vrevocations\x18\x03 \x01(\v2\x14.tarn.v1.RevocationsR\vrevocations\"7\n" +
+	"\vRevocations\x12\x10\n" +
+	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\"\x8a\x01\n" +
 	"\x12AssignmentsRequest\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12%\n" +
 	"\x0eafter_revision\x18\x02 \x01(\x04R\rafterRevision\x124\n" +
@@ -2646,7 +2732,7 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\faccess_level\x18\x03 \x01(\x0e2\x14.tarn.v1.AccessLevelR\vaccessLevel\"3\n" +
 	"\x12ReplicationOptions\x12\x1d\n" +
 	"\n" +
-	"rate_limit\x18\x01 \x01(\x03R\trateLimit\"\xc7\x05\n" +
+	"rate_limit\x18\x01 \x01(\x03R\trateLimit\"\xf6\x05\n" +
 	"\rReportRequest\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x1d\n" +
 	"\n" +
@@ -2665,11 +2751,13 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\x10orphans_revision\x18\x1a \x01(\x04R\x0forphansRevision\x12,\n" +
 	"\x06purges\x18\x16 \x03(\v2\x14.tarn.v1.PurgeReportR\x06purges\x12#\n" +
 	"\rfence_trouble\x18\x18 \x01(\tR\ffenceTrouble\x12,\n" +
-	"\x06gossip\x18< \x01(\v2\x14.tarn.v1.GossipStateR\x06gossip\"\x8c\x01\n" +
+	"\x06gossip\x18< \x01(\v2\x14.tarn.v1.GossipStateR\x06gossip\x12-\n" +
+	"\x12revocations_digest\x18= \x01(\fR\x11revocationsDigest\"\xc4\x01\n" +
 	"\x0eReportResponse\x12\x1b\n" +
 	"\twant_full\x18\x01 \x01(\bR\bwantFull\x12.\n" +
 	"\tinquiries\x18\x14 \x03(\v2\x10.tarn.v1.InquiryR\tinquiries\x12-\n" +
-	"\x06gossip\x18< \x01(\v2\x15.tarn.v1.GossipOrdersR\x06gossip\"\xfd\x01\n" +
+	"\x06gossip\x18< \x01(\v2\x15.tarn.v1.GossipOrdersR\x06gossip\x126\n" +
+	"\vrevocations\x18= \x01(\v2\x14.tarn.v1.RevocationsR\vrevocations\"\xfd\x01\n" +
 	"\aInquiry\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12:\n" +
 	"\tretention\x18\n" +
@@ -2812,134 +2900,137 @@ func file_tarn_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_tarn_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tarn_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_tarn_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_tarn_v1_agent_proto_goTypes = []any{
 	(Squash)(0),                   // 0: tarn.v1.Squash
 	(*RegisterRequest)(nil),       // 1: tarn.v1.RegisterRequest
 	(*RegisterResponse)(nil),      // 2: tarn.v1.RegisterResponse
-	(*AssignmentsRequest)(nil),    // 3: tarn.v1.AssignmentsRequest
-	(*AssignmentsResponse)(nil),   // 4: tarn.v1.AssignmentsResponse
-	(*Assignment)(nil),            // 5: tarn.v1.Assignment
-	(*Source)(nil),                // 6: tarn.v1.Source
-	(*Peer)(nil),                  // 7: tarn.v1.Peer
-	(*CloneSource)(nil),           // 8: tarn.v1.CloneSource
-	(*WantedSnapshot)(nil),        // 9: tarn.v1.WantedSnapshot
-	(*Exports)(nil),               // 10: tarn.v1.Exports
-	(*ExportRule)(nil),            // 11: tarn.v1.ExportRule
-	(*ReplicationOptions)(nil),    // 12: tarn.v1.ReplicationOptions
-	(*ReportRequest)(nil),         // 13: tarn.v1.ReportRequest
-	(*ReportResponse)(nil),        // 14: tarn.v1.ReportResponse
-	(*Inquiry)(nil),               // 15: tarn.v1.Inquiry
-	(*InquiryAnswer)(nil),         // 16: tarn.v1.InquiryAnswer
-	(*RetentionQuestion)(nil),     // 17: tarn.v1.RetentionQuestion
-	(*DivergentQuestion)(nil),     // 18: tarn.v1.DivergentQuestion
-	(*ManageQuestion)(nil),        // 19: tarn.v1.ManageQuestion
-	(*BaseQuestion)(nil),          // 20: tarn.v1.BaseQuestion
-	(*PurgeReport)(nil),           // 21: tarn.v1.PurgeReport
-	(*PoolReport)(nil),            // 22: tarn.v1.PoolReport
-	(*ReplicaReport)(nil),         // 23: tarn.v1.ReplicaReport
-	(*ReportedExport)(nil),        // 24: tarn.v1.ReportedExport
-	(*SnapshotReport)(nil),        // 25: tarn.v1.SnapshotReport
-	(*DemoteAck)(nil),             // 26: tarn.v1.DemoteAck
-	(*RenewLeaseRequest)(nil),     // 27: tarn.v1.RenewLeaseRequest
-	(*LeaseShare)(nil),            // 28: tarn.v1.LeaseShare
-	(*RenewLeaseResponse)(nil),    // 29: tarn.v1.RenewLeaseResponse
-	(*Host)(nil),                  // 30: tarn.v1.Host
-	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
-	(*PurgeOrder)(nil),            // 32: tarn.v1.PurgeOrder
-	(Role)(0),                     // 33: tarn.v1.Role
-	(*LineageEntry)(nil),          // 34: tarn.v1.LineageEntry
-	(ReplicationType)(0),          // 35: tarn.v1.ReplicationType
-	(*KeepPolicy)(nil),            // 36: tarn.v1.KeepPolicy
-	(AccessLevel)(0),              // 37: tarn.v1.AccessLevel
-	(FenceClass)(0),               // 38: tarn.v1.FenceClass
-	(*DivergentCopy)(nil),         // 39: tarn.v1.DivergentCopy
-	(*UnknownReplica)(nil),        // 40: tarn.v1.UnknownReplica
-	(*GossipState)(nil),           // 41: tarn.v1.GossipState
-	(*GossipOrders)(nil),          // 42: tarn.v1.GossipOrders
-	(*RetentionPreview)(nil),      // 43: tarn.v1.RetentionPreview
-	(*DivergentDetail)(nil),       // 44: tarn.v1.DivergentDetail
-	(*ManageFinding)(nil),         // 45: tarn.v1.ManageFinding
-	(*BaseFinding)(nil),           // 46: tarn.v1.BaseFinding
-	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
-	(*TransferProgress)(nil),      // 48: tarn.v1.TransferProgress
-	(*RuleError)(nil),             // 49: tarn.v1.RuleError
-	(*ReplicaError)(nil),          // 50: tarn.v1.ReplicaError
-	(KeyState)(0),                 // 51: tarn.v1.KeyState
+	(*Revocations)(nil),           // 3: tarn.v1.Revocations
+	(*AssignmentsRequest)(nil),    // 4: tarn.v1.AssignmentsRequest
+	(*AssignmentsResponse)(nil),   // 5: tarn.v1.AssignmentsResponse
+	(*Assignment)(nil),            // 6: tarn.v1.Assignment
+	(*Source)(nil),                // 7: tarn.v1.Source
+	(*Peer)(nil),                  // 8: tarn.v1.Peer
+	(*CloneSource)(nil),           // 9: tarn.v1.CloneSource
+	(*WantedSnapshot)(nil),        // 10: tarn.v1.WantedSnapshot
+	(*Exports)(nil),               // 11: tarn.v1.Exports
+	(*ExportRule)(nil),            // 12: tarn.v1.ExportRule
+	(*ReplicationOptions)(nil),    // 13: tarn.v1.ReplicationOptions
+	(*ReportRequest)(nil),         // 14: tarn.v1.ReportRequest
+	(*ReportResponse)(nil),        // 15: tarn.v1.ReportResponse
+	(*Inquiry)(nil),               // 16: tarn.v1.Inquiry
+	(*InquiryAnswer)(nil),         // 17: tarn.v1.InquiryAnswer
+	(*RetentionQuestion)(nil),     // 18: tarn.v1.RetentionQuestion
+	(*DivergentQuestion)(nil),     // 19: tarn.v1.DivergentQuestion
+	(*ManageQuestion)(nil),        // 20: tarn.v1.ManageQuestion
+	(*BaseQuestion)(nil),          // 21: tarn.v1.BaseQuestion
+	(*PurgeReport)(nil),           // 22: tarn.v1.PurgeReport
+	(*PoolReport)(nil),            // 23: tarn.v1.PoolReport
+	(*ReplicaReport)(nil),         // 24: tarn.v1.ReplicaReport
+	(*ReportedExport)(nil),        // 25: tarn.v1.ReportedExport
+	(*SnapshotReport)(nil),        // 26: tarn.v1.SnapshotReport
+	(*DemoteAck)(nil),             // 27: tarn.v1.DemoteAck
+	(*RenewLeaseRequest)(nil),     // 28: tarn.v1.RenewLeaseRequest
+	(*LeaseShare)(nil),            // 29: tarn.v1.LeaseShare
+	(*RenewLeaseResponse)(nil),    // 30: tarn.v1.RenewLeaseResponse
+	(*Host)(nil),                  // 31: tarn.v1.Host
+	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
+	(*PurgeOrder)(nil),            // 33: tarn.v1.PurgeOrder
+	(Role)(0),                     // 34: tarn.v1.Role
+	(*LineageEntry)(nil),          // 35: tarn.v1.LineageEntry
+	(ReplicationType)(0),          // 36: tarn.v1.ReplicationType
+	(*KeepPolicy)(nil),            // 37: tarn.v1.KeepPolicy
+	(AccessLevel)(0),              // 38: tarn.v1.AccessLevel
+	(FenceClass)(0),               // 39: tarn.v1.FenceClass
+	(*DivergentCopy)(nil),         // 40: tarn.v1.DivergentCopy
+	(*UnknownReplica)(nil),        // 41: tarn.v1.UnknownReplica
+	(*GossipState)(nil),           // 42: tarn.v1.GossipState
+	(*GossipOrders)(nil),          // 43: tarn.v1.GossipOrders
+	(*RetentionPreview)(nil),      // 44: tarn.v1.RetentionPreview
+	(*DivergentDetail)(nil),       // 45: tarn.v1.DivergentDetail
+	(*ManageFinding)(nil),         // 46: tarn.v1.ManageFinding
+	(*BaseFinding)(nil),           // 47: tarn.v1.BaseFinding
+	(*timestamppb.Timestamp)(nil), // 48: google.protobuf.Timestamp
+	(*TransferProgress)(nil),      // 49: tarn.v1.TransferProgress
+	(*RuleError)(nil),             // 50: tarn.v1.RuleError
+	(*ReplicaError)(nil),          // 51: tarn.v1.ReplicaError
+	(KeyState)(0),                 // 52: tarn.v1.KeyState
 }
 var file_tarn_v1_agent_proto_depIdxs = []int32{
-	30, // 0: tarn.v1.RegisterRequest.host:type_name -> tarn.v1.Host
-	30, // 1: tarn.v1.RegisterResponse.host:type_name -> tarn.v1.Host
-	31, // 2: tarn.v1.AssignmentsRequest.max_wait:type_name -> google.protobuf.Duration
-	5,  // 3: tarn.v1.AssignmentsResponse.assignments:type_name -> tarn.v1.Assignment
-	32, // 4: tarn.v1.AssignmentsResponse.purges:type_name -> tarn.v1.PurgeOrder
-	33, // 5: tarn.v1.Assignment.role:type_name -> tarn.v1.Role
-	6,  // 6: tarn.v1.Assignment.source:type_name -> tarn.v1.Source
-	7,  // 7: tarn.v1.Assignment.peers:type_name -> tarn.v1.Peer
-	9,  // 8: tarn.v1.Assignment.snapshots:type_name -> tarn.v1.WantedSnapshot
-	9,  // 9: tarn.v1.Assignment.removed_snapshots:type_name -> tarn.v1.WantedSnapshot
-	10, // 10: tarn.v1.Assignment.exports:type_name -> tarn.v1.Exports
-	31, // 11: tarn.v1.Assignment.rpo:type_name -> google.protobuf.Duration
-	31, // 12: tarn.v1.Assignment.cadence:type_name -> google.protobuf.Duration
-	12, // 13: tarn.v1.Assignment.options:type_name -> tarn.v1.ReplicationOptions
-	34, // 14: tarn.v1.Assignment.lineage:type_name -> tarn.v1.LineageEntry
-	8,  // 15: tarn.v1.Assignment.clone_source:type_name -> tarn.v1.CloneSource
-	35, // 16: tarn.v1.Assignment.replication_type:type_name -> tarn.v1.ReplicationType
-	36, // 17: tarn.v1.Assignment.keep:type_name -> tarn.v1.KeepPolicy
-	6,  // 18: tarn.v1.CloneSource.source:type_name -> tarn.v1.Source
-	11, // 19: tarn.v1.Exports.rules:type_name -> tarn.v1.ExportRule
-	0,  // 20: tarn.v1.Exports.squash:type_name -> tarn.v1.Squash
-	37, // 21: tarn.v1.ExportRule.access_level:type_name -> tarn.v1.AccessLevel
-	23, // 22: tarn.v1.ReportRequest.replicas:type_name -> tarn.v1.ReplicaReport
-	22, // 23: tarn.v1.ReportRequest.pools:type_name -> tarn.v1.PoolReport
-	38, // 24: tarn.v1.ReportRequest.fence_class:type_name -> tarn.v1.FenceClass
-	16, // 25: tarn.v1.ReportRequest.answers:type_name -> tarn.v1.InquiryAnswer
-	39, // 26: tarn.v1.ReportRequest.orphaned_copies:type_name -> tarn.v1.DivergentCopy
-	40, // 27: tarn.v1.ReportRequest.unknown_replicas:type_name -> tarn.v1.UnknownReplica
-	21, // 28: tarn.v1.ReportRequest.purges:type_name -> tarn.v1.PurgeReport
-	41, // 29: tarn.v1.ReportRequest.gossip:type_name -> tarn.v1.GossipState
-	15, // 30: tarn.v1.ReportResponse.inquiries:type_name -> tarn.v1.Inquiry
-	42, // 31: tarn.v1.ReportResponse.gossip:type_name -> tarn.v1.GossipOrders
-	17, // 32: tarn.v1.Inquiry.retention:type_name -> tarn.v1.RetentionQuestion
-	18, // 33: tarn.v1.Inquiry.divergent:type_name -> tarn.v1.DivergentQuestion
-	19, // 34: tarn.v1.Inquiry.manage:type_name -> tarn.v1.ManageQuestion
-	20, // 35: tarn.v1.Inquiry.base:type_name -> tarn.v1.BaseQuestion
-	43, // 36: tarn.v1.InquiryAnswer.retention:type_name -> tarn.v1.RetentionPreview
-	44, // 37: tarn.v1.InquiryAnswer.divergent:type_name -> tarn.v1.DivergentDetail
-	45, // 38: tarn.v1.InquiryAnswer.manage:type_name -> tarn.v1.ManageFinding
-	46, // 39: tarn.v1.InquiryAnswer.base:type_name -> tarn.v1.BaseFinding
-	36, // 40: tarn.v1.RetentionQuestion.keep:type_name -> tarn.v1.KeepPolicy
-	33, // 41: tarn.v1.ReplicaReport.observed_role:type_name -> tarn.v1.Role
-	47, // 42: tarn.v1.ReplicaReport.head_created_at:type_name -> google.protobuf.Timestamp
-	31, // 43: tarn.v1.ReplicaReport.lag:type_name -> google.protobuf.Duration
-	48, // 44: tarn.v1.ReplicaReport.transfer:type_name -> tarn.v1.TransferProgress
-	24, // 45: tarn.v1.ReplicaReport.exports:type_name -> tarn.v1.ReportedExport
-	49, // 46: tarn.v1.ReplicaReport.rule_errors:type_name -> tarn.v1.RuleError
-	25, // 47: tarn.v1.ReplicaReport.snapshots:type_name -> tarn.v1.SnapshotReport
-	50, // 48: tarn.v1.ReplicaReport.error:type_name -> tarn.v1.ReplicaError
-	26, // 49: tarn.v1.ReplicaReport.demote_ack:type_name -> tarn.v1.DemoteAck
-	26, // 50: tarn.v1.ReplicaReport.seal_ack:type_name -> tarn.v1.DemoteAck
-	39, // 51: tarn.v1.ReplicaReport.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	51, // 52: tarn.v1.ReplicaReport.key_state:type_name -> tarn.v1.KeyState
-	47, // 53: tarn.v1.SnapshotReport.taken_at:type_name -> google.protobuf.Timestamp
-	47, // 54: tarn.v1.DemoteAck.head_created_at:type_name -> google.protobuf.Timestamp
-	28, // 55: tarn.v1.RenewLeaseRequest.shares:type_name -> tarn.v1.LeaseShare
-	28, // 56: tarn.v1.RenewLeaseResponse.granted:type_name -> tarn.v1.LeaseShare
-	28, // 57: tarn.v1.RenewLeaseResponse.revoked:type_name -> tarn.v1.LeaseShare
-	31, // 58: tarn.v1.RenewLeaseResponse.duration:type_name -> google.protobuf.Duration
-	1,  // 59: tarn.v1.AgentService.Register:input_type -> tarn.v1.RegisterRequest
-	3,  // 60: tarn.v1.AgentService.Assignments:input_type -> tarn.v1.AssignmentsRequest
-	13, // 61: tarn.v1.AgentService.Report:input_type -> tarn.v1.ReportRequest
-	27, // 62: tarn.v1.AgentService.RenewLease:input_type -> tarn.v1.RenewLeaseRequest
-	2,  // 63: tarn.v1.AgentService.Register:output_type -> tarn.v1.RegisterResponse
-	4,  // 64: tarn.v1.AgentService.Assignments:output_type -> tarn.v1.AssignmentsResponse
-	14, // 65: tarn.v1.AgentService.Report:output_type -> tarn.v1.ReportResponse
-	29, // 66: tarn.v1.AgentService.RenewLease:output_type -> tarn.v1.RenewLeaseResponse
-	63, // [63:67] is the sub-list for method output_type
-	59, // [59:63] is the sub-list for method input_type
-	59, // [59:59] is the sub-list for extension type_name
-	59, // [59:59] is the sub-list for extension extendee
-	0,  // [0:59] is the sub-list for field type_name
+	31, // 0: tarn.v1.RegisterRequest.host:type_name -> tarn.v1.Host
+	31, // 1: tarn.v1.RegisterResponse.host:type_name -> tarn.v1.Host
+	3,  // 2: tarn.v1.RegisterResponse.revocations:type_name -> tarn.v1.Revocations
+	32, // 3: tarn.v1.AssignmentsRequest.max_wait:type_name -> google.protobuf.Duration
+	6,  // 4: tarn.v1.AssignmentsResponse.assignments:type_name -> tarn.v1.Assignment
+	33, // 5: tarn.v1.AssignmentsResponse.purges:type_name -> tarn.v1.PurgeOrder
+	34, // 6: tarn.v1.Assignment.role:type_name -> tarn.v1.Role
+	7,  // 7: tarn.v1.Assignment.source:type_name -> tarn.v1.Source
+	8,  // 8: tarn.v1.Assignment.peers:type_name -> tarn.v1.Peer
+	10, // 9: tarn.v1.Assignment.snapshots:type_name -> tarn.v1.WantedSnapshot
+	10, // 10: tarn.v1.Assignment.removed_snapshots:type_name -> tarn.v1.WantedSnapshot
+	11, // 11: tarn.v1.Assignment.exports:type_name -> tarn.v1.Exports
+	32, // 12: tarn.v1.Assignment.rpo:type_name -> google.protobuf.Duration
+	32, // 13: tarn.v1.Assignment.cadence:type_name -> google.protobuf.Duration
+	13, // 14: tarn.v1.Assignment.options:type_name -> tarn.v1.ReplicationOptions
+	35, // 15: tarn.v1.Assignment.lineage:type_name -> tarn.v1.LineageEntry
+	9,  // 16: tarn.v1.Assignment.clone_source:type_name -> tarn.v1.CloneSource
+	36, // 17: tarn.v1.Assignment.replication_type:type_name -> tarn.v1.ReplicationType
+	37, // 18: tarn.v1.Assignment.keep:type_name -> tarn.v1.KeepPolicy
+	7,  // 19: tarn.v1.CloneSource.source:type_name -> tarn.v1.Source
+	12, // 20: tarn.v1.Exports.rules:type_name -> tarn.v1.ExportRule
+	0,  // 21: tarn.v1.Exports.squash:type_name -> tarn.v1.Squash
+	38, // 22: tarn.v1.ExportRule.access_level:type_name -> tarn.v1.AccessLevel
+	24, // 23: tarn.v1.ReportRequest.replicas:type_name -> tarn.v1.ReplicaReport
+	23, // 24: tarn.v1.ReportRequest.pools:type_name -> tarn.v1.PoolReport
+	39, // 25: tarn.v1.ReportRequest.fence_class:type_name -> tarn.v1.FenceClass
+	17, // 26: tarn.v1.ReportRequest.answers:type_name -> tarn.v1.InquiryAnswer
+	40, // 27: tarn.v1.ReportRequest.orphaned_copies:type_name -> tarn.v1.DivergentCopy
+	41, // 28: tarn.v1.ReportRequest.unknown_replicas:type_name -> tarn.v1.UnknownReplica
+	22, // 29: tarn.v1.ReportRequest.purges:type_name -> tarn.v1.PurgeReport
+	42, // 30: tarn.v1.ReportRequest.gossip:type_name -> tarn.v1.GossipState
+	16, // 31: tarn.v1.ReportResponse.inquiries:type_name -> tarn.v1.Inquiry
+	43, // 32: tarn.v1.ReportResponse.gossip:type_name -> tarn.v1.GossipOrders
+	3,  // 33: tarn.v1.ReportResponse.revocations:type_name -> tarn.v1.Revocations
+	18, // 34: tarn.v1.Inquiry.retention:type_name -> tarn.v1.RetentionQuestion
+	19, // 35: tarn.v1.Inquiry.divergent:type_name -> tarn.v1.DivergentQuestion
+	20, // 36: tarn.v1.Inquiry.manage:type_name -> tarn.v1.ManageQuestion
+	21, // 37: tarn.v1.Inquiry.base:type_name -> tarn.v1.BaseQuestion
+	44, // 38: tarn.v1.InquiryAnswer.retention:type_name -> tarn.v1.RetentionPreview
+	45, // 39: tarn.v1.InquiryAnswer.divergent:type_name -> tarn.v1.DivergentDetail
+	46, // 40: tarn.v1.InquiryAnswer.manage:type_name -> tarn.v1.ManageFinding
+	47, // 41: tarn.v1.InquiryAnswer.base:type_name -> tarn.v1.BaseFinding
+	37, // 42: tarn.v1.RetentionQuestion.keep:type_name -> tarn.v1.KeepPolicy
+	34, // 43: tarn.v1.ReplicaReport.observed_role:type_name -> tarn.v1.Role
+	48, // 44: tarn.v1.ReplicaReport.head_created_at:type_name -> google.protobuf.Timestamp
+	32, // 45: tarn.v1.ReplicaReport.lag:type_name -> google.protobuf.Duration
+	49, // 46: tarn.v1.ReplicaReport.transfer:type_name -> tarn.v1.TransferProgress
+	25, // 47: tarn.v1.ReplicaReport.exports:type_name -> tarn.v1.ReportedExport
+	50, // 48: tarn.v1.ReplicaReport.rule_errors:type_name -> tarn.v1.RuleError
+	26, // 49: tarn.v1.ReplicaReport.snapshots:type_name -> tarn.v1.SnapshotReport
+	51, // 50: tarn.v1.ReplicaReport.error:type_name -> tarn.v1.ReplicaError
+	27, // 51: tarn.v1.ReplicaReport.demote_ack:type_name -> tarn.v1.DemoteAck
+	27, // 52: tarn.v1.ReplicaReport.seal_ack:type_name -> tarn.v1.DemoteAck
+	40, // 53: tarn.v1.ReplicaReport.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	52, // 54: tarn.v1.ReplicaReport.key_state:type_name -> tarn.v1.KeyState
+	48, // 55: tarn.v1.SnapshotReport.taken_at:type_name -> google.protobuf.Timestamp
+	48, // 56: tarn.v1.DemoteAck.head_created_at:type_name -> google.protobuf.Timestamp
+	29, // 57: tarn.v1.RenewLeaseRequest.shares:type_name -> tarn.v1.LeaseShare
+	29, // 58: tarn.v1.RenewLeaseResponse.granted:type_name -> tarn.v1.LeaseShare
+	29, // 59: tarn.v1.RenewLeaseResponse.revoked:type_name -> tarn.v1.LeaseShare
+	32, // 60: tarn.v1.RenewLeaseResponse.duration:type_name -> google.protobuf.Duration
+	1,  // 61: tarn.v1.AgentService.Register:input_type -> tarn.v1.RegisterRequest
+	4,  // 62: tarn.v1.AgentService.Assignments:input_type -> tarn.v1.AssignmentsRequest
+	14, // 63: tarn.v1.AgentService.Report:input_type -> tarn.v1.ReportRequest
+	28, // 64: tarn.v1.AgentService.RenewLease:input_type -> tarn.v1.RenewLeaseRequest
+	2,  // 65: tarn.v1.AgentService.Register:output_type -> tarn.v1.RegisterResponse
+	5,  // 66: tarn.v1.AgentService.Assignments:output_type -> tarn.v1.AssignmentsResponse
+	15, // 67: tarn.v1.AgentService.Report:output_type -> tarn.v1.ReportResponse
+	30, // 68: tarn.v1.AgentService.RenewLease:output_type -> tarn.v1.RenewLeaseResponse
+	65, // [65:69] is the sub-list for method output_type
+	61, // [61:65] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_agent_proto_init() }
@@ -2949,13 +3040,13 @@ func file_tarn_v1_agent_proto_init() {
 	}
 	file_tarn_v1_gossip_proto_init()
 	file_tarn_v1_types_proto_init()
-	file_tarn_v1_agent_proto_msgTypes[14].OneofWrappers = []any{
+	file_tarn_v1_agent_proto_msgTypes[15].OneofWrappers = []any{
 		(*Inquiry_Retention)(nil),
 		(*Inquiry_Divergent)(nil),
 		(*Inquiry_Manage)(nil),
 		(*Inquiry_Base)(nil),
 	}
-	file_tarn_v1_agent_proto_msgTypes[15].OneofWrappers = []any{
+	file_tarn_v1_agent_proto_msgTypes[16].OneofWrappers = []any{
 		(*InquiryAnswer_Retention)(nil),
 		(*InquiryAnswer_Divergent)(nil),
 		(*InquiryAnswer_Manage)(nil),
@@ -2967,7 +3058,7 @@ func file_tarn_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_agent_proto_rawDesc), len(file_tarn_v1_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   29,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
