@@ -240,13 +240,23 @@ func (o *operator) restored() {
 	// What the backup does not know: the other replica becomes the active one.
 	var next string
 	o.eventually(time.Minute, "a copy that is in sync", func(context.Context) error {
+		zones := map[string]int{}
 		for _, r := range o.listed() {
-			if r.GetReplicaState() == tarnv1.ReplicaState_REPLICA_STATE_IN_SYNC && r.GetStatus() == tarnv1.Status_STATUS_AVAILABLE {
+			if r.GetShareId() == o.share {
+				zones[r.GetAvailabilityZone()]++
+			}
+		}
+		for _, r := range o.listed() {
+			// SHARE/ZONE has to name one.
+			if r.GetShareId() == o.share && zones[r.GetAvailabilityZone()] == 1 && isInSync(r) == nil {
 				next = r.GetAvailabilityZone()
 				return nil
 			}
 		}
-		return errors.New("none")
+		if zones["az1"] == 0 { // drained by the book, and nowhere else to go than beside the other
+			o.tarn("replica", "create", "web", "--zone", "az1")
+		}
+		return fmt.Errorf("none that is alone in its zone: %v", zones)
 	})
 	o.env["ZONE"] = next
 	o.must("replica", "promote", "web/"+next, "--wait", "--timeout", "2m")
