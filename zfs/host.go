@@ -47,6 +47,8 @@ type Host struct {
 	listings together[[]Version]
 	// named are shared by callers that look snapshots up at the same time.
 	named together[Version]
+	// present tells callers whose datasets are missing if the pool is there.
+	present together[bool]
 	// receiving are the streams that come in now: after each, its versions are listed.
 	receiving inFlight
 	// sends and receives bound streams on zfs-fuse; nil elsewhere.
@@ -81,6 +83,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 		h.deadline = 2 * time.Minute
 	}
 	h.listings = together[[]Version]{run: h.listTogether, limit: commandLimit, deadline: 2 * h.deadline, gather: h.receiving.gather}
+	h.present = together[bool]{run: h.readPresent, limit: commandLimit, deadline: 2 * h.deadline}
 	h.named = together[Version]{run: h.readNamed, limit: commandLimit, deadline: 2 * h.deadline, gather: h.receiving.gather}
 	var err error
 	if err := h.findTools(cfg); err != nil {
@@ -178,8 +181,8 @@ func (h *Host) poolOrDataset(ctx context.Context, object string, missing error) 
 	if poolActive(pool) {
 		return missing
 	}
-	_, err := h.output(ctx, invocation{op: "list", object: pool, pool: true, args: []string{"list", "-H", "-o", "name,health", pool}})
-	if !errors.Is(err, ErrNotExist) {
+	there, errs, err := h.present.do(ctx, pool)
+	if err != nil || errs[0] != nil || there[0] {
 		return missing
 	}
 	var e *Error
@@ -187,4 +190,16 @@ func (h *Host) poolOrDataset(ctx context.Context, object string, missing error) 
 		return missing
 	}
 	return &Error{Op: e.Op, Object: e.Object, Class: ErrPoolUnavailable, Text: "no pool " + pool, Next: nextUnavailable(pool, "")}
+}
+
+// readPresent looks for pools one by one: one that hangs says nothing of the others.
+func (h *Host) readPresent(ctx context.Context, pools []string) ([]bool, []error) {
+	there, errs := make([]bool, len(pools)), make([]error, len(pools))
+	for i, pool := range pools {
+		_, err := h.output(ctx, invocation{op: "list", object: pool, pool: true, args: []string{"list", "-H", "-o", "name,health", pool}})
+		if there[i] = err == nil; !there[i] && !errors.Is(err, ErrNotExist) {
+			errs[i] = err
+		}
+	}
+	return there, errs
 }
