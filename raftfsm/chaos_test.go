@@ -170,6 +170,9 @@ func TestChaos(t *testing.T) {
 	accepted := map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
 		n := busyWorld(t)
+		if rapid.Bool().Draw(t, "from a backup") {
+			n.fromBackup()
+		}
 		other := restored(t, dump(t, n.f.View()))
 		epochs := map[string]uint64{}
 		for range rapid.IntRange(1, 40).Draw(t, "commands") {

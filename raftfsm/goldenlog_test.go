@@ -21,7 +21,7 @@ import (
 // TestGoldenLog2: a log that the release of command version 2 wrote is applied for ever,
 // with the same outcomes: their hash stands at the file's end.
 func TestGoldenLog2(t *testing.T) {
-	goldenLog(t, 2, func() []*raft.Log {
+	goldenLog(t, 2, 1, func() []*raft.Log {
 		world := busyWorld(t)
 		world.promoteAll()
 		world.try(&raftv1.DeleteShare{Id: "nope"})
@@ -31,7 +31,7 @@ func TestGoldenLog2(t *testing.T) {
 
 // TestGoldenLog3 has keys, and a forced promotion that is given back.
 func TestGoldenLog3(t *testing.T) {
-	f := goldenLog(t, 3, func() []*raft.Log {
+	f := goldenLog(t, 3, 1, func() []*raft.Log {
 		world := busyWorld(t)
 		for range 2 {
 			world.keyed("alice", "k1", describe("rep", "hers"))
@@ -62,10 +62,12 @@ func TestGoldenLog3(t *testing.T) {
 	}
 }
 
-// TestGoldenLog4 has planned promotions with a time, and a decision about an unknown replica.
+// TestGoldenLog4 is of a restored cluster; it has planned promotions with a time, and a
+// decision about an unknown replica.
 func TestGoldenLog4(t *testing.T) {
-	f := goldenLog(t, 4, func() []*raft.Log {
+	f := goldenLog(t, 4, RestoredGap, func() []*raft.Log {
 		world := busyWorld(t)
+		world.gap += RestoredGap
 		given := func(c *raftv1.PromoteReplica) *raftv1.PromoteReplica {
 			c.Wait = durationpb.New(time.Minute)
 			return c
@@ -94,21 +96,22 @@ func shareOf(t *testing.T, v *View, id string) *tarnv1.Share {
 	return s
 }
 
-// goldenLog replays the log of a command version; with -update it is made anew.
-func goldenLog(t *testing.T, version uint32, build func() []*raft.Log) *FSM {
+// goldenLog replays the log of a command version, of which first is the index of the first
+// entry; with -update it is made anew.
+func goldenLog(t *testing.T, version uint32, first uint64, build func() []*raft.Log) *FSM {
 	t.Helper()
 	path := fmt.Sprintf("testdata/version%d.log", version)
 	if *update {
 		n := newNode(t)
 		n.do(&raftv1.InitCluster{ClusterId: "c"})
 		n.do(&raftv1.SetCommandVersion{Version: version})
-		writeLog(t, path, append(n.log, build()...))
+		writeLog(t, path, first, append(n.log, build()...))
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, want := replay(t, data)
+	f, want := replay(t, first, data)
 	if f.Halted() != nil || f.View().CommandVersion() != version || fmt.Sprintf("%x", f.View().Hash()) != want {
 		t.Errorf("halted %v, version %d, hash %x, want %s", f.Halted(), f.View().CommandVersion(), f.View().Hash(), want)
 	}
@@ -119,14 +122,14 @@ func goldenLog(t *testing.T, version uint32, build func() []*raft.Log) *FSM {
 }
 
 // writeLog writes each command after its length, a zero, and the hash in hex.
-func writeLog(t *testing.T, path string, log []*raft.Log) {
+func writeLog(t *testing.T, path string, first uint64, log []*raft.Log) {
 	t.Helper()
 	var b bytes.Buffer
 	f := New(Config{})
 	for i, l := range log {
 		b.Write(binary.AppendUvarint(nil, uint64(len(l.Data))))
 		b.Write(l.Data)
-		f.Apply(&raft.Log{Index: uint64(i + 1), Term: 1, Data: l.Data})
+		f.Apply(&raft.Log{Index: first + uint64(i), Term: 1, Data: l.Data})
 	}
 	fmt.Fprintf(&b, "\x00%x", f.View().Hash())
 	if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
@@ -134,11 +137,11 @@ func writeLog(t *testing.T, path string, log []*raft.Log) {
 	}
 }
 
-func replay(t *testing.T, data []byte) (f *FSM, hash string) {
+func replay(t *testing.T, first uint64, data []byte) (f *FSM, hash string) {
 	t.Helper()
 	f = New(Config{})
 	in := bufio.NewReader(bytes.NewReader(data))
-	for i := uint64(1); ; i++ {
+	for i := first; ; i++ {
 		size, err := binary.ReadUvarint(in)
 		if err != nil {
 			t.Fatal(err)

@@ -48,8 +48,8 @@ func (tx *txn) foundEpochs(t *raftv1.ShareTransition) bool {
 	s, ok := tx.s.share(t.GetId())
 	found := t.GetFound()
 	f := s.GetFencing()
-	if !ok || f.GetEpoch() != found.GetExpectedEpoch() {
-		return false
+	if !ok || tx.s.index < RestoredGap || f.GetEpoch() != found.GetExpectedEpoch() {
+		return false // what was never restored knows everything itself
 	}
 	next := changeShare(s)
 	f = next.GetFencing()
