@@ -105,13 +105,18 @@ func TestOwnerGoesOnAboveWhatItHasSeen(t *testing.T) {
 	checkInvariants(t, n.f.View())
 }
 
-// Of a promotion that begins meanwhile, the floor of its sides is no news.
+// Of a promotion that was running when the backup was made, the floor of its sides is no
+// news; and a state that was never restored takes no news of the kind at all.
 func TestFloorOfAPromotionIsNoNews(t *testing.T) {
 	n := world(t)
 	n.replicated("s", "dr")
 	n.do(&raftv1.PromoteReplica{Id: "s-r2", OpId: "op", Mode: forced, ExpectedEpoch: 1, AllowOutOfSync: true, Consent: &tarnv1.Consent{}})
+	n.fromBackup()
 	n.move(found("s", &raftv1.FoundEpochs{ExpectedEpoch: 1, NewerEpoch: 2, NewerReplicaId: "s-r2", HeadGuid: 9}))
 	if f := n.getShare("s").GetFencing(); f.GetNewerEpoch() != 0 {
 		t.Errorf("taken for one of before a restore: %v", f)
 	}
+	fresh := world(t)
+	fresh.replicated("s", "dr")
+	fresh.drops(found("s", &raftv1.FoundEpochs{ExpectedEpoch: 1, NewerEpoch: 7, NewerReplicaId: "s-r1"}), 1)
 }

@@ -250,6 +250,8 @@ func (h *Host) settleReceive(ctx context.Context, req ReceiveRequest, header Str
 		if d, getErr := h.Dataset(ctx, dataset); getErr == nil && d.ResumeToken != "" {
 			return &Error{Op: "receive", Object: req.Target, Class: ErrResumable}
 		}
+	case errors.Is(err, ErrModified) && header.FromGUID == 0: // another receive made it a moment ago
+		return &Error{Op: "receive", Object: req.Target, Class: ErrExists}
 	case errors.Is(err, ErrModified):
 		if list, listErr := h.Versions(ctx, dataset); listErr == nil {
 			if newest, ok := newestSnapshot(list); ok && newest.GUID != header.FromGUID {
