@@ -18,7 +18,7 @@ import (
 // somebody has newer data, or has not spoken yet.
 func Unsettled(s *tarnv1.Share) bool {
 	f := s.GetFencing()
-	return f.GetNewerEpoch() != 0 || len(f.GetUnheardReplicaIds()) > 0 || slices.ContainsFunc(f.GetUnknownReplicas(), func(u *tarnv1.UnknownReplica) bool { return u.GetDismissedBy() == "" })
+	return f.GetNewerEpoch() != 0 || len(f.GetUnheardReplicaIds()) > 0 || len(Undecided(s)) > 0
 }
 
 func settle(f *tarnv1.Fencing) {

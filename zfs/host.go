@@ -192,7 +192,7 @@ func (h *Host) poolOrDataset(ctx context.Context, object string, missing error) 
 	return &Error{Op: e.Op, Object: e.Object, Class: ErrPoolUnavailable, Text: "no pool " + pool, Next: nextUnavailable(pool, "")}
 }
 
-// readPresent looks for pools one by one: one that hangs says nothing of the others.
+// readPresent looks for pools one by one: a failure of one says nothing of the others.
 func (h *Host) readPresent(ctx context.Context, pools []string) ([]bool, []error) {
 	there, errs := make([]bool, len(pools)), make([]error, len(pools))
 	for i, pool := range pools {

@@ -168,7 +168,8 @@ func (c *Cadence) Tracking(replicaID string) (t Tracking, ok bool) {
 }
 
 // Listed gives the versions of a tracked replica as they were listed last, at most
-// relist ago, with what was taken since; nil if there was no listing yet. Nobody may change the slice.
+// relist ago, with what was taken since; nil if there was no listing yet. Nobody may
+// change the slice.
 func (c *Cadence) Listed(replicaID string) []zfs.Version {
 	c.mu.Lock()
 	defer c.mu.Unlock()
