@@ -35,33 +35,35 @@ type Agent struct {
 	material *identity.Material
 	revoked  *identity.Revocations // whom no port and no call of this host accepts
 
-	storage  Storage
-	sync     func(pool string) func(context.Context) error // how to make a listing exact
-	able     atomic.Pointer[zfs.Capabilities]              // of the storage; nil: not known yet
-	control  ControlPlane
-	hangUp   func() // ends the connections that New prepared
-	exports  Exporter
-	keys     *keys.Store // nil: the storage cannot encrypt
-	keeper   *lease.Keeper
-	deadman  *lease.Deadman // nil: nothing enforces the lease
-	board    *stream.Board
-	server   *stream.Server
-	door     *stream.Door // nil: streams leave inside TLS only
-	client   *stream.Client
-	callers  *identity.Admission // of the port for other agents
-	feed     *stream.Feed
-	cadences map[string]*replicate.Cadence // by pool
-	surveys  map[string]*replicate.Survey  // by pool
-	workers  *workers
-	reports  *reports
-	pools    *pools
-	damages  *damages
-	orphans  *orphans
-	purges   *purges
-	pulses   *pulses
-	ring     *ringPart // nil: no gossip
-	registry *prometheus.Registry
-	counters *metrics.Agent
+	storage Storage
+	sync    func(pool string) func(context.Context) error // how to make a listing exact
+	able    atomic.Pointer[zfs.Capabilities]              // of the storage; nil: not known yet
+	control ControlPlane
+	hangUp  func() // ends the connections that New prepared
+	// dropControl cuts those to a control-plane node, and returns how many that were.
+	dropControl func(id string) int
+	exports     Exporter
+	keys        *keys.Store // nil: the storage cannot encrypt
+	keeper      *lease.Keeper
+	deadman     *lease.Deadman // nil: nothing enforces the lease
+	board       *stream.Board
+	server      *stream.Server
+	door        *stream.Door // nil: streams leave inside TLS only
+	client      *stream.Client
+	callers     *identity.Admission // of the port for other agents
+	feed        *stream.Feed
+	cadences    map[string]*replicate.Cadence // by pool
+	surveys     map[string]*replicate.Survey  // by pool
+	workers     *workers
+	reports     *reports
+	pools       *pools
+	damages     *damages
+	orphans     *orphans
+	purges      *purges
+	pulses      *pulses
+	ring        *ringPart // nil: no gossip
+	registry    *prometheus.Registry
+	counters    *metrics.Agent
 
 	revision         atomic.Uint64 // of the assignments acted on
 	contact          atomic.Int64  // when the control plane last answered, for display

@@ -17,13 +17,15 @@ func (a *Agent) buildRevocations() (err error) {
 	if err != nil {
 		return err
 	}
+	a.dropControl = func(string) int { return 0 }
 	a.callers = identity.NewAdmission(identity.Limits{})
 	a.callers.Refuse = a.revoked.Check
 	return nil
 }
 
 // revoke takes the control plane's list of revoked identities; nil is no news. Whoever is
-// new on it is cut off at once, as who pulls from here and as who is pulled from.
+// new on it is cut off at once, as who pulls from here, as who is pulled from, and as a
+// control-plane node that is called.
 func (a *Agent) revoke(said *tarnv1.Revocations) {
 	if said == nil {
 		return
@@ -33,7 +35,7 @@ func (a *Agent) revoke(said *tarnv1.Revocations) {
 		a.log.Error("revoked identities are refused, but only until a restart: they could not be written down", "err", err)
 	}
 	for _, id := range fresh {
-		cut := a.callers.Drop(id)
+		cut := a.callers.Drop(id) + a.dropControl(id)
 		a.client.Sever(id)
 		a.log.Warn("an identity was revoked and is refused from now on", "id", id, "connections", cut)
 	}

@@ -23,13 +23,16 @@ func (a *Agent) buildControl() error {
 		a.control = a.cfg.ControlPlane
 		return nil
 	}
+	conf := a.material.ClientConfig(identity.RoleControl)
+	conf.NextProtos = []string{"h2"}
+	dialer := identity.NewDialer(conf, a.revoked.Check)
 	c, err := client.New(client.Config{
-		Addresses: a.cfg.Join, TLS: a.controlTLS(), Attempt: a.cfg.Lease.Renew, Logger: a.log,
+		Addresses: a.cfg.Join, TLS: conf, DialTLS: dialer.DialTLS, Attempt: a.cfg.Lease.Renew, Logger: a.log,
 	})
 	if err != nil {
 		return err
 	}
-	a.control, a.hangUp = c.Agent, c.Close
+	a.control, a.hangUp, a.dropControl = c.Agent, c.Close, dialer.Drop
 	return nil
 }
 

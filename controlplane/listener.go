@@ -28,6 +28,8 @@ type listener struct {
 	server *http.Server
 	net    net.Listener
 	cancel context.CancelFunc
+	// admission knows whose the open connections are, Raft's too.
+	admission *identity.Admission
 }
 
 // newListener wraps an open socket. Requests get contexts that end when the node
@@ -40,7 +42,7 @@ func newListener(socket net.Listener, material *identity.Material, stream *conse
 	admission := identity.NewAdmission(limits)
 	return &listener{
 		net:    admission.Listener(socket),
-		cancel: cancel,
+		cancel: cancel, admission: admission,
 		server: &http.Server{
 			Handler: handler,
 			// Join's callers have no certificate yet; the API refuses them elsewhere.

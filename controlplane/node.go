@@ -134,7 +134,7 @@ func (n *Node) openConsensus() error {
 	if err != nil {
 		return err
 	}
-	n.peers = newPeers(n.material)
+	n.peers = newPeers(n.material, n.refuseRevoked)
 	n.consensus, err = consensus.Open(consensus.Config{
 		ID:                n.id,
 		Dir:               RaftDir(n.cfg.DataDir),
@@ -259,6 +259,7 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error { return renewer.Run(ctx) })
 	group.Go(func() error { return n.audit.Follow(ctx, n.fsm, n.log) })
 	group.Go(func() error { return n.followPolicy(ctx) })
+	group.Go(func() error { return n.followRevocations(ctx, l) })
 	if n.ring != nil {
 		group.Go(func() error { return n.ring.Run(ctx) })
 	}

@@ -16,17 +16,23 @@ import (
 
 // peers reaches other control-plane nodes before there is a leader to follow. It
 // asks exactly the address it is told, once: consensus repeats.
-type peers struct{ transport *http.Transport }
+type peers struct {
+	transport *http.Transport
+	dialer    *identity.Dialer
+}
 
-func newPeers(material *identity.Material) *peers {
+// newPeers calls nobody whom refuse gives an error for; nil refuses nobody.
+func newPeers(material *identity.Material, refuse func(id string) error) *peers {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
-	return &peers{&http.Transport{
-		TLSClientConfig:     material.ClientConfig(identity.RoleControl),
-		TLSHandshakeTimeout: 3 * time.Second,
-		Protocols:           protocols,
-		ForceAttemptHTTP2:   true,
-		IdleConnTimeout:     30 * time.Second,
+	conf := material.ClientConfig(identity.RoleControl)
+	conf.NextProtos = []string{"h2"}
+	dialer := identity.NewDialer(conf, refuse)
+	return &peers{dialer: dialer, transport: &http.Transport{
+		DialTLSContext:    dialer.DialTLS,
+		Protocols:         protocols,
+		ForceAttemptHTTP2: true,
+		IdleConnTimeout:   30 * time.Second,
 	}}
 }
 

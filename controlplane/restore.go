@@ -94,7 +94,7 @@ func (n *Node) offlineConsensus() consensus.Config {
 // askEarlier asks everybody who may run a control plane of this cluster, and returns
 // the members that did not answer.
 func (n *Node) askEarlier(ctx context.Context, members []backup.Server) ([]backup.Server, error) {
-	peers := newPeers(n.material)
+	peers := newPeers(n.material, nil)
 	defer peers.close()
 	var silent []backup.Server
 	for _, m := range members {

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -44,6 +45,9 @@ type Config struct {
 	// TLS carries the caller's certificate and verifies the server; required.
 	// It is cloned.
 	TLS *tls.Config
+	// DialTLS opens connections in place of one's own dialling and handshake with TLS: of
+	// http.Transport.DialTLSContext, with HTTP/2 on the ALPN list. Nil: the client's own.
+	DialTLS func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Project is sent by operators as the project to work in; others leave it empty.
 	Project string
 	// Token is a user token, sent with every call in place of a certificate; empty for none.
@@ -114,6 +118,7 @@ func New(cfg Config) (*Client, error) {
 	cfg.defaults()
 	cfg.Addresses = slices.Clone(cfg.Addresses)
 	transport := newTransport(cfg.TLS)
+	transport.DialTLSContext = cfg.DialTLS
 	follow := &follower{cfg: cfg, nodes: newNodes(cfg.Addresses), keeps: new(atomic.Bool)}
 	return assemble(transport, follow), nil
 }

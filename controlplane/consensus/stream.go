@@ -19,8 +19,6 @@ import (
 // ALPN is the protocol by which a TLS listener tells Raft's connections apart.
 const ALPN = "tarn-raft/1"
 
-var errRevoked = errors.New("the identity was revoked")
-
 // StreamLayer is a raft.StreamLayer that shares the API's TLS port. Both ends of
 // every connection are control-plane nodes of this cluster, by certificate:
 // whoever reaches Raft can corrupt the log (Nomad CVE-2020-7956, CVE-2021-37218).
@@ -31,11 +29,14 @@ type StreamLayer struct {
 	// Refused is told of every peer that may not speak Raft, before Handle is first
 	// called; nil for none.
 	Refused func(peer, remote string)
-	// Revoked tells whether a node's identity is not let in any more; nil for none.
+	// Revoked tells whether a node's identity is neither let in nor called any more; nil
+	// for none. Set before the first connection. Of one that is revoked later, Drop ends
+	// the connections that were dialled; the listener's are its server's to end.
 	Revoked func(id string) bool
 
 	addr     raft.ServerAddress
 	material *identity.Material
+	dialer   *identity.Dialer
 	log      *slog.Logger
 	conns    chan net.Conn
 	closed   chan struct{}
@@ -53,13 +54,17 @@ func NewStreamLayer(advertise string, material *identity.Material, log *slog.Log
 	if ip := net.ParseIP(host); host == "" || port == "" || port == "0" || ip != nil && ip.IsUnspecified() {
 		return nil, fmt.Errorf("advertised address %q cannot be dialled by others", advertise)
 	}
-	return &StreamLayer{
+	config := material.ClientConfig(identity.RoleControl)
+	config.NextProtos = []string{ALPN}
+	s := &StreamLayer{
 		addr:     raft.ServerAddress(advertise),
 		material: material,
 		log:      log,
 		conns:    make(chan net.Conn),
 		closed:   make(chan struct{}),
-	}, nil
+	}
+	s.dialer = identity.NewDialer(config, s.refuse)
+	return s, nil
 }
 
 // Handle serves one connection for http.Server.TLSNextProto[ALPN]. It returns
@@ -68,8 +73,8 @@ func NewStreamLayer(advertise string, material *identity.Material, log *slog.Log
 // Server.Shutdown, which waits for these connections.
 func (s *StreamLayer) Handle(_ *http.Server, conn *tls.Conn, _ http.Handler) {
 	peer, err := identity.Peer(conn.ConnectionState())
-	if err == nil && s.Revoked != nil && s.Revoked(peer.ID) {
-		err = errRevoked
+	if err == nil {
+		err = s.refuse(peer.ID)
 	}
 	if err != nil || peer.Role != identity.RoleControl || peer.Cluster != s.material.Identity().Cluster {
 		s.log.Warn("refused a connection to raft", "remote", conn.RemoteAddr().String(), "peer", peer.URI(), "err", err)
@@ -117,9 +122,7 @@ func (s *StreamLayer) Addr() net.Addr { return streamAddr(s.addr) }
 func (s *StreamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	config := s.material.ClientConfig(identity.RoleControl)
-	config.NextProtos = []string{ALPN}
-	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", string(address))
+	conn, err := s.dialer.DialTLS(ctx, "tcp", string(address))
 	if err != nil {
 		return nil, fmt.Errorf("dial raft at %s: %w", address, err)
 	}
@@ -127,6 +130,16 @@ func (s *StreamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 		return nil, errors.Join(fmt.Errorf("dial raft at %s: peer speaks %q", address, got), conn.Close())
 	}
 	return conn, nil
+}
+
+// Drop closes all connections that were dialled to a node, and returns how many that were.
+func (s *StreamLayer) Drop(id string) int { return s.dialer.Drop(id) }
+
+func (s *StreamLayer) refuse(id string) error {
+	if s.Revoked != nil && s.Revoked(id) {
+		return fmt.Errorf("%w: %s", identity.ErrRevoked, id)
+	}
+	return nil
 }
 
 type streamAddr string
