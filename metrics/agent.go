@@ -34,7 +34,7 @@ type Agent struct {
 	StorageCommandDuration *prometheus.HistogramVec
 	// StorageCapability is 1 for each feature that the host's engine has.
 	StorageCapability *prometheus.GaugeVec
-	// LeaseRenewals by result (renewed, partial, failed, stale).
+	// LeaseRenewals by result (renewed, partial, failed, stale, unguarded, another_life).
 	LeaseRenewals *prometheus.CounterVec
 	// LeaseTransitions by transition (gained, lost), per share.
 	LeaseTransitions *prometheus.CounterVec

@@ -59,7 +59,7 @@ type ControlPlane struct {
 	ReconcileDuration *prometheus.HistogramVec
 	// Reports of agents by result (taken, stale, unknown_host).
 	Reports *prometheus.CounterVec
-	// Leases asked for by result (granted, revoked, refused).
+	// Leases asked for by result (granted, revoked, refused, another_life).
 	Leases *prometheus.CounterVec
 	// GossipMembers by state (alive, failed, left).
 	GossipMembers *prometheus.GaugeVec

@@ -54,8 +54,12 @@ type Config struct {
 	// Beat, if set, is told that a round of one of the Keeper's loops begins: BeatWatch or
 	// BeatRenewals.
 	Beat func(loop string)
-	// Renewed, if set, is told the result of each renewal: renewed, partial, failed, stale or unguarded.
+	// Renewed, if set, is told the result of each renewal of a share: renewed, partial,
+	// failed, stale, unguarded or another_life.
 	Renewed func(result string)
+	// AnotherLife, if set, is called once, when the leader has answered that another copy
+	// of this agent goes on with the session. All rights are gone then, for good.
+	AnotherLife func()
 	// Moved, if set, is told how many shares were gained and lost, under the
 	// Keeper's lock: it must not block nor call the Keeper.
 	Moved  func(gained, lost int)
@@ -92,6 +96,8 @@ type Keeper struct {
 	held    map[string]bool // as last announced
 	changed chan struct{}
 	nonce   uint64
+	heard   bool   // Want has been called: the leader knows the session
+	token   []byte // of the last answer that arrived, for the next request
 }
 
 // NewKeeper returns a Keeper that holds nothing until Run.
@@ -111,6 +117,9 @@ func NewKeeper(config Config) (*Keeper, error) {
 	if config.Renewed == nil {
 		config.Renewed = func(string) {}
 	}
+	if config.AnotherLife == nil {
+		config.AnotherLife = func() {}
+	}
 	if config.Moved == nil {
 		config.Moved = func(int, int) {}
 	}
@@ -129,6 +138,7 @@ func NewKeeper(config Config) (*Keeper, error) {
 func (k *Keeper) Want(shares []Share) {
 	k.mu.Lock()
 	news := k.rights.Want(shares)
+	k.heard = true
 	k.announce()
 	k.mu.Unlock()
 	if news {

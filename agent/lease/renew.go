@@ -47,13 +47,17 @@ var (
 	errUnguarded = errors.New("dead-man did not confirm the new deadline")
 )
 
-// renew makes one request and takes up its answer.
+// renew makes one request and takes up its answer. A host that wants nothing asks too: of
+// its copies' reports, too, only one may count.
 func (k *Keeper) renew(ctx context.Context) error {
-	asked := k.request()
-	if len(asked.Shares) == 0 {
+	asked, token, ok := k.request()
+	if !ok {
 		return nil
 	}
-	resp, err := k.ask(ctx, k.message(asked))
+	resp, err := k.ask(ctx, k.message(asked, token))
+	if len(asked.Shares) == 0 && err != nil {
+		return nil // nothing was lost by it
+	}
 	if err != nil {
 		k.config.Renewed("failed")
 		return err
@@ -62,6 +66,9 @@ func (k *Keeper) renew(ctx context.Context) error {
 	if err != nil {
 		k.config.Renewed("stale")
 		return err
+	}
+	if k.single(resp); len(asked.Shares) == 0 || resp.GetAnotherLife() {
+		return nil
 	}
 	k.revoke(resp.GetRevoked(), asked)
 	if err := k.arm(ctx, granted, until); err != nil {
@@ -83,19 +90,36 @@ func (k *Keeper) ask(ctx context.Context, req *tarnv1.RenewLeaseRequest) (*tarnv
 	return k.config.Renewer.RenewLease(ctx, req)
 }
 
-// request lists what is wanted under a new nonce; nothing after Release.
-func (k *Keeper) request() Asked {
+// single keeps the token of the answer that was waited for; no other may count, or the
+// leader takes this agent for another one. When it does, everything is given up.
+func (k *Keeper) single(resp *tarnv1.RenewLeaseResponse) {
+	if resp.GetAnotherLife() {
+		k.Release()
+		k.config.Renewed("another_life")
+		k.config.AnotherLife()
+		return
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.rights.released {
-		return Asked{}
+	if token := resp.GetToken(); len(token) > 0 { // a leader of an older release has none
+		k.token = token
 	}
-	k.nonce++
-	return k.rights.Ask(k.nonce, k.config.Clock())
 }
 
-func (k *Keeper) message(asked Asked) *tarnv1.RenewLeaseRequest {
-	req := &tarnv1.RenewLeaseRequest{HostId: k.config.HostID, SessionId: k.config.SessionID, Nonce: asked.Nonce}
+// request lists what is wanted under a new nonce, and the token to echo; false before the
+// first Want and after Release.
+func (k *Keeper) request() (asked Asked, token []byte, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.rights.released || !k.heard {
+		return Asked{}, nil, false
+	}
+	k.nonce++
+	return k.rights.Ask(k.nonce, k.config.Clock()), k.token, true
+}
+
+func (k *Keeper) message(asked Asked, token []byte) *tarnv1.RenewLeaseRequest {
+	req := &tarnv1.RenewLeaseRequest{HostId: k.config.HostID, SessionId: k.config.SessionID, Nonce: asked.Nonce, Token: token}
 	for id, s := range asked.Shares {
 		req.Shares = append(req.Shares, &tarnv1.LeaseShare{ShareId: s.ShareID, ReplicaId: id, Epoch: s.Epoch})
 	}

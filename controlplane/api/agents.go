@@ -7,7 +7,6 @@ import (
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"tarn/controlplane/assignment"
 	raftv1 "tarn/proto/tarn/raft/v1"
@@ -164,7 +163,8 @@ func currentSession(v *raftfsm.View, hostID, session string) error {
 
 // RenewLease implements tarnv1connect.AgentServiceHandler. It follows reliability
 // 3.3: the quorum round begins after the request arrived, the grant is noted
-// before the state that decides it is read, nothing is granted while fencing.
+// before the state that decides it is read, nothing is granted while fencing. Nor is
+// anything to a copy of the agent, whose asking must not seem to be a grant either.
 func (s *agentService) RenewLease(ctx context.Context, req *tarnv1.RenewLeaseRequest) (*tarnv1.RenewLeaseResponse, error) {
 	if err := callerFrom(ctx).speaksFor(req.GetHostId()); err != nil {
 		return nil, err
@@ -173,11 +173,15 @@ func (s *agentService) RenewLease(ctx context.Context, req *tarnv1.RenewLeaseReq
 		return nil, err
 	}
 	v := s.State.View()
-	if err := currentSession(v, req.GetHostId(), req.GetSessionId()); err != nil {
+	out, err := s.answerTo(v, req)
+	if err != nil {
 		s.Count("lease", "refused", len(req.GetShares()))
 		return nil, err
 	}
-	out := &tarnv1.RenewLeaseResponse{Nonce: req.GetNonce(), Duration: durationpb.New(s.LeaseDuration)}
+	if out.GetAnotherLife() {
+		s.Count("lease", "another_life", 1)
+		return out, nil
+	}
 	// A look ahead: a host that would get nothing must not seem to hold a lease.
 	if granted, revoked := assignment.Entitled(v, req.GetHostId(), req.GetShares()); len(granted) == 0 {
 		out.Revoked = revoked
@@ -186,7 +190,7 @@ func (s *agentService) RenewLease(ctx context.Context, req *tarnv1.RenewLeaseReq
 	}
 	granted := s.Leases.Grant(req.GetHostId(), time.Now())
 	v = s.State.View()
-	err := currentSession(v, req.GetHostId(), req.GetSessionId())
+	err = currentSession(v, req.GetHostId(), req.GetSessionId())
 	if err == nil && !granted {
 		err = refused("session_id", "another machine is about to register as this host")
 	}

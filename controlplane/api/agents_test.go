@@ -401,3 +401,67 @@ func TestAnotherMachineWaits(t *testing.T) {
 	wantOK(register("silent", "")) // an agent of an older version
 	wantOK(register("second", "b"))
 }
+
+// An agent was copied while it ran. Whichever renews first with what it was told since
+// goes on; the other gets nothing, and its asking puts no failover off.
+func TestCopyOfARunningAgentGetsNothing(t *testing.T) {
+	s := newServer(t)
+	op := s.operator()
+	host, agent := s.storage("one", "az1")
+	share := s.share(op, s.shareType(op, "gold"), "docs")
+	owner := s.fsm.View().ReplicasOfShare(share.GetId())[0]
+	renew := func(session string, token []byte) *tarnv1.RenewLeaseResponse {
+		t.Helper()
+		res, err := agent.RenewLease(t.Context(), &tarnv1.RenewLeaseRequest{
+			HostId: host, SessionId: session, Nonce: 9, Token: token,
+			Shares: []*tarnv1.LeaseShare{{ShareId: share.GetId(), ReplicaId: owner.GetId(), Epoch: 1}},
+		})
+		if err != nil || res.GetNonce() != 9 {
+			t.Fatal(res, err)
+		}
+		return res
+	}
+	granted := func(res *tarnv1.RenewLeaseResponse) []byte {
+		t.Helper()
+		if len(res.GetGranted()) != 1 || res.GetAnotherLife() || len(res.GetToken()) == 0 {
+			t.Fatalf("not granted: %v", res)
+		}
+		return res.GetToken()
+	}
+	granted(renew("first", nil)) // lost
+	before := granted(renew("first", nil))
+	one, two := granted(renew("first", before)), granted(renew("first", before))
+	one = granted(renew("first", one))
+	last := s.leases.LastPossibleGrant(host)
+	for name, token := range map[string][]byte{"copy": two, "copy from before": before, "without a token": nil, "forged": []byte("x")} {
+		if res := renew("first", token); !res.GetAnotherLife() || len(res.GetGranted())+len(res.GetRevoked())+len(res.GetToken()) != 0 {
+			t.Errorf("%s: %v", name, res)
+		}
+	}
+	if s.leases.LastPossibleGrant(host) != last {
+		t.Error("a copy's renewal counts as a grant")
+	}
+	granted(renew("first", one))
+
+	again := hostRecord(host, "one", "az1")
+	again.SessionId = "second"
+	if _, err := agent.Register(t.Context(), &tarnv1.RegisterRequest{Host: again}); err != nil {
+		t.Fatal(err)
+	}
+	granted(renew("second", nil))
+	wantCode(t, second(agent.RenewLease(t.Context(), &tarnv1.RenewLeaseRequest{
+		HostId: host, SessionId: "second", Token: make([]byte, 257),
+	})), connect.CodeInvalidArgument)
+}
+
+// Agents of an earlier release echo nothing, for ever.
+func TestAgentsWithoutTokensAreServed(t *testing.T) {
+	s := newServer(t)
+	host, agent := s.storage("one", "az1")
+	for range 5 {
+		res, err := agent.RenewLease(t.Context(), &tarnv1.RenewLeaseRequest{HostId: host, SessionId: "first"})
+		if err != nil || res.GetAnotherLife() {
+			t.Fatal(res, err)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
+	"tarn/controlplane/observe"
 	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/raftfsm"
@@ -21,6 +22,7 @@ const (
 type core struct {
 	Config
 	placer *placer
+	lives  *observe.Lives
 }
 
 // read returns a view that is linearizable unless the caller asked for stale.

@@ -2,7 +2,9 @@ package api
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"time"
@@ -96,7 +98,7 @@ type Config struct {
 	// Observe is called once per request; nil for none.
 	Observe func(procedure, code string, took time.Duration)
 	// Count is told of decisions: "placement" placed, refused or conflict; "report"
-	// taken, stale or unknown_host; "lease" granted, revoked or refused. Nil for none.
+	// taken, stale or unknown_host; "lease" granted, revoked, refused or another_life. Nil for none.
 	Count func(what, result string, n int)
 	// Placed is told how long deciding on one placement took; nil for none.
 	Placed func(took time.Duration)
@@ -157,7 +159,11 @@ func New(cfg Config) (http.Handler, error) {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	mount(mux, &core{Config: cfg, placer: newPlacer(cfg.State, cfg.Soft)})
+	secret := make([]byte, 32)
+	if _, err := rand.Read(secret); err != nil {
+		return nil, fmt.Errorf("draw a secret: %w", err)
+	}
+	mount(mux, &core{Config: cfg, placer: newPlacer(cfg.State, cfg.Soft), lives: observe.NewLives(secret)})
 	if cfg.Reflection {
 		mountReflection(mux)
 	}

@@ -17,6 +17,8 @@ const (
 	// longestUserLife of a user's token.
 	longestUserLife = 365 * 24 * time.Hour
 	maxCSR          = 16 << 10
+	// maxLifeToken leaves a later release room for longer ones.
+	maxLifeToken = 256
 )
 
 // addAgentRules adds what storage hosts send.
@@ -36,6 +38,9 @@ func addAgentRules(r rules) {
 	on(r, func(c *checker, m *tarnv1.RenewLeaseRequest) {
 		c.id("host_id", m.GetHostId())
 		c.required("session_id", m.GetSessionId())
+		if n := len(m.GetToken()); n > maxLifeToken {
+			c.fail("token", "has %d bytes, up to %d are allowed", n, maxLifeToken)
+		}
 		for _, s := range m.GetShares() {
 			c.id("shares.share_id", s.GetShareId())
 			c.id("shares.replica_id", s.GetReplicaId())

@@ -1106,8 +1106,11 @@ type ReportRequest struct {
 	Gossip *GossipState `protobuf:"bytes,60,opt,name=gossip,proto3" json:"gossip,omitempty"`
 	// Revocations.digest of what the host goes by; empty for none.
 	RevocationsDigest []byte `protobuf:"bytes,61,opt,name=revocations_digest,json=revocationsDigest,proto3" json:"revocations_digest,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// The sender is a life of the host that had to stop (RenewLeaseResponse.another_life).
+	// Its session is registered nowhere, and nothing else in the report counts.
+	AnotherLife   bool `protobuf:"varint,62,opt,name=another_life,json=anotherLife,proto3" json:"another_life,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReportRequest) Reset() {
@@ -1257,6 +1260,13 @@ func (x *ReportRequest) GetRevocationsDigest() []byte {
 		return x.RevocationsDigest
 	}
 	return nil
+}
+
+func (x *ReportRequest) GetAnotherLife() bool {
+	if x != nil {
+		return x.AnotherLife
+	}
+	return false
 }
 
 type ReportResponse struct {
@@ -2450,8 +2460,12 @@ type RenewLeaseRequest struct {
 	HostId    string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
 	SessionId string                 `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	// Echoed; a response with another nonce is dropped.
-	Nonce         uint64        `protobuf:"varint,3,opt,name=nonce,proto3" json:"nonce,omitempty"`
-	Shares        []*LeaseShare `protobuf:"bytes,4,rep,name=shares,proto3" json:"shares,omitempty"`
+	Nonce uint64 `protobuf:"varint,3,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// May be none: the answer still says whether this is the host's only life.
+	Shares []*LeaseShare `protobuf:"bytes,4,rep,name=shares,proto3" json:"shares,omitempty"`
+	// The token of the last answer that arrived in this session, whoever led; empty
+	// before the first, and by agents that know of none.
+	Token         []byte `protobuf:"bytes,5,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2510,6 +2524,13 @@ func (x *RenewLeaseRequest) GetNonce() uint64 {
 func (x *RenewLeaseRequest) GetShares() []*LeaseShare {
 	if x != nil {
 		return x.Shares
+	}
+	return nil
+}
+
+func (x *RenewLeaseRequest) GetToken() []byte {
+	if x != nil {
+		return x.Token
 	}
 	return nil
 }
@@ -2580,7 +2601,12 @@ type RenewLeaseResponse struct {
 	Granted []*LeaseShare          `protobuf:"bytes,2,rep,name=granted,proto3" json:"granted,omitempty"`
 	Revoked []*LeaseShare          `protobuf:"bytes,3,rep,name=revoked,proto3" json:"revoked,omitempty"`
 	// From the sending of the request.
-	Duration      *durationpb.Duration `protobuf:"bytes,4,opt,name=duration,proto3" json:"duration,omitempty"`
+	Duration *durationpb.Duration `protobuf:"bytes,4,opt,name=duration,proto3" json:"duration,omitempty"`
+	// To be sent with the next request; drawn for this answer alone.
+	Token []byte `protobuf:"bytes,5,opt,name=token,proto3" json:"token,omitempty"`
+	// Another copy of this agent, memory and all, goes on with the session: it has been
+	// answered since the two parted. Nothing is granted, and nothing will be.
+	AnotherLife   bool `protobuf:"varint,6,opt,name=another_life,json=anotherLife,proto3" json:"another_life,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2641,6 +2667,20 @@ func (x *RenewLeaseResponse) GetDuration() *durationpb.Duration {
 		return x.Duration
 	}
 	return nil
+}
+
+func (x *RenewLeaseResponse) GetToken() []byte {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *RenewLeaseResponse) GetAnotherLife() bool {
+	if x != nil {
+		return x.AnotherLife
+	}
+	return false
 }
 
 var File_tarn_v1_agent_proto protoreflect.FileDescriptor
@@ -2732,7 +2772,7 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\faccess_level\x18\x03 \x01(\x0e2\x14.tarn.v1.AccessLevelR\vaccessLevel\"3\n" +
 	"\x12ReplicationOptions\x12\x1d\n" +
 	"\n" +
-	"rate_limit\x18\x01 \x01(\x03R\trateLimit\"\xf6\x05\n" +
+	"rate_limit\x18\x01 \x01(\x03R\trateLimit\"\x99\x06\n" +
 	"\rReportRequest\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x1d\n" +
 	"\n" +
@@ -2752,7 +2792,8 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\x06purges\x18\x16 \x03(\v2\x14.tarn.v1.PurgeReportR\x06purges\x12#\n" +
 	"\rfence_trouble\x18\x18 \x01(\tR\ffenceTrouble\x12,\n" +
 	"\x06gossip\x18< \x01(\v2\x14.tarn.v1.GossipStateR\x06gossip\x12-\n" +
-	"\x12revocations_digest\x18= \x01(\fR\x11revocationsDigest\"\xc4\x01\n" +
+	"\x12revocations_digest\x18= \x01(\fR\x11revocationsDigest\x12!\n" +
+	"\fanother_life\x18> \x01(\bR\vanotherLife\"\xc4\x01\n" +
 	"\x0eReportResponse\x12\x1b\n" +
 	"\twant_full\x18\x01 \x01(\bR\bwantFull\x12.\n" +
 	"\tinquiries\x18\x14 \x03(\v2\x10.tarn.v1.InquiryR\tinquiries\x12-\n" +
@@ -2856,24 +2897,27 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\x05op_id\x18\x01 \x01(\tR\x04opId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1b\n" +
 	"\thead_guid\x18\x03 \x01(\x06R\bheadGuid\x12B\n" +
-	"\x0fhead_created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\rheadCreatedAt\"\x8e\x01\n" +
+	"\x0fhead_created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\rheadCreatedAt\"\xa4\x01\n" +
 	"\x11RenewLeaseRequest\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x02 \x01(\tR\tsessionId\x12\x14\n" +
 	"\x05nonce\x18\x03 \x01(\x04R\x05nonce\x12+\n" +
-	"\x06shares\x18\x04 \x03(\v2\x13.tarn.v1.LeaseShareR\x06shares\"\\\n" +
+	"\x06shares\x18\x04 \x03(\v2\x13.tarn.v1.LeaseShareR\x06shares\x12\x14\n" +
+	"\x05token\x18\x05 \x01(\fR\x05token\"\\\n" +
 	"\n" +
 	"LeaseShare\x12\x19\n" +
 	"\bshare_id\x18\x01 \x01(\tR\ashareId\x12\x1d\n" +
 	"\n" +
 	"replica_id\x18\x02 \x01(\tR\treplicaId\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"\xbf\x01\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"\xf8\x01\n" +
 	"\x12RenewLeaseResponse\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\x12-\n" +
 	"\agranted\x18\x02 \x03(\v2\x13.tarn.v1.LeaseShareR\agranted\x12-\n" +
 	"\arevoked\x18\x03 \x03(\v2\x13.tarn.v1.LeaseShareR\arevoked\x125\n" +
-	"\bduration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bduration*R\n" +
+	"\bduration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x14\n" +
+	"\x05token\x18\x05 \x01(\fR\x05token\x12!\n" +
+	"\fanother_life\x18\x06 \x01(\bR\vanotherLife*R\n" +
 	"\x06Squash\x12\x16\n" +
 	"\x12SQUASH_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vSQUASH_NONE\x10\x01\x12\x0f\n" +

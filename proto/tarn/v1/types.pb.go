@@ -4759,7 +4759,10 @@ type Host struct {
 	// fence_class when something is out of order.
 	FenceClassNow FenceClass `protobuf:"varint,43,opt,name=fence_class_now,json=fenceClassNow,proto3,enum=tarn.v1.FenceClass" json:"fence_class_now,omitempty"`
 	// Why it is weaker.
-	FenceTrouble  string `protobuf:"bytes,44,opt,name=fence_trouble,json=fenceTrouble,proto3" json:"fence_trouble,omitempty"`
+	FenceTrouble string `protobuf:"bytes,44,opt,name=fence_trouble,json=fenceTrouble,proto3" json:"fence_trouble,omitempty"`
+	// When a second life of the host, which had to stop, was last heard of; unset if none was
+	// since this leader leads.
+	AnotherLifeAt *timestamppb.Timestamp `protobuf:"bytes,45,opt,name=another_life_at,json=anotherLifeAt,proto3" json:"another_life_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4960,6 +4963,13 @@ func (x *Host) GetFenceTrouble() string {
 		return x.FenceTrouble
 	}
 	return ""
+}
+
+func (x *Host) GetAnotherLifeAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AnotherLifeAt
+	}
+	return nil
 }
 
 // Pool is one ZFS pool as the scheduler sees it (manila semantics 5.4).
@@ -6464,7 +6474,7 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"K\n" +
 	"\tRuleError\x12$\n" +
 	"\x0eaccess_rule_id\x18\x01 \x01(\tR\faccessRuleId\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xa2\b\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xe6\b\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12+\n" +
@@ -6495,7 +6505,8 @@ const file_tarn_v1_types_proto_rawDesc = "" +
 	"\rreplica_count\x18) \x01(\x05R\freplicaCount\x12%\n" +
 	"\x0edrain_blockers\x18* \x03(\tR\rdrainBlockers\x12;\n" +
 	"\x0ffence_class_now\x18+ \x01(\x0e2\x13.tarn.v1.FenceClassR\rfenceClassNow\x12#\n" +
-	"\rfence_trouble\x18, \x01(\tR\ffenceTrouble\x1a?\n" +
+	"\rfence_trouble\x18, \x01(\tR\ffenceTrouble\x12B\n" +
+	"\x0fanother_life_at\x18- \x01(\v2\x1a.google.protobuf.TimestampR\ranotherLifeAt\x1a?\n" +
 	"\x11CapabilitiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf1\x05\n" +
@@ -6949,22 +6960,23 @@ var file_tarn_v1_types_proto_depIdxs = []int32{
 	38,  // 103: tarn.v1.Host.purges:type_name -> tarn.v1.PurgeOrder
 	70,  // 104: tarn.v1.Host.last_report_at:type_name -> google.protobuf.Timestamp
 	16,  // 105: tarn.v1.Host.fence_class_now:type_name -> tarn.v1.FenceClass
-	2,   // 106: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
-	68,  // 107: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
-	70,  // 108: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
-	69,  // 109: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
-	70,  // 110: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
-	70,  // 111: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
-	57,  // 112: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
-	70,  // 113: tarn.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
-	70,  // 114: tarn.v1.User.created_at:type_name -> google.protobuf.Timestamp
-	70,  // 115: tarn.v1.User.expires_at:type_name -> google.protobuf.Timestamp
-	70,  // 116: tarn.v1.User.revoked_at:type_name -> google.protobuf.Timestamp
-	117, // [117:117] is the sub-list for method output_type
-	117, // [117:117] is the sub-list for method input_type
-	117, // [117:117] is the sub-list for extension type_name
-	117, // [117:117] is the sub-list for extension extendee
-	0,   // [0:117] is the sub-list for field type_name
+	70,  // 106: tarn.v1.Host.another_life_at:type_name -> google.protobuf.Timestamp
+	2,   // 107: tarn.v1.Pool.replication_types:type_name -> tarn.v1.ReplicationType
+	68,  // 108: tarn.v1.Pool.capabilities:type_name -> tarn.v1.Pool.CapabilitiesEntry
+	70,  // 109: tarn.v1.AvailabilityZone.created_at:type_name -> google.protobuf.Timestamp
+	69,  // 110: tarn.v1.QuotaLimits.limits:type_name -> tarn.v1.QuotaLimits.LimitsEntry
+	70,  // 111: tarn.v1.UserMessage.created_at:type_name -> google.protobuf.Timestamp
+	70,  // 112: tarn.v1.UserMessage.expires_at:type_name -> google.protobuf.Timestamp
+	57,  // 113: tarn.v1.PlacementFailure.refusals:type_name -> tarn.v1.PoolRefusal
+	70,  // 114: tarn.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
+	70,  // 115: tarn.v1.User.created_at:type_name -> google.protobuf.Timestamp
+	70,  // 116: tarn.v1.User.expires_at:type_name -> google.protobuf.Timestamp
+	70,  // 117: tarn.v1.User.revoked_at:type_name -> google.protobuf.Timestamp
+	118, // [118:118] is the sub-list for method output_type
+	118, // [118:118] is the sub-list for method input_type
+	118, // [118:118] is the sub-list for extension type_name
+	118, // [118:118] is the sub-list for extension extendee
+	0,   // [0:118] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_types_proto_init() }

@@ -1,0 +1,106 @@
+package lease
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	tarnv1 "tarn/proto/tarn/v1"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// chained draws a token for every answer, and checks what is echoed.
+type chained struct {
+	t      *testing.T
+	issued []byte // with the last answer that arrived
+	lose   bool   // answers get lost
+	stray  bool   // answers carry another nonce
+	old    bool   // of a release without tokens
+	over   bool   // another life goes on
+	asked  int
+}
+
+func (c *chained) RenewLease(_ context.Context, req *tarnv1.RenewLeaseRequest) (*tarnv1.RenewLeaseResponse, error) {
+	c.asked++
+	if !bytes.Equal(req.GetToken(), c.issued) {
+		c.t.Errorf("request %d echoes %x, the last answer had %x", req.GetNonce(), req.GetToken(), c.issued)
+	}
+	token := make([]byte, 24)
+	if _, err := rand.Read(token); err != nil {
+		return nil, err
+	}
+	resp := &tarnv1.RenewLeaseResponse{Nonce: req.GetNonce(), Duration: durationpb.New(span), AnotherLife: c.over}
+	switch {
+	case c.lose:
+		return nil, errors.New("lost")
+	case c.stray:
+		resp.Nonce++
+		resp.Token = token
+		return resp, nil
+	case c.over:
+		return resp, nil
+	case !c.old:
+		resp.Token, c.issued = token, token
+	}
+	resp.Granted = req.GetShares()
+	return resp, nil
+}
+
+func TestTokensAreOfTheAnswersThatWereWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		leader, told := &chained{t: t}, 0
+		var results []string
+		k, err := NewKeeper(Config{
+			HostID: "host", SessionID: "session", Renewer: leader, Every: every, Margin: margin,
+			AnotherLife: func() { told++ }, Renewed: func(result string) { results = append(results, result) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- k.Run(ctx) }()
+		time.Sleep(time.Minute)
+		if leader.asked != 0 {
+			t.Error("the leader was asked before it can know the session")
+		}
+		k.Want(nil)
+		time.Sleep(10 * every)
+		if leader.asked < 9 || len(results) != 0 {
+			t.Errorf("a host without a share asked %d times which life it is; results %v", leader.asked, results)
+		}
+		k.Want([]Share{share("a", 1)})
+		for _, change := range []func(){
+			func() {}, func() { leader.lose = true }, func() { leader.lose = false },
+			func() { leader.stray = true }, func() { leader.stray = false }, func() { leader.old = true }, func() { leader.old = false },
+		} {
+			change()
+			time.Sleep(3 * every)
+			synctest.Wait()
+		}
+		if !k.Held("share-a", "a", 1) || told != 0 {
+			t.Errorf("held %t, told %d times of another life", k.Held("share-a", "a", 1), told)
+		}
+		leader.over = true
+		time.Sleep(every + time.Millisecond)
+		synctest.Wait()
+		asked := leader.asked
+		if k.Held("share-a", "a", 1) || told != 1 {
+			t.Errorf("after the leader's word: held %t, told %d times", k.Held("share-a", "a", 1), told)
+		}
+		k.Want([]Share{share("b", 1)})
+		time.Sleep(time.Minute)
+		if leader.asked != asked || k.Count() != 0 || told != 1 {
+			t.Errorf("a life that is over asked %d times more, holds %d", leader.asked-asked, k.Count())
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
