@@ -2,6 +2,8 @@ package raftfsm
 
 import (
 	"iter"
+	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -9,8 +11,13 @@ import (
 	tarnv1 "tarn/proto/tarn/v1"
 )
 
-// maxUsers bounds the table: users that are revoked or expired make room, others do not.
-const maxUsers = 100_000
+const (
+	// maxUsers bounds the table for those who want in: users that are revoked or expired
+	// make room, others do not. Revoked certificates count and are never refused.
+	maxUsers = 100_000
+	// roomUsers is how many of them go at once, so that not every creation has to look.
+	roomUsers = 1000
+)
 
 func (s *state) user(id string) (*raftv1.UserRecord, bool) {
 	return s.users.get(&raftv1.UserRecord{User: &tarnv1.User{Id: id}})
@@ -53,11 +60,53 @@ func (tx *txn) createUser(c *raftv1.PutUser) (*tarnv1.User, *Error) {
 		return nil, refuse(AlreadyExists, "name", "user %s is named %q; revoke it first", old.GetUser().GetId(), u.GetName())
 	}
 	if tx.s.users.len() >= maxUsers {
-		return nil, refuse(ResourceExhausted, "", "there are %d users", maxUsers)
+		if err := tx.makeRoomForUsers(); err != nil {
+			return nil, err
+		}
 	}
 	u.CreatedAt = tx.now
 	mutable(tx.own, &tx.s.users).put(&raftv1.UserRecord{User: u, TokenHash: c.GetTokenHash()})
 	return u, nil
+}
+
+// makeRoomForUsers forgets users whose tokens are good for nothing any more, those first
+// that ended first. Whatever they did has their names in the audit log. Revoked
+// certificates stay: what keeps their holders out is that they are here.
+func (tx *txn) makeRoomForUsers() *Error {
+	if tx.s.minVersion < RoomVersion {
+		return refuse(ResourceExhausted, "", "there are %d users", maxUsers)
+	}
+	type ended struct {
+		at  time.Time
+		rec *raftv1.UserRecord
+	}
+	var all []ended
+	for r := range tx.s.users.all() {
+		if at, is := endOfUser(r.GetUser(), tx.now.AsTime()); is {
+			all = append(all, ended{at, r})
+		}
+	}
+	if len(all) == 0 {
+		return refuse(ResourceExhausted, "", "there are %d users and revoked certificates, and no user's token has ended: "+
+			"find users that are not needed with `tarn user list`, and end one with `tarn user revoke` for each that you create", maxUsers)
+	}
+	// They come by id, which decides between equals.
+	slices.SortStableFunc(all, func(a, b ended) int { return a.at.Compare(b.at) })
+	users := mutable(tx.own, &tx.s.users)
+	for _, e := range all[:min(len(all), roomUsers)] {
+		users.remove(e.rec)
+	}
+	return nil
+}
+
+// endOfUser tells when a user's token ended, if it did by now. What was never a user, a
+// certificate, has no role and no end.
+func endOfUser(u *tarnv1.User, now time.Time) (time.Time, bool) {
+	end := u.GetExpiresAt().AsTime()
+	if at := u.GetRevokedAt(); at != nil && at.AsTime().Before(end) {
+		end = at.AsTime()
+	}
+	return end, u.GetRole() != "" && !now.Before(end)
 }
 
 // revokeUser ends a user, or an identity that has a certificate. It stays revoked: a

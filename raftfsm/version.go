@@ -28,7 +28,7 @@ const (
 	// promotions are prepared; forced ones can need two people; a restored state finds
 	// promotions that it does not know of.
 	// 4: how long a planned promotion may take outlasts the leader; a restored state learns
-	// of replicas that it does not know.
+	// of replicas that it does not know; users that ended make room for others.
 	CommandVersion = 4
 	// AuditVersion is the first version that keeps audit records and the keys of join
 	// tokens: below it commands come without.
@@ -48,6 +48,8 @@ const (
 	// WaitVersion is the first version in which the state has how long a planned promotion
 	// may take.
 	WaitVersion = 4
+	// RoomVersion is the first version in which users that ended make room for others.
+	RoomVersion = 4
 )
 
 // VersionOf returns the version of the cluster that the command needs. A verb that
