@@ -201,9 +201,27 @@ func (s *replicas) ResyncReplica(ctx context.Context, req *tarnv1.GetRequest) (*
 
 // ResetReplicaStatus implements tarnv1connect.ReplicaServiceHandler.
 func (s *replicas) ResetReplicaStatus(ctx context.Context, req *tarnv1.ResetStatusRequest) (*tarnv1.Replica, error) {
-	return s.verb(ctx, req.GetId(), &raftv1.Command{Verb: &raftv1.Command_ResetReplicaStatus{
-		ResetReplicaStatus: &raftv1.ResetReplicaStatus{Id: req.GetId(), Status: req.GetStatus()},
-	}})
+	who := callerFrom(ctx)
+	r, err := record[*tarnv1.Replica](s.change(ctx, func(v *raftfsm.View) (*raftv1.Command, error) {
+		r, err := who.replica(v, req.GetId())
+		if err != nil {
+			return nil, err
+		}
+		return &raftv1.Command{Verb: &raftv1.Command_ResetReplicaStatus{
+			ResetReplicaStatus: &raftv1.ResetReplicaStatus{Id: req.GetId(), Status: req.GetStatus()},
+		}}, keepsData(r.GetStatus(), req.GetStatus())
+	}))
+	return s.answer(who, r, err)
+}
+
+// keepsData refuses to write a status by hand for which a host destroys what it has: a
+// replica whose deletion failed is being deleted, and one that was not to be deleted never
+// becomes that by a correction.
+func keepsData(from, to tarnv1.Status) error {
+	if to != tarnv1.Status_STATUS_ERROR_DELETING || from == tarnv1.Status_STATUS_DELETING || from == tarnv1.Status_STATUS_ERROR_DELETING {
+		return nil
+	}
+	return refused("status", "cannot be reset to error_deleting: its host would destroy the data; that is for what is being deleted, so delete it instead")
 }
 
 // ResetReplicaState implements tarnv1connect.ReplicaServiceHandler.

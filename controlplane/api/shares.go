@@ -300,12 +300,13 @@ func sizeAllowed(share *tarnv1.Share, size int64, shrink bool, who caller) error
 func (s *shares) ResetShareStatus(ctx context.Context, req *tarnv1.ResetStatusRequest) (*tarnv1.Share, error) {
 	who := callerFrom(ctx)
 	share, err := record[*tarnv1.Share](s.change(ctx, func(v *raftfsm.View) (*raftv1.Command, error) {
-		if _, err := who.share(v, req.GetId()); err != nil {
+		share, err := who.share(v, req.GetId())
+		if err != nil {
 			return nil, err
 		}
 		return &raftv1.Command{Verb: &raftv1.Command_ResetShareStatus{ResetShareStatus: &raftv1.ResetShareStatus{
 			Id: req.GetId(), Status: req.GetStatus(),
-		}}}, nil
+		}}}, keepsData(v.ShareStatus(share), req.GetStatus())
 	}))
 	return s.answer(who, share, err)
 }
