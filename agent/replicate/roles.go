@@ -16,6 +16,7 @@ var (
 	errMissing    = errors.New("the dataset is missing: restore it, or promote another replica and delete this one")
 	errNoBase     = errors.New("the dataset lacks the snapshot from which its epoch starts")
 	errNoSource   = errors.New("assignment names no source to pull from")
+	errNoOrigin   = errors.New("no replica has the snapshot that the share is made from: repair one that should have it, or delete the share")
 )
 
 // gib is one GiB in bytes.
@@ -87,6 +88,7 @@ func creating(s *state) []rule {
 		must(s.a.GetEstablished() || s.a.GetEpoch() > 1, refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATASET_MISSING, errMissing)),
 		must(s.a.GetEncrypted() && src != nil, refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_UNSUPPORTED, errKeyedClone)),
 		must(s.a.GetEncrypted() && !s.keyed, refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_UNSUPPORTED, errNoKeys)),
+		must(src != nil && src.GetSource() == nil, refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_INTERNAL, errNoOrigin)),
 		must(s.deadToken && s.stagingToken(), do(doAbortStaging)),
 		must(s.junk(), do(doDropStaging)),
 		must(src != nil && complete, do(doAdopt)),

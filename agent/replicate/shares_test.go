@@ -85,6 +85,21 @@ func TestShareFromSnapshot(t *testing.T) {
 	}
 }
 
+// TestCloneWithoutASourceWaits: a share that is to start from a snapshot does not start
+// empty while nobody has it.
+func TestCloneWithoutASourceWaits(t *testing.T) {
+	c, a, _ := pair(t)
+	clone := a.second("clone")
+	clone.lease.set(1)
+	want := clone.assignment(tarnv1.Role_ROLE_ACTIVE, 1)
+	want.ShareId, want.CloneSource = "other-share", &tarnv1.CloneSource{}
+	clone.worker.Assign(want)
+	c.until("it is told why", func() bool { return clone.report().GetError().GetMessage() == errNoOrigin.Error() })
+	if r := clone.report(); r.GetReady() || r.GetWritable() || r.GetError().GetRetrying() {
+		t.Errorf("reported %v", r)
+	}
+}
+
 func TestResizeThatDoesNotFit(t *testing.T) {
 	c, a, _ := pair(t)
 	c.until("size applied", func() bool { return a.report().GetAppliedSizeGib() == 1 })

@@ -108,7 +108,7 @@ func (f *facts) assignment(r *tarnv1.Replica) *tarnv1.Assignment {
 	a.Exports = f.exports(r, a.Role)
 	f.promotion(a, r)
 	a.Peers = f.peers(r)
-	if r.GetStatus() == tarnv1.Status_STATUS_CREATING_FROM_SNAPSHOT {
+	if isBeingCloned(f.share, r) {
 		a.CloneSource = f.clone
 	}
 	if a.Role == tarnv1.Role_ROLE_SECONDARY {

@@ -59,26 +59,34 @@ func older(a, b *tarnv1.Snapshot) int {
 
 func ruleOrder(a, b *tarnv1.AccessRule) int { return cmp.Compare(a.GetId(), b.GetId()) }
 
-// beingCloned returns the first replica of a share that still copies its snapshot.
+// isBeingCloned reports the first replica of a share that is made from a snapshot, until
+// it has served. Its status is no guide: what failed, or was reset by hand, still has to
+// start from the snapshot, and must not become an empty share.
+func isBeingCloned(share *tarnv1.Share, r *tarnv1.Replica) bool {
+	return share.GetSnapshotId() != "" && share.GetFencing().GetOwnerReplicaId() == r.GetId() && r.GetLaunchedAt() == nil &&
+		r.GetStatus() != tarnv1.Status_STATUS_DELETING && r.GetStatus() != tarnv1.Status_STATUS_ERROR_DELETING && !unmanaging(r)
+}
+
+// beingCloned returns the replica of a share that still copies its snapshot.
 func beingCloned(view *raftfsm.View, share *tarnv1.Share) []*tarnv1.Replica {
-	for _, r := range view.ReplicasOfShare(share.GetId()) {
-		if r.GetStatus() == tarnv1.Status_STATUS_CREATING_FROM_SNAPSHOT {
-			return []*tarnv1.Replica{r}
-		}
+	r, ok := view.Replica(share.GetFencing().GetOwnerReplicaId())
+	if !ok || !isBeingCloned(share, r) {
+		return nil
 	}
-	return nil
+	return []*tarnv1.Replica{r}
 }
 
 // cloneSource finds where the snapshot is that a share starts from: on the same
-// pool if possible, else preferably on the replica that its own share writes to.
+// pool if possible, else preferably on the replica that its own share writes to. While
+// it is nowhere the answer names no source: the host waits for one.
 func cloneSource(view *raftfsm.View, share *tarnv1.Share) *tarnv1.CloneSource {
-	if share.GetSnapshotId() == "" {
+	first := beingCloned(view, share)
+	if len(first) == 0 {
 		return nil
 	}
-	first := beingCloned(view, share)
 	snap, ok := view.Snapshot(share.GetSnapshotId())
-	if len(first) == 0 || !ok || snap.GetGuid() == 0 {
-		return nil
+	if !ok || snap.GetGuid() == 0 {
+		return &tarnv1.CloneSource{}
 	}
 	origin, _ := view.Share(snap.GetShareId())
 	var chosen *tarnv1.Replica
@@ -94,16 +102,13 @@ func cloneSource(view *raftfsm.View, share *tarnv1.Share) *tarnv1.CloneSource {
 			chosen = r
 		}
 	}
-	if chosen == nil {
-		return nil
-	}
 	return newCloneSource(view, snap, chosen, false)
 }
 
 func newCloneSource(view *raftfsm.View, snap *tarnv1.Snapshot, r *tarnv1.Replica, same bool) *tarnv1.CloneSource {
 	source := sourceOf(r, view.Host)
 	if source == nil {
-		return nil
+		return &tarnv1.CloneSource{ShareId: snap.GetShareId()}
 	}
 	return &tarnv1.CloneSource{ShareId: snap.GetShareId(), Source: source, Guid: snap.GetGuid(), SamePool: same}
 }

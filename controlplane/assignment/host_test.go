@@ -95,3 +95,51 @@ func TestForHostClones(t *testing.T) {
 		t.Errorf("an unknown host is told %v", none)
 	}
 }
+
+// TestCloneNeverBecomesEmpty: an agent makes an empty dataset where nothing says that the
+// share is made from a snapshot. What fails meanwhile, or is reset by hand, must not say so.
+func TestCloneNeverBecomesEmpty(t *testing.T) {
+	l := &log{t: t, fsm: raftfsm.New(raftfsm.Config{})}
+	l.host("h1", "p1")
+	l.host("h2", "p1")
+	l.apply(&raftv1.Command{Verb: &raftv1.Command_PutShareType{PutShareType: &raftv1.PutShareType{ShareType: &tarnv1.ShareType{
+		Id: "t", Name: "t", ExtraSpecs: map[string]string{"driver_handles_share_servers": "false"},
+	}}}})
+	l.share("origin", "", "h1", "p1")
+	l.transitions(&raftv1.Transitions{Replicas: []*raftv1.ReplicaTransition{{Id: "origin-1", Status: tarnv1.Status_STATUS_AVAILABLE}}})
+	l.apply(&raftv1.Command{Verb: &raftv1.Command_CreateSnapshot{CreateSnapshot: &raftv1.CreateSnapshot{
+		Snapshot: &tarnv1.Snapshot{Id: "snap", ShareId: "origin"}, InstanceIds: map[string]string{"origin-1": "i1"},
+	}}})
+	instance := func(st tarnv1.Status) {
+		l.transitions(&raftv1.Transitions{Snapshots: []*raftv1.SnapshotTransition{{SnapshotId: "snap", ReplicaId: "origin-1", Status: st, Guid: 77}}})
+	}
+	instance(tarnv1.Status_STATUS_AVAILABLE)
+	l.share("clone", "snap", "h2", "p1")
+	told := func() *tarnv1.Assignment {
+		list, _ := ForHost(l.fsm.View(), "h2")
+		return list[0]
+	}
+	guests := func() int {
+		list, _ := ForHost(l.fsm.View(), "h1")
+		return len(list[0].GetPeers())
+	}
+	for _, st := range []tarnv1.Status{tarnv1.Status_STATUS_ERROR, tarnv1.Status_STATUS_CREATING, tarnv1.Status_STATUS_AVAILABLE} {
+		l.apply(&raftv1.Command{Verb: &raftv1.Command_ResetShareStatus{ResetShareStatus: &raftv1.ResetShareStatus{Id: "clone", Status: st}}})
+		if a := told(); a.GetCloneSource().GetGuid() != 77 || a.GetCloneSource().GetSource() == nil || guests() != 1 {
+			t.Errorf("%v: told %v, and %d may pull", st, a, guests())
+		}
+	}
+	instance(tarnv1.Status_STATUS_ERROR)
+	if c := told().GetCloneSource(); c == nil || c.GetSource() != nil || c.GetGuid() != 0 {
+		t.Errorf("while nobody has the snapshot: told %v", c)
+	}
+	instance(tarnv1.Status_STATUS_AVAILABLE)
+	l.transitions(&raftv1.Transitions{Replicas: []*raftv1.ReplicaTransition{{Id: "clone-1", Status: tarnv1.Status_STATUS_AVAILABLE}}})
+	if a := told(); a.GetCloneSource() != nil || !a.GetEstablished() || guests() != 0 {
+		t.Errorf("once it has served: told %v, and %d may pull", a, guests())
+	}
+	l.apply(&raftv1.Command{Verb: &raftv1.Command_DeleteShare{DeleteShare: &raftv1.DeleteShare{Id: "clone"}}})
+	if a := told(); a.GetRole() != tarnv1.Role_ROLE_DELETING || a.GetCloneSource() != nil {
+		t.Errorf("on its way out: told %v", a)
+	}
+}

@@ -66,7 +66,7 @@ func (r *round) deletion(s *shareFacts, rep *tarnv1.Replica, report *tarnv1.Repl
 
 func (r *round) living(s *shareFacts, rep *tarnv1.Replica, report *tarnv1.ReplicaReport, t *raftv1.ReplicaTransition) {
 	status := r.status(s, rep, report)
-	if status != rep.GetStatus() {
+	if status != rep.GetStatus() || s.launches(rep, report) {
 		t.Status = status
 	}
 	r.errors(s, rep, report, status, t)
@@ -102,8 +102,19 @@ func (s *shareFacts) follows(rep *tarnv1.Replica, report *tarnv1.ReplicaReport) 
 	return s.owner() != rep.GetId() && report.GetReady() && report.GetHeadGuid() != 0
 }
 
+// launches reports that a replica which was made available by hand is so in fact, which
+// the state has to know: only then a dataset that is missing later is a loss.
+func (s *shareFacts) launches(rep *tarnv1.Replica, report *tarnv1.ReplicaReport) bool {
+	return rep.GetStatus() == tarnv1.Status_STATUS_AVAILABLE && rep.GetLaunchedAt() == nil && !s.fenced() && s.well(rep, report)
+}
+
+// well reports that a replica does what its role asks of it.
+func (s *shareFacts) well(rep *tarnv1.Replica, report *tarnv1.ReplicaReport) bool {
+	return !fatal(report) && (s.serves(rep, report) || s.follows(rep, report))
+}
+
 func (r *round) status(s *shareFacts, rep *tarnv1.Replica, report *tarnv1.ReplicaReport) tarnv1.Status {
-	well := !fatal(report) && (s.serves(rep, report) || s.follows(rep, report))
+	well := s.well(rep, report)
 	switch rep.GetStatus() {
 	case tarnv1.Status_STATUS_CREATING, tarnv1.Status_STATUS_CREATING_FROM_SNAPSHOT, tarnv1.Status_STATUS_ERROR:
 		if well {
