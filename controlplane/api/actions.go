@@ -159,9 +159,9 @@ func shareRows() []row {
 		{act("divergent_copy:list", byAll), tarnv1connect.ReplicaServiceListDivergentCopiesProcedure, 0},
 		{act("divergent_copy:show", byAll), tarnv1connect.ReplicaServiceGetDivergentCopyProcedure, 0},
 		{act("divergent_copy:purge", byOperator), tarnv1connect.ReplicaServicePurgeDivergentCopyProcedure, 0},
-		{act("unknown_replica:list", byOperator), tarnv1connect.ReplicaServiceListUnknownReplicasProcedure, 0},
-		{act("unknown_replica:adopt", byOperator), tarnv1connect.ReplicaServiceAdoptUnknownReplicaProcedure, 0},
-		{act("unknown_replica:dismiss", byOperator), tarnv1connect.ReplicaServiceDismissUnknownReplicaProcedure, 0},
+		{clusterwide("unknown_replica:list"), tarnv1connect.ReplicaServiceListUnknownReplicasProcedure, 0},
+		{clusterwide("unknown_replica:adopt"), tarnv1connect.ReplicaServiceAdoptUnknownReplicaProcedure, 0},
+		{clusterwide("unknown_replica:dismiss"), tarnv1connect.ReplicaServiceDismissUnknownReplicaProcedure, 0},
 	}
 }
 

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -131,7 +132,8 @@ func (s *agentService) Report(ctx context.Context, req *tarnv1.ReportRequest) (*
 	if err := s.leading(); err != nil {
 		return nil, err
 	}
-	if err := currentSession(s.State.View(), req.GetHostId(), req.GetSessionId()); err != nil {
+	v := s.State.View()
+	if err := currentSession(v, req.GetHostId(), req.GetSessionId()); err != nil {
 		result := "stale"
 		if e, ok := errors.AsType[*raftfsm.Error](err); ok && e.Code == raftfsm.NotFound {
 			result = "unknown_host"
@@ -140,13 +142,22 @@ func (s *agentService) Report(ctx context.Context, req *tarnv1.ReportRequest) (*
 		return nil, err
 	}
 	s.Count("report", "taken", 1)
+	req.Replicas = slices.DeleteFunc(req.GetReplicas(), func(r *tarnv1.ReplicaReport) bool { return elsewhere(v, r.GetReplicaId(), req.GetHostId()) })
 	full := s.Soft.Report(req, time.Now())
 	out := &tarnv1.ReportResponse{WantFull: full, Inquiries: s.Soft.Inquiries(req.GetHostId())}
-	out.Revocations = s.revocations.unless(s.State.View(), req.GetRevocationsDigest())
+	out.Revocations = s.revocations.unless(v, req.GetRevocationsDigest())
 	if req.GetGossip().GetRunning() {
 		out.Gossip = s.Gossip.Orders(req.GetGossip())
 	}
 	return out, nil
+}
+
+// elsewhere reports a replica of another host. What one host says of it would take the
+// place of what its own host says: a host that is not to be trusted any more could make
+// the leader blind for all others.
+func elsewhere(v *raftfsm.View, replicaID, hostID string) bool {
+	r, ok := v.Replica(replicaID)
+	return ok && r.GetHostId() != hostID
 }
 
 // currentSession refuses agents of an earlier start, and two that share an identity.

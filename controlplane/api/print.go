@@ -20,6 +20,9 @@ func printShare(v *raftfsm.View, who caller, s *tarnv1.Share) *tarnv1.Share {
 		out.Host = ""
 		if f := out.GetFencing(); f != nil {
 			f.ProofDetail, f.Attestation = "", ""
+			for _, u := range f.GetUnknownReplicas() {
+				u.HostId, u.Host, u.Pool, u.Dataset, u.DismissedBy = "", "", "", "", ""
+			}
 			if f.GetSecond() != nil {
 				f.Second.AskedBy, f.Second.GivenBy = "", ""
 			}

@@ -65,7 +65,20 @@ func TestUnknownReplicasAreDecidedAbout(t *testing.T) {
 		t.Errorf("shown %v, %v", shown.GetFencing().GetRight(), err)
 	}
 
+	seen, err := s.member("default").Shares.GetShare(t.Context(), &tarnv1.GetRequest{Id: share.GetId()})
+	if err != nil || len(seen.GetFencing().GetUnknownReplicas()) != 2 {
+		t.Fatalf("a user sees %v, %v", seen.GetFencing(), err)
+	}
+	for _, u := range seen.GetFencing().GetUnknownReplicas() {
+		if u.GetHostId() != "" || u.GetHost() != "" || u.GetPool() != "" || u.GetDataset() != "" || u.GetReplicaId() == "" {
+			t.Errorf("a user sees %v", u)
+		}
+	}
+	// They are of all projects: no policy opens them to one.
+	s.follow(generous())
 	_, err = s.member("red").Replicas.DismissUnknownReplica(t.Context(), &tarnv1.UnknownReplicaRequest{ReplicaId: x})
+	wantCode(t, err, connect.CodePermissionDenied)
+	_, err = s.member("red").Replicas.ListUnknownReplicas(t.Context(), &tarnv1.ListUnknownReplicasRequest{})
 	wantCode(t, err, connect.CodePermissionDenied)
 	_, err = op.Replicas.AdoptUnknownReplica(t.Context(), &tarnv1.UnknownReplicaRequest{ReplicaId: old})
 	wantCode(t, err, connect.CodeFailedPrecondition)
