@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -221,6 +222,7 @@ func (l *File) write(e Entry, sync bool) error {
 		}
 	}
 	e.N, e.At, e.Node = l.n+1, time.Now().UTC(), l.node
+	e.bound()
 	text, err := json.Marshal(e)
 	if err != nil {
 		return fmt.Errorf("encode audit entry: %w", err)
@@ -238,9 +240,21 @@ func (l *File) write(e Entry, sync bool) error {
 	return nil
 }
 
+// bound cuts what strangers can make long: a path that they ask for, or what their
+// handshake offers. A line above maxLine would count as changed by somebody.
+func (e *Entry) bound() {
+	for _, text := range []*string{&e.Actor, &e.Remote, &e.Project, &e.Action, &e.RequestID, &e.Reason, &e.Details} {
+		*text = cut(*text)
+	}
+}
+
 func (l *File) rotate() error {
 	path := filepath.Join(l.dir, FileName)
-	if err := errors.Join(l.f.Sync(), os.Rename(path, filepath.Join(l.dir, asideName(l.n)))); err != nil {
+	if err := l.f.Sync(); err != nil {
+		return err
+	}
+	// It is gone if an attempt before came no further than this.
+	if err := os.Rename(path, filepath.Join(l.dir, asideName(l.n))); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	next, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)

@@ -192,6 +192,36 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// TestStrangersCannotBreakTheFile: what is written of somebody who has no rights at all
+// is short, whatever they ask for; else the next start would take the file for changed.
+func TestStrangersCannotBreakTheFile(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir)
+	long := strings.Repeat("\x01<\xff", 1<<20)
+	must(t, l.Denied(Entry{Actor: long, Remote: long, Project: long, Action: long, RequestID: long, Reason: long, Details: long}))
+	must(t, l.Close())
+	l = open(t, dir)
+	must(t, l.Intend(Entry{Actor: "a", Action: "DeleteShare"}))
+	end, err := VerifyDir(dir)
+	if got := end.Counts(); err != nil || got.Denied != 1 || got.Intents != 1 || got.Chains != 1 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// TestRotationGoesOn where one broke off: the full file has its new name, and there was no
+// room for the next.
+func TestRotationGoesOn(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir)
+	must(t, l.Intend(Entry{Actor: "a"}))
+	must(t, os.Rename(filepath.Join(dir, FileName), filepath.Join(dir, asideName(l.n))))
+	l.limit = 1
+	must(t, l.Intend(Entry{Actor: "b"}))
+	if end, err := VerifyDir(dir); err != nil || end.Counts().Intents != 2 || end.Counts().Chains != 1 {
+		t.Errorf("%+v, %v", end.Counts(), err)
+	}
+}
+
 func TestLinkInPlaceOfTheFileIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.Symlink(filepath.Join(t.TempDir(), "elsewhere"), filepath.Join(dir, FileName)))

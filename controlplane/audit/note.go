@@ -101,14 +101,19 @@ func Details(m proto.Message) string {
 		// Nothing that came through the wire gets here; the record still has its ids.
 		return ""
 	}
-	if len(data) <= maxDetails {
-		return string(data)
+	return cut(string(data))
+}
+
+// cut shortens a text to maxDetails, and says so. Twice is as once.
+func cut(text string) string {
+	if len(text) <= maxDetails {
+		return text
 	}
-	cut := maxDetails
-	for cut > 0 && !utf8.RuneStart(data[cut]) {
-		cut--
+	end := maxDetails
+	for end > 0 && !utf8.RuneStart(text[end]) {
+		end--
 	}
-	return string(data[:cut]) + "…"
+	return text[:end] + "…"
 }
 
 // Redact returns a copy of m without any field that is marked debug_redact, at any depth.
