@@ -45,6 +45,7 @@ type Agent struct {
 	exports     Exporter
 	keys        *keys.Store // nil: the storage cannot encrypt
 	keeper      *lease.Keeper
+	only        *only
 	deadman     *lease.Deadman // nil: nothing enforces the lease
 	board       *stream.Board
 	server      *stream.Server
@@ -125,7 +126,8 @@ func (a *Agent) buildIdentity() (err error) {
 	}
 	a.hostID = a.material.Identity().ID
 	a.log = a.log.With("agent", a.cfg.Name)
-	return nil
+	a.only, err = openOnly(a.cfg.DataDir, a.cfg.Machine)
+	return err
 }
 
 func (a *Agent) buildStorage() error {
@@ -169,7 +171,7 @@ func (a *Agent) buildLease() (err error) {
 	a.keeper, err = lease.NewKeeper(lease.Config{
 		HostID: a.hostID, SessionID: a.session, Renewer: a.control, Guard: guard,
 		Every: a.cfg.Lease.Renew, Margin: a.cfg.Lease.Margin, Logger: a.log,
-		Beat:    a.pulses.turn,
+		Beat: a.pulses.turn, AnotherLife: a.anotherLife,
 		Renewed: func(result string) { a.counters.LeaseRenewals.WithLabelValues(result).Inc() },
 		Moved: func(gained, lost int) {
 			a.counters.LeaseTransitions.WithLabelValues("gained").Add(float64(gained))
@@ -331,8 +333,11 @@ func (a *Agent) HostID() string { return a.hostID }
 func (a *Agent) Registry() *prometheus.Registry { return a.registry }
 
 // Ready returns nil while assignments have been received and can be acted on: every
-// pool is there.
+// pool is there, and no other life of the host goes on.
 func (a *Agent) Ready() error {
+	if a.only.isOver() {
+		return fmt.Errorf("%w: %s", ErrAnotherLife, a.only.whatNow())
+	}
 	if !a.heard() {
 		return errors.New("no assignments received from the control plane yet")
 	}

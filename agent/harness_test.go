@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"tarn/controlplane/identity"
+	"tarn/controlplane/observe"
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/zfs/zfstest"
 )
@@ -49,7 +50,10 @@ type plane struct {
 	answer      *tarnv1.InquiryAnswer
 	purges      []*tarnv1.PurgeOrder // of every host
 	revoked     *tarnv1.Revocations
-	away        bool // nobody is registered
+	away        bool           // nobody is registered
+	lives       *observe.Lives // nil: of a release that does not tell lives apart
+	asked       *tarnv1.RenewLeaseRequest
+	issued      []byte // token of the last answer
 }
 
 func newPlane() *plane {
@@ -145,6 +149,14 @@ func (p *plane) RenewLease(_ context.Context, req *tarnv1.RenewLeaseRequest) (*t
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	resp := &tarnv1.RenewLeaseResponse{Nonce: req.GetNonce(), Duration: durationpb.New(leaseDuration)}
+	if p.lives != nil {
+		verdict, token := p.lives.Judge(1, req.GetHostId(), req.GetSessionId(), req.GetToken(), func() bool { return true })
+		if verdict != observe.Same {
+			resp.AnotherLife = true
+			return resp, nil
+		}
+		resp.Token, p.asked, p.issued = token, proto.CloneOf(req), token
+	}
 	for _, s := range req.GetShares() {
 		if p.owns(req.GetHostId(), s) {
 			resp.Granted = append(resp.Granted, s)

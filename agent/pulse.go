@@ -36,6 +36,7 @@ type pulses struct {
 	mu      sync.Mutex
 	began   map[string]time.Time // of the rounds under way
 	entered map[string]bool
+	alone   string // the only loop there is; empty: all are
 }
 
 func newPulses(cfg Config) *pulses {
@@ -58,6 +59,14 @@ func (p *pulses) turn(loop string) {
 	p.began[loop], p.entered[loop] = p.now(), true
 }
 
+// only says that no loop but this is to turn any more.
+func (p *pulses) only(loop string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.alone = loop
+	clear(p.began)
+}
+
 // rest notes that a loop waits for what has no bound, until its next turn.
 func (p *pulses) rest(loop string) {
 	p.mu.Lock()
@@ -74,7 +83,7 @@ func (p *pulses) check() error {
 	defer p.mu.Unlock()
 	var errs []error
 	for _, loop := range []string{loopWatch, loopRenewals, loopFollow, loopStreams} {
-		if !p.entered[loop] {
+		if !p.entered[loop] && p.alone == "" {
 			errs = append(errs, fmt.Errorf("%w: %s: not begun", errNotAlive, loop))
 		}
 	}

@@ -21,7 +21,8 @@ const retireTimeout = 10 * time.Second
 
 // Run takes part in the cluster until ctx ends. Then the workers stop, what this
 // host serves for writing is unmounted, and the storage is closed; demotion is
-// not for an agent to decide. It returns nil after a clean end.
+// not for an agent to decide. It returns nil after a clean end. When another life of the
+// host goes on, work ends at once, and the agent stays to say so until ctx ends.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.hangUp()
 	// What must outlive the work: streams to others, metrics, the dead-man.
@@ -32,11 +33,35 @@ func (a *Agent) Run(ctx context.Context) error {
 	services, lasting := errgroup.WithContext(lasting)
 	context.AfterFunc(lasting, stop)
 	a.services(lasting, services)
-	err := a.work(ctx)
+	err := a.live(ctx, lasting, services)
 	err = errors.Join(err, a.retire())
 	stopLasting()
 	err = errors.Join(err, services.Wait())
 	return errors.Join(err, a.storage.Close())
+}
+
+// live works and serves other hosts, until ctx ends or another life of this host goes on.
+func (a *Agent) live(ctx, lasting context.Context, services *errgroup.Group) error {
+	working, stop := a.only.while(ctx)
+	defer stop()
+	if a.only.isOver() {
+		if err := ended(ctx, a.begin(ctx)); err != nil {
+			a.log.Error("what an earlier run served could not be taken over", "err", err)
+		}
+		return a.stayAside(ctx)
+	}
+	serving, hide := context.WithCancel(lasting)
+	context.AfterFunc(lasting, hide)
+	a.serveOthers(serving, services)
+	err := ended(working, a.begin(working))
+	if err == nil {
+		err = a.work(working)
+	}
+	if err != nil || !a.only.isOver() {
+		return err
+	}
+	hide()
+	return a.stayAside(ctx)
 }
 
 // services run from before the first worker until after the last.
@@ -50,8 +75,12 @@ func (a *Agent) services(ctx context.Context, group *errgroup.Group) {
 	}
 	group.Go(func() error { return admin.Run(ctx) })
 	group.Go(func() error { return a.exports.Run(ctx) })
-	group.Go(func() error { return a.serve(ctx) })
 	group.Go(func() error { return a.renew(ctx) })
+}
+
+// serveOthers is what other hosts see of this one; it runs as long.
+func (a *Agent) serveOthers(ctx context.Context, group *errgroup.Group) {
+	group.Go(func() error { return a.serve(ctx) })
 	if a.door != nil {
 		group.Go(func() error { return ended(ctx, a.door.Run(ctx)) })
 	}
@@ -60,14 +89,19 @@ func (a *Agent) services(ctx context.Context, group *errgroup.Group) {
 	}
 }
 
-// work is the agent's life: first nothing is writable, then it follows the control plane.
-func (a *Agent) work(ctx context.Context) error {
+// begin makes sure that nothing is writable.
+func (a *Agent) begin(ctx context.Context) error {
 	if here, ok := a.exports.(export.Recorder); ok {
 		if err := export.Succeed(ctx, a.cfg.DataDir, here); err != nil {
-			return ended(ctx, err)
+			return err
 		}
 	}
 	a.pools.look(ctx)
+	return nil
+}
+
+// work is the agent's life: it follows the control plane.
+func (a *Agent) work(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	a.workers.begin(ctx)
 	group.Go(func() error { return ended(ctx, a.keeper.Run(ctx)) })

@@ -22,6 +22,8 @@ type holder struct {
 	agent   *fakeAgent
 	cut     atomic.Bool
 	renewed atomic.Int64
+	// over is set when the leader said that another life goes on.
+	over atomic.Bool
 	// asked is when the last request went out.
 	asked atomic.Pointer[time.Time]
 }
@@ -37,10 +39,19 @@ func (k *holder) RenewLease(ctx context.Context, req *tarnv1.RenewLeaseRequest) 
 
 func (h *harness) holder(a *fakeAgent, want lease.Share) *holder {
 	h.t.Helper()
+	k := h.idle(a)
+	k.Want([]lease.Share{want})
+	return k
+}
+
+// idle is a holder that wants nothing yet.
+func (h *harness) idle(a *fakeAgent) *holder {
+	h.t.Helper()
 	k := &holder{agent: a}
 	var err error
 	k.Keeper, err = lease.NewKeeper(lease.Config{
 		HostID: a.id, SessionID: a.session, Renewer: k, Every: 150 * time.Millisecond, Margin: 200 * time.Millisecond,
+		AnotherLife: func() { k.over.Store(true) },
 		Renewed: func(result string) {
 			if result == "renewed" {
 				k.renewed.Add(1)
@@ -59,7 +70,6 @@ func (h *harness) holder(a *fakeAgent, want lease.Share) *holder {
 			h.t.Error(err)
 		}
 	})
-	k.Want([]lease.Share{want})
 	return k
 }
 
@@ -132,5 +142,58 @@ func TestTwoMachinesOfOneIdentity(t *testing.T) {
 	clone.session = uuid.NewString()
 	if refused(clone) {
 		t.Error("the agent's own machine is refused")
+	}
+}
+
+// A machine is copied while it runs: both lives have the same session, machine and boot.
+// One of them goes on, also under another leader; the other is told, and the operator.
+func TestTwoLivesOfOneMachine(t *testing.T) {
+	h := newHarness(t, 1, func(cfg *controlplane.Config) {
+		cfg.Lease = controlplane.LeaseConfig{Duration: time.Second, Wait: 3 * time.Second, Renew: 150 * time.Millisecond, Margin: 200 * time.Millisecond}
+	})
+	h.leader()
+	user := h.member("blue")
+	kind := readableType(t, h.operator())
+	agent := h.serveAgent(&fakeAgent{id: uuid.NewString(), class: tarnv1.FenceClass_FENCE_CLASS_HELPER, machine: "machine"}, "one", "az1")
+	share, err := user.Shares.CreateShare(t.Context(), &tarnv1.CreateShareRequest{Name: "docs", SizeGib: 1, ShareType: kind.GetName()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	replicas, err := user.Replicas.ListReplicas(t.Context(), &tarnv1.ListReplicasRequest{ShareId: share.GetId()})
+	if err != nil || len(replicas.GetReplicas()) != 1 {
+		t.Fatal(replicas, err)
+	}
+	want := lease.Share{ShareID: share.GetId(), ReplicaID: replicas.GetReplicas()[0].GetId(), Epoch: 1}
+	// Both are as they were before the first answer.
+	one, two := h.idle(agent), h.idle(agent)
+	one.Want([]lease.Share{want})
+	two.Want([]lease.Share{want})
+	h.await("one of them is told", func() bool { return one.over.Load() || two.over.Load() })
+	if one.over.Load() {
+		one, two = two, one
+	}
+	from := one.renewed.Load()
+	h.await("the other goes on", func() bool {
+		if one.over.Load() || two.held(want) {
+			t.Fatalf("going on: told of another life %t; stopped: holds the lease %t", one.over.Load(), two.held(want))
+		}
+		return one.renewed.Load() >= from+5 && one.held(want)
+	})
+
+	shown := func() *tarnv1.Host {
+		host, err := h.operator().Hosts.GetHost(t.Context(), &tarnv1.GetRequest{Id: agent.id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return host
+	}
+	if shown().GetAnotherLifeAt() != nil {
+		t.Error("another life is shown before it has said so")
+	}
+	if _, err := agent.cl.Agent.Report(t.Context(), &tarnv1.ReportRequest{HostId: agent.id, SessionId: "nobody's", AnotherLife: true}); err != nil {
+		t.Fatal(err)
+	}
+	if host := shown(); host.GetAnotherLifeAt() == nil || host.GetSessionId() != agent.session {
+		t.Errorf("host is %v", host)
 	}
 }

@@ -138,6 +138,7 @@ func (n *Node) sampleHost(f *metrics.Fleet, v *raftfsm.View, h *tarnv1.Host) {
 	if seen, ok := n.soft.Host(h.GetId()); ok {
 		host.FenceDegraded = seen.FenceClass < h.GetFenceClass()
 	}
+	_, host.OtherLife = n.soft.OtherLife(h.GetId(), time.Now())
 	for _, p := range h.GetPools() {
 		_, replicas := v.PoolProvisioned(h.GetId(), p.GetName())
 		host.Replicas += replicas

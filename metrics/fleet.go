@@ -67,6 +67,8 @@ type HostSample struct {
 	Replicas int
 	// FenceDegraded tells that what ends a lease there is weaker than the host registered.
 	FenceDegraded bool
+	// OtherLife tells that a copy of the host, which had to stop, is heard of beside it.
+	OtherLife bool
 }
 
 // PoolSample is one pool. Sizes are bytes.
@@ -93,7 +95,7 @@ type fleetCollector struct {
 
 	shareInfo, shareEpoch, sharePrimary, lossBound, unknown *prometheus.Desc
 	state, lag, lagBytes, lagSnapshots, rpo, ackedSeconds   *prometheus.Desc
-	hostUp, hostReplicas, fenceDegraded, blocked            *prometheus.Desc
+	hostUp, hostReplicas, fenceDegraded, otherLife, blocked *prometheus.Desc
 	pools                                                   poolDescs
 }
 
@@ -121,6 +123,8 @@ func newFleetCollector(source FleetSource) *fleetCollector {
 		hostReplicas: desc("tarn_host_replicas", "Replicas placed on the host.", "host"),
 		fenceDegraded: desc("tarn_host_fence_degraded",
 			"1 while what ends a lease on the host is weaker than the host registered with.", "host"),
+		otherLife: desc("tarn_host_other_life",
+			"1 while a copy of the running host, which had to stop, is heard of beside it.", "host"),
 		blocked: desc("tarn_auto_failovers_blocked", "1 while the share ought to fail over by itself and cannot; absent otherwise.", "share"),
 		pools:   newPoolDescs(),
 	}
@@ -130,7 +134,7 @@ func newFleetCollector(source FleetSource) *fleetCollector {
 func (c *fleetCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.shareInfo, c.shareEpoch, c.sharePrimary, c.lossBound, c.unknown, c.state, c.lag, c.lagBytes,
-		c.lagSnapshots, c.rpo, c.ackedSeconds, c.hostUp, c.hostReplicas, c.fenceDegraded, c.blocked,
+		c.lagSnapshots, c.rpo, c.ackedSeconds, c.hostUp, c.hostReplicas, c.fenceDegraded, c.otherLife, c.blocked,
 	} {
 		ch <- d
 	}
@@ -150,6 +154,7 @@ func (c *fleetCollector) Collect(ch chan<- prometheus.Metric) {
 		send(ch, c.hostUp, boolValue(h.Up), h.Host, h.Zone)
 		send(ch, c.hostReplicas, float64(h.Replicas), h.Host)
 		send(ch, c.fenceDegraded, boolValue(h.FenceDegraded), h.Host)
+		send(ch, c.otherLife, boolValue(h.OtherLife), h.Host)
 	}
 	for _, p := range fleet.Pools {
 		c.pools.collect(ch, p)

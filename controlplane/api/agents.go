@@ -132,6 +132,9 @@ func (s *agentService) Report(ctx context.Context, req *tarnv1.ReportRequest) (*
 	if err := s.leading(); err != nil {
 		return nil, err
 	}
+	if req.GetAnotherLife() {
+		return s.anotherLife(req.GetHostId())
+	}
 	v := s.State.View()
 	if err := currentSession(v, req.GetHostId(), req.GetSessionId()); err != nil {
 		result := "stale"

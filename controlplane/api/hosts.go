@@ -35,6 +35,9 @@ func (s *hosts) print(v *raftfsm.View, stored *tarnv1.Host) *tarnv1.Host {
 	if seen, ok := s.Soft.Host(h.GetId()); ok {
 		h.LastReportAt, h.FenceClassNow, h.FenceTrouble = timestamppb.New(seen.At), seen.FenceClass, seen.FenceTrouble
 	}
+	if at, _ := s.Soft.OtherLife(h.GetId(), time.Now()); !at.IsZero() {
+		h.AnotherLifeAt = timestamppb.New(at)
+	}
 	for _, p := range h.GetPools() {
 		if m, ok := s.Soft.Pool(h.GetId(), p.GetName()); ok {
 			p.TotalCapacityGib, p.FreeCapacityGib, p.Health = m.GetTotalCapacityGib(), m.GetFreeCapacityGib(), m.GetHealth()

@@ -2,6 +2,7 @@ package api
 
 import (
 	"errors"
+	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -33,4 +34,18 @@ func (s *agentService) answerTo(v *raftfsm.View, req *tarnv1.RenewLeaseRequest) 
 	return &tarnv1.RenewLeaseResponse{
 		Nonce: req.GetNonce(), Duration: durationpb.New(s.LeaseDuration), Token: token, AnotherLife: verdict == observe.Another,
 	}, nil
+}
+
+// anotherLife takes the word of a host's life that had to stop. It is no sign of life of
+// the host, and counts for nothing but to be shown.
+func (s *agentService) anotherLife(hostID string) (*tarnv1.ReportResponse, error) {
+	h, ok := s.State.View().Host(hostID)
+	if !ok {
+		return nil, notFound("host", hostID)
+	}
+	s.Count("report", "another_life", 1)
+	if s.Soft.AnotherLife(hostID, time.Now()) {
+		s.Logger.Error("a copy of a host runs beside it, and has stopped serving: switch one off, or reboot the copy", "host", h.GetName(), "id", hostID)
+	}
+	return &tarnv1.ReportResponse{}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // Lives tells copies of a running agent apart, which share session, lease and every
@@ -104,4 +105,23 @@ func (l *Lives) token(c *chain, hostID string, number uint64) []byte {
 	// A hash.Hash never fails.
 	_, _ = fmt.Fprintf(seal, "%d %d %q %q %x", number, c.term, hostID, c.session, c.confirmed)
 	return seal.Sum(token)[:numberSize+sealSize]
+}
+
+// AnotherLife takes note that a second life of a host was heard of at now: it has stopped,
+// and says so now and then. True if that is news: none was heard of within the TTL.
+func (s *State) AnotherLife(hostID string, now time.Time) (news bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last, known := s.others[hostID]
+	s.others[hostID] = now
+	return !known || now.Sub(last) > s.cfg.TTL
+}
+
+// OtherLife is when a second life of a host was last heard of in this leadership; zero if
+// none was. present says that it was within the TTL at now.
+func (s *State) OtherLife(hostID string, now time.Time) (at time.Time, present bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, known := s.others[hostID]
+	return at, known && now.Sub(at) <= s.cfg.TTL
 }

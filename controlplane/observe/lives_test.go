@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -237,4 +238,24 @@ func TestLives(t *testing.T) {
 	want("new session goes on", Same)(judge(3, "t", fresh))
 	_, elsewhere := l.Judge(3, "i", "t", nil, func() bool { return true })
 	want("token of another host", Another)(judge(3, "t", elsewhere))
+}
+
+func TestStoppedLivesAreSeenWhileTheyAreHeardOf(t *testing.T) {
+	s := newState(t)
+	if _, present := s.OtherLife("h", at(0)); present || !s.AnotherLife("h", at(0)) || s.AnotherLife("h", at(time.Second)) {
+		t.Error("the first word of it is news, and only that")
+	}
+	if last, present := s.OtherLife("h", at(5*time.Second)); !present || last != at(time.Second) {
+		t.Error(last, present)
+	}
+	if last, present := s.OtherLife("h", at(time.Minute)); present || last != at(time.Second) || !s.AnotherLife("h", at(time.Minute)) {
+		t.Error(last, present)
+	}
+	if _, heard := s.Host("h"); heard {
+		t.Error("a life that has stopped is no sign of the host")
+	}
+	s.Lead(at(time.Hour))
+	if last, present := s.OtherLife("h", at(time.Hour)); present || !last.IsZero() {
+		t.Error("a new leader knows", last)
+	}
 }

@@ -45,6 +45,7 @@ type State struct {
 	pauses   pauses
 	stonith  map[string]StonithResult
 	asked    map[string]*asked // by id of the inquiry
+	others   map[string]time.Time
 	changed  chan struct{}
 }
 
@@ -117,6 +118,7 @@ func (s *State) reset(since time.Time) {
 	s.quiesce = make(map[string]time.Time)
 	s.began = make(map[string]time.Time)
 	s.stonith = make(map[string]StonithResult)
+	s.others = make(map[string]time.Time)
 	s.giveUp()
 }
 

@@ -77,7 +77,7 @@ func (r *run) check(n int) {
 	errs = append(errs, r.broken...)
 	r.broken = nil
 	r.countMu.Unlock()
-	errs = append(errs, r.checkSnapshots(), r.sameEverywhere(), r.nothingLeft(), r.tidy())
+	errs = append(errs, r.checkSnapshots(), r.sameEverywhere(), r.nothingLeft(), r.onlyLives(), r.tidy())
 	if err := errors.Join(errs...); err != nil {
 		r.t.Errorf("schedule %d: %v", n, err)
 	}

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/prototext"
 
+	"tarn/agent"
 	"tarn/cmd/tarn/dev"
 	tarnv1 "tarn/proto/tarn/v1"
 )
@@ -163,6 +165,21 @@ func (r *run) trees(node string) []string {
 		trees = append(trees, found...)
 	}
 	return trees
+}
+
+// onlyLives has every agent's log free of the word that another life of its host goes on:
+// no machine is copied here.
+func (r *run) onlyLives() error {
+	var errs []error
+	for _, name := range r.names(dev.Agent) {
+		log, err := os.ReadFile(r.LogFile(name))
+		if at := bytes.Index(log, []byte(agent.ErrAnotherLife.Error())); at >= 0 {
+			line, _, _ := bytes.Cut(log[bytes.LastIndexByte(log[:at], '\n')+1:], []byte("\n"))
+			err = fmt.Errorf("%s took itself for another life of its host: %s", name, line)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // tidy does what makes the next schedule begin like the first: most files go, and

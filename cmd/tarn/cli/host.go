@@ -45,6 +45,7 @@ var hostView = view[*tarnv1.Host]{
 		{"Backend", (*tarnv1.Host).GetBackend},
 		{"Version", (*tarnv1.Host).GetVersion},
 		{"Fence class", fenceText},
+		{"Another life", anotherLifeText},
 		{"Capabilities", func(h *tarnv1.Host) string { return mapText(h.GetCapabilities()) }},
 		{"Last report", func(h *tarnv1.Host) string { return stampText(h.GetLastReportAt()) }},
 		{"Created", func(h *tarnv1.Host) string { return stampText(h.GetCreatedAt()) }},
@@ -61,6 +62,14 @@ func fenceText(h *tarnv1.Host) string {
 		text += ": " + h.GetFenceTrouble()
 	}
 	return text
+}
+
+// anotherLifeText tells of a copy of the host that runs beside it.
+func anotherLifeText(h *tarnv1.Host) string {
+	if h.GetAnotherLifeAt() == nil {
+		return ""
+	}
+	return "a copy of this machine has stopped serving; last heard of " + stampText(h.GetAnotherLifeAt())
 }
 
 func poolNames(h *tarnv1.Host, separator string) string {
