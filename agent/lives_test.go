@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,6 +67,10 @@ func TestAgentStopsForItsOtherLife(t *testing.T) {
 	told := func() bool { return len(p.reports) > 0 && p.reports[len(p.reports)-1].GetAnotherLife() }
 	p.until(t, told, func() string { return "the control plane does not hear of the other life" })
 	eventually(t, "the share is out of reach", func() bool { return !exists(served.GetMountpoint()) })
+	eventually(t, "other hosts are not answered", func() bool {
+		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", h.cfg.Advertise)
+		return err != nil || c.Close() != nil
+	})
 	if h.Alive(t.Context()) != nil || h.Ready() == nil || !strings.Contains(h.Ready().Error(), "reboot") {
 		t.Errorf("alive %v, ready %v", h.Alive(t.Context()), h.Ready())
 	}

@@ -57,9 +57,9 @@ type ControlPlane struct {
 	OtherTerm *prometheus.CounterVec
 	// ReconcileDuration of one round of the leader, from view to proposed commands.
 	ReconcileDuration *prometheus.HistogramVec
-	// Reports of agents by result (taken, stale, unknown_host).
+	// Reports of agents by result (taken, stale, another_life, unknown_host).
 	Reports *prometheus.CounterVec
-	// Leases asked for by result (granted, revoked, refused, another_life).
+	// Leases asked for by result (granted, revoked, refused).
 	Leases *prometheus.CounterVec
 	// GossipMembers by state (alive, failed, left).
 	GossipMembers *prometheus.GaugeVec

@@ -193,7 +193,7 @@ func (s *agentService) RenewLease(ctx context.Context, req *tarnv1.RenewLeaseReq
 		return nil, err
 	}
 	if out.GetAnotherLife() {
-		s.Count("lease", "another_life", 1)
+		s.Count("lease", "refused", len(req.GetShares()))
 		return out, nil
 	}
 	// A look ahead: a host that would get nothing must not seem to hold a lease.

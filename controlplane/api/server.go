@@ -98,7 +98,7 @@ type Config struct {
 	// Observe is called once per request; nil for none.
 	Observe func(procedure, code string, took time.Duration)
 	// Count is told of decisions: "placement" placed, refused or conflict; "report"
-	// taken, stale, another_life or unknown_host; "lease" granted, revoked, refused or another_life. Nil for none.
+	// taken, stale, another_life or unknown_host; "lease" granted, revoked or refused. Nil for none.
 	Count func(what, result string, n int)
 	// Placed is told how long deciding on one placement took; nil for none.
 	Placed func(took time.Duration)
