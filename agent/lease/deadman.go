@@ -215,8 +215,32 @@ func (d *Deadman) Run(ctx context.Context) error {
 		d.drop(s)
 		former = s
 	}
-	former.kill()
+	if former != nil {
+		d.abandon(former)
+	}
 	return nil
+}
+
+// abandon ends a helper that has no replacement, unless something is armed: one that is
+// stuck is the only one left that may yet fence it.
+func (d *Deadman) abandon(s *session) {
+	d.mu.Lock()
+	armed := len(d.armed)
+	d.mu.Unlock()
+	select {
+	case <-s.done:
+		if armed > 0 {
+			d.config.Logger.Error("no dead-man is left to fence what is armed", "armed", armed)
+		}
+		return
+	default:
+	}
+	if armed == 0 {
+		s.kill()
+		return
+	}
+	_ = s.orders.Close()
+	d.config.Logger.Warn("dead-man is stuck and stays: it has to fence what is armed", "armed", armed)
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -248,6 +272,12 @@ func (d *Deadman) start(ctx context.Context) (*session, error) {
 	if err == nil {
 		// A new helper may first have to ask its predecessor.
 		err = s.ready(ctx, confirmed, 5*d.config.Patience+takeoverPatience)
+	}
+	if err != nil && ctx.Err() != nil {
+		// It may have taken over what an earlier one had armed, which nobody else has. With
+		// nothing armed it ends at once.
+		_ = s.orders.Close()
+		return nil, err
 	}
 	if err != nil {
 		s.kill()
