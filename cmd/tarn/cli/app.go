@@ -22,6 +22,8 @@ type app struct {
 	stdout io.Writer
 	stderr io.Writer
 	parser *kong.Kong
+	// results for programs, printed at the end.
+	results []result
 
 	// dial opens the client; tests put their own services here.
 	dial func(a *app) (*client.Client, error)

@@ -113,13 +113,13 @@ func (c *auditVerify) Run(ctx context.Context, a *app) error {
 	}
 	if len(records) == 0 {
 		fmt.Fprintln(a.stdout, "cluster: no records yet")
-		return nil
+	} else {
+		last := records[len(records)-1]
+		fmt.Fprintf(a.stdout, "cluster: %d records, %d to %d, unbroken; head %s\n",
+			len(records), records[0].GetSeq(), last.GetSeq(), hex.EncodeToString(last.GetHash()))
 	}
-	last := records[len(records)-1]
-	fmt.Fprintf(a.stdout, "cluster: %d records, %d to %d, unbroken; head %s\n",
-		len(records), records[0].GetSeq(), last.GetSeq(), hex.EncodeToString(last.GetHash()))
-	if last.GetSeq() < head.GetHeadSeq() {
-		return fmt.Errorf("the cluster gave records to %d, its newest is %d", last.GetSeq(), head.GetHeadSeq())
+	if newest := newestSeq(records); newest < head.GetHeadSeq() {
+		return fmt.Errorf("the cluster gave records to %d, its newest is %d", newest, head.GetHeadSeq())
 	}
 	for _, path := range c.File {
 		if err := sameHistory(a.stdout, path, heads[path], records); err != nil {
@@ -155,8 +155,17 @@ func verifyPath(w io.Writer, path string) (*tarnv1.AuditRecord, error) {
 	return end.Head(), nil
 }
 
-// sameHistory compares the newest record of a file with the cluster's of that number.
+// sameHistory compares the newest record of a file with the cluster's of that number. The
+// file was read before: the cluster has every record that is in it, or has lost some.
 func sameHistory(w io.Writer, path string, head *tarnv1.AuditRecord, records []*tarnv1.AuditRecord) error {
+	if head == nil {
+		fmt.Fprintf(w, "%s: has no record of the cluster\n", path)
+		return nil
+	}
+	if newest := newestSeq(records); head.GetSeq() > newest {
+		return fail(exitFailure, "%s: has record %d, and the cluster's newest is %d: records were taken out, or the cluster was restored from a backup", path, head.GetSeq(), newest).
+			next("after a restore the files of before are a history of their own: verify them with --offline")
+	}
 	for _, r := range records {
 		if r.GetSeq() != head.GetSeq() {
 			continue
@@ -169,4 +178,11 @@ func sameHistory(w io.Writer, path string, head *tarnv1.AuditRecord, records []*
 	}
 	fmt.Fprintf(w, "%s: not compared with the cluster: it does not have record %d any more\n", path, head.GetSeq())
 	return nil
+}
+
+func newestSeq(records []*tarnv1.AuditRecord) uint64 {
+	if len(records) == 0 {
+		return 0
+	}
+	return records[len(records)-1].GetSeq()
 }

@@ -158,7 +158,7 @@ func (c *configCheck) Run(a *app) error {
 	if err := checkConfig(kind, c.File); err != nil {
 		return usage("%w", err).next("docs/config.md lists every key")
 	}
-	fmt.Fprintf(a.stdout, "%s: a valid %s configuration\n", c.File, kind)
+	a.printResult(c.File, "%s: a valid %s configuration", c.File, kind)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -246,6 +247,11 @@ func (c *divergentPurge) awaitPurged(ctx context.Context, a *app, purged *tarnv1
 			if d.GetGuid() == purged.GetGuid() && d.GetHostId() == purged.GetHostId() {
 				return progress{text: copyStateText(d), fraction: -1}, nil
 			}
+		}
+		// Of a replica that is gone only its host knows: silence is no confirmation.
+		host, _, _ := strings.Cut(purged.GetHost(), "@")
+		if silent := found.GetSilentHosts(); slices.Contains(silent, host) || host == "" && len(silent) > 0 {
+			return progress{text: "not told yet what they have: " + strings.Join(silent, ", "), fraction: -1}, nil
 		}
 		return progress{done: true, text: "nothing of it is left", fraction: 1}, nil
 	})

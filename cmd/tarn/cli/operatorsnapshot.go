@@ -175,8 +175,11 @@ func (c *stateRestore) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return stateFailure(c.File, err)
 	}
-	if a.Quiet || a.Output != "table" {
+	switch {
+	case a.Quiet:
 		return printState(a, done.Summary)
+	case a.Output != "table":
+		return printMachine(a, a.stdout, done)
 	}
 	fmt.Fprintf(a.stdout, "node %s has the state of index %d, of %s\n", done.NodeID, done.Index, done.TakenAt.Format(time.RFC3339))
 	for _, s := range done.Unasked {

@@ -164,11 +164,28 @@ func marshal(m proto.Message) ([]byte, error) {
 	return data, nil
 }
 
-// printResult prints what a command without a record to show has done.
+// result is what a command without a record to show has done.
+type result struct {
+	ID     string `json:"id"`
+	Result string `json:"result"`
+}
+
+// printResult prints a result; those for programs are kept until printResults.
 func (a *app) printResult(id, format string, args ...any) {
-	if a.Quiet {
+	switch {
+	case a.Quiet:
 		fmt.Fprintln(a.stdout, id)
-		return
+	case a.Output != "table":
+		a.results = append(a.results, result{id, fmt.Sprintf(format, args...)})
+	default:
+		fmt.Fprintf(a.stdout, format+"\n", args...)
 	}
-	fmt.Fprintf(a.stdout, format+"\n", args...)
+}
+
+// printResults ends a command: its results are one list, however many there are.
+func (a *app) printResults() error {
+	if len(a.results) == 0 {
+		return nil
+	}
+	return printMachine(a, a.stdout, a.results)
 }

@@ -91,6 +91,10 @@ func run(ctx context.Context, args []string, a *app) int {
 	if err == nil {
 		err = parsed.Run(a)
 	}
+	// Also of a command that failed half-way.
+	if untold := a.printResults(); err == nil {
+		err = untold
+	}
 	if err != nil {
 		return a.report(interrupted(ctx, err))
 	}

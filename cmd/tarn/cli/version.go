@@ -10,6 +10,11 @@ type versionCmd struct{}
 
 func (versionCmd) Run(a *app) error {
 	version, revision := buildInfo()
+	if a.Output != "table" {
+		return printMachine(a, a.stdout, map[string]string{
+			"version": version, "revision": revision, "os": runtime.GOOS, "arch": runtime.GOARCH, "go": runtime.Version(),
+		})
+	}
 	fmt.Fprintf(a.stdout, "tarn %s %s %s/%s %s\n", version, label(revision, "-"), runtime.GOOS, runtime.GOARCH, runtime.Version())
 	return nil
 }
