@@ -41,23 +41,30 @@ func (c *stateSave) Run(ctx context.Context, a *app, api *client.Client) error {
 	if _, err := os.Lstat(c.File); err == nil {
 		return fail(exitRefused, "%s exists", c.File).next("choose another name: a backup is never overwritten")
 	}
-	part, err := os.OpenFile(c.File+".part", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	// First, for the space; what fails there is no reason to have no backup.
+	swept := c.sweepParts()
+	summary, err := c.save(ctx, api)
 	if err != nil {
-		return fmt.Errorf("save state: %w", err)
+		return errors.Join(err, swept)
 	}
-	defer func() { _ = os.Remove(part.Name()) }() // gone already when all went well
-	summary, err := saveState(ctx, api, part)
-	if err = errors.Join(err, part.Close()); err != nil {
-		return err
+	return errors.Join(printState(a, summary), swept, c.retain())
+}
+
+func (c *stateSave) save(ctx context.Context, api *client.Client) (summary backup.Summary, err error) {
+	part, err := c.openPart()
+	if err != nil {
+		return summary, err
+	}
+	// Removed while it is locked: afterwards it may be another's.
+	defer func() { err = errors.Join(err, os.Remove(part.Name()), part.Close()) }()
+	if summary, err = saveState(ctx, api, part); err != nil {
+		return summary, err
 	}
 	// A link fails if somebody else took the name meanwhile.
 	if err := os.Link(part.Name(), c.File); err != nil {
-		return fmt.Errorf("save state: %w", err)
+		return summary, fmt.Errorf("save state: %w", err)
 	}
-	if err := syncDir(filepath.Dir(c.File)); err != nil {
-		return err
-	}
-	return errors.Join(printState(a, summary), c.retain())
+	return summary, syncDir(filepath.Dir(c.File))
 }
 
 func saveState(ctx context.Context, api *client.Client, f *os.File) (backup.Summary, error) {
