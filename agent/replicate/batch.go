@@ -165,7 +165,9 @@ func (c *Cadence) look(due []*entry, there map[string]*zfs.Dataset, begun time.T
 	c.quiet = false
 	for _, e := range due {
 		d := there[e.Dataset]
-		if d == nil {
+		if d == nil { // somebody renamed or destroyed it
+			e.seen.Mounted, e.seen.Listed = false, begun
+			defer e.Notify()
 			continue
 		}
 		if !d.Mounted {

@@ -183,7 +183,10 @@ func (w *Worker) quota(ctx context.Context, name string) error {
 
 // expose changes what clients reach. Until the exporter has answered, it is unknown.
 func (w *Worker) expose(ctx context.Context, a action) error {
-	mountpoint := w.s.f.ds.Mountpoint
+	mountpoint := w.shown // of a dataset that is not there any more
+	if w.s.f.ds != nil {
+		mountpoint = w.s.f.ds.Mountpoint
+	}
 	w.s.export = nil
 	if a.kind == doUnexport {
 		if err := w.cfg.Exports.Remove(ctx, mountpoint); err != nil {
@@ -200,7 +203,7 @@ func (w *Worker) expose(ctx context.Context, a action) error {
 	if err != nil {
 		return fmt.Errorf("apply exports: %w", err)
 	}
-	w.paths, w.ruleErrs = paths, ruleErrs
+	w.paths, w.ruleErrs, w.shown = paths, ruleErrs, mountpoint
 	w.s.export = &exportState{active: true, revision: want.GetRevision(), readOnly: a.readOnly}
 	return nil
 }

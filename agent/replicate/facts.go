@@ -13,6 +13,7 @@ import (
 // facts are what the storage says about one replica.
 type facts struct {
 	ds       *zfs.Dataset // nil: there is none
+	away     string       // the name that it has now, if somebody renamed it
 	marks    marks
 	versions []zfs.Version // of ds, by createtxg
 	staging  *zfs.Dataset
@@ -91,12 +92,13 @@ func (w *Worker) observe(ctx context.Context, l layout) (facts, error) {
 	var f facts
 	var err error
 	if f.ds, err = w.dataset(ctx, l.dataset()); err == nil && f.ds == nil {
-		f.ds, err = w.surelyMissing(ctx, l)
+		f.ds, f.away, err = w.surelyMissing(ctx, l)
 	}
 	if err != nil {
 		return f, err
 	}
 	if f.ds != nil {
+		w.seek = true
 		f.marks = marksOf(*f.ds)
 		if f.versions, err = w.cfg.Engine.Versions(ctx, l.dataset()); err != nil {
 			return f, fmt.Errorf("list versions: %w", err)
@@ -113,16 +115,21 @@ func (w *Worker) observe(ctx context.Context, l layout) (facts, error) {
 
 // surelyMissing looks again at a dataset that was not found: with an exported pool
 // all of its datasets seem to be gone, and neither may they be made anew then, nor
-// reported as removed.
-func (w *Worker) surelyMissing(ctx context.Context, l layout) (*zfs.Dataset, error) {
+// reported as removed. Away is the name that it has if somebody renamed it.
+func (w *Worker) surelyMissing(ctx context.Context, l layout) (ds *zfs.Dataset, away string, err error) {
 	pool, err := w.dataset(ctx, l.pool)
 	if err == nil && pool == nil {
 		err = &zfs.Error{Op: "get", Object: l.pool, Class: zfs.ErrPoolUnavailable, Text: "the pool is not imported"}
 	}
-	if err != nil {
-		return nil, err
+	if err == nil {
+		away, err = w.whereabouts(ctx, l)
 	}
-	return w.dataset(ctx, l.dataset()) // the pool may have come back in between
+	if err != nil || away != "" {
+		return nil, away, err
+	}
+	// The pool may have come back in between, or the dataset to its name.
+	ds, err = w.dataset(ctx, l.dataset())
+	return ds, "", err
 }
 
 func (w *Worker) dataset(ctx context.Context, name string) (*zfs.Dataset, error) {

@@ -99,6 +99,10 @@ func codes() []coded {
 // explain turns an error into its code and one sentence.
 func explain(doing kind, err error) (code tarnv1.ReplicaErrorCode, sentence string) {
 	sentence = string(doing) + ": " + err.Error()
+	if errors.Is(err, zfs.ErrQuota) && (doing == doPull || doing == doPullStaging) {
+		// A copy has no size: the limit is this host's, and extending the share does not help.
+		return tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_OUT_OF_SPACE, sentence + " (a copy has no quota of its own: look above it on its host)"
+	}
 	for _, c := range codes() {
 		if errors.Is(err, c.err) {
 			return c.code, sentence + " (" + c.hint + ")"

@@ -62,6 +62,7 @@ func (w *Worker) maintain(ctx context.Context) bool {
 	}
 	if err := w.keepUp(ctx, pile); err != nil {
 		w.failed(doPrune, err)
+		w.stale = w.stale || errors.Is(err, zfs.ErrNotExist) // somebody destroyed or renamed it
 		return true
 	}
 	delete(w.failures, doPrune)
@@ -84,7 +85,12 @@ func (w *Worker) keepUp(ctx context.Context, pile bool) error {
 	if err != nil {
 		return err
 	}
-	k, err := w.keeping(ctx, seen.versions[w.l.dataset()], clonesOf(seen.clones, w.l.dataset()), begun)
+	versions, listed := seen.versions[w.l.dataset()]
+	if !listed && len(w.s.f.versions) > 0 {
+		w.Look() // somebody destroyed or renamed it
+		return nil
+	}
+	k, err := w.keeping(ctx, versions, clonesOf(seen.clones, w.l.dataset()), begun)
 	if err != nil {
 		return err
 	}

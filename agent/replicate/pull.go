@@ -165,7 +165,7 @@ func (w *Worker) verify(ctx context.Context, target string, r pullResult, known 
 		// Why the sender stopped says more than that the stream was short.
 		r.err = sent
 	default:
-		r.err = fmt.Errorf("receive %s: %w", r.step.ToName, received)
+		r.err = fmt.Errorf("receive %s: %w", r.step.ToName, w.noRoom(ctx, target, received))
 	}
 	return r
 }

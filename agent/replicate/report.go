@@ -284,8 +284,9 @@ func (w *Worker) refusalReport() *tarnv1.ReplicaError {
 	r := w.refusal
 	// A newer assignment is on its way, normally.
 	waits := errors.Is(r.err, errEpochAhead) || errors.Is(r.err, errNoSource)
+	_, renamed := errors.AsType[renamedAway](r.err)
 	// Looked for again and again, and mended by somebody else.
-	mendable := w.code == tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_KEY_UNAVAILABLE || w.code == tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATA_DAMAGED
+	mendable := renamed || w.code == tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_KEY_UNAVAILABLE || w.code == tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATA_DAMAGED
 	if waits && time.Since(r.since) < quietFor {
 		return nil
 	}

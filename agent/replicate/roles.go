@@ -84,7 +84,7 @@ func creating(s *state) []rule {
 	src := s.a.GetCloneSource()
 	want := zfs.GUID(src.GetGuid())
 	complete := s.f.arrived != 0
-	return []rule{
+	return append(vanished(s), []rule{
 		must(s.a.GetEstablished() || s.a.GetEpoch() > 1, refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATASET_MISSING, errMissing)),
 		must(s.a.GetEncrypted() && src != nil, refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_UNSUPPORTED, errKeyedClone)),
 		must(s.a.GetEncrypted() && !s.keyed, refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_UNSUPPORTED, errNoKeys)),
@@ -95,6 +95,15 @@ func creating(s *state) []rule {
 		must(src != nil && src.GetSamePool(), do(doClone)),
 		must(src != nil && !s.pulling, action{kind: doPullStaging, want: want}),
 		must(src == nil, do(doCreate)),
+	}...)
+}
+
+// vanished holds where the dataset is not there: nobody reaches what is in its place by
+// now, and one that was renamed is neither made anew nor sent again.
+func vanished(s *state) []rule {
+	return []rule{
+		must(s.exposed(), do(doUnexport)),
+		must(s.f.away != "", refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATASET_MISSING, renamedAway{s.f.away, s.l.dataset()})),
 	}
 }
 
@@ -105,13 +114,13 @@ func secondary(s *state) []rule {
 		return takeover(s)
 	}
 	if f.ds == nil {
-		return []rule{
+		return append(vanished(s), []rule{
 			must(s.a.GetSource() == nil, refuse(tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_INTERNAL, errNoSource)),
 			must(s.deadToken && s.stagingToken(), do(doAbortStaging)),
 			must(s.junk(), do(doDropStaging)),
 			must(f.arrived != 0, do(doAdopt)),
 			may(!s.pulling, do(doPullStaging)),
-		}
+		}...)
 	}
 	former := f.marks.role != roleReplica
 	_, rebasing := f.marks.rebase()
@@ -195,7 +204,7 @@ func (s *state) readable() bool {
 func fenced(s *state) []rule {
 	f := &s.f
 	if f.ds == nil {
-		return nil
+		return vanished(s)
 	}
 	floor := s.marksFor(roleFenced, s.a.GetEpoch()+1, s.a.GetOpId())
 	if s.a.GetSeal() {
@@ -233,7 +242,7 @@ func (s *state) acked() bool {
 		return false
 	}
 	if s.a.GetSeal() {
-		return s.f.ds == nil || s.floored() && !s.token()
+		return s.f.ds == nil && s.f.away == "" || s.floored() && !s.token()
 	}
 	return s.f.ds != nil && !s.reachable() && !s.open() && s.f.ds.ReadOnly && s.final() && s.floored()
 }
@@ -244,6 +253,7 @@ func deleting(s *state) []rule {
 	mine := f.ds != nil && s.own()
 	return []rule{
 		must(f.moved != nil, do(doFinishAside)),
+		must(f.ds == nil && s.exposed(), do(doUnexport)),
 		must(mine && s.reachable(), do(doUnexport)),
 		must(mine && f.ds.Mounted, do(doUnmount)),
 		must(mine && s.token(), do(doAbort)),

@@ -238,6 +238,9 @@ func (s *state) marksFor(role string, epoch uint64, op string) action {
 // reachable reports that clients may reach the dataset, or that it is not known.
 func (s *state) reachable() bool { return s.export == nil || s.export.active }
 
+// exposed reports that clients may reach where the dataset was, whatever is there now.
+func (s *state) exposed() bool { return s.export != nil && s.export.active }
+
 func (s *state) mounted() bool { return s.f.ds != nil && s.f.ds.Mounted }
 
 // open reports that somebody may still write: by path, or through a handle.

@@ -22,8 +22,9 @@ func (w *Worker) obstructed() bool {
 	if w.refusal == nil {
 		return false
 	}
-	_, ok := errors.AsType[unmanageable](w.refusal.err)
-	return ok
+	_, unfit := errors.AsType[unmanageable](w.refusal.err)
+	_, renamed := errors.AsType[renamedAway](w.refusal.err)
+	return unfit || renamed || errors.Is(w.refusal.err, errMissing)
 }
 
 // rest notes why nothing more can be done now, if it is for an obstacle.

@@ -130,6 +130,8 @@ type Worker struct {
 	strangers strangers
 	ruleErrs  []*tarnv1.RuleError
 	paths     []*tarnv1.ReportedExport
+	shown     string // mountpoint that was exported last
+	seek      bool   // the dataset was there before: if it is not, somebody may have renamed it
 	last      *tarnv1.ReplicaReport
 }
 
@@ -289,7 +291,7 @@ func (w *Worker) turn(old *tarnv1.Assignment) {
 	w.s.wantPull, w.s.diverged, w.s.modified, w.s.sizeRefused = true, nil, false, 0
 	w.s.deadToken, w.s.caughtUp, w.s.confirmed, w.s.news, w.s.taken = false, false, false, 0, 0
 	w.s.compared, w.s.unrelated, w.s.formerFree, w.s.pathTried, w.s.untied = false, false, false, false, false
-	w.entering = true
+	w.entering, w.seek = true, w.seek || w.s.a.GetEstablished()
 	w.stale = true
 	w.mu.Lock()
 	w.view.clock.reset()

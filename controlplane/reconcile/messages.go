@@ -58,7 +58,7 @@ func sentence(e *tarnv1.ReplicaError) string {
 	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATASET_BUSY:
 		return "Files of the share are in use on its host, which keeps it from being changed."
 	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATASET_MISSING:
-		return "The replica's data are missing on its host. Ask the operator to restore them, or go on with another replica and delete this one."
+		return "The replica's data are missing on its host, or were renamed there. Ask the operator to restore them, or go on with another replica and delete this one."
 	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_POOL_UNAVAILABLE:
 		return "The storage pool is not available. Ask the operator."
 	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DIVERGED:
@@ -111,6 +111,7 @@ func storageFault(e *tarnv1.ReplicaError) bool {
 	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_OUT_OF_SPACE,
 		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_QUOTA_EXCEEDED,
 		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_POOL_UNAVAILABLE,
+		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATASET_MISSING, // renamed
 		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_STREAM_CORRUPT,
 		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_STREAM_REFUSED,
 		tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_STORAGE_UNRESPONSIVE,

@@ -18,10 +18,11 @@ type spoken struct {
 }
 
 // speaks returns it; false while the host does not know: it is silent, or its pool is not
-// there. A dataset that is missing, or was not made yet, has no newer data.
+// there, or the dataset was renamed, which is retried. One that is missing, or was not
+// made yet, has no newer data.
 func speaks(rep *tarnv1.Replica, report *tarnv1.ReplicaReport) (spoken, bool) {
 	s := spoken{replica: rep, report: report, epoch: report.GetObservedEpoch()}
-	missing := report.GetError().GetCode() == tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATASET_MISSING
+	missing := report.GetError().GetCode() == tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATASET_MISSING && !report.GetError().GetRetrying()
 	switch {
 	case report == nil:
 		return s, false
