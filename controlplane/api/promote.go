@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	"tarn/controlplane/schedule"
 	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
@@ -33,8 +35,8 @@ func (s *replicas) PromoteReplica(ctx context.Context, req *tarnv1.PromoteReplic
 		}
 		cmd := promotion(who, share, req)
 		cmd.GetPromoteReplica().CatchUp = !req.GetForce() && !req.GetAtOnce() && v.CommandVersion() >= raftfsm.CatchUpVersion
-		if wait := req.GetQuiesceWaitTime(); !req.GetForce() && wait.AsDuration() > 0 && v.CommandVersion() >= raftfsm.WaitVersion {
-			cmd.GetPromoteReplica().Wait = wait
+		if wait := s.quiesce(req); wait > 0 && v.CommandVersion() >= raftfsm.WaitVersion {
+			cmd.GetPromoteReplica().Wait = durationpb.New(wait)
 		}
 		cmd.GetPromoteReplica().SecondRequired = req.GetForce() && s.Policies.Policy().NeedsSecond(actForcePromote)
 		return cmd, nil
@@ -125,6 +127,20 @@ func promotion(who caller, share *tarnv1.Share, req *tarnv1.PromoteReplicaReques
 	}}}
 }
 
+// quiesce is how long a planned promotion is given; 0 where the leader decides. One that
+// stops the owner at once gives it as long to do so as it has after a preparation: nobody
+// may write meanwhile, and an owner that cannot stop would hold that up for ever.
+func (s *replicas) quiesce(req *tarnv1.PromoteReplicaRequest) time.Duration {
+	wait := req.GetQuiesceWaitTime().AsDuration()
+	switch {
+	case req.GetForce():
+		return 0
+	case wait == 0 && req.GetAtOnce():
+		return s.Policy.StopTime
+	}
+	return wait
+}
+
 // afterPromotion tells the leader's loops what is not for the log, by its own clock: how
 // long a planned one may wait, and since when the owner is told to stop.
 func (s *replicas) afterPromotion(req *tarnv1.PromoteReplicaRequest, r *tarnv1.Replica) {
@@ -132,7 +148,7 @@ func (s *replicas) afterPromotion(req *tarnv1.PromoteReplicaRequest, r *tarnv1.R
 	if f := share.GetFencing(); f.GetOpId() == req.GetOpId() && f.GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_FENCING {
 		s.Soft.Began(req.GetOpId(), time.Now())
 	}
-	if wait := req.GetQuiesceWaitTime().AsDuration(); wait > 0 {
+	if wait := s.quiesce(req); wait > 0 {
 		s.Soft.SetQuiesce(req.GetOpId(), time.Now().Add(wait))
 	}
 }

@@ -107,3 +107,35 @@ func TestForcedPromotionByTwo(t *testing.T) {
 		t.Errorf("people of the project see %v, %v", got, err)
 	}
 }
+
+// TestPromotionAtOnceEnds: an owner that is to stop at once and cannot has a minute, or what
+// was asked for, by the state's own word; a forced promotion has no such time.
+func TestPromotionAtOnceEnds(t *testing.T) {
+	s := newServer(t)
+	op := s.operator()
+	share, r := s.promotable(op)
+	for name, c := range map[string]struct {
+		req  *tarnv1.PromoteReplicaRequest
+		want time.Duration
+	}{
+		"no time given": {&tarnv1.PromoteReplicaRequest{AtOnce: true}, time.Minute},
+		"a time given":  {&tarnv1.PromoteReplicaRequest{AtOnce: true, QuiesceWaitTime: durationpb.New(5 * time.Minute)}, 5 * time.Minute},
+		"forced":        {&tarnv1.PromoteReplicaRequest{Force: true, Consent: &tarnv1.Consent{Reason: "the rack is dark"}}, 0},
+	} {
+		c.req.Id = r.GetId()
+		if _, err := op.Replicas.PromoteReplica(t.Context(), c.req); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		f := s.fencing(share)
+		got := time.Duration(0)
+		if f.GetQuiesceUntil() != nil {
+			got = f.GetQuiesceUntil().AsTime().Sub(f.GetStartedAt().AsTime())
+		}
+		if f.GetPhase() != tarnv1.FencingPhase_FENCING_PHASE_FENCING || got != c.want {
+			t.Errorf("%s: it ends after %s, want %s: %v", name, got, c.want, f)
+		}
+		if _, err := op.Replicas.CancelPromotion(t.Context(), &tarnv1.CancelPromotionRequest{ShareId: share.GetId()}); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+}

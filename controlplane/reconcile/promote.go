@@ -30,7 +30,7 @@ func (r *round) planned(s *shareFacts) {
 	f := s.fencing
 	if f.GetProof() == tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED {
 		if !r.demotion(s) && (r.quiesced(f.GetOpId()) || f.GetQuiesceUntil() != nil && !r.now.Before(f.GetQuiesceUntil().AsTime())) {
-			r.cancel(s, f.GetOpId(), f.GetTargetReplicaId(), "the active replica did not come to rest within quiesce_wait_time", "")
+			r.cancel(s, f.GetOpId(), f.GetTargetReplicaId(), "the active replica did not come to rest within quiesce_wait_time", adviceOnRest)
 		}
 		return
 	}
@@ -39,6 +39,9 @@ func (r *round) planned(s *shareFacts) {
 		r.activate(s, final)
 	}
 }
+
+// adviceOnRest is what can be done about an owner that does not stop.
+const adviceOnRest = " Promote again when nobody has files of the share open on its host any more, or give it longer with --quiesce-wait-time (1h at the most)."
 
 // demotion commits the owner's word that it has stopped.
 func (r *round) demotion(s *shareFacts) bool {

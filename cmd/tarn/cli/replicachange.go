@@ -16,7 +16,7 @@ import (
 type replicaPromote struct {
 	waitFlags
 	Replica          string         `arg:"" help:"Id, SHARE/ZONE or SHARE/HOST."`
-	QuiesceWaitTime  time.Duration  `help:"Planned: cancel by itself if this replica has not caught up and the old active not stopped by then, 1h at the most. Left out: 10m to catch up, then 1m to stop; with --at-once without end." placeholder:"DURATION"`
+	QuiesceWaitTime  time.Duration  `help:"Planned: cancel by itself if this replica has not caught up and the old active not stopped by then, 1h at the most. Left out: 10m to catch up, then 1m to stop; with --at-once 1m to stop." placeholder:"DURATION"`
 	AtOnce           bool           `help:"Planned: stop the old active at once, however far behind this replica is; writes are refused until it has the rest."`
 	Force            bool           `help:"The active replica's host is gone: accept loss, after its lease has run out."`
 	MaxLoss          *time.Duration `help:"With --force: refuse to lose writes older than this." placeholder:"DURATION"`

@@ -2012,7 +2012,7 @@ type PromoteReplicaRequest struct {
 	Consent *Consent `protobuf:"bytes,4,opt,name=consent,proto3" json:"consent,omitempty"`
 	// Planned, how long to wait for the target to catch up and for the demotion before the
 	// promotion is cancelled by itself. 1 s to 1 h. 0: 10 min to catch up, then 1 min for the
-	// demotion; with at_once for ever.
+	// demotion; with at_once 1 min for the demotion.
 	QuiesceWaitTime *durationpb.Duration `protobuf:"bytes,5,opt,name=quiesce_wait_time,json=quiesceWaitTime,proto3" json:"quiesce_wait_time,omitempty"`
 	// Operators only, with force: "I have made sure that the old host is off". Audited.
 	AttestHostIsDown bool `protobuf:"varint,6,opt,name=attest_host_is_down,json=attestHostIsDown,proto3" json:"attest_host_is_down,omitempty"`
