@@ -270,6 +270,13 @@ func (r iotestErr) Read(p []byte) (int, error) {
 	return 0, errors.New("connection reset by peer")
 }
 
+// TestTokenOfAnotherHost: what a source that is none any more gave is dead, and said to be.
+func TestTokenOfAnotherHost(t *testing.T) {
+	cfg, _ := fake(t, "exit 0")
+	_, err := openWith(t, cfg).Send(t.Context(), zfs.SendRequest{ResumeToken: realToken}) // of pool a
+	fails(t, err, zfs.ErrTokenInvalid)
+}
+
 // TestStreamFlagsInCommand checks what is asked of zfs send and receive.
 func TestStreamFlagsInCommand(t *testing.T) {
 	cfg, dir := fake(t, `echo "$*" >>$dir/ran; cat >/dev/null; echo x; exit 0`)

@@ -76,7 +76,8 @@ func (h *Host) resumeInvocation(req SendRequest) (inv invocation, names []string
 		return inv, nil, &Error{Op: "send", Object: "token", Class: ErrTokenInvalid, Text: err.Error()}
 	}
 	if err := h.allow("send", datasetOf(info.ToName)); err != nil {
-		return inv, nil, err
+		// Of a host that was the source before: what is missing is not this one's.
+		return inv, nil, &Error{Op: "send", Object: info.ToName, Class: ErrTokenInvalid, Text: err.Error()}
 	}
 	return invocation{op: "send", object: info.ToName, args: []string{"send", "-t", req.ResumeToken}}, []string{info.ToName}, nil
 }

@@ -105,8 +105,13 @@ func chooseExact(versions []zfs.Version, want zfs.GUID) (plan, error) {
 }
 
 // chooseResume checks a decoded token against the dataset. A token comes from
-// the other host: everything that it names must exist here under its GUID.
-func chooseResume(versions []zfs.Version, info zfs.TokenInfo) (plan, error) {
+// the other host: everything that it names must exist here under its GUID. One that
+// another host gave, which was the source before, names a dataset of that host's: this
+// one cannot go on with it, whatever snapshots the two have in common.
+func chooseResume(dataset string, versions []zfs.Version, info zfs.TokenInfo) (plan, error) {
+	if of, _, whole := strings.Cut(info.ToName, "@"); whole && of != dataset {
+		return plan{}, fmt.Errorf("token is of dataset %s, not of %s: %w", of, dataset, zfs.ErrTokenInvalid)
+	}
 	to, ok := find(versions, info.ToGUID, false)
 	if !ok || to.Name != snapshotPart(info.ToName) {
 		return plan{}, fmt.Errorf("token names snapshot %s (%q) which is not here: %w", info.ToGUID, info.ToName, zfs.ErrTokenInvalid)

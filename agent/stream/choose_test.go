@@ -105,12 +105,13 @@ func TestChooseResumeDistrustsTokens(t *testing.T) {
 	}{
 		{"full", zfs.TokenInfo{ToGUID: 2, ToName: "b"}, true},
 		{"incremental, name with dataset", zfs.TokenInfo{FromGUID: 1, ToGUID: 2, ToName: "p/d@b"}, true},
+		{"of the same snapshot at an earlier source", zfs.TokenInfo{FromGUID: 1, ToGUID: 2, ToName: "q/d@b"}, false},
 		{"target of another dataset", zfs.TokenInfo{ToGUID: 9, ToName: "b"}, false},
 		{"name and GUID do not fit", zfs.TokenInfo{ToGUID: 2, ToName: "a"}, false},
 		{"base is gone", zfs.TokenInfo{FromGUID: 9, ToGUID: 2, ToName: "b"}, false},
 		{"empty", zfs.TokenInfo{}, false},
 	} {
-		p, err := chooseResume(source, c.info)
+		p, err := chooseResume("p/d", source, c.info)
 		if c.ok != (err == nil) || !c.ok && !errors.Is(err, zfs.ErrTokenInvalid) {
 			t.Errorf("%s: %+v, %v", c.name, p.step, err)
 		}

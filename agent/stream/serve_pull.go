@@ -132,7 +132,7 @@ func (s *Server) choose(ctx context.Context, versions []zfs.Version, g Grant, re
 		if info.Flags.Raw != g.Raw {
 			return plan{}, fmt.Errorf("token is of a stream whose rawness is %v, the share's is %v: %w", info.Flags.Raw, g.Raw, zfs.ErrTokenInvalid)
 		}
-		return chooseResume(versions, info)
+		return chooseResume(g.Dataset, versions, info)
 	case req.Want != 0:
 		return chooseExact(versions, req.Want)
 	}
