@@ -232,6 +232,42 @@ esac`)
 	gone(t, dir+"/pid")
 }
 
+// TestSenderThatDoesNotEnd: whoever reads from it is let go when the context ends. The
+// kernel keeps a sender from ending on a suspended pool; here somebody out of reach keeps
+// its pipe.
+func TestSenderThatDoesNotEnd(t *testing.T) {
+	cfg, dir := fake(t, `[ "$1 $2" = "send p/x@begun" ] && echo data
+setsid sleep 1000 2>/dev/null &
+echo $! >>$dir/left`)
+	t.Cleanup(func() {
+		left, _ := os.ReadFile(dir + "/left")
+		for pid := range strings.FieldsSeq(string(left)) {
+			if pid, err := strconv.Atoi(pid); err == nil {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+	})
+	h := openWith(t, cfg)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, err := h.Send(ctx, zfs.SendRequest{Dataset: "p/x", To: "silent"})
+		fails(t, err, context.DeadlineExceeded)
+	})
+	wg.Go(func() {
+		s, err := h.Send(ctx, zfs.SendRequest{Dataset: "p/x", To: "begun"})
+		if err == nil {
+			_, err = io.Copy(io.Discard, s)
+			_ = s.Close()
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("ended with %v", err)
+		}
+	})
+	wg.Wait()
+}
+
 // ignoreKilled: a sender that its context ended says so in its own way.
 func ignoreKilled(err error) error {
 	var e *zfs.Error

@@ -181,8 +181,15 @@ func (h *Host) startSend(ctx context.Context, inv invocation, names []string) (*
 		s.release()
 		return nil, h.explain(ctx, inv, time.Now(), err, "")
 	}
-	s.unwatch = context.AfterFunc(ctx, s.process.kill)
+	s.unwatch = context.AfterFunc(ctx, s.abandon)
 	return s, nil
+}
+
+// abandon kills zfs send and lets its reader go, also where the kernel keeps the process
+// and with it the pipe: on a suspended pool neither ends.
+func (s *sendStream) abandon() {
+	s.process.kill()
+	_ = s.pipe.SetReadDeadline(time.Now().Add(killGrace)) // an error: it was closed
 }
 
 // File is the pipe that the stream comes out of.
