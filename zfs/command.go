@@ -124,6 +124,9 @@ func (r *runner) outputs(ctx context.Context, inv invocation) (stdout []byte, st
 		return nil, "", err
 	}
 	defer give()
+	if err := r.stuck.check(inv); err != nil { // by now: others hung meanwhile
+		return nil, "", err
+	}
 	out, errs := &boundedBuffer{limit: stdoutLimit}, &tail{limit: stderrLimit} // both locked: a process may be left behind
 	cmd.Stdout, cmd.Stderr = out, errs
 	ctx, cancel := context.WithTimeout(ctx, r.deadline)

@@ -88,8 +88,15 @@ func (s *stuckTable) leave(p *process, grace time.Duration) (ended bool) {
 	return false
 }
 
-// kill ends the tool and the helpers that it started.
-func (p *process) kill() { p.stop() }
+// kill ends the tool and the helpers that it started. One that has ended is left alone:
+// its id may be somebody else's by now.
+func (p *process) kill() {
+	select {
+	case <-p.done:
+	default:
+		p.stop()
+	}
+}
 
 // check refuses a command for a pool that has too many which cannot be ended.
 func (s *stuckTable) check(inv invocation) error {

@@ -61,3 +61,37 @@ func TestTurns(t *testing.T) {
 		}
 	})
 }
+
+// TestTurnBehindAHungPool: who waited for its turn while a pool's commands hung is not
+// the next of them.
+func TestTurnBehindAHungPool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &Host{runner: runner{zfs: "/bin/false", deadline: time.Hour, turns: newTurns(1)}}
+		give, err := h.turns.take(t.Context(), invocation{op: "get", args: []string{"get"}}, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error)
+		go func() {
+			_, err := h.output(t.Context(), invocation{op: "get", object: "p/a", args: []string{"get"}})
+			done <- err
+		}()
+		synctest.Wait()
+		h.Stuck("p", stuckLimit)
+		give()
+		if err := <-done; !errors.Is(err, ErrHung) {
+			t.Errorf("run all the same: %v", err)
+		}
+	})
+}
+
+// TestKillAfterTheEnd: an id that is free for others is not killed.
+func TestKillAfterTheEnd(t *testing.T) {
+	var s stuckTable
+	killed := false
+	p := s.watch(invocation{}, func() error { return nil }, func() { killed = true })
+	<-p.done
+	if p.kill(); killed {
+		t.Error("killed")
+	}
+}
