@@ -22,24 +22,41 @@ const (
 const busTimeout = 10 * time.Second
 
 // bus is one connection to a message bus that Ganesha is on.
-type bus struct{ conn *dbus.Conn }
+type bus struct {
+	conn *dbus.Conn
+	end  context.CancelFunc
+}
 
-// dialBus connects to the bus at address, "" or "system" for the system's.
+// dialBus connects to the bus at address, "" or "system" for the system's. A daemon that
+// does not answer is given up with ctx, after busTimeout at the latest.
 func dialBus(ctx context.Context, address string) (*bus, error) {
+	dialing, cancel := context.WithTimeout(ctx, busTimeout)
+	defer cancel()
+	// The connection's own, which outlives the dialing: its end closes the connection.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	dialed := context.AfterFunc(dialing, end)
 	var conn *dbus.Conn
 	var err error
 	if address == "" || address == "system" {
-		conn, err = dbus.ConnectSystemBus(dbus.WithContext(context.WithoutCancel(ctx)))
+		conn, err = dbus.ConnectSystemBus(dbus.WithContext(life))
 	} else {
-		conn, err = dbus.Connect(address, dbus.WithContext(context.WithoutCancel(ctx)))
+		conn, err = dbus.Connect(address, dbus.WithContext(life))
+	}
+	if !dialed() && err == nil {
+		_ = conn.Close() // it is closing already
+		err = dialing.Err()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("connect to the message bus of NFS-Ganesha: %w", err)
+		end()
+		return nil, fmt.Errorf("connect to the message bus of NFS-Ganesha: %w", errors.Join(dialing.Err(), err))
 	}
-	return &bus{conn: conn}, nil
+	return &bus{conn: conn, end: end}, nil
 }
 
-func (b *bus) close() { _ = b.conn.Close() } // nothing is in flight
+func (b *bus) close() {
+	_ = b.conn.Close() // nothing is in flight
+	b.end()
+}
 
 // call asks the export manager; results are stored into out.
 func (b *bus) call(ctx context.Context, method string, out []any, args ...any) error {

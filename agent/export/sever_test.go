@@ -1,8 +1,11 @@
 package export
 
 import (
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -39,6 +42,35 @@ func TestSeverWithoutAgent(t *testing.T) {
 		if err := Sever(t.Context(), dir, "/p/a"); err == nil {
 			t.Errorf("%s is good enough", bad)
 		}
+	}
+}
+
+// TestSeverWithADumbBus: a message bus that takes connections and never answers keeps
+// nobody from ending the server.
+func TestSeverWithADumbBus(t *testing.T) {
+	layout := ganeshaLayout{shortDir(t)}
+	ln, err := net.Listen("unix", layout.busSocket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	server := exec.Command("sh", "-c", "sleep 1000 & wait", layout.config())
+	server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { _ = server.Wait(); close(ended) }()
+	t.Cleanup(func() { _ = syscall.Kill(-server.Process.Pid, syscall.SIGKILL); <-ended })
+	if err := os.WriteFile(layout.pid(), []byte(strconv.Itoa(server.Process.Pid)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	place := ganeshaPlace{Exports: layout.dir, Bus: layout.busAddress(), Dir: layout.dir}
+	if err := place.severOrKill(t.Context(), "/p/a"); err != nil {
+		t.Error(err)
+	}
+	if ganeshaAlive(layout) {
+		t.Error("the server goes on")
 	}
 }
 
