@@ -52,6 +52,7 @@ var rules = []rule{
 	{"must be upgraded to receive", ErrUnsupported},
 	{"stream has unsupported feature", ErrUnsupported},
 	{"kernel modules must be upgraded", ErrUnsupported},
+	{"bookmark feature not enabled", ErrUnsupported},
 	{"pool must be upgraded", ErrUnsupported},
 	{"quota exceeded", ErrQuota},
 	{"out of space", ErrNoSpace},

@@ -41,6 +41,7 @@ var texts = []struct {
 	{"fo", "destroy", "a/fs@1", "cannot destroy 'a/fs@1': snapshot has dependent clones\nuse '-R' to destroy the following datasets:\na/c\n", zfs.ErrHasClones, "origin"},
 	{"o", "destroy", "a/fs@none", "could not find any snapshots to destroy; check snapshot names.\n", zfs.ErrNotExist, ""},
 	{"o", "bookmark", "a/fs@1", "cannot create bookmark 'a/fs#1': bookmark exists\n", zfs.ErrExists, ""},
+	{"s", "bookmark", "a/fs@1", "cannot create bookmark 'a/fs#1': bookmark feature not enabled\n", zfs.ErrUnsupported, ""},
 	{"o", "destroy", "a/fs#none", "bookmark 'a/fs#none' does not exist.\n", zfs.ErrNotExist, ""},
 	{"f", "bookmark", "a/fs@1", "unrecognized command 'bookmark'\nusage: zfs command args ...\n", zfs.ErrUnsupported, ""},
 	{"fo", "rename", "a/fs", "cannot rename 'a/fs': dataset already exists\n", zfs.ErrExists, ""},

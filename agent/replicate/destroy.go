@@ -48,14 +48,19 @@ func (w *Worker) destroyEach(ctx context.Context, list []zfs.Version) error {
 		if reason == "error" {
 			return err
 		}
-		if w.pruned.stuck == nil {
-			w.pruned.stuck = map[zfs.GUID]stuck{}
-		}
-		w.pruned.stuck[v.GUID] = stuck{until: time.Now().Add(stuckFor), why: err.Error()}
-		w.log.Warn("a snapshot that retention would remove stays", "snapshot", v.Name, "err", err)
+		w.leaveAlone(v, err)
 	}
 	w.forgetStuck()
 	return nil
+}
+
+// leaveAlone keeps retention from a snapshot for a while.
+func (w *Worker) leaveAlone(v zfs.Version, why error) {
+	if w.pruned.stuck == nil {
+		w.pruned.stuck = map[zfs.GUID]stuck{}
+	}
+	w.pruned.stuck[v.GUID] = stuck{until: time.Now().Add(stuckFor), why: why.Error()}
+	w.log.Warn("a snapshot that retention would remove stays", "snapshot", v.Name, "err", why)
 }
 
 // forgetStuck drops what is over.

@@ -194,6 +194,9 @@ func (w *Worker) prune(ctx context.Context) error {
 		}
 		v = k.prune()
 	}
+	if v, err = w.convert(ctx, k, v); err != nil {
+		return err
+	}
 	w.tell(k, v)
 	if err := w.letGo(ctx, v); err != nil {
 		return err
@@ -311,18 +314,33 @@ func (w *Worker) tell(k keeping, v verdict) {
 	w.view.ranAt, w.view.strange, w.view.stuck = time.Now(), maps.Clone(k.strange), maps.Clone(k.stuck)
 }
 
-// letGo makes bookmarks, releases holds and removes cursors. Where there are no
-// bookmarks, the snapshots and their holds stay.
-func (w *Worker) letGo(ctx context.Context, v verdict) error {
+// convert makes bookmarks in the place of bases of peers that are away. Where there can
+// be none, as on a pool without that feature, the snapshots and their holds stay, and
+// what else there is to do is decided anew.
+func (w *Worker) convert(ctx context.Context, k keeping, v verdict) (verdict, error) {
+	kept := len(k.stuck)
 	for _, c := range v.convert {
 		for _, replica := range c.replicas {
 			err := w.cfg.Engine.Bookmark(ctx, c.of.FullName(), w.l.dataset()+"#"+cursorName(c.of.GUID, replica))
+			if errors.Is(err, zfs.ErrUnsupported) {
+				w.leaveAlone(c.of, err)
+				k.stuck[c.of.GUID] = err.Error()
+				break
+			}
 			if err != nil {
-				return fmt.Errorf("bookmark for a peer that is away: %w", err)
+				return v, fmt.Errorf("bookmark for a peer that is away: %w", err)
 			}
 			w.log.Info("a peer is away: a bookmark takes its snapshot's place", "peer", replica, "snapshot", c.of.Name)
 		}
 	}
+	if len(k.stuck) > kept {
+		return k.prune(), nil
+	}
+	return v, nil
+}
+
+// letGo releases holds and removes cursors.
+func (w *Worker) letGo(ctx context.Context, v verdict) error {
 	for _, r := range v.release {
 		if err := ignore(w.cfg.Engine.Release(ctx, r.tag, w.l.dataset()+"@"+r.name), zfs.ErrNotExist); err != nil {
 			return fmt.Errorf("release hold: %w", err)
