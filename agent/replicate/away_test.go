@@ -2,10 +2,13 @@ package replicate
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"tarn/agent/stream/memzfs"
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/zfs"
 )
@@ -158,4 +161,34 @@ func TestDroppedHalfIsTold(t *testing.T) {
 	if err := b.worker.abort(t.Context(), &d, "role"); err != nil || b.heard("discarded role") != 77 {
 		t.Errorf("%v, %d bytes told", err, b.heard("discarded role"))
 	}
+}
+
+// TestAwayWithoutBookmarks: on a pool that has none, the base of a peer that is away stays,
+// and retention goes on with the rest.
+func TestAwayWithoutBookmarks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := memzfs.New(1, testPool)
+		w := bare(fs, "me", tarnv1.Role_ROLE_ACTIVE, &tarnv1.Peer{ReplicaId: "away", HostId: "h"})
+		ds, ops := w.l.dataset(), 0
+		check(t, fs.Create(t.Context(), ds, nil, true))
+		for i := range 4 {
+			check(t, fs.Snapshot(t.Context(), fmt.Sprintf("%s@tarn.%d", ds, i)))
+		}
+		check(t, fs.Hold(t.Context(), holdStep+"away", ds+"@tarn.1"))
+		time.Sleep(2 * w.cfg.AwayBudget)
+		fs.Before = func(_ int, op, object string) error {
+			if op != "bookmark" {
+				return nil
+			}
+			ops++
+			return &zfs.Error{Op: op, Object: object, Class: zfs.ErrUnsupported, Text: "bookmark feature not enabled"}
+		}
+		for range 2 {
+			check(t, w.prune(t.Context()))
+		}
+		_, list, _ := fs.Peek(ds)
+		if got := names(list); !slices.Equal(got, []string{"tarn.1", "tarn.3"}) || list[0].UserRefs != 1 || ops != 1 {
+			t.Errorf("left %v with %d holds after %d tries", got, list[0].UserRefs, ops)
+		}
+	})
 }

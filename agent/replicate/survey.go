@@ -27,6 +27,7 @@ type Survey struct {
 	mu    sync.Mutex
 	begun time.Time // of the listing in last
 	last  surveyed
+	err   error // why there is none
 }
 
 // surveyed is what one listing found. It is not changed any more.
@@ -41,14 +42,24 @@ func NewSurvey(engine SurveyEngine, root string) *Survey {
 	return &Survey{engine: engine, root: root}
 }
 
-// since gives a listing that was begun at or after the given moment.
+// since gives a listing that was begun at or after the given moment, or why it failed:
+// where the storage hangs, those who waited for one do not each try in turn.
 func (s *Survey) since(ctx context.Context, notBefore time.Time) (surveyed, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.begun.IsZero() && !s.begun.Before(notBefore) {
-		return s.last, nil
+		return s.last, s.err
 	}
 	begun := time.Now()
+	last, err := s.list(ctx)
+	if err != nil && ctx.Err() != nil {
+		return surveyed{}, err // the caller's own end is nobody else's
+	}
+	s.begun, s.last, s.err = begun, last, err
+	return last, err
+}
+
+func (s *Survey) list(ctx context.Context) (surveyed, error) {
 	all, err := s.engine.VersionsBelow(ctx, s.root)
 	if err != nil {
 		return surveyed{}, fmt.Errorf("list snapshots of pool: %w", err)
@@ -57,8 +68,7 @@ func (s *Survey) since(ctx context.Context, notBefore time.Time) (surveyed, erro
 	if err != nil {
 		return surveyed{}, err
 	}
-	s.begun, s.last = begun, surveyed{versions: all, clones: clones}
-	return s.last, nil
+	return surveyed{versions: all, clones: clones}, nil
 }
 
 // clonesBelow finds which datasets are clones of which snapshots.
