@@ -116,6 +116,8 @@ func parse(specs map[string]string) (Specs, []*tarnv1.FieldViolation) {
 	for _, key := range sortedKeys(specs) {
 		value := specs[key]
 		read, known := readers[key]
+		lower := strings.ToLower(key)
+		_, meant := readers[lower]
 		switch {
 		case !keyPattern.MatchString(key):
 			violate(key, "a key has 1 to 255 letters, digits, '_', '.', '-' or ':'")
@@ -125,7 +127,10 @@ func parse(specs map[string]string) (Specs, []*tarnv1.FieldViolation) {
 			if err := read(value); err != nil {
 				violate(key, err.Error())
 			}
-		case strings.HasPrefix(key, tarnScope):
+		case meant:
+			// Taken for a spec without a meaning it would do nothing, and nobody would know.
+			violate(key, "is unknown; "+lower+" is meant")
+		case strings.HasPrefix(lower, tarnScope):
 			violate(key, "is unknown; the keys of tarn are "+strings.Join(tarnKeys(), ", "))
 		}
 	}
