@@ -17,14 +17,18 @@ type spoken struct {
 	epoch   uint64
 }
 
+// lastEpoch is above what any share ever gets to. A host that names more is broken or
+// hostile, and the epoch after its own would not be a higher one.
+const lastEpoch = 1 << 48
+
 // speaks returns it; false while the host does not know: it is silent, or its pool is not
-// there, or the dataset was renamed, which is retried. One that is missing, or was not
-// made yet, has no newer data.
+// there, or the dataset was renamed, which is retried, or what it says cannot be. One that
+// is missing, or was not made yet, has no newer data.
 func speaks(rep *tarnv1.Replica, report *tarnv1.ReplicaReport) (spoken, bool) {
 	s := spoken{replica: rep, report: report, epoch: report.GetObservedEpoch()}
 	missing := report.GetError().GetCode() == tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_DATASET_MISSING && !report.GetError().GetRetrying()
 	switch {
-	case report == nil:
+	case report == nil || s.epoch > lastEpoch:
 		return s, false
 	case report.GetHeadGuid() != 0:
 		return s, true

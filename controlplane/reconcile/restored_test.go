@@ -3,10 +3,12 @@ package reconcile
 import (
 	"bytes"
 	"io"
+	"math"
 	"strings"
 	"testing"
 	"time"
 
+	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/raftfsm"
 )
@@ -176,5 +178,28 @@ func TestRestoreWaitsForTheSilent(t *testing.T) {
 	w.run(time.Minute)
 	if w.hosts["a"].writers("s") != 1 || w.waiting() != "" {
 		t.Errorf("not served: waits for %q, %v", w.waiting(), w.fencing())
+	}
+}
+
+// TestNoEpochIsTheLast: after what a broken or hostile host names no epoch could follow, and
+// the share would be lost to everybody. Such a host has not spoken.
+func TestNoEpochIsTheLast(t *testing.T) {
+	w, _ := moved(t)
+	w.hosts["b"].data["s-b"].epoch = math.MaxUint64
+	w.hosts["c"].data["s-c"].epoch = math.MaxUint64 - 1
+	w.run(time.Minute)
+	if f := w.fencing(); f.GetEpoch() != 1 || f.GetNewerEpoch() != 0 || len(f.GetUnknownReplicas()) != 0 || w.writersOf("s") != 0 {
+		t.Errorf("believed: %v", f)
+	}
+	if !strings.Contains(w.waiting(), "not yet of replica s-b") {
+		t.Errorf("waits for %q", w.waiting())
+	}
+	w.settles()
+	if err := w.command(&raftv1.Command{Verb: &raftv1.Command_DeleteReplica{DeleteReplica: &raftv1.DeleteReplica{Id: "s-b", Force: true}}}); err != nil {
+		t.Fatal(err)
+	}
+	w.run(time.Minute)
+	if f := w.fencing(); f.GetEpoch() != 1 || w.hosts["a"].writers("s") != 1 {
+		t.Errorf("without that replica: %v, %d write", f, w.hosts["a"].writers("s"))
 	}
 }

@@ -47,7 +47,7 @@ func (r *round) unknown(s *shareFacts, known uint64) []*tarnv1.UnknownReplica {
 	}
 	var out []*tarnv1.UnknownReplica
 	for _, u := range r.strangers()[s.GetId()] {
-		if u.GetEpoch() > known && !takenDown(s.Share, u) {
+		if u.GetEpoch() > known && u.GetEpoch() <= lastEpoch && !takenDown(s.Share, u) {
 			out = append(out, u)
 		}
 	}
