@@ -73,39 +73,6 @@ func TestAgentsSpeakForThemselvesOnly(t *testing.T) {
 	}
 }
 
-// TestHostsSpeakOfTheirReplicasOnly: what a host says of a replica that another one has
-// does not take the place of what that one says.
-func TestHostsSpeakOfTheirReplicasOnly(t *testing.T) {
-	s := newServer(t)
-	op := s.operator()
-	hosts := map[string]tarnv1connect.AgentServiceClient{}
-	for _, name := range []string{"one", "two"} {
-		id, agent := s.storage(name, "az-"+name)
-		hosts[id] = agent
-	}
-	share := s.share(op, s.shareType(op, "gold"), "docs")
-	r := s.fsm.View().ReplicasOfShare(share.GetId())[0]
-	for _, owns := range []bool{true, false} {
-		for id, agent := range hosts {
-			if (id == r.GetHostId()) != owns {
-				continue
-			}
-			guid := uint64(7)
-			if !owns {
-				guid = 13
-			}
-			if _, err := agent.Report(t.Context(), &tarnv1.ReportRequest{
-				HostId: id, SessionId: "first", Sequence: 1, Full: true, Replicas: []*tarnv1.ReplicaReport{{ReplicaId: r.GetId(), HeadGuid: guid}},
-			}); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if seen := s.soft.Snapshot(time.Now(), nil).Replica(r); seen == nil || seen.Report.GetHeadGuid() != 7 {
-		t.Errorf("after another host's word the leader has %v", seen)
-	}
-}
-
 func TestOldSessionsGetNothing(t *testing.T) {
 	s := newServer(t)
 	id, agent := s.storage("one", "az1")

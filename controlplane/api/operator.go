@@ -137,7 +137,12 @@ func (s *operators) CreateJoinToken(ctx context.Context, req *tarnv1.CreateJoinT
 	if life == 0 {
 		life = defaultTokenLife
 	}
-	token, kept, err := identity.NewToken(ca.Cluster(), ca.Hash(), identity.Role(req.GetRole()), time.Now(), life)
+	// It ends by the state's clock, which a leader may have set ahead.
+	now := time.Now()
+	if state := s.State.View().Time(); state.After(now) {
+		now = state
+	}
+	token, kept, err := identity.NewToken(ca.Cluster(), ca.Hash(), identity.Role(req.GetRole()), now, life)
 	if err != nil {
 		return nil, err
 	}

@@ -58,3 +58,54 @@ func (w *world) proofAt(off time.Duration) *tarnv1.LossReport {
 	}
 	return nil
 }
+
+// TestLeaderWhoseClockWasAheadIsForgotten: the state's clock stays where such a leader left
+// it. Hosts that fall silent then are down all the same, drains go on, and users are told.
+func TestLeaderWhoseClockWasAheadIsForgotten(t *testing.T) {
+	w := two(t)
+	w.addHost("c", "z3", tarnv1.FenceClass_FENCE_CLASS_HELPER)
+	w.run(5 * time.Second)
+	right := w.now
+	w.now = w.now.Add(20 * 365 * 24 * time.Hour)
+	for _, host := range w.order {
+		h, _ := w.fsm.View().Host(host)
+		w.must(&raftv1.Command{Verb: &raftv1.Command_SetHostAdminState{SetHostAdminState: &raftv1.SetHostAdminState{
+			Id: h.GetId(), AdminState: tarnv1.HostAdminState_HOST_ADMIN_STATE_DISABLED,
+		}}})
+		w.must(&raftv1.Command{Verb: &raftv1.Command_SetHostAdminState{SetHostAdminState: &raftv1.SetHostAdminState{
+			Id: h.GetId(), AdminState: tarnv1.HostAdminState_HOST_ADMIN_STATE_ENABLED,
+		}}})
+	}
+	if res := w.promote("s", "b", "op", tarnv1.PromotionMode_PROMOTION_MODE_PLANNED, 0); res.Err != nil {
+		t.Fatal(res.Err)
+	}
+	if err := w.command(&raftv1.Command{Verb: &raftv1.Command_CancelPromotion{CancelPromotion: &raftv1.CancelPromotion{ShareId: "s", OpId: "op"}}}); err != nil {
+		t.Fatal(err)
+	}
+	w.now = right
+	w.lead()
+	if res := w.promote("s", "b", "back", tarnv1.PromotionMode_PROMOTION_MODE_PLANNED, 0); res.Err != nil {
+		t.Fatal(res.Err)
+	}
+	w.run(30 * time.Second)
+	if w.fencing().GetOwnerReplicaId() != "s-b" {
+		t.Fatalf("not promoted: %v", w.fencing())
+	}
+	w.hosts["c"].cut = true
+	w.run(time.Minute)
+	if c, _ := w.fsm.View().Host("c"); c.GetState() != tarnv1.HostState_HOST_STATE_DOWN {
+		t.Errorf("a silent host is %v", c.GetState())
+	}
+	w.hosts["c"].cut = false
+	w.must(&raftv1.Command{Verb: &raftv1.Command_SetHostAdminState{SetHostAdminState: &raftv1.SetHostAdminState{
+		Id: "b", AdminState: tarnv1.HostAdminState_HOST_ADMIN_STATE_DRAINING,
+	}}})
+	w.run(2 * time.Minute)
+	if h, _ := w.fsm.View().Host("b"); w.replicaOn("s", "b") != nil {
+		t.Errorf("the drain waits for %v", DrainBlockers(w.policy, w.fsm.View(), w.soft.Snapshot(w.now, w.leases), h.GetId()))
+	}
+	r := &round{policy: w.policy, view: w.fsm.View(), now: w.now}
+	if got := r.until(w.policy.MessageTTL).AsTime().Sub(w.fsm.View().Time()); got != w.policy.MessageTTL {
+		t.Errorf("what users are told ends %s after it is said", got)
+	}
+}

@@ -107,7 +107,7 @@ func (r *round) keyed(rep *tarnv1.Replica) bool {
 // come to rest: a cancelled promotion leaves an entry in the lineage.
 func (r *round) pausing(f *tarnv1.Fencing) bool {
 	l := f.GetLineage()
-	return len(l) > 1 && r.now.Sub(l[len(l)-1].GetAt().AsTime()) < r.policy.DrainPause
+	return len(l) > 1 && r.within(l[len(l)-1].GetAt(), r.policy.DrainPause)
 }
 
 func (r *round) drainStep(shareID string, step schedule.DrainStep) {

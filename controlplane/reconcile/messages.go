@@ -42,7 +42,7 @@ func (r *round) complain(s *shareFacts, about resource, action, detail, text str
 func (r *round) message(s *shareFacts, about resource, action, detail, text, requestID string) *tarnv1.UserMessage {
 	return &tarnv1.UserMessage{
 		Id: r.ids(), ProjectId: s.GetProjectId(), ActionId: action, DetailId: detail, MessageLevel: "ERROR",
-		CreatedAt: timestamppb.New(r.now), ExpiresAt: timestamppb.New(r.now.Add(r.policy.MessageTTL)), RequestId: requestID,
+		CreatedAt: timestamppb.New(r.now), ExpiresAt: r.until(r.policy.MessageTTL), RequestId: requestID,
 		ResourceType: about.kind, ResourceId: about.id, UserMessage: text,
 	}
 }

@@ -35,7 +35,7 @@ func (r *round) announcePurge(o *tarnv1.PurgeOrder) {
 	}
 	r.batch.Messages = append(r.batch.Messages, &tarnv1.UserMessage{
 		Id: r.ids(), ProjectId: share.GetProjectId(), ActionId: actionDelete, DetailId: detailUnknown, MessageLevel: "ERROR",
-		CreatedAt: timestamppb.New(r.now), ExpiresAt: timestamppb.New(r.now.Add(r.policy.MessageTTL)),
+		CreatedAt: timestamppb.New(r.now), ExpiresAt: r.until(r.policy.MessageTTL),
 		ResourceType: "SHARE", ResourceId: share.GetId(),
 		UserMessage: "Data that had been kept aside when the share's history forked were destroyed on an operator's order of " +
 			o.GetRequestedAt().AsTime().UTC().Format("2006-01-02 15:04:05Z") + ": " + o.GetReason(),

@@ -113,7 +113,7 @@ func (r *round) hosts() {
 		switch {
 		case r.obs.Heard(h.GetId()):
 			want = tarnv1.HostState_HOST_STATE_UP
-		case r.obs.Missed(h.GetId()) && r.now.Sub(h.GetUpdatedAt().AsTime()) > r.obs.TTL && r.now.Sub(h.GetCreatedAt().AsTime()) > r.obs.TTL:
+		case r.obs.Missed(h.GetId()) && !r.within(h.GetUpdatedAt(), r.obs.TTL) && !r.within(h.GetCreatedAt(), r.obs.TTL):
 			// Not one that has only just registered and not reported yet.
 			want = tarnv1.HostState_HOST_STATE_DOWN
 		}
@@ -121,6 +121,22 @@ func (r *round) hosts() {
 			r.batch.Hosts = append(r.batch.Hosts, &raftv1.HostTransition{Id: h.GetId(), State: want, ExpectedState: h.GetState()})
 		}
 	}
+}
+
+// within reports that no more than d has passed since a stamp of the state. One that is of
+// the future is from a leader whose clock was ahead; where that is more than d it says
+// nothing: waiting for that moment could take years.
+func (r *round) within(stamp *timestamppb.Timestamp, d time.Duration) bool {
+	return r.now.Sub(stamp.AsTime()).Abs() <= d
+}
+
+// until is when what is said now for d ends by the state's clock, which may be ahead.
+func (r *round) until(d time.Duration) *timestamppb.Timestamp {
+	from := r.now
+	if r.view.Time().After(from) {
+		from = r.view.Time()
+	}
+	return timestamppb.New(from.Add(d))
 }
 
 // shareFacts is one share with what was last heard of its replicas.
