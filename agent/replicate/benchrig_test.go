@@ -27,7 +27,7 @@ import (
 // rig is two agents, as far as replication goes, with many shares from the first
 // to the second over real mTLS.
 type rig struct {
-	b    *testing.B
+	b    testing.TB
 	a, z *rigHost
 	news chan struct{} // something was reported
 	// verified is when a received snapshot was last read back, Unix nanoseconds.
@@ -60,16 +60,16 @@ type benchEngine interface {
 }
 
 // storage opens the storage of one host and tells its pool.
-type storage func(b *testing.B) (benchEngine, string)
+type storage func(b testing.TB) (benchEngine, string)
 
-func onDirectories(b *testing.B) (benchEngine, string) {
+func onDirectories(b testing.TB) (benchEngine, string) {
 	fs, err := dirzfs.Open(dirzfs.Config{Pools: []dirzfs.Pool{{Name: testPool, Dir: b.TempDir()}}, Logger: slog.New(slog.DiscardHandler)})
 	bench(b, err)
 	b.Cleanup(func() { _ = fs.Close() })
 	return fs, testPool
 }
 
-func newRig(b *testing.B, open storage, shares int) *rig {
+func newRig(b testing.TB, open storage, shares int) *rig {
 	b.Helper()
 	ca, err := identity.NewCA("bench")
 	bench(b, err)
@@ -81,7 +81,7 @@ func newRig(b *testing.B, open storage, shares int) *rig {
 	return r
 }
 
-func bench(b *testing.B, err error) {
+func bench(b testing.TB, err error) {
 	b.Helper()
 	if err != nil {
 		b.Fatal(err)

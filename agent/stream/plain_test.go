@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -118,6 +119,21 @@ func TestPlainStreamThroughPipes(t *testing.T) {
 				t.Errorf("%d bytes became %d, told %d and %d", len(data), len(all), n, moved)
 			}
 		})
+	}
+}
+
+// TestReceiverThatEndsIsNoBrokenStream: what zfs receive says explains it.
+func TestReceiverThatEndsIsNoBrokenStream(t *testing.T) {
+	r, _ := plainRig(t, 0, func(h *memzfs.Host) Engine { return pipeEngine{h, random(t, 4<<20), 1 << 20} })
+	p, err := r.client.Pull(t.Context(), r.request())
+	fatal(t, err)
+	defer p.Close()
+	pr, pw, err := os.Pipe()
+	fatal(t, err)
+	defer pw.Close() //nolint:errcheck // nobody reads it
+	fatal(t, pr.Close())
+	if _, err := io.Copy(pw, p); !errors.Is(err, syscall.EPIPE) || errors.Is(err, ErrUnreachable) {
+		t.Errorf("the reader of the pipe is gone: %v", err)
 	}
 }
 

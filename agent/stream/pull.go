@@ -11,6 +11,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -70,8 +71,8 @@ func (p *Pull) read(b []byte) (int, error) {
 func (p *Pull) WriteTo(w io.Writer) (int64, error) {
 	begun := p.done.Load()
 	var err error
-	if s := p.splicer(w); s != nil {
-		err = p.splice(s)
+	if move := p.mover(w); move != nil {
+		err = p.moveAll(move)
 	} else {
 		buf := p.buffers.Get().(*[]byte)
 		defer p.buffers.Put(buf)
@@ -81,20 +82,28 @@ func (p *Pull) WriteTo(w io.Writer) (int64, error) {
 	return p.done.Load() - begun, err
 }
 
-func (p *Pull) splicer(w io.Writer) *splicer {
+// Splice is zfs.Splicer. Limits are those of Read.
+func (p *Pull) Splice(pipe *os.File) (move func(limit int) (int, error)) { return p.mover(pipe) }
+
+func (p *Pull) mover(w io.Writer) (move func(limit int) (int, error)) {
 	if p.plain == nil {
 		return nil
 	}
-	return newSplicer(w, p.plain)
+	s := newSplicer(w, p.plain)
+	if s == nil {
+		return nil
+	}
+	return func(limit int) (int, error) {
+		n, err := s.move(min(limit, p.most()), p.arm)
+		return n, p.took(n, err)
+	}
 }
 
-func (p *Pull) splice(s *splicer) error {
+func (p *Pull) moveAll(move func(limit int) (int, error)) error {
 	for {
-		n, err := s.move(p.most(), p.arm)
-		if err = p.took(n, err); errors.Is(err, io.EOF) {
+		if _, err := move(spliceChunk); errors.Is(err, io.EOF) {
 			return nil
-		}
-		if err != nil {
+		} else if err != nil {
 			return err
 		}
 	}
@@ -127,8 +136,12 @@ func (p *Pull) took(n int, err error) error {
 	return err
 }
 
-// broken says why reading ended: a cancelled context knows better than the socket.
+// broken says why reading ended: a cancelled context knows better than the socket. A
+// splice also fails when the pipe's reader is gone, which says nothing of the stream.
 func (p *Pull) broken(err error) error {
+	if errors.Is(err, syscall.EPIPE) {
+		return fmt.Errorf("write stream: %w", err)
+	}
 	if cause := context.Cause(p.ctx); cause != nil {
 		return fmt.Errorf("read stream: %w", cause)
 	}
