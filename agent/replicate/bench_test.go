@@ -90,10 +90,10 @@ func BenchmarkRound100(b *testing.B) {
 // BenchmarkIdle1000 is what an agent with 1,000 secondaries that have nothing to
 // do costs: share of one core, bytes allocated per second, and live heap. The
 // sources are another agent of the same process, whose work is in the figures too.
-func BenchmarkIdle1000(b *testing.B) { idle(b, newRig(b, onDirectories, 1000), 20*time.Second) }
+func BenchmarkIdle1000(b *testing.B) { idle(b, newRig(b, onDirectories, 1000), new(spawns), 20*time.Second) }
 
 // idle waits for all shares of r to be in sync, and measures what follows.
-func idle(b *testing.B, r *rig, window time.Duration) {
+func idle(b *testing.B, r *rig, count *spawns, window time.Duration) {
 	r.run(15 * time.Second)
 	r.await(nil)
 	for b.Loop() {
@@ -101,6 +101,7 @@ func idle(b *testing.B, r *rig, window time.Duration) {
 		runtime.GC()
 		runtime.ReadMemStats(&before)
 		used, children := processTime(b, syscall.RUSAGE_SELF), processTime(b, syscall.RUSAGE_CHILDREN)
+		b.Logf("processes until all was in sync: %v", count.reset())
 		wait, stop := context.WithTimeout(b.Context(), window)
 		<-wait.Done()
 		stop()
@@ -114,6 +115,7 @@ func idle(b *testing.B, r *rig, window time.Duration) {
 		b.ReportMetric(float64(after.HeapAlloc)/(1<<20), "MiB-heap")
 		b.ReportMetric(residentMiB(b), "MiB-rss")
 		b.ReportMetric(float64(runtime.NumGoroutine()), "goroutines")
+		b.Logf("processes in %s at rest: %v", window, count.reset())
 		// The result line is lost when a large pool cannot be cleared away afterwards.
 		b.Logf("%.2f%% of a core, %.2f%% in the tools of ZFS, %.0f MiB resident", 100*used.Seconds()/window.Seconds(), 100*children.Seconds()/window.Seconds(), residentMiB(b))
 	}
