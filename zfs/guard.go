@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 )
 
 // Records of a stream of pool version 23, after the head.
@@ -30,19 +29,17 @@ var errRecord = errors.New("damaged record")
 // pool of the host. Newer versions check each record themselves.
 //
 // It looks at heads of records inside the buffer that carries the stream, so that what
-// passes is neither copied again nor cut into pieces. Large payloads do not even come by
-// where the kernel can move them.
+// passes is neither copied again nor cut into pieces. (To have the kernel move the payloads
+// past it made nothing quicker: the daemon and its two tools fill the processors.)
 type guard struct {
-	from   io.Reader
-	splice func(limit int) (int, error) // past buf; nil where everything goes through it
-	order  binary.ByteOrder
-	to     uint64 // GUID that every record names
+	from  io.Reader
+	order binary.ByteOrder
+	to    uint64 // GUID that every record names
 
 	buf    []byte // read from the stream
 	passed int    // bytes of buf that may go to zfs
 	seen   int    // bytes of buf that were looked at: from passed on they wait for a successor
 	body   int64  // bytes of the payload of a record that are to come after buf
-	last   int64  // bytes of the payload of the last record
 	ended  bool
 	err    error     // why nothing comes after buf
 	freed  [2]uint64 // objects that the record before frees: first, and first that stays
@@ -53,8 +50,6 @@ const (
 	guardBuffer = 1 << 20
 	// gather is how much is read before it is written: TLS brings 16 KiB at a time.
 	gather = 256 << 10
-	// largeBody is where a system call of its own costs less than copying.
-	largeBody = 32 << 10
 )
 
 func newGuard(head []byte, from io.Reader) *guard {
@@ -81,16 +76,14 @@ func (g *guard) Read(p []byte) (int, error) {
 
 // WriteTo moves the whole stream to w, which io.Copy prefers to Read.
 func (g *guard) WriteTo(w io.Writer) (total int64, err error) {
-	if pipe, ok := w.(*os.File); ok {
-		if s, ok := g.from.(Splicer); ok {
-			g.splice = s.Splice(pipe)
-		}
-	}
 	for {
-		n, err := g.pass(w)
-		total += n
-		if err != nil {
-			return total, err
+		if g.passed > 0 {
+			n, err := w.Write(g.buf[:g.passed])
+			total += int64(n)
+			if err != nil {
+				return total, err
+			}
+			g.drop(n)
 		}
 		switch {
 		case g.err == nil:
@@ -104,35 +97,10 @@ func (g *guard) WriteTo(w io.Writer) (total int64, err error) {
 	}
 }
 
-// pass writes what may go to zfs, and has the kernel move the rest of a payload of which
-// the buffer has had the beginning.
-func (g *guard) pass(w io.Writer) (total int64, err error) {
-	if g.passed > 0 {
-		n, err := w.Write(g.buf[:g.passed])
-		if err != nil {
-			return int64(n), err
-		}
-		g.drop(n)
-		total = int64(n)
-	}
-	for g.splice != nil && g.err == nil && g.body > 0 {
-		n, err := g.splice(int(g.body))
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		if err != nil {
-			return total, err
-		}
-		g.body -= int64(n)
-		total += int64(n)
-	}
-	return total, nil
-}
-
-// collect reads until writing is worth its system call, or nothing more may pass.
+// collect reads until a write is worth its system call, or nothing more may pass.
 func (g *guard) collect() error {
 	for {
-		if err := g.more(); err != nil || g.passed >= gather || g.ended || g.splice != nil {
+		if err := g.more(); err != nil || g.passed >= gather || g.ended {
 			return err
 		}
 	}
@@ -154,7 +122,7 @@ func (g *guard) more() error {
 	if g.buf == nil {
 		g.buf = make([]byte, 0, guardBuffer)
 	}
-	n, err := g.from.Read(g.buf[len(g.buf):g.ahead()])
+	n, err := g.from.Read(g.buf[len(g.buf):cap(g.buf)])
 	g.buf = g.buf[:len(g.buf)+n]
 	if jerr := g.judgeAll(); jerr != nil {
 		return jerr
@@ -163,15 +131,6 @@ func (g *guard) more() error {
 		return io.ErrUnexpectedEOF
 	}
 	return err
-}
-
-// ahead is how far to read: to the end of the next head only, when it is likely to have a
-// payload that the kernel can move.
-func (g *guard) ahead() int {
-	if g.splice != nil && g.body == 0 && g.last >= largeBody {
-		return min(cap(g.buf), g.seen+StreamHeadSize)
-	}
-	return cap(g.buf)
 }
 
 // judgeAll looks at every head that is whole in the buffer. A record that frees objects
@@ -213,7 +172,7 @@ func (g *guard) one(head []byte) error {
 	if guid != g.to || g.order.Uint32(head[4:]) != 0 {
 		return fmt.Errorf("%w: it belongs to snapshot %d, the stream to %d", errRecord, guid, g.to)
 	}
-	g.body, g.last = body, body
+	g.body = body
 	return nil
 }
 

@@ -21,8 +21,8 @@ const lastWrites = 5
 // Receive reads one stream to its end. The first record is looked at before zfs sees
 // it: streams with properties, clones, volumes and other snapshots than the expected
 // one are refused (ErrStreamRefused). The rest is copied with io.Copy into a pipe of
-// 1 MiB: a reader with WriteTo may splice into the *os.File that it is given, a Splicer
-// is asked to, and a Filer of a pipe is spliced from.
+// 1 MiB: a reader with WriteTo may splice into the *os.File that it is given, and a
+// Filer of a pipe is spliced from.
 //
 // Nothing is mounted. A failure to mount is none. When ctx ends, zfs receive is killed
 // and waited for; what arrived stays if the receive is resumable. A Read of stream that

@@ -157,14 +157,6 @@ type Filer interface {
 	File() *os.File
 }
 
-// Splicer is a reader whose next bytes the kernel can move into a pipe.
-type Splicer interface {
-	// Splice returns what moves at least one and at most limit bytes, as Read would, or
-	// nil where nothing can. Calls and Reads may alternate, one at a time. An error of the
-	// pipe is a syscall.Errno.
-	Splice(pipe *os.File) (move func(limit int) (int, error))
-}
-
 // ReceiveRequest says where a stream goes.
 type ReceiveRequest struct {
 	// Target is dataset@snapshot, always explicit. A full stream creates the

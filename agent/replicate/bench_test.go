@@ -90,7 +90,9 @@ func BenchmarkRound100(b *testing.B) {
 // BenchmarkIdle1000 is what an agent with 1,000 secondaries that have nothing to
 // do costs: share of one core, bytes allocated per second, and live heap. The
 // sources are another agent of the same process, whose work is in the figures too.
-func BenchmarkIdle1000(b *testing.B) { idle(b, newRig(b, onDirectories, 1000), new(spawns), 20*time.Second) }
+func BenchmarkIdle1000(b *testing.B) {
+	idle(b, newRig(b, onDirectories, 1000), new(spawns), 20*time.Second)
+}
 
 // idle waits for all shares of r to be in sync, and measures what follows.
 func idle(b *testing.B, r *rig, count *spawns, window time.Duration) {

@@ -71,8 +71,8 @@ func (p *Pull) read(b []byte) (int, error) {
 func (p *Pull) WriteTo(w io.Writer) (int64, error) {
 	begun := p.done.Load()
 	var err error
-	if move := p.mover(w); move != nil {
-		err = p.moveAll(move)
+	if s := p.splicer(w); s != nil {
+		err = p.splice(s)
 	} else {
 		buf := p.buffers.Get().(*[]byte)
 		defer p.buffers.Put(buf)
@@ -82,28 +82,20 @@ func (p *Pull) WriteTo(w io.Writer) (int64, error) {
 	return p.done.Load() - begun, err
 }
 
-// Splice is zfs.Splicer. Limits are those of Read.
-func (p *Pull) Splice(pipe *os.File) (move func(limit int) (int, error)) { return p.mover(pipe) }
-
-func (p *Pull) mover(w io.Writer) (move func(limit int) (int, error)) {
+func (p *Pull) splicer(w io.Writer) *splicer {
 	if p.plain == nil {
 		return nil
 	}
-	s := newSplicer(w, p.plain)
-	if s == nil {
-		return nil
-	}
-	return func(limit int) (int, error) {
-		n, err := s.move(min(limit, p.most()), p.arm)
-		return n, p.took(n, err)
-	}
+	return newSplicer(w, p.plain)
 }
 
-func (p *Pull) moveAll(move func(limit int) (int, error)) error {
+func (p *Pull) splice(s *splicer) error {
 	for {
-		if _, err := move(spliceChunk); errors.Is(err, io.EOF) {
+		n, err := s.move(p.most(), p.arm)
+		if err = p.took(n, err); errors.Is(err, io.EOF) {
 			return nil
-		} else if err != nil {
+		}
+		if err != nil {
 			return err
 		}
 	}
