@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"context"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -96,6 +98,58 @@ func TestAgentStopsForItsOtherLife(t *testing.T) {
 	p.await(t, replica, "writable after a reboot", (*tarnv1.ReplicaReport).GetWritable)
 	if exists(filepath.Join(h.cfg.DataDir, lifeFile)) {
 		t.Error("what an earlier life was told is still there")
+	}
+}
+
+// sameSession gives an agent's calls another one's session.
+type sameSession struct {
+	*plane
+	session string
+}
+
+func (s sameSession) Register(ctx context.Context, req *tarnv1.RegisterRequest) (*tarnv1.RegisterResponse, error) {
+	req.Host.SessionId = s.session
+	return s.plane.Register(ctx, req)
+}
+
+func (s sameSession) RenewLease(ctx context.Context, req *tarnv1.RenewLeaseRequest) (*tarnv1.RenewLeaseResponse, error) {
+	req.SessionId = s.session
+	return s.plane.RenewLease(ctx, req)
+}
+
+// Two whole agents, each with its own disks, under one identity, on one boot, in one
+// session: as a machine that was copied before its first renewal was answered. The one that
+// was answered since goes on undisturbed.
+func TestTwoAgentsOfOneSession(t *testing.T) {
+	p := newPlane()
+	p.lives = observe.NewLives([]byte("secret"))
+	first := newHost(t, p, newCA(t), "one")
+	first.cfg.Machine = "one boot"
+	share, replica := ids(t)
+	first.assign(active(share, replica, 1))
+	first.start()
+	served := p.await(t, replica, "writable", (*tarnv1.ReplicaReport).GetWritable).GetMountpoint()
+	p.until(t, func() bool { return p.granted > 2 }, func() string { return "no renewals" })
+
+	second := newHost(t, p, newCA(t), "one")
+	second.cfg.Machine = first.cfg.Machine
+	second.cfg.PKIDir = filepath.Join(first.cfg.DataDir, "pki")
+	second.cfg.ControlPlane = sameSession{p, first.session}
+	second.start()
+	p.until(t, func() bool {
+		return slices.ContainsFunc(p.reports, (*tarnv1.ReportRequest).GetAnotherLife)
+	}, func() string { return "neither is told of the other" })
+	eventually(t, "one of them is over", func() bool { return first.only.isOver() || second.only.isOver() })
+	if first.only.isOver() || !second.only.isOver() {
+		t.Fatal("the one that had been answered has stopped")
+	}
+	if second.keeper.Count() != 0 {
+		t.Error("a right is left")
+	}
+	from := p.renewals()
+	p.until(t, func() bool { return p.granted >= from+5 }, func() string { return "the other does not go on" })
+	if first.keeper.Count() != 1 || !exists(served) {
+		t.Errorf("%d rights, mounted %t", first.keeper.Count(), exists(served))
 	}
 }
 

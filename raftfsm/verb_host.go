@@ -49,7 +49,7 @@ func (tx *txn) saveHost(old, next *tarnv1.Host) *tarnv1.Host {
 }
 
 func clearHostOutput(h *tarnv1.Host) {
-	h.LastReportAt, h.ReplicaCount, h.DrainBlockers, h.FenceClassNow, h.FenceTrouble, h.AnotherLifeAt = nil, 0, nil, 0, "", nil
+	h.LastReportAt, h.ReplicaCount, h.DrainBlockers, h.FenceClassNow, h.FenceTrouble = nil, 0, nil, 0, ""
 	for _, p := range h.GetPools() {
 		p.ProvisionedCapacityGib, p.AllocatedCapacityGib, p.FullName = 0, 0, ""
 	}

@@ -42,6 +42,8 @@ func (s *agentService) Register(ctx context.Context, req *tarnv1.RegisterRequest
 		s.Leases.Registered(stored.GetId(), stored.GetSessionId(), false)
 		return s.registered(stored), nil
 	}
+	// The log's machine does not know that this is output only, and needs no new version for it.
+	req.GetHost().AnotherLifeAt = nil
 	taken, err := s.admitMachine(req.GetHost())
 	if err != nil {
 		return nil, err

@@ -35,6 +35,7 @@ func (s *hosts) print(v *raftfsm.View, stored *tarnv1.Host) *tarnv1.Host {
 	if seen, ok := s.Soft.Host(h.GetId()); ok {
 		h.LastReportAt, h.FenceClassNow, h.FenceTrouble = timestamppb.New(seen.At), seen.FenceClass, seen.FenceTrouble
 	}
+	h.AnotherLifeAt = nil
 	if at, _ := s.Soft.OtherLife(h.GetId(), time.Now()); !at.IsZero() {
 		h.AnotherLifeAt = timestamppb.New(at)
 	}
