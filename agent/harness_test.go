@@ -150,7 +150,7 @@ func (p *plane) RenewLease(_ context.Context, req *tarnv1.RenewLeaseRequest) (*t
 	defer p.mu.Unlock()
 	resp := &tarnv1.RenewLeaseResponse{Nonce: req.GetNonce(), Duration: durationpb.New(leaseDuration)}
 	if p.lives != nil {
-		verdict, token := p.lives.Judge(1, req.GetHostId(), req.GetSessionId(), req.GetToken(), func() bool { return true })
+		verdict, token := p.lives.Judge(1, req.GetHostId(), req.GetSessionId(), req.GetEcho(), func() bool { return true })
 		if verdict != observe.Same {
 			resp.AnotherLife = true
 			return resp, nil

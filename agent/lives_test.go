@@ -25,7 +25,7 @@ type copied struct {
 // renew asks as the agent would, and keeps the token.
 func (c *copied) renew(t *testing.T) *tarnv1.RenewLeaseResponse {
 	t.Helper()
-	c.asked.Token = c.token
+	c.asked.Echo = c.token
 	c.asked.Nonce++
 	res, err := c.plane.RenewLease(t.Context(), c.asked)
 	if err != nil {

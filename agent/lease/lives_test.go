@@ -41,8 +41,8 @@ func (c *chained) RenewLease(_ context.Context, req *tarnv1.RenewLeaseRequest) (
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.asked++
-	if !bytes.Equal(req.GetToken(), c.issued) {
-		c.t.Errorf("request %d echoes %x, the last answer had %x", req.GetNonce(), req.GetToken(), c.issued)
+	if !bytes.Equal(req.GetEcho(), c.issued) {
+		c.t.Errorf("request %d echoes %x, the last answer had %x", req.GetNonce(), req.GetEcho(), c.issued)
 	}
 	token := make([]byte, 24)
 	if _, err := rand.Read(token); err != nil {

@@ -119,7 +119,7 @@ func (k *Keeper) request() (asked Asked, token []byte, ok bool) {
 }
 
 func (k *Keeper) message(asked Asked, token []byte) *tarnv1.RenewLeaseRequest {
-	req := &tarnv1.RenewLeaseRequest{HostId: k.config.HostID, SessionId: k.config.SessionID, Nonce: asked.Nonce, Token: token}
+	req := &tarnv1.RenewLeaseRequest{HostId: k.config.HostID, SessionId: k.config.SessionID, Nonce: asked.Nonce, Echo: token}
 	for id, s := range asked.Shares {
 		req.Shares = append(req.Shares, &tarnv1.LeaseShare{ShareId: s.ShareID, ReplicaId: id, Epoch: s.Epoch})
 	}

@@ -413,7 +413,7 @@ func TestCopyOfARunningAgentGetsNothing(t *testing.T) {
 	renew := func(session string, token []byte) *tarnv1.RenewLeaseResponse {
 		t.Helper()
 		res, err := agent.RenewLease(t.Context(), &tarnv1.RenewLeaseRequest{
-			HostId: host, SessionId: session, Nonce: 9, Token: token,
+			HostId: host, SessionId: session, Nonce: 9, Echo: token,
 			Shares: []*tarnv1.LeaseShare{{ShareId: share.GetId(), ReplicaId: owner.GetId(), Epoch: 1}},
 		})
 		if err != nil || res.GetNonce() != 9 {
@@ -450,7 +450,7 @@ func TestCopyOfARunningAgentGetsNothing(t *testing.T) {
 	}
 	granted(renew("second", nil))
 	wantCode(t, second(agent.RenewLease(t.Context(), &tarnv1.RenewLeaseRequest{
-		HostId: host, SessionId: "second", Token: make([]byte, 257),
+		HostId: host, SessionId: "second", Echo: make([]byte, 257),
 	})), connect.CodeInvalidArgument)
 }
 

@@ -20,7 +20,7 @@ func (s *agentService) answerTo(v *raftfsm.View, req *tarnv1.RenewLeaseRequest) 
 		return nil, err
 	}
 	_, _, term := s.Cluster.Leader()
-	verdict, token := s.lives.Judge(term, host, session, req.GetToken(), func() bool {
+	verdict, token := s.lives.Judge(term, host, session, req.GetEcho(), func() bool {
 		return currentSession(s.State.View(), host, session) == nil
 	})
 	switch verdict {

@@ -38,8 +38,8 @@ func addAgentRules(r rules) {
 	on(r, func(c *checker, m *tarnv1.RenewLeaseRequest) {
 		c.id("host_id", m.GetHostId())
 		c.required("session_id", m.GetSessionId())
-		if n := len(m.GetToken()); n > maxLifeToken {
-			c.fail("token", "has %d bytes, up to %d are allowed", n, maxLifeToken)
+		if n := len(m.GetEcho()); n > maxLifeToken {
+			c.fail("echo", "has %d bytes, up to %d are allowed", n, maxLifeToken)
 		}
 		for _, s := range m.GetShares() {
 			c.id("shares.share_id", s.GetShareId())

@@ -1,13 +1,17 @@
 package chaos
 
 import (
+	"bytes"
+	"log/slog"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/anishathalye/porcupine"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"tarn/agent"
 	tarnv1 "tarn/proto/tarn/v1"
 )
 
@@ -160,5 +164,19 @@ func TestRegistersCanBeWrong(t *testing.T) {
 		if got := porcupine.CheckOperations(registers(), append([]porcupine.Operation{create}, c.then...)); got != c.want {
 			t.Errorf("%s: %t", name, got)
 		}
+	}
+}
+
+func TestAnAgentThatTookItselfForAnotherIsFound(t *testing.T) {
+	var log bytes.Buffer
+	said := slog.New(slog.NewTextHandler(&log, nil))
+	said.Warn("lease was not renewed", "err", "no leader")
+	if err := onlyLife("one", log.Bytes()); err != nil {
+		t.Error(err)
+	}
+	said.Error("another life of this host goes on", "err", agent.ErrAnotherLife)
+	said.Info("later")
+	if err := onlyLife("one", log.Bytes()); err == nil || strings.Contains(err.Error(), "later") || !strings.Contains(err.Error(), "level=ERROR") {
+		t.Error(err)
 	}
 }

@@ -173,13 +173,18 @@ func (r *run) onlyLives() error {
 	var errs []error
 	for _, name := range r.names(dev.Agent) {
 		log, err := os.ReadFile(r.LogFile(name))
-		if at := bytes.Index(log, []byte(agent.ErrAnotherLife.Error())); at >= 0 {
-			line, _, _ := bytes.Cut(log[bytes.LastIndexByte(log[:at], '\n')+1:], []byte("\n"))
-			err = fmt.Errorf("%s took itself for another life of its host: %s", name, line)
-		}
-		errs = append(errs, err)
+		errs = append(errs, err, onlyLife(name, log))
 	}
 	return errors.Join(errs...)
+}
+
+func onlyLife(name string, log []byte) error {
+	at := bytes.Index(log, []byte(agent.ErrAnotherLife.Error()))
+	if at < 0 {
+		return nil
+	}
+	line, _, _ := bytes.Cut(log[bytes.LastIndexByte(log[:at], '\n')+1:], []byte("\n"))
+	return fmt.Errorf("%s took itself for another life of its host: %s", name, line)
 }
 
 // tidy does what makes the next schedule begin like the first: most files go, and

@@ -2465,7 +2465,7 @@ type RenewLeaseRequest struct {
 	Shares []*LeaseShare `protobuf:"bytes,4,rep,name=shares,proto3" json:"shares,omitempty"`
 	// The token of the last answer that arrived in this session, whoever led; empty
 	// before the first, and by agents that know of none.
-	Token         []byte `protobuf:"bytes,5,opt,name=token,proto3" json:"token,omitempty"`
+	Echo          []byte `protobuf:"bytes,5,opt,name=echo,proto3" json:"echo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2528,9 +2528,9 @@ func (x *RenewLeaseRequest) GetShares() []*LeaseShare {
 	return nil
 }
 
-func (x *RenewLeaseRequest) GetToken() []byte {
+func (x *RenewLeaseRequest) GetEcho() []byte {
 	if x != nil {
-		return x.Token
+		return x.Echo
 	}
 	return nil
 }
@@ -2897,14 +2897,14 @@ const file_tarn_v1_agent_proto_rawDesc = "" +
 	"\x05op_id\x18\x01 \x01(\tR\x04opId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1b\n" +
 	"\thead_guid\x18\x03 \x01(\x06R\bheadGuid\x12B\n" +
-	"\x0fhead_created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\rheadCreatedAt\"\xa4\x01\n" +
+	"\x0fhead_created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\rheadCreatedAt\"\xa2\x01\n" +
 	"\x11RenewLeaseRequest\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x02 \x01(\tR\tsessionId\x12\x14\n" +
 	"\x05nonce\x18\x03 \x01(\x04R\x05nonce\x12+\n" +
-	"\x06shares\x18\x04 \x03(\v2\x13.tarn.v1.LeaseShareR\x06shares\x12\x14\n" +
-	"\x05token\x18\x05 \x01(\fR\x05token\"\\\n" +
+	"\x06shares\x18\x04 \x03(\v2\x13.tarn.v1.LeaseShareR\x06shares\x12\x12\n" +
+	"\x04echo\x18\x05 \x01(\fR\x04echo\"\\\n" +
 	"\n" +
 	"LeaseShare\x12\x19\n" +
 	"\bshare_id\x18\x01 \x01(\tR\ashareId\x12\x1d\n" +
