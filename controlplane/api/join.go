@@ -7,10 +7,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"net"
+	"slices"
 
 	"connectrpc.com/connect"
 	"golang.org/x/time/rate"
 
+	"tarn/controlplane/consensus"
 	"tarn/controlplane/identity"
 	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
@@ -37,6 +39,12 @@ func (s *joins) Join(ctx context.Context, req *tarnv1.JoinRequest) (*tarnv1.Join
 	if err != nil {
 		return nil, err
 	}
+	if t, ok := s.State.View().JoinToken(token.Hash()); ok {
+		// Before the token is spent, and to nobody who has none.
+		if err := s.free(identity.Role(t.GetRole()), req.GetNodeId()); err != nil {
+			return nil, err
+		}
+	}
 	use := &raftv1.UseJoinToken{Hash: token.Hash(), NodeId: req.GetNodeId()}
 	if s.State.View().CommandVersion() >= raftfsm.AuditVersion {
 		use.KeyHash = keyHash(req.GetCsr())
@@ -50,6 +58,27 @@ func (s *joins) Join(ctx context.Context, req *tarnv1.JoinRequest) (*tarnv1.Join
 		return nil, err
 	}
 	return s.admit(ctx, used, req)
+}
+
+// free refuses an id that is somebody else's. Rules of a policy, limits and revocations go
+// by it, whatever the role: who takes a host's or a user's id takes their place there. That
+// of a machine of the same role is its own, which may be installed anew.
+func (s *joins) free(role identity.Role, id string) error {
+	v := s.State.View()
+	if v.Revoked(id) {
+		return refused("node_id", "was revoked, for good: join with a new one")
+	}
+	_, host := v.Host(id)
+	_, user := v.User(id)
+	servers, err := s.Cluster.Servers()
+	if err != nil {
+		return err
+	}
+	node := slices.ContainsFunc(servers, func(m consensus.Server) bool { return m.ID == id })
+	if user || host && role != identity.RoleAgent || node && role != identity.RoleControl {
+		return refused("node_id", "is of another identity of this cluster: join with a new one")
+	}
+	return nil
 }
 
 // admit signs the certificate that the token is good for.
