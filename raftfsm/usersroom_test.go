@@ -1,7 +1,6 @@
 package raftfsm
 
 import (
-	"bytes"
 	"fmt"
 	"strings"
 	"testing"
@@ -66,9 +65,6 @@ func TestEndedUsersMakeRoom(t *testing.T) {
 	}
 	if u, ok := v.UserByToken("hash of new"); !ok || u.GetName() != "new" {
 		t.Error("the new user is not known")
-	}
-	if got := restored(t, dump(t, v)); !bytes.Equal(dump(t, got.View()), dump(t, v)) {
-		t.Error("the table does not survive a round trip")
 	}
 }
 
