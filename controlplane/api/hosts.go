@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"tarn/controlplane/observe"
 	"tarn/controlplane/reconcile"
 	"tarn/controlplane/schedule"
 	raftv1 "tarn/proto/tarn/raft/v1"
@@ -29,8 +31,14 @@ func hostByRef(v *raftfsm.View, ref string) (*tarnv1.Host, error) {
 	return nil, notFound("host", ref)
 }
 
+// heard takes a snapshot of what was heard when it is first needed: it is as large as the
+// cluster, and one is enough for any number of hosts.
+func (s *hosts) heard() func() *observe.Snapshot {
+	return sync.OnceValue(func() *observe.Snapshot { return s.Soft.Snapshot(time.Now(), s.Leases) })
+}
+
 // print adds what the leader heard and what the state promises on each pool.
-func (s *hosts) print(v *raftfsm.View, stored *tarnv1.Host) *tarnv1.Host {
+func (s *hosts) print(v *raftfsm.View, stored *tarnv1.Host, heard func() *observe.Snapshot) *tarnv1.Host {
 	h := v.ProjectHost(stored)
 	if seen, ok := s.Soft.Host(h.GetId()); ok {
 		h.LastReportAt, h.FenceClassNow, h.FenceTrouble = timestamppb.New(seen.At), seen.FenceClass, seen.FenceTrouble
@@ -46,8 +54,7 @@ func (s *hosts) print(v *raftfsm.View, stored *tarnv1.Host) *tarnv1.Host {
 		}
 	}
 	if h.GetAdminState() == tarnv1.HostAdminState_HOST_ADMIN_STATE_DRAINING {
-		now := time.Now()
-		h.DrainBlockers = reconcile.DrainBlockers(s.Policy, v, s.Soft.Snapshot(now, s.Leases), h.GetId())
+		h.DrainBlockers = reconcile.DrainBlockers(s.Policy, v, heard(), h.GetId())
 	}
 	return h
 }
@@ -62,7 +69,7 @@ func (s *hosts) GetHost(ctx context.Context, req *tarnv1.GetRequest) (*tarnv1.Ho
 	if err != nil {
 		return nil, err
 	}
-	return s.print(v, h), nil
+	return s.print(v, h, s.heard()), nil
 }
 
 // ListHosts implements tarnv1connect.HostServiceHandler. Order: name.
@@ -71,10 +78,10 @@ func (s *hosts) ListHosts(ctx context.Context, req *tarnv1.ListHostsRequest) (*t
 	if err != nil {
 		return nil, err
 	}
-	out := &tarnv1.ListHostsResponse{}
+	out, heard := &tarnv1.ListHostsResponse{}, s.heard()
 	for h := range v.Hosts() {
 		if matches(req.GetAvailabilityZone(), h.GetAvailabilityZone()) && (req.GetState() == 0 || req.GetState() == h.GetState()) {
-			out.Hosts = append(out.Hosts, s.print(v, h))
+			out.Hosts = append(out.Hosts, s.print(v, h, heard))
 		}
 	}
 	slices.SortFunc(out.Hosts, func(a, b *tarnv1.Host) int { return cmp.Compare(a.GetName(), b.GetName()) })
@@ -110,7 +117,7 @@ func (s *hosts) setState(ctx context.Context, ref string, state tarnv1.HostAdmin
 		return nil, err
 	}
 	s.placer.forget()
-	return s.print(s.State.View(), h), nil
+	return s.print(s.State.View(), h, s.heard()), nil
 }
 
 // RemoveHost implements tarnv1connect.HostServiceHandler.
@@ -134,9 +141,9 @@ func (s *hosts) ListPools(ctx context.Context, req *tarnv1.ListPoolsRequest) (*t
 	if err != nil {
 		return nil, err
 	}
-	out := &tarnv1.ListPoolsResponse{}
+	out, heard := &tarnv1.ListPoolsResponse{}, s.heard()
 	for stored := range v.Hosts() {
-		h := s.print(v, stored)
+		h := s.print(v, stored, heard)
 		for _, p := range h.GetPools() {
 			if !refusedPools[p.GetFullName()] {
 				out.Pools = append(out.Pools, &tarnv1.PoolView{

@@ -37,7 +37,7 @@ func (c *core) right(v *raftfsm.View, who caller, share *tarnv1.Share) *tarnv1.W
 	leads := c.leading() == nil
 	if f.GetPhase() != tarnv1.FencingPhase_FENCING_PHASE_ACTIVE {
 		if leads {
-			out.WaitingFor = reconcile.WaitingFor(c.Policy, v, c.Soft.Snapshot(now, c.Leases), share, who.isOperator())
+			out.WaitingFor = c.waitingFor(v, who, share, now)
 		}
 		return out
 	}
@@ -51,9 +51,20 @@ func (c *core) right(v *raftfsm.View, who caller, share *tarnv1.Share) *tarnv1.W
 	out.Proof = f.GetProof()
 	if leads {
 		out.State = c.writeState(owner, now)
-		out.WaitingFor = reconcile.WaitingFor(c.Policy, v, c.Soft.Snapshot(now, c.Leases), share, who.isOperator())
+		out.WaitingFor = c.waitingFor(v, who, share, now)
 	}
 	return out
+}
+
+// waitingFor looks at what was heard only of a share that waits at all: a snapshot of that
+// is as large as the cluster.
+func (c *core) waitingFor(v *raftfsm.View, who caller, share *tarnv1.Share, now time.Time) string {
+	f := share.GetFencing()
+	preparing := f.GetPreparing() != nil && !f.GetPreparing().GetCancelled()
+	if f.GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_ACTIVE && !raftfsm.Unsettled(share) && !preparing {
+		return ""
+	}
+	return reconcile.WaitingFor(c.Policy, v, c.Soft.Snapshot(now, c.Leases), share, who.isOperator())
 }
 
 func (c *core) writeState(owner *tarnv1.Replica, now time.Time) tarnv1.WriteState {
