@@ -272,23 +272,34 @@ func (w *Worker) yield(ctx context.Context, dataset string) error {
 	}
 	for _, d := range list {
 		if strings.HasPrefix(d.Origin, dataset+"@") {
-			return w.yieldTo(ctx, d)
+			return w.yieldTo(ctx, d, dataset)
 		}
 	}
 	return &zfs.Error{Op: "destroy", Object: dataset, Class: zfs.ErrHasClones, Text: "clones outside " + w.l.root()}
 }
 
-func (w *Worker) yieldTo(ctx context.Context, clone zfs.Dataset) error {
-	name := clone.Origin[strings.LastIndexByte(clone.Origin, '@')+1:]
+// yieldTo makes a clone the owner of its origin, and with it of all that is left before
+// that. In another share those are no user's snapshots, and are renamed before.
+func (w *Worker) yieldTo(ctx context.Context, clone zfs.Dataset, dataset string) error {
+	if marksOf(clone).role != roleDivergent {
+		left, err := w.cfg.Engine.Versions(ctx, dataset)
+		if err != nil {
+			return fmt.Errorf("list snapshots: %w", err)
+		}
+		for _, v := range left {
+			id, users := strings.CutPrefix(v.Name, userPrefix)
+			if !users || v.Kind != zfs.KindSnapshot {
+				continue
+			}
+			if err := w.cfg.Engine.RenameSnapshot(ctx, dataset, v.Name, retiredPrefix+id); err != nil {
+				return fmt.Errorf("rename snapshot of clones: %w", err)
+			}
+		}
+	}
 	if err := w.cfg.Engine.Promote(ctx, clone.Name); err != nil {
 		return fmt.Errorf("promote clone: %w", err)
 	}
-	m := marksOf(clone)
-	if m.role == roleDivergent || !strings.HasPrefix(name, userPrefix) {
-		return nil
-	}
-	// In the other share it is no user's snapshot.
-	return w.cfg.Engine.RenameSnapshot(ctx, clone.Name, name, retiredPrefix+strings.TrimPrefix(name, userPrefix))
+	return nil
 }
 
 func (w *Worker) dropStaging(ctx context.Context) error {
