@@ -102,11 +102,17 @@ func (s *Server) begin(ctx context.Context, g Grant, versions []zfs.Version, req
 // the stream ends before anybody looks at its progress.
 const worthAsking = 64 << 20
 
+// estimatePatience bounds the question for an estimate. From an old bookmark zfs reads the
+// whole tree of blocks for it, which may take longer than the receiver waits for its answer.
+const estimatePatience = 15 * time.Second
+
 // estimate is the size of a step in bytes, 0 when unknown.
 func (s *Server) estimate(ctx context.Context, req pullBody, p plan, sr zfs.SendRequest) int64 {
 	if n := s.cfg.Board.froze(req.Source, p.base.GUID, p.to.GUID); n >= 0 && n < worthAsking && req.Token == "" {
 		return n
 	}
+	ctx, cancel := context.WithTimeout(ctx, estimatePatience)
+	defer cancel()
 	n, err := s.cfg.Engine.Estimate(ctx, sr)
 	if err != nil {
 		return 0

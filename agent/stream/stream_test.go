@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"tarn/agent/stream/memzfs"
@@ -173,6 +174,27 @@ func TestPullRefusals(t *testing.T) {
 	if _, err := r.client.Pull(t.Context(), r.request()); !errors.Is(err, ErrUnreachable) {
 		t.Errorf("of nobody: %v", err)
 	}
+}
+
+// wondering is an engine that takes for ever to tell how large a stream is.
+type wondering struct{ Engine }
+
+func (wondering) Estimate(ctx context.Context, _ zfs.SendRequest) (int64, error) {
+	<-ctx.Done()
+	return 0, ctx.Err()
+}
+
+// TestEstimateIsACourtesy: the receiver does not wait for one until it gives up.
+func TestEstimateIsACourtesy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, begun := &Server{cfg: Config{Board: NewBoard(), Engine: wondering{}}}, time.Now()
+		if n := s.estimate(t.Context(), pullBody{Token: "t"}, plan{}, zfs.SendRequest{}); n != 0 {
+			t.Errorf("estimated %d", n)
+		}
+		if took := time.Since(begun); took > answerTimeout/4 {
+			t.Errorf("took %v of %v", took, answerTimeout)
+		}
+	})
 }
 
 // TestWantIgnoresTheEpoch: a clone of another share has epochs of its own.
