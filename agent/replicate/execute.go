@@ -104,7 +104,7 @@ func (w *Worker) change(ctx context.Context, a action) error {
 		if err := w.cfg.Engine.Mount(ctx, name); err != nil {
 			return err
 		}
-		ds.Mounted, w.s.released = true, false
+		ds.Mounted, w.s.released, w.s.opened = true, false, true
 		w.mountSeen()
 	case doUnmount:
 		if err := w.unmount(ctx, name); err != nil {

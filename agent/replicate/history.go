@@ -150,6 +150,9 @@ func (w *Worker) finishAside(ctx context.Context) error {
 // finalSnapshot ends an owner's epoch: it holds everything that was ever written
 // under it. The dataset is unmounted and read-only here.
 func (w *Worker) finalSnapshot(ctx context.Context) error {
+	if err := w.readLog(ctx); err != nil {
+		return err
+	}
 	f := &w.s.f
 	name := f.newest().Name
 	if !isFinal(name, w.s.a.GetEpoch()) || f.ds.Written > 0 {
@@ -168,6 +171,35 @@ func (w *Worker) finalSnapshot(ctx context.Context) error {
 	f.versions = versions
 	v, _ := f.named(name)
 	w.s.heldLast = v.GUID
+	return nil
+}
+
+// readLog brings into a dataset what was promised to be on disk when its host crashed, and
+// is in the intent log only: no snapshot has that, and nothing tells of it. ZFS reads the
+// log when it mounts the dataset, read-only too. One that was mounted since this process
+// began needs no look, nor one that a life before has ended; whose key is missing allows none.
+func (w *Worker) readLog(ctx context.Context) error {
+	name := w.l.dataset()
+	switch {
+	case w.s.opened, w.s.floored():
+		return nil
+	case w.s.locked():
+		w.log.Warn("what the intent log may have of before a crash cannot be read without the share's key", "dataset", name)
+		return nil
+	}
+	if err := w.cfg.Engine.Mount(ctx, name); err != nil {
+		return fmt.Errorf("mount, to have the intent log read: %w", err)
+	}
+	w.s.opened, w.s.released = true, false
+	if err := w.cfg.Engine.Unmount(ctx, name, false); err != nil {
+		return err
+	}
+	w.s.released = true
+	d, err := w.cfg.Engine.Dataset(ctx, name)
+	if err != nil {
+		return fmt.Errorf("look at dataset: %w", err)
+	}
+	w.s.f.ds = &d
 	return nil
 }
 

@@ -49,6 +49,8 @@ type state struct {
 	// handle is open on it. That it is not mounted proves nothing: the dead-man's
 	// fence ends reachability by path and leaves open handles writing.
 	released bool
+	// opened: the dataset was mounted since this process began.
+	opened bool
 	// unlisted: the engine does not say whose holds there are.
 	unlisted bool
 	// compared: the source can go on from the dataset that is to be taken over;

@@ -310,6 +310,7 @@ func (w *Worker) refresh(ctx context.Context) error {
 	}
 	f, err := w.observe(ctx, w.l)
 	if err != nil {
+		w.s.opened = w.s.opened && !errors.Is(err, zfs.ErrPoolUnavailable) // it may be imported anew
 		return err
 	}
 	w.s.f, w.stale, w.keySeen = f, false, time.Now()
@@ -318,7 +319,7 @@ func (w *Worker) refresh(ctx context.Context) error {
 		w.compare = false
 		w.s.modified = w.s.modified || a.GetRole() == tarnv1.Role_ROLE_SECONDARY && f.marks.role == roleReplica && f.ds.Written > 0
 	}
-	w.s.released = w.s.released && !w.s.mounted()
+	w.s.released, w.s.opened = w.s.released && !w.s.mounted(), w.s.opened || w.s.mounted()
 	if w.entering {
 		// A secondary that was one under this epoch before goes on showing what it has.
 		w.entering, w.s.confirmed = false, f.marks.role == roleReplica && f.marks.epoch == a.GetEpoch()
