@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/BurntSushi/toml"
 
@@ -81,6 +82,12 @@ func dialConfigured(a *app) (*client.Client, error) {
 	material, err := identity.LoadMaterial(cfg.PKI)
 	if err != nil {
 		return nil, usage("%w", err).next("get certificate files with `tarn join TOKEN --dir %s`", cfg.PKI)
+	}
+	if end := material.NotAfter(); time.Now().After(end) {
+		// The other side would only say that something is wrong with it.
+		return nil, fail(exitNotAllowed, "the certificate in %s ended at %s", cfg.PKI, end.UTC().Format(time.RFC3339)).
+			next("people's certificates are not renewed: `tarn pki issue %s --dir %s` makes another one where ca.key is, `tarn join TOKEN --dir %[2]s` one for a client; a token of `tarn user create` can last for a year",
+				material.Identity().Role, cfg.PKI)
 	}
 	project := a.Project
 	if material.Identity().Role != identity.RoleOperator {
