@@ -105,10 +105,13 @@ func (k *Kernel) Apply(ctx context.Context, mountpoint string, want *tarnv1.Expo
 }
 
 func (k *Kernel) apply(ctx context.Context, export Export) error {
-	if err := errors.Join(checkConfigPath(export.Mountpoint), checkFSID(export.FSID), k.table.taken(export), k.serving()); err != nil {
+	if err := errors.Join(checkConfigPath(export.Mountpoint), checkFSID(export.FSID), k.serving()); err != nil {
 		return err
 	}
 	if err := mounted(export.Mountpoint); err != nil {
+		return err
+	}
+	if err := errors.Join(k.displace(ctx, export), k.table.taken(export)); err != nil {
 		return err
 	}
 	entries, err := kernelEntries(export, k.config.AnyPort)
@@ -123,6 +126,24 @@ func (k *Kernel) apply(ctx context.Context, export Export) error {
 		return err
 	}
 	return k.enforce(ctx, export.Mountpoint, entries)
+}
+
+// displace removes the export of a share from where it was mounted before: nothing is
+// there any more, and nobody else would take it away.
+func (k *Kernel) displace(ctx context.Context, export Export) error {
+	for _, old := range k.table.list() {
+		at := old.Mountpoint
+		if old.FSID != export.FSID || at == export.Mountpoint || mounted(at) == nil {
+			continue
+		}
+		if err := k.sever(ctx, at)[at]; err != nil {
+			return err
+		}
+		if err := k.table.remove(at); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // List returns all exports by mountpoint, as recorded.

@@ -157,6 +157,32 @@ func TestKernelTellsExportfsWhatChanged(t *testing.T) {
 	}
 }
 
+// TestKernelFollowsAMountpoint: the export of a share that is mounted elsewhere by now does
+// not stand in the way of its new one; one that is mounted does.
+func TestKernelFollowsAMountpoint(t *testing.T) {
+	k := newFakeServer(t)
+	const before = "/tarn-nowhere/old"
+	if err := os.WriteFile(k.etab, []byte(before+"\t10.0.0.1(rw,fsid="+shareFSID+")\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.table.put(Export{Mountpoint: before, FSID: shareFSID, Squash: SquashRoot, Clients: []Client{}}); err != nil {
+		t.Fatal(err)
+	}
+	mustApply(t, k, aMount, exportsOf(shareFSID, rule("1", "10.0.0.1", rw)), false)
+	if have := k.read(t); strings.Contains(have, before) || !strings.Contains(have, aMount+"\t10.0.0.1(") {
+		t.Errorf("etab is\n%s", have)
+	}
+	if all, _ := k.List(t.Context()); len(all) != 1 || all[0].Mountpoint != aMount {
+		t.Errorf("the table has %v", all)
+	}
+	if err := k.displace(t.Context(), Export{Mountpoint: before, FSID: shareFSID}); err != nil {
+		t.Error(err)
+	}
+	if all, _ := k.List(t.Context()); len(all) != 1 {
+		t.Errorf("what is mounted was taken away: %v", all)
+	}
+}
+
 func TestKernelRefusesWhatItCannotServe(t *testing.T) {
 	k := newFakeServer(t)
 	for _, c := range []struct {
