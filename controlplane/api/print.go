@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"tarn/controlplane/reconcile"
 	"tarn/controlplane/schedule"
 	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
@@ -44,12 +45,22 @@ func (c *core) printReplica(v *raftfsm.View, who caller, r *tarnv1.Replica) *tar
 // hideHost blanks whatever names machines and pools.
 func hideHost(r *tarnv1.Replica) {
 	r.Host, r.HostId, r.Pool, r.ManagedFrom = "", "", "", ""
+	r.Error = forUsers(r.GetError())
 	if r.GetObserved() != nil {
 		r.Observed.Mountpoint, r.Observed.KeyFile = "", ""
+		r.Observed.Error = forUsers(r.Observed.GetError())
 	}
 	for i, d := range r.GetDivergentCopies() {
 		r.DivergentCopies[i] = &tarnv1.DivergentCopy{Epoch: d.GetEpoch(), UsedBytes: d.GetUsedBytes(), CreatedAt: d.GetCreatedAt()}
 	}
+}
+
+// forUsers is an error without the agent's own words, which may name datasets and hosts.
+func forUsers(e *tarnv1.ReplicaError) *tarnv1.ReplicaError {
+	if e == nil {
+		return nil
+	}
+	return &tarnv1.ReplicaError{Code: e.GetCode(), Message: reconcile.Sentence(e), Since: e.GetSince(), Retrying: e.GetRetrying()}
 }
 
 func visibleLocations(who caller, all []*tarnv1.ExportLocation) []*tarnv1.ExportLocation {

@@ -28,8 +28,9 @@ func (s *operators) GetStatus(ctx context.Context, req *tarnv1.GetStatusRequest)
 		ClusterId: s.ClusterID, LeaderId: leader, LeaderAddress: addr, Term: term,
 		AppliedIndex: v.Index(), AnsweredBy: s.NodeID, Version: s.Version,
 	}
-	t := tally{core: s.core, view: v, out: out}
-	switch who := callerFrom(ctx); who.grant {
+	who := callerFrom(ctx)
+	t := tally{core: s.core, view: v, out: out, operator: who.isOperator()}
+	switch who.grant {
 	case operator:
 		t.machines()
 		t.shares(v.Shares())
@@ -44,6 +45,8 @@ type tally struct {
 	*core
 	view *raftfsm.View
 	out  *tarnv1.ClusterStatus
+	// operator may read what agents say in their own words.
+	operator bool
 }
 
 func (t *tally) problem(format string, args ...any) {
@@ -122,7 +125,11 @@ func (t *tally) replica(s *tarnv1.Share, r *tarnv1.Replica, now time.Time) {
 		t.out.ReplicasOutOfSync++
 	case tarnv1.ReplicaState_REPLICA_STATE_ERROR:
 		t.out.ReplicasError++
-		t.problem("replica %s of share %s is in error: %s", r.GetId(), s.GetName(), r.GetError().GetMessage())
+		e := r.GetError()
+		if !t.operator {
+			e = forUsers(e)
+		}
+		t.problem("replica %s of share %s is in error: %s", r.GetId(), s.GetName(), e.GetMessage())
 	case tarnv1.ReplicaState_REPLICA_STATE_UNSPECIFIED:
 		return
 	}

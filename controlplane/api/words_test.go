@@ -1,72 +1,40 @@
 package api_test
 
 import (
+	"strings"
 	"testing"
-	"time"
 
-	"github.com/hashicorp/raft"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
-
-	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
-	"tarn/proto/tarn/v1/tarnv1connect"
 )
 
-// TestTokenOutlastsAClockThatWasAhead: a token ends by the state's clock, which stays where
-// a leader whose own was ahead has left it.
-func TestTokenOutlastsAClockThatWasAhead(t *testing.T) {
-	s := newServer(t)
-	cmd := &raftv1.Command{
-		ProposedAt: timestamppb.New(time.Now().Add(20 * 365 * 24 * time.Hour)),
-		Verb:       &raftv1.Command_CheckHash{CheckHash: &raftv1.CheckHash{}},
-	}
-	data, err := proto.Marshal(cmd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.log.set(func() {
-		s.log.index++
-		s.fsm.Apply(&raft.Log{Index: s.log.index, Term: 1, Type: raft.LogCommand, Data: data})
-	})
-	made, err := s.operator().Operator.CreateJoinToken(t.Context(), &tarnv1.CreateJoinTokenRequest{Role: "agent"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if left := made.GetExpiresAt().AsTime().Sub(s.fsm.View().Time()); left < 59*time.Minute {
-		t.Errorf("it ends in %s by the state's clock", left)
-	}
-}
-
-// TestHostsSpeakOfTheirReplicasOnly: what a host says of a replica that another one has
-// does not take the place of what that one says.
-func TestHostsSpeakOfTheirReplicasOnly(t *testing.T) {
+// TestUsersDoNotReadAgentsWords: what an agent says of an error may name hosts and datasets.
+// Users get the code and a sentence of the control plane's.
+func TestUsersDoNotReadAgentsWords(t *testing.T) {
 	s := newServer(t)
 	op := s.operator()
-	hosts := map[string]tarnv1connect.AgentServiceClient{}
-	for _, name := range []string{"one", "two"} {
-		id, agent := s.storage(name, "az-"+name)
-		hosts[id] = agent
-	}
+	id, agent := s.storage("one", "az1")
 	share := s.share(op, s.shareType(op, "gold"), "docs")
-	r := s.fsm.View().ReplicasOfShare(share.GetId())[0]
-	for _, owns := range []bool{true, false} {
-		for id, agent := range hosts {
-			if (id == r.GetHostId()) != owns {
-				continue
-			}
-			guid := uint64(7)
-			if !owns {
-				guid = 13
-			}
-			if _, err := agent.Report(t.Context(), &tarnv1.ReportRequest{
-				HostId: id, SessionId: "first", Sequence: 1, Full: true, Replicas: []*tarnv1.ReplicaReport{{ReplicaId: r.GetId(), HeadGuid: guid}},
-			}); err != nil {
-				t.Fatal(err)
-			}
-		}
+	replica := s.fsm.View().ReplicasOfShare(share.GetId())[0]
+	told := &tarnv1.ReplicaError{
+		Code: tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_OUT_OF_SPACE, Message: "receive tank/secret: no space left", Retrying: true,
 	}
-	if seen := s.soft.Snapshot(time.Now(), nil).Replica(r); seen == nil || seen.Report.GetHeadGuid() != 7 {
-		t.Errorf("after another host's word the leader has %v", seen)
+	if _, err := agent.Report(t.Context(), &tarnv1.ReportRequest{
+		HostId: id, SessionId: "first", Sequence: 1, Full: true,
+		Replicas: []*tarnv1.ReplicaReport{{ReplicaId: replica.GetId(), ShareId: share.GetId(), Error: told}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	seen, err := op.Replicas.GetReplica(t.Context(), &tarnv1.GetRequest{Id: replica.GetId()})
+	if err != nil || seen.GetObserved().GetError().GetMessage() != told.GetMessage() {
+		t.Errorf("operators see %v, %v", seen.GetObserved().GetError(), err)
+	}
+	user := s.member(share.GetProjectId())
+	seen, err = user.Replicas.GetReplica(t.Context(), &tarnv1.GetRequest{Id: replica.GetId()})
+	got := seen.GetObserved().GetError()
+	if err != nil || got.GetCode() != told.GetCode() || !got.GetRetrying() || got.GetMessage() == "" || strings.Contains(got.GetMessage(), "secret") {
+		t.Errorf("users see %v, %v", got, err)
+	}
+	if again, err := op.Replicas.GetReplica(t.Context(), &tarnv1.GetRequest{Id: replica.GetId()}); err != nil || again.GetObserved().GetError().GetMessage() != told.GetMessage() {
+		t.Errorf("what users see has changed what operators see: %v, %v", again.GetObserved().GetError(), err)
 	}
 }

@@ -39,7 +39,7 @@ func (r *round) release(s *shareFacts, rep *tarnv1.Replica, report *tarnv1.Repli
 		t.Gone = true
 	case fatal(report) && releasing && rep.GetStatus() != tarnv1.Status_STATUS_UNMANAGE_ERROR:
 		t.Status, t.Error = tarnv1.Status_STATUS_UNMANAGE_ERROR, report.GetError()
-		r.complain(s, resourceOf(s, rep), actionUpdate, detailDriver, "The share could not be unmanaged. "+sentence(report.GetError()))
+		r.complain(s, resourceOf(s, rep), actionUpdate, detailDriver, "The share could not be unmanaged. "+Sentence(report.GetError()))
 	case busyForeign(rep, report):
 		r.blocked(s, rep, report, t)
 	}
@@ -55,7 +55,7 @@ func busyForeign(rep *tarnv1.Replica, report *tarnv1.ReplicaReport) bool {
 
 func (r *round) blocked(s *shareFacts, rep *tarnv1.Replica, report *tarnv1.ReplicaReport, t *raftv1.ReplicaTransition) {
 	t.Error = report.GetError()
-	r.complain(s, resourceOf(s, rep), actionUpdate, detailDriver, sentence(report.GetError()))
+	r.complain(s, resourceOf(s, rep), actionUpdate, detailDriver, Sentence(report.GetError()))
 }
 
 // manageFailed tells that a snapshot could not be taken over; it is tried on.

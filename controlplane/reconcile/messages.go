@@ -47,9 +47,9 @@ func (r *round) message(s *shareFacts, about resource, action, detail, text, req
 	}
 }
 
-// sentence says an agent's error to users. The agent's own words may name
+// Sentence says an agent's error to users. The agent's own words may name
 // datasets and hosts, which are for operators.
-func sentence(e *tarnv1.ReplicaError) string {
+func Sentence(e *tarnv1.ReplicaError) string {
 	switch e.GetCode() {
 	case tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_OUT_OF_SPACE:
 		return "The storage pool is full. Ask the operator for space."

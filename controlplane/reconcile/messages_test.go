@@ -14,7 +14,7 @@ func TestEverySentence(t *testing.T) {
 	seen := map[string]string{}
 	for number, name := range tarnv1.ReplicaErrorCode_name {
 		code := tarnv1.ReplicaErrorCode(number)
-		text := sentence(&tarnv1.ReplicaError{Code: code, Message: secret})
+		text := Sentence(&tarnv1.ReplicaError{Code: code, Message: secret})
 		if strings.Contains(text, secret) || !strings.HasSuffix(text, ".") {
 			t.Errorf("%s: %q", name, text)
 		}
@@ -26,7 +26,7 @@ func TestEverySentence(t *testing.T) {
 		}
 		seen[text] = name
 	}
-	if general := sentence(nil); seen[general] != "" {
+	if general := Sentence(nil); seen[general] != "" {
 		t.Errorf("%s has no sentence of its own", seen[general])
 	}
 }

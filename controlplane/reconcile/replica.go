@@ -148,7 +148,7 @@ func (r *round) errors(s *shareFacts, rep *tarnv1.Replica, report *tarnv1.Replic
 		if rep.GetLaunchedAt() == nil && rep.GetStatus() != tarnv1.Status_STATUS_AVAILABLE {
 			action = actionCreate
 		}
-		r.complain(s, resourceOf(s, rep), action, detailDriver, sentence(report.GetError()))
+		r.complain(s, resourceOf(s, rep), action, detailDriver, Sentence(report.GetError()))
 	case !fatal(report) && rep.GetError() != nil && status == tarnv1.Status_STATUS_AVAILABLE:
 		t.ClearError = true
 	}
@@ -162,7 +162,7 @@ func (r *round) replicaState(s *shareFacts, rep *tarnv1.Replica, report *tarnv1.
 	if want := r.measured(s, rep, report, status); want != rep.GetReplicaState() {
 		t.ReplicaState = want
 		if fault := s.fault(report); fault != nil && want == tarnv1.ReplicaState_REPLICA_STATE_OUT_OF_SYNC {
-			r.complain(s, resourceOf(s, rep), actionUpdate, detailDriver, "The replica has fallen behind. "+sentence(fault))
+			r.complain(s, resourceOf(s, rep), actionUpdate, detailDriver, "The replica has fallen behind. "+Sentence(fault))
 		}
 	}
 }
