@@ -63,6 +63,9 @@ func or(value, fallback string) string {
 // commandTimeout bounds one exportfs, which waits for a lock of others.
 const commandTimeout = 10 * time.Second
 
+// commandGrace is how long one that was killed may take to end.
+const commandGrace = time.Second
+
 // Kernel exports through the Linux kernel's NFS server. A mountpoint is all
 // tarn's: whatever clients it is exported to are those of its rules. What is
 // exported elsewhere is never touched. Safe for concurrent use.
@@ -261,7 +264,26 @@ func (k *Kernel) exportfs(ctx context.Context, args []string) error {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, k.config.Command[0], append(slices.Clone(k.config.Command[1:]), args...)...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	out, err := cmd.CombinedOutput()
+	cmd.WaitDelay = commandGrace // for what it started and what keeps its output open
+	var out []byte
+	ended := make(chan error, 1)
+	go func() {
+		var err error
+		out, err = cmd.CombinedOutput()
+		ended <- err
+	}()
+	var err error
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
+		late := time.NewTimer(2 * commandGrace)
+		defer late.Stop()
+		select {
+		case err = <-ended:
+		case <-late.C: // the kernel keeps it: nobody else is to wait for that
+			return fmt.Errorf("%s %s: it does not end: %w", k.config.Command[0], args[0], ctx.Err())
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("%s %s: %w: %s", k.config.Command[0], args[0], err, bytes.TrimSpace(out))
 	}

@@ -74,6 +74,29 @@ func TestSeverWithADumbBus(t *testing.T) {
 	}
 }
 
+// TestExportfsThatDoesNotEnd: the dead-man has a file system to detach after it.
+func TestExportfsThatDoesNotEnd(t *testing.T) {
+	dir := t.TempDir()
+	script := "#!/bin/sh\nsetsid sleep 1000 &\necho $! >" + dir + "/left\n"
+	if err := os.WriteFile(dir+"/exportfs", []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		left, _ := os.ReadFile(dir + "/left")
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(left))); err == nil {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+	k := Kernel{config: KernelConfig{Command: []string{dir + "/exportfs"}}}
+	ended := make(chan error, 1)
+	go func() { ended <- k.exportfs(t.Context(), []string{"-f"}) }()
+	select {
+	case <-ended:
+	case <-time.After(commandTimeout / 2):
+		t.Error("it is waited for")
+	}
+}
+
 func TestSeverFromTheKernel(t *testing.T) {
 	k := newFakeServer(t)
 	mustApply(t, k, aMount, exportsOf(shareFSID, rule("1", "10.0.0.1", rw)), false)
