@@ -1,6 +1,7 @@
 package replicate
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -61,7 +62,29 @@ func (w *Worker) noticeTracking() {
 	}
 	if w.s.f.ds.Mounted && !t.Mounted && t.Listed.After(w.s.mountedAt) {
 		w.stale = true
+		w.lostMount(t.Listed.Sub(w.s.mountedAt))
 		w.s.mountedAt = t.Listed
+	}
+}
+
+// lastsFor is how long a mount has to last for its end to be somebody's doing, which is
+// mended at once.
+const lastsFor = time.Minute
+
+// errMountLost: zfs-fuse serves a thousand filesystems, and lets go of the next one a
+// moment after its mount has succeeded.
+var errMountLost = errors.New("the dataset does not stay mounted: look who unmounts it, and whether there are more filesystems than zfs-fuse can serve (1,000)")
+
+// lostMount holds up the next mount the longer the more often the last ones were short.
+func (w *Worker) lostMount(lasted time.Duration) {
+	if lasted > lastsFor {
+		w.brief = 0
+		return
+	}
+	f := &failure{count: w.brief, since: time.Now()}
+	if w.brief++; w.brief > 1 {
+		f.add(errMountLost, time.Now())
+		w.failures[doMount] = f
 	}
 }
 

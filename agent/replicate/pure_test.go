@@ -111,6 +111,7 @@ func TestStep(t *testing.T) {
 		}), doRefuse},
 		{"lease: writable", stateFor(active, 3, primary, func(s *state) { s.lease = true }), doWritable},
 		{"lease: mount", stateFor(active, 3, primary, func(s *state) { s.lease = true; s.f.ds.ReadOnly = false }), doMount},
+		{"lease: not mounted any more: out of reach first", stateFor(active, 3, primary, func(s *state) { s.lease, s.f.ds.ReadOnly, s.export.active = true, false, true }), doUnexport},
 		{"lease: export", stateFor(active, 3, primary, func(s *state) { s.lease, s.f.ds.ReadOnly, s.f.ds.Mounted = true, false, true }), doExport},
 		{"former owner: out of reach first", stateFor(secondary, 4, primary, func(s *state) { s.export = nil; s.f.ds.Mounted = true }), doUnexport},
 		{"former owner: dirty head becomes a snapshot", stateFor(secondary, 4, primary, func(s *state) { s.f.ds.Written = 5 }), doSealHead},

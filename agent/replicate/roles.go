@@ -53,6 +53,8 @@ func serving(s *state) []rule {
 	f := &s.f
 	return []rule{
 		must(s.lease && f.ds.ReadOnly, do(doWritable)),
+		// Clients would write into the directory that is below.
+		must(s.exposed() && !f.ds.Mounted, do(doUnexport)),
 		must(s.lease && s.misplaced(), do(doPath)),
 		must(s.lease && !f.ds.Mounted, do(doMount)),
 		may(s.lease && !s.exported(false), action{kind: doExport}),

@@ -131,6 +131,7 @@ type Worker struct {
 	ruleErrs  []*tarnv1.RuleError
 	paths     []*tarnv1.ReportedExport
 	shown     string // mountpoint that was exported last
+	brief     int    // mounts in a row that somebody else ended at once
 	seek      bool   // the dataset was there before: if it is not, somebody may have renamed it
 	last      *tarnv1.ReplicaReport
 }
