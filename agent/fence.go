@@ -14,8 +14,8 @@ import (
 	"tarn/zfs/dirzfs"
 )
 
-// fenceTimeout bounds one attempt to take a dataset out of reach; the next follows
-// at once.
+// fenceTimeout bounds each half of one attempt to take a dataset out of reach: what
+// serves it, and the file system. The next attempt follows at once.
 const fenceTimeout = 10 * time.Second
 
 // RunDeadman is the whole of the dead-man's process, which Config.DeadmanCommand
@@ -29,20 +29,23 @@ func RunDeadman(dir string, log *slog.Logger) error {
 // and what the kernel says: what serves it to clients, and the file system itself.
 // One that fails does not keep the other from being done.
 func fence(dir string, t lease.Target) error {
-	ctx, cancel := context.WithTimeout(context.Background(), fenceTimeout)
-	defer cancel()
-	severed := sever(ctx, dir, t.Dataset)
+	severed := sever(dir, t.Dataset)
 	switch t.Engine {
 	case "":
 		return errors.Join(severed, dirzfs.Fence(t.PoolDir, t.Dataset))
 	case StorageZFS:
+		// A server that hangs must not use up the file system's time.
+		ctx, cancel := context.WithTimeout(context.Background(), fenceTimeout)
+		defer cancel()
 		return errors.Join(severed, zfs.Fence(ctx, t.Dataset))
 	}
 	return errors.Join(severed, fmt.Errorf("this build cannot fence datasets of engine %q: %w", t.Engine, zfs.ErrUnsupported))
 }
 
 // sever takes clients off every mountpoint under which a replica was exported.
-func sever(ctx context.Context, dir, dataset string) error {
+func sever(dir, dataset string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), fenceTimeout)
+	defer cancel()
 	exports, err := export.Remembered(dir)
 	errs := []error{err}
 	for _, e := range exports {

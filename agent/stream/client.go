@@ -192,6 +192,7 @@ func (c *Client) pull(ctx context.Context, h *hostClients, req Request, body pul
 			p.Close()
 			return nil, err
 		}
+		p.nothing = func() { h.noPlain.Store(new(time.Now())) }
 	}
 	return p, nil
 }

@@ -246,6 +246,40 @@ func TestBlockedPlainPortFallsBack(t *testing.T) {
 	}
 }
 
+// TestRefusedPlainConnectionFallsBack: a receiver whose plain connection comes from another
+// address than its TLS one is not let in. It learns that by getting nothing, and goes on
+// over TLS.
+func TestRefusedPlainConnectionFallsBack(t *testing.T) {
+	r, door := plainRig(t, 0, func(h *memzfs.Host) Engine { return h })
+	refusing, err := net.Listen("tcp", "127.0.0.1:0")
+	fatal(t, err)
+	t.Cleanup(func() { _ = refusing.Close() })
+	go func() {
+		for {
+			conn, err := refusing.Accept()
+			if err != nil {
+				return
+			}
+			_ = conn.Close()
+		}
+	}()
+	door.cfg.Advertise = refusing.Addr().String()
+	p, err := r.client.Pull(t.Context(), r.request())
+	fatal(t, err)
+	if data, _ := io.ReadAll(p); p.plain == nil || len(data) > 0 {
+		t.Fatalf("%q came, plain %v", data, p.plain != nil)
+	}
+	p.Close()
+	p, err = r.client.Pull(t.Context(), r.request())
+	fatal(t, err)
+	data, err := io.ReadAll(p)
+	fatal(t, err)
+	fatal(t, p.Finish())
+	if p.plain != nil || !bytes.Contains(data, []byte("one")) {
+		t.Errorf("%q, plain %v", data, p.plain != nil)
+	}
+}
+
 // TestSourceCannotSendReceiversAnywhere: what it offers has to be in a network
 // that the receiver trusts.
 func TestSourceCannotSendReceiversAnywhere(t *testing.T) {

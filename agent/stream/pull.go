@@ -32,6 +32,7 @@ type Pull struct {
 	cancel  context.CancelCauseFunc
 	resp    *http.Response
 	plain   *net.TCPConn // brings the bytes when the answer's body does not
+	nothing func()       // told when plain ended without a byte: it may not have been let in
 	buffers *sync.Pool   // of *[]byte, bufferSize
 	limit   *rate.Limiter
 	stall   time.Duration
@@ -116,6 +117,9 @@ func (p *Pull) took(n int, err error) error {
 	p.done.Add(int64(n))
 	if n > 0 && p.Moved != nil {
 		p.Moved(n)
+	}
+	if err != nil && p.plain != nil && p.done.Load() == 0 {
+		p.nothing()
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = p.broken(err)
