@@ -83,6 +83,7 @@ func absentInHealth() map[string]string {
 		"tarn_transfer_last_progress_timestamp_seconds": "only while a stream runs, or once one has",
 		"tarn_stonith_total":                            "counts by result; nothing had to be switched off",
 		"tarn_auto_failovers_blocked":                   "only of shares that ought to fail over and cannot",
+		"tarn_share_unknown_replicas":                   "only of shares that a restore left undecided",
 		"tarn_gossip_refused_total":                     "counts by reason; nobody foreign knocked at the ring",
 		"up":                                            "made by Prometheus itself",
 	}
