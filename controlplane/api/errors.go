@@ -80,7 +80,8 @@ func fromCluster(err error, requestID string) *connect.Error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return connect.NewError(connect.CodeDeadlineExceeded, errors.New("request ran out of time"))
 	case errors.Is(err, context.Canceled):
-		return connect.NewError(connect.CodeCanceled, errors.New("request was cancelled"))
+		// A caller that has gone hears nothing: who hears this was cut off by the node's end.
+		return connect.NewError(connect.CodeUnavailable, errors.New("the node is stopping and the outcome unknown, retry with the same id"))
 	}
 	return connect.NewError(connect.CodeInternal, fmt.Errorf("internal error; the log has it under request id %s", requestID))
 }

@@ -60,7 +60,7 @@ type apiUser struct {
 // 64 clients use the API while its leader is killed every 20 s: no answer is wrong,
 // and how long nothing could be changed is measured for each kill.
 func TestAPIIsLinearizableWhileLeadersDie(t *testing.T) {
-	a := newArena(t, dev.Options{Servers: 3, Agents: 1, Zones: 1})
+	a := newArenaOn(t, dev.Options{Servers: 3, Agents: 1, Zones: 1}, auditDisk)
 	ctx, cancel := context.WithTimeout(t.Context(), suite.api)
 	defer cancel()
 	nodes := a.plainClients()

@@ -27,6 +27,7 @@ const (
 	// Sizes of the disks: what a host keeps for itself, and a pool. It is larger until
 	// the shares have been placed: those are promised a GiB each.
 	dataDisk  = 96 << 20
+	auditDisk = 1 << 30 // for runs whose every second of calls leaves 200 KiB in the audit
 	poolDisk  = 256 << 20
 	emptyPool = 4 << 30
 )
@@ -49,6 +50,12 @@ type arena struct {
 // newArena makes and starts a cluster; it ends with the test.
 func newArena(t *testing.T, o dev.Options) *arena {
 	t.Helper()
+	return newArenaOn(t, o, dataDisk)
+}
+
+// newArenaOn does so with disks of another size for what hosts keep for themselves.
+func newArenaOn(t *testing.T, o dev.Options, disk int) *arena {
+	t.Helper()
 	needsHosts(t)
 	o.Network, o.Storage, o.NFS3 = network, suite.storage, true
 	dir, err := os.MkdirTemp(suite.dir, "cluster-")
@@ -61,7 +68,7 @@ func newArena(t *testing.T, o dev.Options) *arena {
 	}
 	a := &arena{Cluster: cluster, t: t, boots: map[string]int{}, cuts: map[int]func(string, string) fabric.Link{}}
 	a.connect()
-	a.giveDisks()
+	a.giveDisks(disk)
 	a.Enter(a.enter)
 	t.Cleanup(a.end)
 	if err := a.StartAll(); err != nil {
@@ -102,10 +109,10 @@ func (a *arena) connect() {
 }
 
 // giveDisks puts what each node keeps on file systems of its own, which can be full.
-func (a *arena) giveDisks() {
+func (a *arena) giveDisks(disk int) {
 	a.t.Helper()
 	for _, n := range a.Nodes() {
-		size := dataDisk
+		size := disk
 		if a.onZFS() && n.Kind == dev.Agent {
 			size = emptyPool // with its pools in files
 		}
