@@ -84,18 +84,9 @@ func TestTwoMachinesOfOneIdentity(t *testing.T) {
 		cfg.Lease = controlplane.LeaseConfig{Duration: time.Second, Wait: wait, Renew: 150 * time.Millisecond, Margin: 200 * time.Millisecond}
 	})
 	h.leader()
-	user := h.member("blue")
 	kind := readableType(t, h.operator())
 	original := h.serveAgent(&fakeAgent{id: uuid.NewString(), class: tarnv1.FenceClass_FENCE_CLASS_HELPER, machine: "original"}, "one", "az1")
-	share, err := user.Shares.CreateShare(t.Context(), &tarnv1.CreateShareRequest{Name: "docs", SizeGib: 1, ShareType: kind.GetName()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	replicas, err := user.Replicas.ListReplicas(t.Context(), &tarnv1.ListReplicasRequest{ShareId: share.GetId()})
-	if err != nil || len(replicas.GetReplicas()) != 1 {
-		t.Fatal(replicas, err)
-	}
-	want := lease.Share{ShareID: share.GetId(), ReplicaID: replicas.GetReplicas()[0].GetId(), Epoch: 1}
+	want := h.ownedShare(kind)
 	clone := &fakeAgent{h: h, id: original.id, session: uuid.NewString(), class: original.class, machine: "clone"}
 	clone.cl = h.as(identity.Subject{Role: identity.RoleAgent, ID: original.id})
 	first, second := h.holder(original, want), h.holder(clone, want)
@@ -145,16 +136,10 @@ func TestTwoMachinesOfOneIdentity(t *testing.T) {
 	}
 }
 
-// A machine is copied while it runs: both lives have the same session, machine and boot.
-// One of them goes on, also under another leader; the other is told, and the operator.
-func TestTwoLivesOfOneMachine(t *testing.T) {
-	h := newHarness(t, 1, func(cfg *controlplane.Config) {
-		cfg.Lease = controlplane.LeaseConfig{Duration: time.Second, Wait: 3 * time.Second, Renew: 150 * time.Millisecond, Margin: 200 * time.Millisecond}
-	})
-	h.leader()
-	user := h.member("blue")
-	kind := readableType(t, h.operator())
-	agent := h.serveAgent(&fakeAgent{id: uuid.NewString(), class: tarnv1.FenceClass_FENCE_CLASS_HELPER, machine: "machine"}, "one", "az1")
+// ownedShare creates a share on the only host, and is the right to write it.
+func (h *harness) ownedShare(kind *tarnv1.ShareType) lease.Share {
+	t, user := h.t, h.member("blue")
+	t.Helper()
 	share, err := user.Shares.CreateShare(t.Context(), &tarnv1.CreateShareRequest{Name: "docs", SizeGib: 1, ShareType: kind.GetName()})
 	if err != nil {
 		t.Fatal(err)
@@ -163,7 +148,19 @@ func TestTwoLivesOfOneMachine(t *testing.T) {
 	if err != nil || len(replicas.GetReplicas()) != 1 {
 		t.Fatal(replicas, err)
 	}
-	want := lease.Share{ShareID: share.GetId(), ReplicaID: replicas.GetReplicas()[0].GetId(), Epoch: 1}
+	return lease.Share{ShareID: share.GetId(), ReplicaID: replicas.GetReplicas()[0].GetId(), Epoch: 1}
+}
+
+// A machine is copied while it runs: both lives have the same session, machine and boot.
+// One of them goes on, also under another leader; the other is told, and the operator.
+func TestTwoLivesOfOneMachine(t *testing.T) {
+	h := newHarness(t, 1, func(cfg *controlplane.Config) {
+		cfg.Lease = controlplane.LeaseConfig{Duration: time.Second, Wait: 3 * time.Second, Renew: 150 * time.Millisecond, Margin: 200 * time.Millisecond}
+	})
+	h.leader()
+	kind := readableType(t, h.operator())
+	agent := h.serveAgent(&fakeAgent{id: uuid.NewString(), class: tarnv1.FenceClass_FENCE_CLASS_HELPER, machine: "machine"}, "one", "az1")
+	want := h.ownedShare(kind)
 	// Both are as they were before the first answer.
 	one, two := h.idle(agent), h.idle(agent)
 	one.Want([]lease.Share{want})
