@@ -59,6 +59,7 @@ func (n *Node) lead(ctx context.Context, term uint64) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return n.gate.run(ctx, n.decide) })
+	group.Go(func() error { return n.keepLeaseWait(ctx, term, now) })
 	group.Go(func() error { return n.loop.Run(ctx) })
 	group.Go(func() error { return n.compareHashes(ctx) })
 	group.Go(func() error { return n.keeper.lead(ctx) })

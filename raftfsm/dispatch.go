@@ -17,6 +17,8 @@ func (tx *txn) apply(cmd *raftv1.Command) (proto.Message, *Error) {
 	case *raftv1.Command_SetCommandVersion:
 		tx.setCommandVersion(v.SetCommandVersion)
 		return nil, nil
+	case *raftv1.Command_SetLeaseWait:
+		return nil, tx.setLeaseWait(v.SetLeaseWait, cmd.GetProposerTerm())
 	case *raftv1.Command_CheckHash:
 		return nil, nil
 	case *raftv1.Command_PutShareType:

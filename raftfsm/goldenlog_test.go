@@ -87,6 +87,20 @@ func TestGoldenLog4(t *testing.T) {
 	}
 }
 
+// TestGoldenLog5 has waits for leases that get longer and shorter.
+func TestGoldenLog5(t *testing.T) {
+	f := goldenLog(t, 5, 1, func() []*raft.Log {
+		world := busyWorld(t)
+		world.do(leaseWait(time.Minute, 0))
+		world.try(leaseWait(time.Second, 0))
+		world.do(leaseWait(20*time.Second, 1))
+		return world.log
+	})
+	if got := f.View().LeaseWait(); got != 20*time.Second {
+		t.Errorf("it ends with a wait of %s", got)
+	}
+}
+
 func shareOf(t *testing.T, v *View, id string) *tarnv1.Share {
 	t.Helper()
 	s, ok := v.Share(id)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	raftv1 "tarn/proto/tarn/raft/v1"
 )
@@ -96,6 +97,8 @@ func TestRestoreRefusesOtherFormats(t *testing.T) {
 		"future format":  {Format: snapshotFormat + 1, Hash: make([]byte, 32)},
 		"future command": {Format: snapshotFormat, MinCommandVersion: CommandVersion + 1, Hash: make([]byte, 32)},
 		"no hash":        {Format: snapshotFormat},
+		"negative wait":  {Format: snapshotFormat, Hash: make([]byte, 32), LeaseWait: durationpb.New(-1)},
+		"invalid wait":   {Format: snapshotFormat, Hash: make([]byte, 32), LeaseWait: &durationpb.Duration{Seconds: 1, Nanos: -1}},
 	} {
 		if err := New(Config{}).Restore(readCloser(framed(t, h))); err == nil {
 			t.Errorf("%s: restored", name)

@@ -18,7 +18,7 @@ var allowedImports = map[string]bool{
 	"hash": true, "io": true, "iter": true, "maps": true, "slices": true, "strings": true, "sync/atomic": true,
 	"time": true, "unicode/utf8": true,
 	"github.com/google/btree": true, "github.com/hashicorp/raft": true, "google.golang.org/protobuf/proto": true,
-	"google.golang.org/protobuf/types/known/timestamppb": true,
+	"google.golang.org/protobuf/types/known/durationpb": true, "google.golang.org/protobuf/types/known/timestamppb": true,
 	"tarn/proto/tarn/v1": true, "tarn/proto/tarn/raft/v1": true,
 }
 

@@ -95,6 +95,8 @@ func readHeader(in *frameReader) (*raftv1.SnapshotHeader, error) {
 		return nil, fmt.Errorf("%w: snapshot format %d is not supported, %d is: upgrade this node", ErrNewer, h.GetFormat(), snapshotFormat)
 	case h.GetMinCommandVersion() > CommandVersion:
 		return nil, fmt.Errorf("%w: the snapshot needs command version %d, this node has %d: upgrade it", ErrNewer, h.GetMinCommandVersion(), CommandVersion)
+	case h.GetLeaseWait() != nil && (!h.GetLeaseWait().IsValid() || h.GetLeaseWait().AsDuration() <= 0):
+		return nil, fmt.Errorf("%w: lease wait of %v", ErrCorrupt, h.GetLeaseWait())
 	case len(h.GetHash()) != sha256.Size:
 		return nil, fmt.Errorf("%w: hash of %d bytes", ErrCorrupt, len(h.GetHash()))
 	}
@@ -115,6 +117,7 @@ func newLoader(h *raftv1.SnapshotHeader) *loader {
 	if h.GetLastTime() != nil {
 		s.lastTime = h.GetLastTime().AsTime()
 	}
+	s.leaseWait = h.GetLeaseWait().AsDuration()
 	tx := begin(s)
 	// Nobody watches yet; finish says what is watched.
 	tx.touchedShares, tx.touchedHosts = nil, nil

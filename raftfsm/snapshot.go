@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	raftv1 "tarn/proto/tarn/raft/v1"
@@ -76,6 +77,9 @@ func (s *state) header() *raftv1.SnapshotHeader {
 	}
 	if !s.lastTime.IsZero() {
 		h.LastTime = timestamppb.New(s.lastTime)
+	}
+	if s.leaseWait != 0 {
+		h.LeaseWait = durationpb.New(s.leaseWait)
 	}
 	return h
 }

@@ -16,6 +16,8 @@ type state struct {
 	lastTime   time.Time
 	clusterID  string
 	minVersion uint32
+	// leaseWait is 0 before the first leader of LeaseVersion has granted a lease.
+	leaseWait time.Duration
 
 	types     *table[tarnv1.ShareType]
 	shares    *table[tarnv1.Share]

@@ -29,7 +29,8 @@ const (
 	// promotions that it does not know of.
 	// 4: how long a planned promotion may take outlasts the leader; a restored state learns
 	// of replicas that it does not know; users that ended make room for others.
-	CommandVersion = 4
+	// 5: the log says how long to wait for leases.
+	CommandVersion = 5
 	// AuditVersion is the first version that keeps audit records and the keys of join
 	// tokens: below it commands come without.
 	AuditVersion = 2
@@ -50,6 +51,8 @@ const (
 	WaitVersion = 4
 	// RoomVersion is the first version in which users that ended make room for others.
 	RoomVersion = 4
+	// LeaseVersion is the first version in which the log says how long to wait for leases.
+	LeaseVersion = 5
 )
 
 // VersionOf returns the version of the cluster that the command needs. A verb that
@@ -99,6 +102,8 @@ func VersionOf(cmd *raftv1.Command) uint32 {
 		return 1
 	case secondVersion(cmd):
 		return 2
+	case cmd.GetDismissUnknownReplica() != nil:
+		return UnknownVersion
 	}
 	return CommandVersion
 }

@@ -28,6 +28,9 @@ var versionTwo = []string{
 	"unmanage_replica", "unmanage_share", "unmanage_snapshot", "purge_divergent_copy", "put_user", "revoke_user",
 }
 
+// versionFour are those that came with version 4.
+var versionFour = []string{"dismiss_unknown_replica"}
+
 // TestEveryVerbHasItsVersion: whoever adds a verb gets the newest version for it, and
 // whoever raises the version writes down here what the one before knew.
 func TestEveryVerbHasItsVersion(t *testing.T) {
@@ -46,6 +49,9 @@ func TestEveryVerbHasItsVersion(t *testing.T) {
 		}
 		if slices.Contains(versionTwo, string(fd.Name())) {
 			want = 2
+		}
+		if slices.Contains(versionFour, string(fd.Name())) {
+			want = 4
 		}
 		if got := VersionOf(c); got != want {
 			t.Errorf("%s needs version %d, want %d", fd.Name(), got, want)

@@ -28,6 +28,10 @@ func (v *View) Hash() []byte { h := v.s.hash; return h[:] }
 // more are not proposed.
 func (v *View) CommandVersion() uint32 { return v.s.minVersion }
 
+// LeaseWait is how long after its last possible grant a lease may still be held, by
+// whichever leader it was granted; 0 where no leader of LeaseVersion has said so.
+func (v *View) LeaseWait() time.Duration { return v.s.leaseWait }
+
 // Restored reports that the state was once put back from a backup: such a log begins
 // RestoredGap above it, which no other one ever reaches.
 func (v *View) Restored() bool { return v.s.index >= RestoredGap }

@@ -18,6 +18,7 @@ import (
 	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/proto/tarn/v1/tarnv1connect"
+	"tarn/raftfsm"
 )
 
 // storage is a registered host and a client with its certificate.
@@ -400,6 +401,49 @@ func TestAnotherMachineWaits(t *testing.T) {
 	}
 	wantOK(register("silent", "")) // an agent of an older version
 	wantOK(register("second", "b"))
+}
+
+// Later leaders have to know how long to wait for a lease before it is granted. Clusters
+// with older nodes never say so, and are served as ever.
+func TestNoLeaseBeforeTheLogSaysHowLongToWait(t *testing.T) {
+	s := newServerAt(t, raftfsm.LeaseVersion-1)
+	op := s.operator()
+	host, agent := s.storage("one", "az1")
+	share := s.share(op, s.shareType(op, "gold"), "docs")
+	owner := s.fsm.View().ReplicasOfShare(share.GetId())[0]
+	echo := []byte(nil)
+	renew := func() error {
+		res, err := agent.RenewLease(t.Context(), &tarnv1.RenewLeaseRequest{
+			HostId: host, SessionId: "first", Nonce: 9, Echo: echo,
+			Shares: []*tarnv1.LeaseShare{{ShareId: share.GetId(), ReplicaId: owner.GetId(), Epoch: 1}},
+		})
+		if err == nil && len(res.GetGranted()) != 1 {
+			t.Errorf("answered %v", res)
+		}
+		if err == nil {
+			echo = res.GetToken()
+		}
+		return err
+	}
+	if err := renew(); err != nil {
+		t.Errorf("in a cluster with older nodes: %v", err)
+	}
+	if _, err := s.log.Propose(t.Context(), &raftv1.Command{Verb: &raftv1.Command_SetCommandVersion{
+		SetCommandVersion: &raftv1.SetCommandVersion{Version: raftfsm.LeaseVersion},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	wait, last := reconcile.DefaultPolicy().LeaseWait, s.leases.LastPossibleGrant(host)
+	wantCode(t, renew(), connect.CodeUnavailable)
+	s.waitForLeases(wait - 1)
+	wantCode(t, renew(), connect.CodeUnavailable)
+	if s.leases.LastPossibleGrant(host) != last {
+		t.Error("a refusal counts as a grant")
+	}
+	s.waitForLeases(wait)
+	if err := renew(); err != nil {
+		t.Error(err)
+	}
 }
 
 // An agent was copied while it ran. Whichever renews first with what it was told since

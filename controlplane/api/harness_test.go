@@ -22,6 +22,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"tarn/controlplane/api"
@@ -194,6 +195,9 @@ func newServerAt(t testing.TB, version uint32) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if version >= raftfsm.LeaseVersion {
+		s.waitForLeases(reconcile.DefaultPolicy().LeaseWait)
+	}
 	soft.Lead(time.Now())
 	s.leases.Lead(time.Now())
 	nodeID := uuid.NewString()
@@ -215,6 +219,17 @@ func newServerAt(t testing.TB, version uint32) *server {
 	t.Cleanup(web.Close)
 	s.addr = strings.TrimPrefix(web.URL, "https://")
 	return s
+}
+
+// waitForLeases has the log say how long to wait for them.
+func (s *server) waitForLeases(wait time.Duration) {
+	s.t.Helper()
+	res, err := s.log.Propose(context.Background(), &raftv1.Command{Verb: &raftv1.Command_SetLeaseWait{
+		SetLeaseWait: &raftv1.SetLeaseWait{Wait: durationpb.New(wait)},
+	}})
+	if err != nil || res.Err != nil {
+		s.t.Fatal(res, err)
+	}
 }
 
 func (s *server) material(subject identity.Subject) *identity.Material {

@@ -19,6 +19,9 @@ func (s *agentService) answerTo(v *raftfsm.View, req *tarnv1.RenewLeaseRequest) 
 	if err := currentSession(v, host, session); err != nil {
 		return nil, err
 	}
+	if !s.Policy.MayGrant(v) {
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New("the log does not say yet how long to wait for leases of this leader, ask again"))
+	}
 	_, _, term := s.Cluster.Leader()
 	verdict, token := s.lives.Judge(term, host, session, req.GetEcho(), func() bool {
 		return currentSession(s.State.View(), host, session) == nil

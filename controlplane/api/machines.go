@@ -18,7 +18,8 @@ import (
 // An agent on the same machine, in the same of its lives, is the successor of the one
 // before: its dead-man takes over. One that does not say where it runs is believed to be.
 func (s *agentService) admitMachine(h *tarnv1.Host) (taken func(error), err error) {
-	stored, ok := s.State.View().Host(h.GetId())
+	v := s.State.View()
+	stored, ok := v.Host(h.GetId())
 	if !ok || stored.GetMachine() == "" || h.GetMachine() == "" || stored.GetMachine() == h.GetMachine() {
 		return func(err error) {
 			if err == nil {
@@ -26,7 +27,7 @@ func (s *agentService) admitMachine(h *tarnv1.Host) (taken func(error), err erro
 			}
 		}, nil
 	}
-	now, wait := time.Now(), s.Policy.LeaseWait
+	now, wait := time.Now(), s.Policy.Wait(v)
 	seen, heard := s.Soft.Host(h.GetId())
 	heard = heard && seen.SessionID == stored.GetSessionId() && now.Sub(seen.At) < wait
 	settle, ok := s.Leases.Pass(h.GetId(), h.GetSessionId(), wait, now)

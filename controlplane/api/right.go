@@ -50,7 +50,7 @@ func (c *core) right(v *raftfsm.View, who caller, share *tarnv1.Share) *tarnv1.W
 	}
 	out.Proof = f.GetProof()
 	if leads {
-		out.State = c.writeState(owner, now)
+		out.State = c.writeState(v, owner, now)
 		out.WaitingFor = c.waitingFor(v, who, share, now)
 	}
 	return out
@@ -67,9 +67,9 @@ func (c *core) waitingFor(v *raftfsm.View, who caller, share *tarnv1.Share, now 
 	return reconcile.WaitingFor(c.Policy, v, c.Soft.Snapshot(now, c.Leases), share, who.isOperator())
 }
 
-func (c *core) writeState(owner *tarnv1.Replica, now time.Time) tarnv1.WriteState {
+func (c *core) writeState(v *raftfsm.View, owner *tarnv1.Replica, now time.Time) tarnv1.WriteState {
 	switch {
-	case c.Leases.Expired(owner.GetHostId(), c.Policy.LeaseWait, now):
+	case c.Leases.Expired(owner.GetHostId(), c.Policy.Wait(v), now):
 		return tarnv1.WriteState_WRITE_STATE_EXPIRED
 	case c.Soft.Observation(owner.GetId(), now).GetWritable():
 		return tarnv1.WriteState_WRITE_STATE_SERVING

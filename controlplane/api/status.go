@@ -63,6 +63,9 @@ func (t *tally) machines() {
 		t.problem("no node leads: changes wait until a majority of the control plane is up")
 	}
 	t.out.CommandVersion = t.view.CommandVersion()
+	if wait := t.view.LeaseWait(); wait != 0 {
+		t.out.LeaseWait = durationpb.New(wait)
+	}
 	for _, who := range t.Behind() {
 		t.problem("%s: until it is upgraded or removed the cluster stays at command version %d", who, t.out.CommandVersion)
 	}

@@ -53,7 +53,7 @@ func (r *round) automatic(s *shareFacts) failoverChoice {
 
 // silent reports a host that is neither heard of nor can hold a lease.
 func (r *round) silent(hostID string) bool {
-	return r.obs.Missed(hostID) && r.obs.LeaseExpired(hostID, r.policy.LeaseWait)
+	return r.obs.Missed(hostID) && r.obs.LeaseExpired(hostID, r.policy.Wait(r.view))
 }
 
 // cancelledItself reports that the last promotion was the leader's and came to nothing.

@@ -77,9 +77,9 @@ func (r *round) proof(s *shareFacts) (tarnv1.FencingProof, string) {
 	}
 	host := owner.GetHostId()
 	class, rule := r.fenceClass(host), r.stonith(host)
-	if enforced(class) && (rule == nil || !rule.Always) && r.obs.LeaseExpired(host, r.policy.LeaseWait) {
+	if enforced(class) && (rule == nil || !rule.Always) && r.obs.LeaseExpired(host, r.policy.Wait(r.view)) {
 		return tarnv1.FencingProof_FENCING_PROOF_LEASE_EXPIRED,
-			fmt.Sprintf("%s since the last possible grant to host %s, which enforces expiry by %s", r.policy.LeaseWait, host, className(class))
+			fmt.Sprintf("%s since the last possible grant to host %s, which enforces expiry by %s", r.policy.Wait(r.view), host, className(class))
 	}
 	if off := r.obs.Stonith[f.GetOpId()]; off.Proof != "" {
 		return tarnv1.FencingProof_FENCING_PROOF_STONITH, off.Proof

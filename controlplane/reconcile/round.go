@@ -16,8 +16,9 @@ import (
 
 // Policy holds the durations that decisions depend on. The zero value is not usable.
 type Policy struct {
-	// LeaseWait (D_c) is how long after a possible grant an owner may still
-	// write. At least the lease's duration with clock drift and enforcement latency.
+	// LeaseWait (D_c) is how long after a possible grant by this node an owner may still
+	// write. At least the lease's duration with clock drift and enforcement latency. Wait is
+	// what to wait for whoever granted.
 	LeaseWait time.Duration
 	// CheckpointEvery is how old a replica's durable head may become, 1 min or more.
 	CheckpointEvery time.Duration

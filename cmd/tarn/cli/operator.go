@@ -141,6 +141,9 @@ func printStatus(a *app, w io.Writer, s *tarnv1.ClusterStatus) error {
 		s.GetReplicasActive(), s.GetReplicasInSync(), s.GetReplicasOutOfSync(), s.GetReplicasError())
 	fmt.Fprintf(w, "lag       worst %s, %d beyond their RPO; %d promotions running\n",
 		worstLag(s), s.GetMissedRpo(), s.GetPromotionsRunning())
+	if s.GetLeaseWait() != nil {
+		fmt.Fprintf(w, "leases    run out at most %s after their last grant\n", s.GetLeaseWait().AsDuration())
+	}
 	for _, p := range s.GetProblems() {
 		fmt.Fprintf(w, "problem   %s\n", printable(p))
 	}

@@ -523,8 +523,11 @@ type ClusterStatus struct {
 	Problems []string `protobuf:"bytes,24,rep,name=problems,proto3" json:"problems,omitempty"`
 	// Version of the log's commands that every control-plane node can apply.
 	CommandVersion uint32 `protobuf:"varint,25,opt,name=command_version,json=commandVersion,proto3" json:"command_version,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How long after its last possible grant a lease may still be held, by the log. Absent
+	// before command version 5.
+	LeaseWait     *durationpb.Duration `protobuf:"bytes,26,opt,name=lease_wait,json=leaseWait,proto3" json:"lease_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClusterStatus) Reset() {
@@ -730,6 +733,13 @@ func (x *ClusterStatus) GetCommandVersion() uint32 {
 		return x.CommandVersion
 	}
 	return 0
+}
+
+func (x *ClusterStatus) GetLeaseWait() *durationpb.Duration {
+	if x != nil {
+		return x.LeaseWait
+	}
+	return nil
 }
 
 type RaftServer struct {
@@ -2351,7 +2361,7 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"\x1dListAvailabilityZonesResponse\x12H\n" +
 	"\x12availability_zones\x18\x01 \x03(\v2\x19.tarn.v1.AvailabilityZoneR\x11availabilityZones\"J\n" +
 	"\x10GetStatusRequest\x126\n" +
-	"\vconsistency\x18\x01 \x01(\x0e2\x14.tarn.v1.ConsistencyR\vconsistency\"\xa8\a\n" +
+	"\vconsistency\x18\x01 \x01(\x0e2\x14.tarn.v1.ConsistencyR\vconsistency\"\xe2\a\n" +
 	"\rClusterStatus\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1b\n" +
@@ -2382,7 +2392,9 @@ const file_tarn_v1_operator_proto_rawDesc = "" +
 	"answeredBy\x12\x18\n" +
 	"\aversion\x18\x17 \x01(\tR\aversion\x12\x1a\n" +
 	"\bproblems\x18\x18 \x03(\tR\bproblems\x12'\n" +
-	"\x0fcommand_version\x18\x19 \x01(\rR\x0ecommandVersion\"\xa2\x01\n" +
+	"\x0fcommand_version\x18\x19 \x01(\rR\x0ecommandVersion\x128\n" +
+	"\n" +
+	"lease_wait\x18\x1a \x01(\v2\x19.google.protobuf.DurationR\tleaseWait\"\xa2\x01\n" +
 	"\n" +
 	"RaftServer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
@@ -2607,76 +2619,77 @@ var file_tarn_v1_operator_proto_depIdxs = []int32{
 	36, // 10: tarn.v1.GetStatusRequest.consistency:type_name -> tarn.v1.Consistency
 	10, // 11: tarn.v1.ClusterStatus.raft_servers:type_name -> tarn.v1.RaftServer
 	42, // 12: tarn.v1.ClusterStatus.worst_lag:type_name -> google.protobuf.Duration
-	42, // 13: tarn.v1.RaftServer.last_contact:type_name -> google.protobuf.Duration
-	10, // 14: tarn.v1.ListRaftServersResponse.servers:type_name -> tarn.v1.RaftServer
-	42, // 15: tarn.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
-	43, // 16: tarn.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	36, // 17: tarn.v1.ListAuditRecordsRequest.consistency:type_name -> tarn.v1.Consistency
-	44, // 18: tarn.v1.ListAuditRecordsResponse.records:type_name -> tarn.v1.AuditRecord
-	42, // 19: tarn.v1.CreateUserRequest.ttl:type_name -> google.protobuf.Duration
-	45, // 20: tarn.v1.CreateUserResponse.user:type_name -> tarn.v1.User
-	36, // 21: tarn.v1.ListUsersRequest.consistency:type_name -> tarn.v1.Consistency
-	45, // 22: tarn.v1.ListUsersResponse.users:type_name -> tarn.v1.User
-	10, // 23: tarn.v1.HelloRequest.known:type_name -> tarn.v1.RaftServer
-	10, // 24: tarn.v1.HelloRequest.founders:type_name -> tarn.v1.RaftServer
-	10, // 25: tarn.v1.HelloResponse.known:type_name -> tarn.v1.RaftServer
-	46, // 26: tarn.v1.ExchangeGossipRequest.keyring:type_name -> tarn.v1.GossipKeyring
-	47, // 27: tarn.v1.ExchangeGossipRequest.roster:type_name -> tarn.v1.GossipRoster
-	48, // 28: tarn.v1.ExchangeGossipResponse.state:type_name -> tarn.v1.GossipState
-	46, // 29: tarn.v1.ExchangeGossipResponse.keyring:type_name -> tarn.v1.GossipKeyring
-	49, // 30: tarn.v1.HostService.GetHost:input_type -> tarn.v1.GetRequest
-	0,  // 31: tarn.v1.HostService.ListHosts:input_type -> tarn.v1.ListHostsRequest
-	49, // 32: tarn.v1.HostService.EnableHost:input_type -> tarn.v1.GetRequest
-	2,  // 33: tarn.v1.HostService.DisableHost:input_type -> tarn.v1.DisableHostRequest
-	2,  // 34: tarn.v1.HostService.DrainHost:input_type -> tarn.v1.DisableHostRequest
-	49, // 35: tarn.v1.HostService.RemoveHost:input_type -> tarn.v1.GetRequest
-	3,  // 36: tarn.v1.HostService.ListPools:input_type -> tarn.v1.ListPoolsRequest
-	6,  // 37: tarn.v1.HostService.ListAvailabilityZones:input_type -> tarn.v1.ListAvailabilityZonesRequest
-	8,  // 38: tarn.v1.OperatorService.GetStatus:input_type -> tarn.v1.GetStatusRequest
-	11, // 39: tarn.v1.OperatorService.ListRaftServers:input_type -> tarn.v1.ListRaftServersRequest
-	13, // 40: tarn.v1.OperatorService.AddRaftServer:input_type -> tarn.v1.AddRaftServerRequest
-	14, // 41: tarn.v1.OperatorService.RemoveRaftServer:input_type -> tarn.v1.RemoveRaftServerRequest
-	15, // 42: tarn.v1.OperatorService.CreateJoinToken:input_type -> tarn.v1.CreateJoinTokenRequest
-	17, // 43: tarn.v1.OperatorService.ReadBackup:input_type -> tarn.v1.ReadBackupRequest
-	19, // 44: tarn.v1.OperatorService.ListAuditRecords:input_type -> tarn.v1.ListAuditRecordsRequest
-	21, // 45: tarn.v1.OperatorService.CreateUser:input_type -> tarn.v1.CreateUserRequest
-	23, // 46: tarn.v1.OperatorService.ListUsers:input_type -> tarn.v1.ListUsersRequest
-	25, // 47: tarn.v1.OperatorService.RevokeUser:input_type -> tarn.v1.RevokeUserRequest
-	26, // 48: tarn.v1.OperatorService.Hello:input_type -> tarn.v1.HelloRequest
-	28, // 49: tarn.v1.OperatorService.GetGossipKeys:input_type -> tarn.v1.GetGossipKeysRequest
-	29, // 50: tarn.v1.OperatorService.RotateGossipKey:input_type -> tarn.v1.RotateGossipKeyRequest
-	30, // 51: tarn.v1.OperatorService.ExchangeGossip:input_type -> tarn.v1.ExchangeGossipRequest
-	32, // 52: tarn.v1.JoinService.Join:input_type -> tarn.v1.JoinRequest
-	33, // 53: tarn.v1.JoinService.Renew:input_type -> tarn.v1.RenewRequest
-	38, // 54: tarn.v1.HostService.GetHost:output_type -> tarn.v1.Host
-	1,  // 55: tarn.v1.HostService.ListHosts:output_type -> tarn.v1.ListHostsResponse
-	38, // 56: tarn.v1.HostService.EnableHost:output_type -> tarn.v1.Host
-	38, // 57: tarn.v1.HostService.DisableHost:output_type -> tarn.v1.Host
-	38, // 58: tarn.v1.HostService.DrainHost:output_type -> tarn.v1.Host
-	50, // 59: tarn.v1.HostService.RemoveHost:output_type -> tarn.v1.Empty
-	4,  // 60: tarn.v1.HostService.ListPools:output_type -> tarn.v1.ListPoolsResponse
-	7,  // 61: tarn.v1.HostService.ListAvailabilityZones:output_type -> tarn.v1.ListAvailabilityZonesResponse
-	9,  // 62: tarn.v1.OperatorService.GetStatus:output_type -> tarn.v1.ClusterStatus
-	12, // 63: tarn.v1.OperatorService.ListRaftServers:output_type -> tarn.v1.ListRaftServersResponse
-	12, // 64: tarn.v1.OperatorService.AddRaftServer:output_type -> tarn.v1.ListRaftServersResponse
-	12, // 65: tarn.v1.OperatorService.RemoveRaftServer:output_type -> tarn.v1.ListRaftServersResponse
-	16, // 66: tarn.v1.OperatorService.CreateJoinToken:output_type -> tarn.v1.CreateJoinTokenResponse
-	18, // 67: tarn.v1.OperatorService.ReadBackup:output_type -> tarn.v1.ReadBackupResponse
-	20, // 68: tarn.v1.OperatorService.ListAuditRecords:output_type -> tarn.v1.ListAuditRecordsResponse
-	22, // 69: tarn.v1.OperatorService.CreateUser:output_type -> tarn.v1.CreateUserResponse
-	24, // 70: tarn.v1.OperatorService.ListUsers:output_type -> tarn.v1.ListUsersResponse
-	45, // 71: tarn.v1.OperatorService.RevokeUser:output_type -> tarn.v1.User
-	27, // 72: tarn.v1.OperatorService.Hello:output_type -> tarn.v1.HelloResponse
-	51, // 73: tarn.v1.OperatorService.GetGossipKeys:output_type -> tarn.v1.GossipKeys
-	51, // 74: tarn.v1.OperatorService.RotateGossipKey:output_type -> tarn.v1.GossipKeys
-	31, // 75: tarn.v1.OperatorService.ExchangeGossip:output_type -> tarn.v1.ExchangeGossipResponse
-	35, // 76: tarn.v1.JoinService.Join:output_type -> tarn.v1.JoinResponse
-	34, // 77: tarn.v1.JoinService.Renew:output_type -> tarn.v1.RenewResponse
-	54, // [54:78] is the sub-list for method output_type
-	30, // [30:54] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	42, // 13: tarn.v1.ClusterStatus.lease_wait:type_name -> google.protobuf.Duration
+	42, // 14: tarn.v1.RaftServer.last_contact:type_name -> google.protobuf.Duration
+	10, // 15: tarn.v1.ListRaftServersResponse.servers:type_name -> tarn.v1.RaftServer
+	42, // 16: tarn.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
+	43, // 17: tarn.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	36, // 18: tarn.v1.ListAuditRecordsRequest.consistency:type_name -> tarn.v1.Consistency
+	44, // 19: tarn.v1.ListAuditRecordsResponse.records:type_name -> tarn.v1.AuditRecord
+	42, // 20: tarn.v1.CreateUserRequest.ttl:type_name -> google.protobuf.Duration
+	45, // 21: tarn.v1.CreateUserResponse.user:type_name -> tarn.v1.User
+	36, // 22: tarn.v1.ListUsersRequest.consistency:type_name -> tarn.v1.Consistency
+	45, // 23: tarn.v1.ListUsersResponse.users:type_name -> tarn.v1.User
+	10, // 24: tarn.v1.HelloRequest.known:type_name -> tarn.v1.RaftServer
+	10, // 25: tarn.v1.HelloRequest.founders:type_name -> tarn.v1.RaftServer
+	10, // 26: tarn.v1.HelloResponse.known:type_name -> tarn.v1.RaftServer
+	46, // 27: tarn.v1.ExchangeGossipRequest.keyring:type_name -> tarn.v1.GossipKeyring
+	47, // 28: tarn.v1.ExchangeGossipRequest.roster:type_name -> tarn.v1.GossipRoster
+	48, // 29: tarn.v1.ExchangeGossipResponse.state:type_name -> tarn.v1.GossipState
+	46, // 30: tarn.v1.ExchangeGossipResponse.keyring:type_name -> tarn.v1.GossipKeyring
+	49, // 31: tarn.v1.HostService.GetHost:input_type -> tarn.v1.GetRequest
+	0,  // 32: tarn.v1.HostService.ListHosts:input_type -> tarn.v1.ListHostsRequest
+	49, // 33: tarn.v1.HostService.EnableHost:input_type -> tarn.v1.GetRequest
+	2,  // 34: tarn.v1.HostService.DisableHost:input_type -> tarn.v1.DisableHostRequest
+	2,  // 35: tarn.v1.HostService.DrainHost:input_type -> tarn.v1.DisableHostRequest
+	49, // 36: tarn.v1.HostService.RemoveHost:input_type -> tarn.v1.GetRequest
+	3,  // 37: tarn.v1.HostService.ListPools:input_type -> tarn.v1.ListPoolsRequest
+	6,  // 38: tarn.v1.HostService.ListAvailabilityZones:input_type -> tarn.v1.ListAvailabilityZonesRequest
+	8,  // 39: tarn.v1.OperatorService.GetStatus:input_type -> tarn.v1.GetStatusRequest
+	11, // 40: tarn.v1.OperatorService.ListRaftServers:input_type -> tarn.v1.ListRaftServersRequest
+	13, // 41: tarn.v1.OperatorService.AddRaftServer:input_type -> tarn.v1.AddRaftServerRequest
+	14, // 42: tarn.v1.OperatorService.RemoveRaftServer:input_type -> tarn.v1.RemoveRaftServerRequest
+	15, // 43: tarn.v1.OperatorService.CreateJoinToken:input_type -> tarn.v1.CreateJoinTokenRequest
+	17, // 44: tarn.v1.OperatorService.ReadBackup:input_type -> tarn.v1.ReadBackupRequest
+	19, // 45: tarn.v1.OperatorService.ListAuditRecords:input_type -> tarn.v1.ListAuditRecordsRequest
+	21, // 46: tarn.v1.OperatorService.CreateUser:input_type -> tarn.v1.CreateUserRequest
+	23, // 47: tarn.v1.OperatorService.ListUsers:input_type -> tarn.v1.ListUsersRequest
+	25, // 48: tarn.v1.OperatorService.RevokeUser:input_type -> tarn.v1.RevokeUserRequest
+	26, // 49: tarn.v1.OperatorService.Hello:input_type -> tarn.v1.HelloRequest
+	28, // 50: tarn.v1.OperatorService.GetGossipKeys:input_type -> tarn.v1.GetGossipKeysRequest
+	29, // 51: tarn.v1.OperatorService.RotateGossipKey:input_type -> tarn.v1.RotateGossipKeyRequest
+	30, // 52: tarn.v1.OperatorService.ExchangeGossip:input_type -> tarn.v1.ExchangeGossipRequest
+	32, // 53: tarn.v1.JoinService.Join:input_type -> tarn.v1.JoinRequest
+	33, // 54: tarn.v1.JoinService.Renew:input_type -> tarn.v1.RenewRequest
+	38, // 55: tarn.v1.HostService.GetHost:output_type -> tarn.v1.Host
+	1,  // 56: tarn.v1.HostService.ListHosts:output_type -> tarn.v1.ListHostsResponse
+	38, // 57: tarn.v1.HostService.EnableHost:output_type -> tarn.v1.Host
+	38, // 58: tarn.v1.HostService.DisableHost:output_type -> tarn.v1.Host
+	38, // 59: tarn.v1.HostService.DrainHost:output_type -> tarn.v1.Host
+	50, // 60: tarn.v1.HostService.RemoveHost:output_type -> tarn.v1.Empty
+	4,  // 61: tarn.v1.HostService.ListPools:output_type -> tarn.v1.ListPoolsResponse
+	7,  // 62: tarn.v1.HostService.ListAvailabilityZones:output_type -> tarn.v1.ListAvailabilityZonesResponse
+	9,  // 63: tarn.v1.OperatorService.GetStatus:output_type -> tarn.v1.ClusterStatus
+	12, // 64: tarn.v1.OperatorService.ListRaftServers:output_type -> tarn.v1.ListRaftServersResponse
+	12, // 65: tarn.v1.OperatorService.AddRaftServer:output_type -> tarn.v1.ListRaftServersResponse
+	12, // 66: tarn.v1.OperatorService.RemoveRaftServer:output_type -> tarn.v1.ListRaftServersResponse
+	16, // 67: tarn.v1.OperatorService.CreateJoinToken:output_type -> tarn.v1.CreateJoinTokenResponse
+	18, // 68: tarn.v1.OperatorService.ReadBackup:output_type -> tarn.v1.ReadBackupResponse
+	20, // 69: tarn.v1.OperatorService.ListAuditRecords:output_type -> tarn.v1.ListAuditRecordsResponse
+	22, // 70: tarn.v1.OperatorService.CreateUser:output_type -> tarn.v1.CreateUserResponse
+	24, // 71: tarn.v1.OperatorService.ListUsers:output_type -> tarn.v1.ListUsersResponse
+	45, // 72: tarn.v1.OperatorService.RevokeUser:output_type -> tarn.v1.User
+	27, // 73: tarn.v1.OperatorService.Hello:output_type -> tarn.v1.HelloResponse
+	51, // 74: tarn.v1.OperatorService.GetGossipKeys:output_type -> tarn.v1.GossipKeys
+	51, // 75: tarn.v1.OperatorService.RotateGossipKey:output_type -> tarn.v1.GossipKeys
+	31, // 76: tarn.v1.OperatorService.ExchangeGossip:output_type -> tarn.v1.ExchangeGossipResponse
+	35, // 77: tarn.v1.JoinService.Join:output_type -> tarn.v1.JoinResponse
+	34, // 78: tarn.v1.JoinService.Renew:output_type -> tarn.v1.RenewResponse
+	55, // [55:79] is the sub-list for method output_type
+	31, // [31:55] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_operator_proto_init() }

@@ -91,6 +91,7 @@ type Command struct {
 	//	*Command_PutUser
 	//	*Command_RevokeUser
 	//	*Command_DismissUnknownReplica
+	//	*Command_SetLeaseWait
 	Verb          isCommand_Verb `protobuf_oneof:"verb"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -594,6 +595,15 @@ func (x *Command) GetDismissUnknownReplica() *DismissUnknownReplica {
 	return nil
 }
 
+func (x *Command) GetSetLeaseWait() *SetLeaseWait {
+	if x != nil {
+		if x, ok := x.Verb.(*Command_SetLeaseWait); ok {
+			return x.SetLeaseWait
+		}
+	}
+	return nil
+}
+
 type isCommand_Verb interface {
 	isCommand_Verb()
 }
@@ -780,6 +790,10 @@ type Command_DismissUnknownReplica struct {
 	DismissUnknownReplica *DismissUnknownReplica `protobuf:"bytes,84,opt,name=dismiss_unknown_replica,json=dismissUnknownReplica,proto3,oneof"`
 }
 
+type Command_SetLeaseWait struct {
+	SetLeaseWait *SetLeaseWait `protobuf:"bytes,85,opt,name=set_lease_wait,json=setLeaseWait,proto3,oneof"`
+}
+
 func (*Command_PutShareType) isCommand_Verb() {}
 
 func (*Command_DeleteShareType) isCommand_Verb() {}
@@ -869,6 +883,8 @@ func (*Command_PutUser) isCommand_Verb() {}
 func (*Command_RevokeUser) isCommand_Verb() {}
 
 func (*Command_DismissUnknownReplica) isCommand_Verb() {}
+
+func (*Command_SetLeaseWait) isCommand_Verb() {}
 
 // AuditNote is what the proposer knows for the audit record; the state machine adds the
 // number, the epochs, the result and the hash.
@@ -4658,6 +4674,62 @@ func (x *SetCommandVersion) GetVersion() uint32 {
 	return 0
 }
 
+// SetLeaseWait says how long whoever leads has to wait for leases that may be out. Raised
+// before a longer one is granted, lowered when none can be left. From command version 5 on.
+type SetLeaseWait struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Up to 1 h.
+	Wait *durationpb.Duration `protobuf:"bytes,1,opt,name=wait,proto3" json:"wait,omitempty"`
+	// To lower it: the term that the proposer has led for as long as it was before.
+	LedTerm       uint64 `protobuf:"varint,2,opt,name=led_term,json=ledTerm,proto3" json:"led_term,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLeaseWait) Reset() {
+	*x = SetLeaseWait{}
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLeaseWait) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLeaseWait) ProtoMessage() {}
+
+func (x *SetLeaseWait) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLeaseWait.ProtoReflect.Descriptor instead.
+func (*SetLeaseWait) Descriptor() ([]byte, []int) {
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *SetLeaseWait) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
+func (x *SetLeaseWait) GetLedTerm() uint64 {
+	if x != nil {
+		return x.LedTerm
+	}
+	return 0
+}
+
 // Snapshot of the FSM: a header, then length-prefixed SnapshotRecords, then a SHA-256 trailer.
 type SnapshotHeader struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
@@ -4667,13 +4739,14 @@ type SnapshotHeader struct {
 	MinCommandVersion uint32                 `protobuf:"varint,4,opt,name=min_command_version,json=minCommandVersion,proto3" json:"min_command_version,omitempty"`
 	LastTime          *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_time,json=lastTime,proto3" json:"last_time,omitempty"`
 	ClusterId         string                 `protobuf:"bytes,6,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	LeaseWait         *durationpb.Duration   `protobuf:"bytes,7,opt,name=lease_wait,json=leaseWait,proto3" json:"lease_wait,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[58]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4685,7 +4758,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[58]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4698,7 +4771,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{58}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -4743,6 +4816,13 @@ func (x *SnapshotHeader) GetClusterId() string {
 	return ""
 }
 
+func (x *SnapshotHeader) GetLeaseWait() *durationpb.Duration {
+	if x != nil {
+		return x.LeaseWait
+	}
+	return nil
+}
+
 type SnapshotRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Record:
@@ -4767,7 +4847,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[59]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4779,7 +4859,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_raft_v1_command_proto_msgTypes[59]
+	mi := &file_tarn_raft_v1_command_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4792,7 +4872,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{59}
+	return file_tarn_raft_v1_command_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -5005,7 +5085,7 @@ var File_tarn_raft_v1_command_proto protoreflect.FileDescriptor
 
 const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\xa7\x1b\n" +
+	"\x1atarn/raft/v1/command.proto\x12\ftarn.raft.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13tarn/v1/types.proto\"\xeb\x1b\n" +
 	"\aCommand\x12;\n" +
 	"\vproposed_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"proposedAt\x12\x14\n" +
@@ -5069,7 +5149,8 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\bput_user\x18R \x01(\v2\x15.tarn.raft.v1.PutUserH\x00R\aputUser\x12;\n" +
 	"\vrevoke_user\x18S \x01(\v2\x18.tarn.raft.v1.RevokeUserH\x00R\n" +
 	"revokeUser\x12]\n" +
-	"\x17dismiss_unknown_replica\x18T \x01(\v2#.tarn.raft.v1.DismissUnknownReplicaH\x00R\x15dismissUnknownReplicaB\x06\n" +
+	"\x17dismiss_unknown_replica\x18T \x01(\v2#.tarn.raft.v1.DismissUnknownReplicaH\x00R\x15dismissUnknownReplica\x12B\n" +
+	"\x0eset_lease_wait\x18U \x01(\v2\x1a.tarn.raft.v1.SetLeaseWaitH\x00R\fsetLeaseWaitB\x06\n" +
 	"\x04verb\"J\n" +
 	"\n" +
 	"RequestKey\x12\x10\n" +
@@ -5380,7 +5461,10 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\"-\n" +
 	"\x11SetCommandVersion\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\rR\aversion\"\xda\x01\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\"X\n" +
+	"\fSetLeaseWait\x12-\n" +
+	"\x04wait\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12\x19\n" +
+	"\bled_term\x18\x02 \x01(\x04R\aledTerm\"\x94\x02\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x12\n" +
@@ -5388,7 +5472,9 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\x13min_command_version\x18\x04 \x01(\rR\x11minCommandVersion\x127\n" +
 	"\tlast_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\blastTime\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x06 \x01(\tR\tclusterId\"\xd8\x05\n" +
+	"cluster_id\x18\x06 \x01(\tR\tclusterId\x128\n" +
+	"\n" +
+	"lease_wait\x18\a \x01(\v2\x19.google.protobuf.DurationR\tleaseWait\"\xd8\x05\n" +
 	"\x0eSnapshotRecord\x123\n" +
 	"\n" +
 	"share_type\x18\x01 \x01(\v2\x12.tarn.v1.ShareTypeH\x00R\tshareType\x12&\n" +
@@ -5421,7 +5507,7 @@ func file_tarn_raft_v1_command_proto_rawDescGZIP() []byte {
 	return file_tarn_raft_v1_command_proto_rawDescData
 }
 
-var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
+var file_tarn_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*Command)(nil),               // 0: tarn.raft.v1.Command
 	(*RequestKey)(nil),            // 1: tarn.raft.v1.RequestKey
@@ -5481,44 +5567,45 @@ var file_tarn_raft_v1_command_proto_goTypes = []any{
 	(*CheckHash)(nil),             // 55: tarn.raft.v1.CheckHash
 	(*InitCluster)(nil),           // 56: tarn.raft.v1.InitCluster
 	(*SetCommandVersion)(nil),     // 57: tarn.raft.v1.SetCommandVersion
-	(*SnapshotHeader)(nil),        // 58: tarn.raft.v1.SnapshotHeader
-	(*SnapshotRecord)(nil),        // 59: tarn.raft.v1.SnapshotRecord
-	nil,                           // 60: tarn.raft.v1.UpdateShare.SetMetadataEntry
-	nil,                           // 61: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	nil,                           // 62: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	nil,                           // 63: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	(*timestamppb.Timestamp)(nil), // 64: google.protobuf.Timestamp
-	(*v1.ShareType)(nil),          // 65: tarn.v1.ShareType
-	(*v1.Share)(nil),              // 66: tarn.v1.Share
-	(*v1.Replica)(nil),            // 67: tarn.v1.Replica
-	(*v1.Snapshot)(nil),           // 68: tarn.v1.Snapshot
-	(*v1.AccessRule)(nil),         // 69: tarn.v1.AccessRule
-	(*v1.QuotaLimits)(nil),        // 70: tarn.v1.QuotaLimits
-	(*v1.Host)(nil),               // 71: tarn.v1.Host
-	(*v1.PurgeOrder)(nil),         // 72: tarn.v1.PurgeOrder
-	(*v1.User)(nil),               // 73: tarn.v1.User
-	(*v1.QuotaExceeded)(nil),      // 74: tarn.v1.QuotaExceeded
-	(v1.Status)(0),                // 75: tarn.v1.Status
-	(v1.PromotionMode)(0),         // 76: tarn.v1.PromotionMode
-	(*v1.Consent)(nil),            // 77: tarn.v1.Consent
-	(*durationpb.Duration)(nil),   // 78: google.protobuf.Duration
-	(v1.ReplicaState)(0),          // 79: tarn.v1.ReplicaState
-	(v1.AccessLevel)(0),           // 80: tarn.v1.AccessLevel
-	(v1.HostAdminState)(0),        // 81: tarn.v1.HostAdminState
-	(*v1.UserMessage)(nil),        // 82: tarn.v1.UserMessage
-	(*v1.ExportLocation)(nil),     // 83: tarn.v1.ExportLocation
-	(*v1.RuleError)(nil),          // 84: tarn.v1.RuleError
-	(*v1.ReplicaError)(nil),       // 85: tarn.v1.ReplicaError
-	(*v1.DivergentCopy)(nil),      // 86: tarn.v1.DivergentCopy
-	(v1.HostState)(0),             // 87: tarn.v1.HostState
-	(*v1.UnknownReplica)(nil),     // 88: tarn.v1.UnknownReplica
-	(v1.FencingProof)(0),          // 89: tarn.v1.FencingProof
-	(*v1.LossReport)(nil),         // 90: tarn.v1.LossReport
-	(*v1.SnapshotInstance)(nil),   // 91: tarn.v1.SnapshotInstance
-	(*v1.AuditRecord)(nil),        // 92: tarn.v1.AuditRecord
+	(*SetLeaseWait)(nil),          // 58: tarn.raft.v1.SetLeaseWait
+	(*SnapshotHeader)(nil),        // 59: tarn.raft.v1.SnapshotHeader
+	(*SnapshotRecord)(nil),        // 60: tarn.raft.v1.SnapshotRecord
+	nil,                           // 61: tarn.raft.v1.UpdateShare.SetMetadataEntry
+	nil,                           // 62: tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	nil,                           // 63: tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	nil,                           // 64: tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	(*timestamppb.Timestamp)(nil), // 65: google.protobuf.Timestamp
+	(*v1.ShareType)(nil),          // 66: tarn.v1.ShareType
+	(*v1.Share)(nil),              // 67: tarn.v1.Share
+	(*v1.Replica)(nil),            // 68: tarn.v1.Replica
+	(*v1.Snapshot)(nil),           // 69: tarn.v1.Snapshot
+	(*v1.AccessRule)(nil),         // 70: tarn.v1.AccessRule
+	(*v1.QuotaLimits)(nil),        // 71: tarn.v1.QuotaLimits
+	(*v1.Host)(nil),               // 72: tarn.v1.Host
+	(*v1.PurgeOrder)(nil),         // 73: tarn.v1.PurgeOrder
+	(*v1.User)(nil),               // 74: tarn.v1.User
+	(*v1.QuotaExceeded)(nil),      // 75: tarn.v1.QuotaExceeded
+	(v1.Status)(0),                // 76: tarn.v1.Status
+	(v1.PromotionMode)(0),         // 77: tarn.v1.PromotionMode
+	(*v1.Consent)(nil),            // 78: tarn.v1.Consent
+	(*durationpb.Duration)(nil),   // 79: google.protobuf.Duration
+	(v1.ReplicaState)(0),          // 80: tarn.v1.ReplicaState
+	(v1.AccessLevel)(0),           // 81: tarn.v1.AccessLevel
+	(v1.HostAdminState)(0),        // 82: tarn.v1.HostAdminState
+	(*v1.UserMessage)(nil),        // 83: tarn.v1.UserMessage
+	(*v1.ExportLocation)(nil),     // 84: tarn.v1.ExportLocation
+	(*v1.RuleError)(nil),          // 85: tarn.v1.RuleError
+	(*v1.ReplicaError)(nil),       // 86: tarn.v1.ReplicaError
+	(*v1.DivergentCopy)(nil),      // 87: tarn.v1.DivergentCopy
+	(v1.HostState)(0),             // 88: tarn.v1.HostState
+	(*v1.UnknownReplica)(nil),     // 89: tarn.v1.UnknownReplica
+	(v1.FencingProof)(0),          // 90: tarn.v1.FencingProof
+	(*v1.LossReport)(nil),         // 91: tarn.v1.LossReport
+	(*v1.SnapshotInstance)(nil),   // 92: tarn.v1.SnapshotInstance
+	(*v1.AuditRecord)(nil),        // 93: tarn.v1.AuditRecord
 }
 var file_tarn_raft_v1_command_proto_depIdxs = []int32{
-	64,  // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
+	65,  // 0: tarn.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
 	4,   // 1: tarn.raft.v1.Command.audit:type_name -> tarn.raft.v1.AuditNote
 	1,   // 2: tarn.raft.v1.Command.key:type_name -> tarn.raft.v1.RequestKey
 	5,   // 3: tarn.raft.v1.Command.put_share_type:type_name -> tarn.raft.v1.PutShareType
@@ -5566,87 +5653,90 @@ var file_tarn_raft_v1_command_proto_depIdxs = []int32{
 	39,  // 45: tarn.raft.v1.Command.put_user:type_name -> tarn.raft.v1.PutUser
 	40,  // 46: tarn.raft.v1.Command.revoke_user:type_name -> tarn.raft.v1.RevokeUser
 	50,  // 47: tarn.raft.v1.Command.dismiss_unknown_replica:type_name -> tarn.raft.v1.DismissUnknownReplica
-	64,  // 48: tarn.raft.v1.KeptOutcome.at:type_name -> google.protobuf.Timestamp
-	3,   // 49: tarn.raft.v1.KeptOutcome.refusal:type_name -> tarn.raft.v1.Refusal
-	65,  // 50: tarn.raft.v1.KeptOutcome.share_type:type_name -> tarn.v1.ShareType
-	66,  // 51: tarn.raft.v1.KeptOutcome.share:type_name -> tarn.v1.Share
-	67,  // 52: tarn.raft.v1.KeptOutcome.replica:type_name -> tarn.v1.Replica
-	68,  // 53: tarn.raft.v1.KeptOutcome.snapshot:type_name -> tarn.v1.Snapshot
-	69,  // 54: tarn.raft.v1.KeptOutcome.access_rule:type_name -> tarn.v1.AccessRule
-	70,  // 55: tarn.raft.v1.KeptOutcome.quota_limits:type_name -> tarn.v1.QuotaLimits
-	71,  // 56: tarn.raft.v1.KeptOutcome.host:type_name -> tarn.v1.Host
-	72,  // 57: tarn.raft.v1.KeptOutcome.purge_order:type_name -> tarn.v1.PurgeOrder
-	73,  // 58: tarn.raft.v1.KeptOutcome.user:type_name -> tarn.v1.User
-	74,  // 59: tarn.raft.v1.Refusal.quota:type_name -> tarn.v1.QuotaExceeded
-	65,  // 60: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
-	66,  // 61: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
-	67,  // 62: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
-	60,  // 63: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
-	75,  // 64: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
-	67,  // 65: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
-	61,  // 66: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
-	62,  // 67: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
-	76,  // 68: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
-	77,  // 69: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
-	78,  // 70: tarn.raft.v1.PromoteReplica.wait:type_name -> google.protobuf.Duration
-	75,  // 71: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
-	79,  // 72: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
-	68,  // 73: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
-	63,  // 74: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
-	75,  // 75: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
-	69,  // 76: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
-	80,  // 77: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
-	70,  // 78: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
-	71,  // 79: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
-	81,  // 80: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
-	72,  // 81: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
-	64,  // 82: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
-	73,  // 83: tarn.raft.v1.UserRecord.user:type_name -> tarn.v1.User
-	73,  // 84: tarn.raft.v1.PutUser.user:type_name -> tarn.v1.User
-	37,  // 85: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
-	44,  // 86: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
-	45,  // 87: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
-	46,  // 88: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
-	48,  // 89: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
-	82,  // 90: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
-	47,  // 91: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
-	75,  // 92: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
-	79,  // 93: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
-	83,  // 94: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
-	84,  // 95: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
-	64,  // 96: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
-	85,  // 97: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
-	86,  // 98: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
-	75,  // 99: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
-	64,  // 100: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
-	87,  // 101: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
-	87,  // 102: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
-	75,  // 103: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
-	49,  // 104: tarn.raft.v1.ShareTransition.found:type_name -> tarn.raft.v1.FoundEpochs
-	88,  // 105: tarn.raft.v1.FoundEpochs.unknown:type_name -> tarn.v1.UnknownReplica
-	64,  // 106: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
-	64,  // 107: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
-	89,  // 108: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
-	90,  // 109: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
-	64,  // 110: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
-	65,  // 111: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
-	66,  // 112: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
-	67,  // 113: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
-	68,  // 114: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
-	91,  // 115: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
-	69,  // 116: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
-	70,  // 117: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
-	82,  // 118: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
-	71,  // 119: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
-	37,  // 120: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
-	92,  // 121: tarn.raft.v1.SnapshotRecord.audit_record:type_name -> tarn.v1.AuditRecord
-	38,  // 122: tarn.raft.v1.SnapshotRecord.user:type_name -> tarn.raft.v1.UserRecord
-	2,   // 123: tarn.raft.v1.SnapshotRecord.kept_outcome:type_name -> tarn.raft.v1.KeptOutcome
-	124, // [124:124] is the sub-list for method output_type
-	124, // [124:124] is the sub-list for method input_type
-	124, // [124:124] is the sub-list for extension type_name
-	124, // [124:124] is the sub-list for extension extendee
-	0,   // [0:124] is the sub-list for field type_name
+	58,  // 48: tarn.raft.v1.Command.set_lease_wait:type_name -> tarn.raft.v1.SetLeaseWait
+	65,  // 49: tarn.raft.v1.KeptOutcome.at:type_name -> google.protobuf.Timestamp
+	3,   // 50: tarn.raft.v1.KeptOutcome.refusal:type_name -> tarn.raft.v1.Refusal
+	66,  // 51: tarn.raft.v1.KeptOutcome.share_type:type_name -> tarn.v1.ShareType
+	67,  // 52: tarn.raft.v1.KeptOutcome.share:type_name -> tarn.v1.Share
+	68,  // 53: tarn.raft.v1.KeptOutcome.replica:type_name -> tarn.v1.Replica
+	69,  // 54: tarn.raft.v1.KeptOutcome.snapshot:type_name -> tarn.v1.Snapshot
+	70,  // 55: tarn.raft.v1.KeptOutcome.access_rule:type_name -> tarn.v1.AccessRule
+	71,  // 56: tarn.raft.v1.KeptOutcome.quota_limits:type_name -> tarn.v1.QuotaLimits
+	72,  // 57: tarn.raft.v1.KeptOutcome.host:type_name -> tarn.v1.Host
+	73,  // 58: tarn.raft.v1.KeptOutcome.purge_order:type_name -> tarn.v1.PurgeOrder
+	74,  // 59: tarn.raft.v1.KeptOutcome.user:type_name -> tarn.v1.User
+	75,  // 60: tarn.raft.v1.Refusal.quota:type_name -> tarn.v1.QuotaExceeded
+	66,  // 61: tarn.raft.v1.PutShareType.share_type:type_name -> tarn.v1.ShareType
+	67,  // 62: tarn.raft.v1.CreateShare.share:type_name -> tarn.v1.Share
+	68,  // 63: tarn.raft.v1.CreateShare.replica:type_name -> tarn.v1.Replica
+	61,  // 64: tarn.raft.v1.UpdateShare.set_metadata:type_name -> tarn.raft.v1.UpdateShare.SetMetadataEntry
+	76,  // 65: tarn.raft.v1.ResetShareStatus.status:type_name -> tarn.v1.Status
+	68,  // 66: tarn.raft.v1.CreateReplica.replica:type_name -> tarn.v1.Replica
+	62,  // 67: tarn.raft.v1.CreateReplica.snapshot_instance_ids:type_name -> tarn.raft.v1.CreateReplica.SnapshotInstanceIdsEntry
+	63,  // 68: tarn.raft.v1.UpdateReplicaMetadata.set_metadata:type_name -> tarn.raft.v1.UpdateReplicaMetadata.SetMetadataEntry
+	77,  // 69: tarn.raft.v1.PromoteReplica.mode:type_name -> tarn.v1.PromotionMode
+	78,  // 70: tarn.raft.v1.PromoteReplica.consent:type_name -> tarn.v1.Consent
+	79,  // 71: tarn.raft.v1.PromoteReplica.wait:type_name -> google.protobuf.Duration
+	76,  // 72: tarn.raft.v1.ResetReplicaStatus.status:type_name -> tarn.v1.Status
+	80,  // 73: tarn.raft.v1.ResetReplicaState.replica_state:type_name -> tarn.v1.ReplicaState
+	69,  // 74: tarn.raft.v1.CreateSnapshot.snapshot:type_name -> tarn.v1.Snapshot
+	64,  // 75: tarn.raft.v1.CreateSnapshot.instance_ids:type_name -> tarn.raft.v1.CreateSnapshot.InstanceIdsEntry
+	76,  // 76: tarn.raft.v1.ResetSnapshotStatus.status:type_name -> tarn.v1.Status
+	70,  // 77: tarn.raft.v1.AllowAccess.access_rule:type_name -> tarn.v1.AccessRule
+	81,  // 78: tarn.raft.v1.UpdateAccess.access_level:type_name -> tarn.v1.AccessLevel
+	71,  // 79: tarn.raft.v1.PutQuota.limits:type_name -> tarn.v1.QuotaLimits
+	72,  // 80: tarn.raft.v1.RegisterHost.host:type_name -> tarn.v1.Host
+	82,  // 81: tarn.raft.v1.SetHostAdminState.admin_state:type_name -> tarn.v1.HostAdminState
+	73,  // 82: tarn.raft.v1.PurgeDivergentCopy.order:type_name -> tarn.v1.PurgeOrder
+	65,  // 83: tarn.raft.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
+	74,  // 84: tarn.raft.v1.UserRecord.user:type_name -> tarn.v1.User
+	74,  // 85: tarn.raft.v1.PutUser.user:type_name -> tarn.v1.User
+	37,  // 86: tarn.raft.v1.PutJoinToken.token:type_name -> tarn.raft.v1.JoinToken
+	44,  // 87: tarn.raft.v1.Transitions.replicas:type_name -> tarn.raft.v1.ReplicaTransition
+	45,  // 88: tarn.raft.v1.Transitions.snapshots:type_name -> tarn.raft.v1.SnapshotTransition
+	46,  // 89: tarn.raft.v1.Transitions.hosts:type_name -> tarn.raft.v1.HostTransition
+	48,  // 90: tarn.raft.v1.Transitions.shares:type_name -> tarn.raft.v1.ShareTransition
+	83,  // 91: tarn.raft.v1.Transitions.messages:type_name -> tarn.v1.UserMessage
+	47,  // 92: tarn.raft.v1.Transitions.purges:type_name -> tarn.raft.v1.PurgeTransition
+	76,  // 93: tarn.raft.v1.ReplicaTransition.status:type_name -> tarn.v1.Status
+	80,  // 94: tarn.raft.v1.ReplicaTransition.replica_state:type_name -> tarn.v1.ReplicaState
+	84,  // 95: tarn.raft.v1.ReplicaTransition.export_locations:type_name -> tarn.v1.ExportLocation
+	85,  // 96: tarn.raft.v1.ReplicaTransition.rule_errors:type_name -> tarn.v1.RuleError
+	65,  // 97: tarn.raft.v1.ReplicaTransition.head_created_at:type_name -> google.protobuf.Timestamp
+	86,  // 98: tarn.raft.v1.ReplicaTransition.error:type_name -> tarn.v1.ReplicaError
+	87,  // 99: tarn.raft.v1.ReplicaTransition.divergent_copies:type_name -> tarn.v1.DivergentCopy
+	76,  // 100: tarn.raft.v1.SnapshotTransition.status:type_name -> tarn.v1.Status
+	65,  // 101: tarn.raft.v1.SnapshotTransition.taken_at:type_name -> google.protobuf.Timestamp
+	88,  // 102: tarn.raft.v1.HostTransition.state:type_name -> tarn.v1.HostState
+	88,  // 103: tarn.raft.v1.HostTransition.expected_state:type_name -> tarn.v1.HostState
+	76,  // 104: tarn.raft.v1.ShareTransition.resize_status:type_name -> tarn.v1.Status
+	49,  // 105: tarn.raft.v1.ShareTransition.found:type_name -> tarn.raft.v1.FoundEpochs
+	89,  // 106: tarn.raft.v1.FoundEpochs.unknown:type_name -> tarn.v1.UnknownReplica
+	65,  // 107: tarn.raft.v1.CommitDemotion.final_created_at:type_name -> google.protobuf.Timestamp
+	65,  // 108: tarn.raft.v1.CommitSeal.head_created_at:type_name -> google.protobuf.Timestamp
+	90,  // 109: tarn.raft.v1.CommitProof.proof:type_name -> tarn.v1.FencingProof
+	91,  // 110: tarn.raft.v1.CommitProof.loss:type_name -> tarn.v1.LossReport
+	79,  // 111: tarn.raft.v1.SetLeaseWait.wait:type_name -> google.protobuf.Duration
+	65,  // 112: tarn.raft.v1.SnapshotHeader.last_time:type_name -> google.protobuf.Timestamp
+	79,  // 113: tarn.raft.v1.SnapshotHeader.lease_wait:type_name -> google.protobuf.Duration
+	66,  // 114: tarn.raft.v1.SnapshotRecord.share_type:type_name -> tarn.v1.ShareType
+	67,  // 115: tarn.raft.v1.SnapshotRecord.share:type_name -> tarn.v1.Share
+	68,  // 116: tarn.raft.v1.SnapshotRecord.replica:type_name -> tarn.v1.Replica
+	69,  // 117: tarn.raft.v1.SnapshotRecord.snapshot:type_name -> tarn.v1.Snapshot
+	92,  // 118: tarn.raft.v1.SnapshotRecord.snapshot_instance:type_name -> tarn.v1.SnapshotInstance
+	70,  // 119: tarn.raft.v1.SnapshotRecord.access_rule:type_name -> tarn.v1.AccessRule
+	71,  // 120: tarn.raft.v1.SnapshotRecord.quota_limits:type_name -> tarn.v1.QuotaLimits
+	83,  // 121: tarn.raft.v1.SnapshotRecord.user_message:type_name -> tarn.v1.UserMessage
+	72,  // 122: tarn.raft.v1.SnapshotRecord.host:type_name -> tarn.v1.Host
+	37,  // 123: tarn.raft.v1.SnapshotRecord.join_token:type_name -> tarn.raft.v1.JoinToken
+	93,  // 124: tarn.raft.v1.SnapshotRecord.audit_record:type_name -> tarn.v1.AuditRecord
+	38,  // 125: tarn.raft.v1.SnapshotRecord.user:type_name -> tarn.raft.v1.UserRecord
+	2,   // 126: tarn.raft.v1.SnapshotRecord.kept_outcome:type_name -> tarn.raft.v1.KeptOutcome
+	127, // [127:127] is the sub-list for method output_type
+	127, // [127:127] is the sub-list for method input_type
+	127, // [127:127] is the sub-list for extension type_name
+	127, // [127:127] is the sub-list for extension extendee
+	0,   // [0:127] is the sub-list for field type_name
 }
 
 func init() { file_tarn_raft_v1_command_proto_init() }
@@ -5700,6 +5790,7 @@ func file_tarn_raft_v1_command_proto_init() {
 		(*Command_PutUser)(nil),
 		(*Command_RevokeUser)(nil),
 		(*Command_DismissUnknownReplica)(nil),
+		(*Command_SetLeaseWait)(nil),
 	}
 	file_tarn_raft_v1_command_proto_msgTypes[2].OneofWrappers = []any{
 		(*KeptOutcome_ShareType)(nil),
@@ -5715,7 +5806,7 @@ func file_tarn_raft_v1_command_proto_init() {
 	file_tarn_raft_v1_command_proto_msgTypes[8].OneofWrappers = []any{}
 	file_tarn_raft_v1_command_proto_msgTypes[23].OneofWrappers = []any{}
 	file_tarn_raft_v1_command_proto_msgTypes[44].OneofWrappers = []any{}
-	file_tarn_raft_v1_command_proto_msgTypes[59].OneofWrappers = []any{
+	file_tarn_raft_v1_command_proto_msgTypes[60].OneofWrappers = []any{
 		(*SnapshotRecord_ShareType)(nil),
 		(*SnapshotRecord_Share)(nil),
 		(*SnapshotRecord_Replica)(nil),
@@ -5736,7 +5827,7 @@ func file_tarn_raft_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_raft_v1_command_proto_rawDesc), len(file_tarn_raft_v1_command_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   64,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
