@@ -10,6 +10,10 @@ import (
 	tarnv1 "tarn/proto/tarn/v1"
 )
 
+// maxRules bounds the rules of a share, those on their way out among them. Everything that a
+// host has to know is in one answer, which one project's share must not make too large.
+const maxRules = 1024
+
 func (tx *txn) allowAccess(c *raftv1.AllowAccess) (*tarnv1.AccessRule, *Error) {
 	asked := c.GetAccessRule()
 	if err := checkRule(asked); err != nil {
@@ -70,10 +74,17 @@ func (tx *txn) checkRuleFits(s *tarnv1.Share, asked *tarnv1.AccessRule) *Error {
 	if owner, ok := tx.owner(s); ok && leaving(owner.GetStatus()) {
 		return refuse(FailedPrecondition, "share_id", "the share is %s", statusWord(owner.GetStatus()))
 	}
+	rules, denied := 0, 0
 	for r := range tx.s.rulesOf(s.GetId()) {
+		if rules++; r.GetDenied() {
+			denied++
+		}
 		if !r.GetDenied() && r.GetAccessType() == asked.GetAccessType() && r.GetAccessTo() == asked.GetAccessTo() {
 			return refuse(AlreadyExists, "access_to", "rule %s gives %s access already; update or deny that one", r.GetId(), r.GetAccessTo())
 		}
+	}
+	if rules >= maxRules && tx.s.minVersion >= RulesVersion {
+		return refuse(ResourceExhausted, "share_id", "the share has %d access rules, of which %d are being denied; give access to prefixes in place of addresses, or deny some", rules, denied)
 	}
 	return nil
 }

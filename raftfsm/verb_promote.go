@@ -1,6 +1,8 @@
 package raftfsm
 
 import (
+	"slices"
+
 	"google.golang.org/protobuf/proto"
 
 	raftv1 "tarn/proto/tarn/raft/v1"
@@ -223,6 +225,10 @@ func (tx *txn) giveBack(s *tarnv1.Share) *tarnv1.Share {
 	return tx.saveShare(s, next)
 }
 
+// maxLineage bounds the history that a share keeps of its epochs; the newest count. A
+// replica that was away for longer is compared by its snapshots, as ever.
+const maxLineage = 256
+
 // nextEpoch makes f's owner active under the next epoch, continuing from base.
 func (tx *txn) nextEpoch(f *tarnv1.Fencing, base uint64) {
 	f.Epoch = farthest(f) + 1
@@ -230,6 +236,9 @@ func (tx *txn) nextEpoch(f *tarnv1.Fencing, base uint64) {
 	f.Lineage = append(f.Lineage, &tarnv1.LineageEntry{
 		Epoch: f.GetEpoch(), OwnerReplicaId: f.GetOwnerReplicaId(), BaseGuid: base, At: tx.now,
 	})
+	if n := len(f.GetLineage()); n > maxLineage && tx.s.minVersion >= LineageVersion {
+		f.Lineage = slices.Clone(f.GetLineage()[n-maxLineage:])
+	}
 }
 
 // promotionOf returns the share if op runs on it under epoch.

@@ -260,7 +260,8 @@ func (tx *txn) resyncReplica(c *raftv1.ResyncReplica) (*tarnv1.Replica, *Error) 
 	if !ok {
 		return nil, missing("id", "replica", c.GetId())
 	}
-	if s, _ := tx.s.share(r.GetShareId()); s.GetFencing().GetOwnerReplicaId() == r.GetId() {
+	s, _ := tx.s.share(r.GetShareId())
+	if s.GetFencing().GetOwnerReplicaId() == r.GetId() {
 		return r, nil
 	}
 	if leaving(r.GetStatus()) {
@@ -268,6 +269,11 @@ func (tx *txn) resyncReplica(c *raftv1.ResyncReplica) (*tarnv1.Replica, *Error) 
 	}
 	next := tx.changeReplica(r)
 	next.ResyncGeneration++
+	target := fencing(s) && s.GetFencing().GetTargetReplicaId() == r.GetId()
+	if r.GetReplicaState() == tarnv1.ReplicaState_REPLICA_STATE_IN_SYNC && !target && tx.s.minVersion >= ResyncVersion {
+		// The leader's next round would say so, and whoever waits for the resync could look before.
+		next.ReplicaState = tarnv1.ReplicaState_REPLICA_STATE_OUT_OF_SYNC
+	}
 	tx.putReplica(next)
 	return next, nil
 }

@@ -29,7 +29,8 @@ const (
 	// promotions that it does not know of.
 	// 4: how long a planned promotion may take outlasts the leader; a restored state learns
 	// of replicas that it does not know; users that ended make room for others.
-	// 5: the log says how long to wait for leases.
+	// 5: the log says how long to wait for leases; access rules of a share and its lineage are
+	// bounded; a replica that has to compare everything is not in_sync meanwhile.
 	CommandVersion = 5
 	// AuditVersion is the first version that keeps audit records and the keys of join
 	// tokens: below it commands come without.
@@ -53,6 +54,12 @@ const (
 	RoomVersion = 4
 	// LeaseVersion is the first version in which the log says how long to wait for leases.
 	LeaseVersion = 5
+	// RulesVersion is the first version that bounds the access rules of a share.
+	RulesVersion = 5
+	// LineageVersion is the first version that bounds the lineage of a share.
+	LineageVersion = 5
+	// ResyncVersion is the first version in which a resync ends in_sync at once.
+	ResyncVersion = 5
 )
 
 // VersionOf returns the version of the cluster that the command needs. A verb that
