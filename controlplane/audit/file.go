@@ -276,32 +276,49 @@ func link(before [sha256.Size]byte, text []byte) [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// suppressor lets a burst of refusals through, then ten a second: whoever knocks all
-// the time must not fill the disk.
+// suppressor lets a burst of refusals through, then ten a second, and so many a day:
+// whoever knocks all the time must not fill the disk.
 type suppressor struct {
 	mu       sync.Mutex
-	tokens   float64
+	short    allowance
+	long     allowance
 	at       time.Time
 	withheld int
+}
+
+// allowance is what may be written at once, and comes again over time.
+type allowance struct{ tokens, most, perSec float64 }
+
+func (a *allowance) refill(passed time.Duration) {
+	a.tokens = min(a.most, a.tokens+passed.Seconds()*a.perSec)
 }
 
 const (
 	deniedBurst  = 100
 	deniedPerSec = 10
+	deniedPerDay = 20_000
 )
 
-func newSuppressor() suppressor { return suppressor{tokens: deniedBurst} }
+func newSuppressor() suppressor {
+	return suppressor{
+		short: allowance{deniedBurst, deniedBurst, deniedPerSec},
+		long:  allowance{deniedPerDay, deniedPerDay, deniedPerDay / (24 * time.Hour).Seconds()},
+	}
+}
 
 func (s *suppressor) take(now time.Time) (ok bool, before int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.tokens = min(deniedBurst, s.tokens+now.Sub(s.at).Seconds()*deniedPerSec)
+	passed := max(0, now.Sub(s.at))
 	s.at = now
-	if s.tokens < 1 {
+	s.short.refill(passed)
+	s.long.refill(passed)
+	if s.short.tokens < 1 || s.long.tokens < 1 {
 		s.withheld++
 		return false, 0
 	}
-	s.tokens--
+	s.short.tokens--
+	s.long.tokens--
 	before, s.withheld = s.withheld, 0
 	return true, before
 }

@@ -319,3 +319,27 @@ func FuzzScan(f *testing.F) {
 		}
 	})
 }
+
+// TestRefusalsOfDaysAreBounded: somebody who is refused ten times a second, day and night,
+// leaves a bounded number of lines, and how many there would have been.
+func TestRefusalsOfDaysAreBounded(t *testing.T) {
+	s := newSuppressor()
+	now := time.Now()
+	const days, asked = 3, 3 * 24 * 3600 * 5
+	written, counted := 0, 0
+	for range asked {
+		now = now.Add(200 * time.Millisecond)
+		if ok, before := s.take(now); ok {
+			written, counted = written+1, counted+before
+		}
+	}
+	if written < days*deniedPerDay || written > (days+1)*deniedPerDay {
+		t.Errorf("%d lines in %d days", written, days)
+	}
+	if missing := asked - written - counted; missing != s.withheld {
+		t.Errorf("%d are neither written nor counted, %d are still to be told", missing, s.withheld)
+	}
+	if ok, _ := s.take(now.Add(time.Hour)); !ok {
+		t.Error("a refusal after a quiet hour is not written")
+	}
+}
