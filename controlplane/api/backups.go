@@ -34,7 +34,8 @@ type downloads struct {
 // a piece is made.
 type download struct {
 	id   string
-	used time.Time // guarded by downloads.mu
+	used time.Time   // guarded by downloads.mu
+	rest *time.Timer // ends it when it has rested for long; set by downloads.add
 
 	mu    sync.Mutex
 	next  func() ([]byte, error, bool)
@@ -130,24 +131,38 @@ func (l *downloads) find(id string, now time.Time) (*download, bool) {
 	for _, d := range l.open {
 		if d.id == id {
 			d.used = now
+			d.rest.Reset(downloadLife)
 			return d, true
 		}
 	}
 	return nil, false
 }
 
-// add takes a download in. The ones that rest for long end, and with too many of
-// them the one that rests longest.
+// add takes a download in. One that rests for long ends, and with too many of them the
+// one that rests longest.
 func (l *downloads) add(d *download, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	d.used = now
+	d.used, d.rest = now, time.AfterFunc(downloadLife, func() { l.forget(d, time.Now()) })
 	l.open = append(l.open, d)
 	slices.SortFunc(l.open, func(a, b *download) int { return b.used.Compare(a.used) })
-	for len(l.open) > maxDownloads || now.Sub(l.open[len(l.open)-1].used) > downloadLife {
-		l.open[len(l.open)-1].end()
+	for len(l.open) > maxDownloads {
+		last := l.open[len(l.open)-1]
+		last.rest.Stop()
+		last.end()
 		l.open = l.open[:len(l.open)-1]
 	}
+}
+
+// forget ends a download unless it was used a moment ago, after its rest was over.
+func (l *downloads) forget(d *download, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Sub(d.used) < downloadLife {
+		return
+	}
+	l.open = slices.DeleteFunc(l.open, func(other *download) bool { return other == d })
+	d.end()
 }
 
 var errBackupEnded = connect.NewError(connect.CodeUnavailable, errors.New("the copy was given up; begin again"))
