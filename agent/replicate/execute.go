@@ -59,6 +59,8 @@ func (w *Worker) transform(ctx context.Context, a action) error {
 		return w.loadKey(ctx)
 	case doHoldLast:
 		return w.holdLast(ctx)
+	case doReadLog:
+		return w.readLog(ctx)
 	case doSealHead:
 		return w.sealHead(ctx)
 	case doPutAside:

@@ -176,15 +176,15 @@ func (w *Worker) finalSnapshot(ctx context.Context) error {
 
 // readLog brings into a dataset what was promised to be on disk when its host crashed, and
 // is in the intent log only: no snapshot has that, and nothing tells of it. ZFS reads the
-// log when it mounts the dataset, read-only too. One that was mounted since this process
-// began needs no look, nor one that a life before has ended; whose key is missing allows none.
+// log when it mounts the dataset, read-only too; old versions refuse to take a snapshot
+// before that. One that was mounted since this process began needs no look, nor one that a
+// life before has ended; whose key is missing allows none.
 func (w *Worker) readLog(ctx context.Context) error {
 	name := w.l.dataset()
-	switch {
-	case w.s.opened, w.s.floored():
-		return nil
-	case w.s.locked():
-		w.log.Warn("what the intent log may have of before a crash cannot be read without the share's key", "dataset", name)
+	if !w.s.unread() {
+		if !w.s.opened && w.s.locked() && !w.s.floored() {
+			w.log.Warn("what the intent log may have of before a crash cannot be read without the share's key", "dataset", name)
+		}
 		return nil
 	}
 	if err := w.cfg.Engine.Mount(ctx, name); err != nil {

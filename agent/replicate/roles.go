@@ -135,6 +135,7 @@ func secondary(s *state) []rule {
 		must(leave && s.reachable(), do(doUnexport)),
 		must(leave && s.mounted() || former && s.open(), do(doUnmount)),
 		must(!f.ds.ReadOnly, do(doReadOnly)),
+		must(f.marks.role == rolePrimary && !rebasing && s.unread(), do(doReadLog)),
 		must(dirty && !rebasing, do(doSealHead)),
 		must(s.deadToken && s.token(), do(doAbort)),
 		must(rebasing, do(doPutAside)),
@@ -146,6 +147,10 @@ func secondary(s *state) []rule {
 	}
 	return append(rules, following(s)...)
 }
+
+// unread reports that the intent log may have what is in no snapshot (see readLog), and can
+// be read.
+func (s *state) unread() bool { return !s.opened && !s.floored() && !s.locked() }
 
 // promised reports that a promotion counts on the newest snapshot. At other times
 // retention holds what was received last, before it removes anything.

@@ -104,6 +104,7 @@ const (
 	doPull          kind = "pull"
 	doPullStaging   kind = "pull everything"
 	doHoldLast      kind = "hold received snapshot"
+	doReadLog       kind = "read intent log"
 	doSealHead      kind = "snapshot diverged head"
 	doPutAside      kind = "put aside"
 	doRebase        kind = "clone common snapshot"
