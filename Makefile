@@ -17,9 +17,11 @@ TOOLS := $(CURDIR)/.tools/bin
 TARN  := bin/tarn
 
 # KEEP=1 leaves the demo's cluster running; SCRAPE=dir saves every /metrics of it;
-# STORAGE=zfs gives its hosts real pools, as root (packages: see deploy/README.md).
+# STORAGE=zfs gives its hosts real pools, as root (packages: see deploy/README.md);
+# PACE=10 makes all its times ten times as long, for slow machines.
 KEEP    ?=
 SCRAPE  ?=
+PACE    ?=
 STORAGE ?= dir
 # How long a fuzz target runs.
 FUZZTIME ?= 20s
@@ -52,7 +54,7 @@ deb: build $(TOOLS)/nfpm-$(NFPM_VERSION) ## Build the Debian package into DIST.
 
 .PHONY: demo
 demo: build ## Start a cluster of real processes and walk through what tarn does.
-	./$(TARN) demo --storage $(STORAGE) $(if $(KEEP),--keep) $(if $(SCRAPE),--scrape $(SCRAPE))
+	./$(TARN) demo --storage $(STORAGE) $(if $(KEEP),--keep) $(if $(SCRAPE),--scrape $(SCRAPE)) $(if $(PACE),--pace $(PACE))
 
 .PHONY: test
 test: deps vet lint arch $(TOOLS)/nfpm-$(NFPM_VERSION) ## All checks and tests with the race detector.

@@ -12,6 +12,7 @@ type demoCmd struct {
 	State   string `help:"Empty directory for the cluster; a temporary one if left out." type:"path" placeholder:"DIR"`
 	Keep    bool   `help:"Leave the cluster running at the end."`
 	Storage string `help:"Storage of the hosts: dir, or zfs: real pools, as root." enum:"dir,zfs" default:"dir"`
+	Pace    int    `help:"All times that many times as long, up to 20: for slow machines." default:"1"`
 	Scrape  string `help:"Save every process's /metrics page there." type:"path" placeholder:"DIR"`
 }
 
@@ -25,5 +26,5 @@ func (c *demoCmd) Run(ctx context.Context, a *app) error {
 			return err
 		}
 	}
-	return demo.Run(ctx, demo.Config{Binary: binary, Dir: c.State, Out: a.stdout, Keep: c.Keep, Scrape: c.Scrape, Storage: c.Storage})
+	return demo.Run(ctx, demo.Config{Binary: binary, Dir: c.State, Out: a.stdout, Keep: c.Keep, Scrape: c.Scrape, Storage: c.Storage, Pace: c.Pace})
 }

@@ -38,9 +38,10 @@ func (s *story) lookAround(ctx context.Context) error {
 }
 
 func (s *story) createShare(ctx context.Context) error {
-	s.title("A share type that promises a readable copy, at most 10 s behind, and a share in zone 1")
+	rpo := s.paced(10 * time.Second)
+	s.title(fmt.Sprintf("A share type that promises a readable copy, at most %.0f s behind, and a share in zone 1", rpo.Seconds()))
 	for _, args := range [][]string{
-		{"share-type", "create", typeName, "--replication-type", "readable", "--rpo", "10s"},
+		{"share-type", "create", typeName, "--replication-type", "readable", "--rpo", rpo.String()},
 		{"share", "create", shareName, "--type", typeName, "--size", "1", "--zone", firstZone, "--wait"},
 		{"access", "allow", shareName, "127.0.0.0/8", "--wait"},
 	} {
@@ -174,11 +175,11 @@ func (s *story) watchLag(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	writing, stop := context.WithTimeout(ctx, 6*time.Second)
+	writing, stop := context.WithTimeout(ctx, s.paced(6*time.Second))
 	defer stop()
 	written := make(chan error, 1)
 	go func() { written <- s.files.Grow(writing, dir) }()
-	samples, err := s.sampleLag(ctx, s.second, 6*time.Second)
+	samples, err := s.sampleLag(ctx, s.second, s.paced(6*time.Second))
 	if err := errors.Join(err, <-written); err != nil {
 		return err
 	}
@@ -188,9 +189,9 @@ func (s *story) watchLag(ctx context.Context) error {
 	return s.sameBytes(ctx, s.first, s.second)
 }
 
-// sampleLag reads a replica's lag four times a second. Unknown is -1.
+// sampleLag reads a replica's lag four times a second, seldomer where times are longer. Unknown is -1.
 func (s *story) sampleLag(ctx context.Context, id string, during time.Duration) ([]time.Duration, error) {
-	tick := time.NewTicker(250 * time.Millisecond)
+	tick := time.NewTicker(s.paced(250 * time.Millisecond))
 	defer tick.Stop()
 	end := time.After(during)
 	var out []time.Duration

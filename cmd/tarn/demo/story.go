@@ -27,9 +27,11 @@ type Config struct {
 	Scrape string    // directory for a copy of every /metrics page; "" none
 	// Storage of the hosts: "dir" if left out, or "zfs": real pools, as root.
 	Storage string
+	// Pace makes all times as many times as long, for slow machines; 0 is 1.
+	Pace int
 }
 
-// patience bounds each single thing that is waited for.
+// patience bounds each single thing that is waited for, where times are not longer.
 const patience = 30 * time.Second
 
 // story is one telling.
@@ -63,7 +65,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 func (s *story) open(ctx context.Context) error {
 	s.title("A cluster of separate processes: 3 control-plane nodes, 4 agents in 2 zones")
-	cluster, err := dev.Create(s.cfg.Dir, s.cfg.Binary, dev.Options{Servers: 3, Agents: 4, Zones: 2, Storage: s.cfg.Storage})
+	cluster, err := dev.Create(s.cfg.Dir, s.cfg.Binary, dev.Options{Servers: 3, Agents: 4, Zones: 2, Storage: s.cfg.Storage, Pace: s.cfg.Pace})
 	if err != nil {
 		return err
 	}
@@ -71,7 +73,7 @@ func (s *story) open(ctx context.Context) error {
 	if err := cluster.StartAll(); err != nil {
 		return err
 	}
-	ready, cancel := context.WithTimeout(ctx, patience)
+	ready, cancel := context.WithTimeout(ctx, s.paced(patience))
 	defer cancel()
 	if err := cluster.Ready(ready); err != nil {
 		return err
@@ -149,6 +151,8 @@ func (s *story) explain(err error) {
 	}
 }
 
+func (s *story) paced(d time.Duration) time.Duration { return d * time.Duration(max(1, s.cfg.Pace)) }
+
 func (s *story) say(format string, args ...any) { fmt.Fprintf(s.cfg.Out, format+"\n", args...) }
 
 func (s *story) title(text string) {
@@ -191,7 +195,7 @@ func (s *story) show(cmd *exec.Cmd, words ...string) error {
 
 // until polls cond until it holds. what is for the error.
 func (s *story) until(ctx context.Context, what string, cond func(context.Context) (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, s.paced(patience))
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -206,7 +210,7 @@ func (s *story) until(ctx context.Context, what string, cond func(context.Contex
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not within %s: %s (%w)", patience, what, errors.Join(last, ctx.Err()))
+			return fmt.Errorf("not within %s: %s (%w)", s.paced(patience), what, errors.Join(last, ctx.Err()))
 		case <-tick.C:
 		}
 	}

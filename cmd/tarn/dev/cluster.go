@@ -209,7 +209,7 @@ func (c *Cluster) terminateProcess(ctx context.Context, node string) error {
 	if err := errors.Join(ignoreDone(p.signal(syscall.SIGTERM)), ignoreDone(p.signal(syscall.SIGCONT))); err != nil {
 		return fmt.Errorf("end %s: %w", node, err)
 	}
-	patience, cancel := context.WithTimeout(ctx, stopPatience)
+	patience, cancel := context.WithTimeout(ctx, c.Paced(stopPatience))
 	defer cancel()
 	if c.gone(patience, node) == nil {
 		return nil

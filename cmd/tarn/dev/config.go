@@ -1,9 +1,26 @@
 package dev
 
+import "time"
+
+// Paced is d as many times as long as this cluster's times are longer than usual.
+func (c *Cluster) Paced(d time.Duration) time.Duration {
+	return d * time.Duration(max(1, c.layout.Pace))
+}
+
+func (c *Cluster) paced(d time.Duration) string { return c.Paced(d).String() }
+
 // leaseClocks are those of a playground: failures are noticed in seconds. The inequalities
 // between them are the same as in production and checked by the daemons.
-func leaseClocks() map[string]any {
-	return map[string]any{"duration": "3s", "renew": "500ms", "margin": "1s"}
+func (c *Cluster) leaseClocks() map[string]any {
+	return map[string]any{"duration": c.paced(3 * time.Second), "renew": c.paced(500 * time.Millisecond), "margin": c.paced(time.Second)}
+}
+
+// gossipProfile is the most patient one where things are slow.
+func (c *Cluster) gossipProfile() string {
+	if c.layout.Pace > 1 {
+		return "wan"
+	}
+	return "local"
 }
 
 func (c *Cluster) nodeConfig(n Node) map[string]any {
@@ -17,7 +34,7 @@ func (c *Cluster) nodeConfig(n Node) map[string]any {
 		"gossip": map[string]any{
 			"bind":    n.Gossip(),
 			"join":    c.gossipAddresses(),
-			"profile": "local",
+			"profile": c.gossipProfile(),
 		},
 		"admin": map[string]any{"listen": n.Admin()},
 	}
@@ -34,11 +51,11 @@ func (c *Cluster) controlConfig(cfg map[string]any) map[string]any {
 		// There is nobody to join, and a node that says so is asked to decide.
 		delete(cfg, "join")
 	}
-	cfg["raft"] = map[string]any{"heartbeat_timeout": "1s", "promote_after": "2s"}
-	lease := leaseClocks()
-	lease["wait"] = "5s"
+	cfg["raft"] = map[string]any{"heartbeat_timeout": c.paced(time.Second), "promote_after": c.paced(2 * time.Second)}
+	lease := c.leaseClocks()
+	lease["wait"] = c.paced(5 * time.Second)
 	cfg["lease"] = lease
-	cfg["hosts"] = map[string]any{"ttl": "4s", "report_interval": "1s"}
+	cfg["hosts"] = map[string]any{"ttl": c.paced(4 * time.Second), "report_interval": c.paced(time.Second)}
 	return cfg
 }
 
@@ -56,7 +73,7 @@ func (c *Cluster) agentConfig(cfg map[string]any, n Node) map[string]any {
 		pools = append(pools, pool)
 	}
 	cfg["pool"] = pools
-	cfg["lease"] = leaseClocks()
+	cfg["lease"] = c.leaseClocks()
 	if n.NFS != 0 {
 		// Clients of a playground are ordinary users of this machine, whose ports are high.
 		server := "embedded"

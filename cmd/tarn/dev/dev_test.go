@@ -23,13 +23,15 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func newCluster(t *testing.T) *Cluster {
+func newCluster(t *testing.T) *Cluster { t.Helper(); return newClusterAt(t, 1) }
+
+func newClusterAt(t *testing.T, pace int) *Cluster {
 	t.Helper()
 	binary, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := Create(t.TempDir(), binary, Options{Servers: 1, Agents: 2, Zones: 2})
+	c, err := Create(t.TempDir(), binary, Options{Servers: 1, Agents: 2, Zones: 2, Pace: pace})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +156,13 @@ func TestClusterIsFoundAgain(t *testing.T) {
 }
 
 func TestConfigurationsAreValid(t *testing.T) {
-	c := newCluster(t)
+	for _, pace := range []int{1, maxPace} {
+		validConfigurations(t, newClusterAt(t, pace))
+	}
+}
+
+func validConfigurations(t *testing.T, c *Cluster) {
+	t.Helper()
 	for _, n := range c.Nodes() {
 		var err error
 		switch n.Kind {
@@ -195,7 +203,7 @@ func TestRemoveTakesReadOnlyCopies(t *testing.T) {
 
 func TestOptionsAreBounded(t *testing.T) {
 	for _, o := range []Options{
-		{Servers: 10}, {Servers: -1}, {Agents: 201}, {Agents: 2, Zones: 3}, {Storage: "floppy"}, {Port: 65535},
+		{Servers: 10}, {Servers: -1}, {Agents: 201}, {Agents: 2, Zones: 3}, {Storage: "floppy"}, {Port: 65535}, {Pace: -1}, {Pace: 21},
 	} {
 		if _, err := Create(t.TempDir(), "/bin/true", o); err == nil {
 			t.Errorf("%+v was accepted", o)

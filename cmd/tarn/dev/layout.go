@@ -30,6 +30,7 @@ const Storage Kind = "storage"
 const (
 	maxServers  = 9
 	maxAgents   = 200
+	maxPace     = 20
 	defaultBase = 7400
 	// Every node has the same ports on its own address.
 	portMain, portGossip, portAdmin, portNFS = 0, 1, 2, 3
@@ -49,6 +50,8 @@ type Options struct {
 	// Network is the first three numbers of all addresses, default "127.0.0". Hosts of
 	// another network have to be given it by Enter.
 	Network string
+	// Pace makes all times as many times as long, for slow machines: 1 to 20, default 1.
+	Pace int
 }
 
 func (o *Options) check() error {
@@ -64,6 +67,9 @@ func (o *Options) check() error {
 	if o.Storage == "" {
 		o.Storage = "dir"
 	}
+	if o.Pace == 0 {
+		o.Pace = 1
+	}
 	if o.Network == "" {
 		o.Network = loopback
 	}
@@ -76,6 +82,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("--zones: %d is not 1 to the number of agents, %d", o.Zones, o.Agents)
 	case net.ParseIP(o.Network+".1").To4() == nil:
 		return fmt.Errorf("network %q is not the first three numbers of an IPv4 address", o.Network)
+	case o.Pace < 1 || o.Pace > maxPace:
+		return fmt.Errorf("--pace: %d is not 1 to %d", o.Pace, maxPace)
 	case o.Port < 0 || o.Port > 65535-portsPerNode:
 		return fmt.Errorf("--port: %d is not a port", o.Port)
 	}
@@ -116,7 +124,9 @@ type layout struct {
 	// Engine of storage zfs: the kernel's ZFS, or a zfs-fuse per agent.
 	Engine string `json:"engine,omitempty"`
 	Zones  int    `json:"zones"`
-	Nodes  []Node `json:"nodes"`
+	// Pace is how many times longer all times are; 0 in older files is 1.
+	Pace  int    `json:"pace,omitempty"`
+	Nodes []Node `json:"nodes"`
 }
 
 func newLayout(o Options) (*layout, error) {
@@ -124,7 +134,7 @@ func newLayout(o Options) (*layout, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &layout{Cluster: "dev", Storage: o.Storage, Engine: engine, Zones: o.Zones}
+	l := &layout{Cluster: "dev", Storage: o.Storage, Engine: engine, Zones: o.Zones, Pace: o.Pace}
 	id := uuid.NewString()[:8]
 	for i := range o.Servers {
 		l.Nodes = append(l.Nodes, Node{

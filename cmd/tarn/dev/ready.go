@@ -53,7 +53,7 @@ func (c *Cluster) Ready(ctx context.Context) error {
 
 // missing says in a few words what the cluster still lacks, "" when nothing.
 func (c *Cluster) missing(ctx context.Context, api *client.Client) string {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, c.Paced(2*time.Second))
 	defer cancel()
 	s, err := api.Operator.GetStatus(ctx, &tarnv1.GetStatusRequest{})
 	if err != nil {

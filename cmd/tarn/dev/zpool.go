@@ -150,7 +150,7 @@ func (c *Cluster) leavePools(ctx context.Context, n Node) error {
 
 // leavePool is patient: file systems are busy for a moment after their users ended.
 func (c *Cluster) leavePool(ctx context.Context, n Node, d disk) error {
-	ctx, cancel := context.WithTimeout(ctx, exportPatience)
+	ctx, cancel := context.WithTimeout(ctx, c.Paced(exportPatience))
 	defer cancel()
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
