@@ -69,6 +69,11 @@ test-kernel: ## The tests of test/vm/suites on a kernel with OpenZFS, in a virtu
 	@test/install kernel
 	test/vm/test
 
+.PHONY: demo-kernel
+demo-kernel: ## The demo on the kernel's ZFS, in a virtual machine: 13 minutes.
+	@test/install kernel
+	test/vm/demo
+
 .PHONY: e2e
 e2e: build ## Real binaries on loopback: CLI scripts, 200 shares, chaos, lost control nodes.
 	TARN_E2E=1 go test -count=1 -timeout 30m -v ./test/e2e $(GOTESTFLAGS) -args -chaos $(CHAOS)
