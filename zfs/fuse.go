@@ -42,7 +42,8 @@ func (h *Host) mountFlagged(ctx context.Context, name string) error {
 	if d.ReadOnly {
 		args = append(args, "-o", "ro")
 	}
-	return h.patiently(ctx, name, append(args, name)...)
+	// One that was told to be busy may have been mounted all the same.
+	return unlessMounted(h.patiently(ctx, name, append(args, name)...))
 }
 
 // mountFollows gives the mount of a dataset the readonly property that was set. Those who

@@ -19,6 +19,11 @@ func (h *Host) Mount(ctx context.Context, name string) error {
 		return h.mountFlagged(ctx, name)
 	}
 	_, err := h.run(ctx, "mount", name, "mount", name)
+	return unlessMounted(err)
+}
+
+// unlessMounted is the error of a mount, none if the filesystem is mounted already.
+func unlessMounted(err error) error {
 	var e *Error
 	if errors.As(err, &e) && strings.Contains(e.Text, "already mounted") {
 		return nil

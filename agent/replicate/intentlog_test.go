@@ -99,6 +99,21 @@ func demotionAfterCrash(t *testing.T, on maker) {
 	}
 }
 
+// TestOwnerAfterARealCrash: nobody took over, and the owner goes on with all that it had.
+func TestOwnerAfterARealCrash(t *testing.T) { onReal(t, ownerAfterCrash) }
+
+func ownerAfterCrash(t *testing.T, on maker) {
+	c, a, b := crashed(t, on, "unsent\n")
+	a.start() // its lease comes when it has talked to the leader
+	c.until("told without a lease", func() bool { return a.report() != nil && !a.report().GetWritable() })
+	a.lease.set(1)
+	a.worker.Look()
+	c.until("in sync again", inSync(a, b))
+	if got, err := b.fs.Read(b.dataset()); err != nil || got != "one\nunsent\nsynced\n" {
+		t.Errorf("the copy has %q, %v", got, err)
+	}
+}
+
 // TestRejoinAfterARealCrash: another has taken over by force. What the log has is part of
 // what the former owner had alone, and is kept with it.
 func TestRejoinAfterARealCrash(t *testing.T) {
