@@ -156,7 +156,7 @@ func (s *replicas) afterPromotion(req *tarnv1.PromoteReplicaRequest, r *tarnv1.R
 // CancelPromotion implements tarnv1connect.ReplicaServiceHandler.
 func (s *replicas) CancelPromotion(ctx context.Context, req *tarnv1.CancelPromotionRequest) (*tarnv1.Replica, error) {
 	who := callerFrom(ctx)
-	var target string
+	var target, op string
 	share, err := record[*tarnv1.Share](s.change(ctx, func(v *raftfsm.View) (*raftv1.Command, error) {
 		share, err := who.share(v, req.GetShareId())
 		if err != nil {
@@ -164,7 +164,7 @@ func (s *replicas) CancelPromotion(ctx context.Context, req *tarnv1.CancelPromot
 		}
 		running, prepared := share.GetFencing(), share.GetFencing().GetPreparing()
 		target = running.GetTargetReplicaId()
-		op := req.GetOpId()
+		op = req.GetOpId()
 		if op == "" {
 			op = running.GetOpId()
 		}
@@ -178,6 +178,7 @@ func (s *replicas) CancelPromotion(ctx context.Context, req *tarnv1.CancelPromot
 	if err != nil {
 		return nil, err
 	}
+	s.Soft.Forget(op)
 	if target == "" {
 		// Asked again: what was cancelled is forgotten, who is active stands.
 		target = share.GetFencing().GetOwnerReplicaId()

@@ -139,3 +139,27 @@ func TestPromotionAtOnceEnds(t *testing.T) {
 		}
 	}
 }
+
+// TestCancelledPromotionsAreForgotten: whoever promotes and cancels all day leaves nothing
+// in the leader's memory.
+func TestCancelledPromotionsAreForgotten(t *testing.T) {
+	s := newServer(t)
+	op := s.operator()
+	share, r := s.promotable(op)
+	for range 3 {
+		if _, err := op.Replicas.PromoteReplica(t.Context(), &tarnv1.PromoteReplicaRequest{
+			Id: r.GetId(), AtOnce: true, QuiesceWaitTime: durationpb.New(time.Minute),
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(s.soft.Snapshot(time.Now(), nil).Quiesce); n != 1 {
+			t.Errorf("%d promotions are remembered, one runs", n)
+		}
+		if _, err := op.Replicas.CancelPromotion(t.Context(), &tarnv1.CancelPromotionRequest{ShareId: share.GetId()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left := s.soft.Snapshot(time.Now(), nil).Quiesce; len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
