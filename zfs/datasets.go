@@ -186,9 +186,15 @@ func (h *Host) targets(ctx context.Context, root string, below bool) (getTargets
 		if err != nil {
 			return t, err
 		}
-		t.names = strings.Fields(string(out))
+		t.names = ownNames(string(out))
 	}
 	return t, nil
+}
+
+// ownNames are the names of a listing that can be tarn's: other people's may have spaces.
+func ownNames(out string) []string {
+	names := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
+	return slices.DeleteFunc(names, func(n string) bool { return ValidateDataset(n) != nil })
 }
 
 // propertyLists are the lists to ask zfs get for: one, or two where "all" hides some.

@@ -24,7 +24,7 @@ func ValidateDataset(name string) error {
 }
 
 // ValidateSnapshot checks "dataset@name" and returns its parts. The name after
-// the @ obeys the rules of one dataset component.
+// the @ obeys the rules of ValidateSnapshotName.
 func ValidateSnapshot(full string) (dataset, name string, err error) {
 	return validateVersion(full, "@")
 }
@@ -45,13 +45,27 @@ func validateVersion(full, sep string) (dataset, name string, err error) {
 	if err := ValidateDataset(dataset); err != nil {
 		return "", "", err
 	}
-	if err := validateComponent(name); err != nil {
+	if err := validateSnapshotName(name); err != nil {
 		return "", "", fmt.Errorf("%q: %w", full, err)
 	}
 	return dataset, name, nil
 }
 
-// ValidateComponent checks one part of a name: a pool, or what follows @ or #.
+// ValidateSnapshotName checks what follows @ or #: one component, which may have spaces
+// too. tarn gives no such names, but other people do, and ZFS counts what was written
+// since their snapshots: who does not see one takes data for replicated that are not.
+func ValidateSnapshotName(name string) error {
+	if err := validateLength(name); err != nil {
+		return err
+	}
+	return validateSnapshotName(name)
+}
+
+func validateSnapshotName(name string) error {
+	return validateComponent(strings.ReplaceAll(name, " ", "_"))
+}
+
+// ValidateComponent checks one part of a name, a pool for one.
 func ValidateComponent(c string) error {
 	if err := validateLength(c); err != nil {
 		return err

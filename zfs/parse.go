@@ -84,8 +84,11 @@ func isSource(s string) bool {
 		return true
 	}
 	from, ok := strings.CutPrefix(s, "inherited from ")
-	return ok && ValidateDataset(from) == nil
+	return ok && isName(from)
 }
+
+// isName tells what zfs(8) prints as a dataset's name. Other people's may have spaces.
+func isName(s string) bool { return ValidateDataset(strings.ReplaceAll(s, " ", "_")) == nil }
 
 func sourceOf(s string) Source {
 	if strings.HasPrefix(s, "inherited from ") {
@@ -98,7 +101,7 @@ func sourceOf(s string) Source {
 func beginsRecord(line string) bool {
 	name, rest, ok := strings.Cut(line, "\t")
 	property, _, ok2 := strings.Cut(rest, "\t")
-	return ok && ok2 && ValidateDataset(datasetOf(name)) == nil && isProperty(property)
+	return ok && ok2 && isName(datasetOf(name)) && isProperty(property)
 }
 
 func isProperty(s string) bool {
@@ -206,7 +209,7 @@ func datasetsOf(records []record) ([]Dataset, error) {
 	index := map[string]int{}
 	for _, r := range records {
 		if ValidateDataset(r.name) != nil {
-			continue // half-received clones (%recv) and snapshots
+			continue // half-received clones (%recv), snapshots, and names with spaces, which are not tarn's
 		}
 		i, known := index[r.name]
 		if !known {
@@ -260,7 +263,7 @@ func versionsOf(records []record) ([]Version, error) {
 }
 
 // splitVersion takes a full name apart; false for what is neither snapshot nor
-// bookmark, and for names that tarn could not use (with a space or a %).
+// bookmark, and for names that tarn could not use (with a %).
 func splitVersion(full string) (Version, bool) {
 	if ds, name, err := ValidateSnapshot(full); err == nil {
 		return Version{Kind: KindSnapshot, Dataset: ds, Name: name}, true

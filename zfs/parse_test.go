@@ -24,14 +24,15 @@ func parts(list []zfs.Record) (out []string) {
 func TestRecords(t *testing.T) {
 	for in, want := range map[string][]string{
 		"": nil,
-		"a/b\tguid\t12\t-\na/b\ttarn:x\tv\tlocal\n":                          {"a/b|guid|12|-", "a/b|tarn:x|v|local"},
-		"a\tmountpoint\t/m\tinherited from a\n":                              {"a|mountpoint|/m|inherited"},
-		"a\ttarn:x\twith\ttab\tlocal\n":                                      {"a|tarn:x|with\ttab|local"},
-		"a\ttarn:x\tline\nline2\treceived\na\ttarn:y\t\tlocal\n":             {"a|tarn:x|line\nline2|received", "a|tarn:y||local"},
-		"a\ttarn:x\tends in local\tlocal\n\nreally\tlocal\n":                 {"a|tarn:x|ends in local\tlocal\n\nreally|local"},
-		"a@1\tguid\t5\t-\na@1\tuserrefs\t0\t-\n":                             {"a@1|guid|5|-", "a@1|userrefs|0|-"},
-		"a\tguid\t1\t-\na\ttarn:x\tv\tlocal\na\tguid\t2\tlocal\n":            {"a|guid|1|-", "a|tarn:x|v|local"},
-		"a\ttarn:x\tv\treceived\na\ttarn:role\tp\tlocal\na\ttarn:role\t-\t-": {"a|tarn:x|v|received", "a|tarn:role||ambiguous"},
+		"a/b\tguid\t12\t-\na/b\ttarn:x\tv\tlocal\n":                                      {"a/b|guid|12|-", "a/b|tarn:x|v|local"},
+		"a\tmountpoint\t/m\tinherited from a\n":                                          {"a|mountpoint|/m|inherited"},
+		"a\ttarn:x\twith\ttab\tlocal\n":                                                  {"a|tarn:x|with\ttab|local"},
+		"a\ttarn:x\tline\nline2\treceived\na\ttarn:y\t\tlocal\n":                         {"a|tarn:x|line\nline2|received", "a|tarn:y||local"},
+		"a\ttarn:x\tends in local\tlocal\n\nreally\tlocal\n":                             {"a|tarn:x|ends in local\tlocal\n\nreally|local"},
+		"a@1\tguid\t5\t-\na@1\tuserrefs\t0\t-\n":                                         {"a@1|guid|5|-", "a@1|userrefs|0|-"},
+		"a\tguid\t1\t-\na\ttarn:x\tv\tlocal\na\tguid\t2\tlocal\n":                        {"a|guid|1|-", "a|tarn:x|v|local"},
+		"a\ttarn:x\t-\t-\na/b c\tguid\t2\t-\na/b c/d\ttarn:x\ty\tinherited from a/b c\n": {"a|tarn:x|-|-", "a/b c|guid|2|-", "a/b c/d|tarn:x|y|inherited"},
+		"a\ttarn:x\tv\treceived\na\ttarn:role\tp\tlocal\na\ttarn:role\t-\t-":             {"a|tarn:x|v|received", "a|tarn:role||ambiguous"},
 	} {
 		got, err := zfs.ParseRecords(in)
 		if err != nil || !reflect.DeepEqual(parts(got), want) {
@@ -86,10 +87,11 @@ func FuzzRecords(f *testing.F) {
 }
 
 func TestVersionLines(t *testing.T) {
-	got, err := zfs.ParseVersions("a/b@1\t18446744073709551615\t12\t1795672224\t3\na/b#m\t5\t12\t1795672224\t-\na/b@with space\t5\t1\t1\t0\n")
+	got, err := zfs.ParseVersions("a/b@1\t18446744073709551615\t12\t1795672224\t3\na/b#m\t5\t12\t1795672224\t-\na/b@with space\t5\t13\t1795672224\t0\na/b@%recv\t5\t1\t1\t0\n")
 	want := []zfs.Version{
 		{Kind: zfs.KindSnapshot, Dataset: "a/b", Name: "1", GUID: 18446744073709551615, CreateTXG: 12, Creation: time.Unix(1795672224, 0), UserRefs: 3},
 		{Kind: zfs.KindBookmark, Dataset: "a/b", Name: "m", GUID: 5, CreateTXG: 12, Creation: time.Unix(1795672224, 0)},
+		{Kind: zfs.KindSnapshot, Dataset: "a/b", Name: "with space", GUID: 5, CreateTXG: 13, Creation: time.Unix(1795672224, 0)},
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)

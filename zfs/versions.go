@@ -7,8 +7,7 @@ import (
 )
 
 // Versions lists snapshots and bookmarks of one filesystem by createtxg. Callers that
-// ask at the same time share a process. Names that ValidateSnapshot refuses (with
-// spaces) are left out.
+// ask at the same time share a process. Names that ValidateSnapshot refuses are left out.
 func (h *Host) Versions(ctx context.Context, dataset string) ([]Version, error) {
 	if err := h.allow("list", dataset); err != nil {
 		return nil, err

@@ -79,7 +79,7 @@ func (p Policy) visible(name string) error {
 	dataset := name
 	if i := strings.IndexAny(name, "@#"); i >= 0 {
 		dataset = name[:i]
-		if err := zfs.ValidateComponent(name[i+1:]); err != nil {
+		if err := zfs.ValidateSnapshotName(name[i+1:]); err != nil {
 			return err
 		}
 	}

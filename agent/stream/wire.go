@@ -185,7 +185,7 @@ func decodeStep(header string) (Step, error) {
 		if _, err := parseFlags(s.Flags); err != nil {
 			return s, err
 		}
-		return s, zfs.ValidateComponent(s.ToName)
+		return s, zfs.ValidateSnapshotName(s.ToName)
 	}
 	return s, fmt.Errorf("step of kind %q: %w", s.Kind, zfs.ErrInvalid)
 }

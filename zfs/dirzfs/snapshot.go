@@ -217,7 +217,7 @@ func (h *Host) RenameSnapshot(ctx context.Context, dataset, from, to string) err
 	full := dataset + "@" + from
 	p, err := h.snapshotOf(ctx, full)
 	if err == nil {
-		err = zfs.ValidateComponent(to)
+		err = zfs.ValidateSnapshotName(to)
 	}
 	if err == nil {
 		_, _, err = zfs.ValidateSnapshot(dataset + "@" + to)
@@ -281,7 +281,7 @@ func (h *Host) DestroySnapshots(ctx context.Context, dataset string, names ...st
 }
 
 func (p *pool) destroySnapshot(m meta, ds *datasetRec, name string) error {
-	if err := zfs.ValidateComponent(name); err != nil {
+	if err := zfs.ValidateSnapshotName(name); err != nil {
 		return err
 	}
 	s, err := m.snapshot(ds, name)

@@ -31,7 +31,7 @@ func (h streamHead) validate() error {
 	if err := zfs.ValidateDataset(h.Dataset); err != nil {
 		return err
 	}
-	if err := zfs.ValidateComponent(h.Snapshot); err != nil {
+	if err := zfs.ValidateSnapshotName(h.Snapshot); err != nil {
 		return err
 	}
 	if h.To == 0 || h.ToRoot.IsZero() || (h.From == 0) != h.FromRoot.IsZero() || h.Skip < 0 {
