@@ -51,12 +51,23 @@ func (h *Host) Unmount(ctx context.Context, name string, force bool) error {
 		_, err = h.run(ctx, "unmount", name, append(args, name)...)
 	}
 	switch {
-	case err == nil, errors.Is(err, ErrNotMounted):
+	case err == nil, errors.Is(err, ErrNotMounted), h.legacyAtRest(ctx, name, err):
 		return h.released(ctx, name)
 	case errors.Is(err, ErrBusy):
 		return h.nameHolders(ctx, name, err)
 	}
 	return err
+}
+
+// legacyAtRest tells a dataset with mountpoint=legacy that is not mounted: zfs unmount says
+// of each such dataset, mounted or not, only that umount(8) is for it.
+func (h *Host) legacyAtRest(ctx context.Context, name string, err error) bool {
+	var e *Error
+	if !errors.As(err, &e) || !strings.Contains(e.Text, "legacy mountpoint") {
+		return false
+	}
+	d, lookErr := h.Dataset(ctx, name)
+	return lookErr == nil && !d.Mounted
 }
 
 // released makes sure that an unmounted filesystem has no users that the tree of files
