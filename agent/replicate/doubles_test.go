@@ -40,6 +40,8 @@ type testExports struct {
 	mu  sync.Mutex
 	all map[string]bool // mountpoint -> read-only
 	err error
+	// refuse is what a path that is none fails with, as with a real server; optional.
+	refuse error
 }
 
 func (e *testExports) Apply(_ context.Context, mp string, _ *tarnv1.Exports, ro bool) ([]*tarnv1.ReportedExport, []*tarnv1.RuleError, error) {
@@ -55,6 +57,9 @@ func (e *testExports) Apply(_ context.Context, mp string, _ *tarnv1.Exports, ro 
 func (e *testExports) Remove(_ context.Context, mp string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if mp == "" {
+		return e.refuse
+	}
 	delete(e.all, mp)
 	return nil
 }

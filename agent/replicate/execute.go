@@ -191,7 +191,7 @@ func (w *Worker) expose(ctx context.Context, a action) error {
 	}
 	w.s.export = nil
 	if a.kind == doUnexport {
-		if err := w.cfg.Exports.Remove(ctx, mountpoint); err != nil {
+		if err := w.unexport(ctx, mountpoint); err != nil {
 			return fmt.Errorf("remove export: %w", err)
 		}
 		w.s.export, w.paths, w.ruleErrs = &exportState{}, nil, nil
@@ -208,6 +208,21 @@ func (w *Worker) expose(ctx context.Context, a action) error {
 	w.paths, w.ruleErrs, w.shown = paths, ruleErrs, mountpoint
 	w.s.export = &exportState{active: true, revision: want.GetRevision(), readOnly: a.readOnly}
 	return nil
+}
+
+// unexport takes away what clients reach, and where they reached it last if the mountpoint
+// was changed since. What has no mountpoint (none, legacy) nobody can reach.
+func (w *Worker) unexport(ctx context.Context, mountpoint string) error {
+	if w.shown != "" && w.shown != mountpoint {
+		if err := w.cfg.Exports.Remove(ctx, w.shown); err != nil {
+			return err
+		}
+	}
+	w.shown = ""
+	if mountpoint == "" {
+		return nil
+	}
+	return w.cfg.Exports.Remove(ctx, mountpoint)
 }
 
 // resting are the properties of every dataset at rest: a host always boots

@@ -128,11 +128,12 @@ func (w *Worker) rebase(ctx context.Context) error {
 	m := w.newMarks(roleReplica)
 	m.epoch = max(m.epoch, marksOf(*w.s.f.moved).epoch)
 	props := resting(m)
-	if noted := local(*w.s.f.moved, markPeers); noted != "" {
-		props[markPeers] = noted // their holds come along with the snapshots
-	}
-	if flags := local(*w.s.f.moved, markFlags); flags != "" {
-		props[markFlags] = flags // the clone's blocks are those of the copy
+	// The holds of noted peers come along with the snapshots, the clone's blocks are those of
+	// the copy, and what was taken over once keeps its path and can be given back.
+	for _, mark := range []string{markPeers, markFlags, markFrom, markWas} {
+		if value := local(*w.s.f.moved, mark); value != "" {
+			props[mark] = value
+		}
 	}
 	return w.cfg.Engine.Clone(ctx, v.FullName(), w.l.dataset(), props)
 }

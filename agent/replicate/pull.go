@@ -225,6 +225,10 @@ func (w *Worker) pulled(r pullResult) {
 
 // took brings what is known of the dataset up to date after a receive.
 func (w *Worker) took(r pullResult) {
+	if w.s.f.ds == nil { // it was renamed away when it was looked at last, and has come back
+		w.stale = true
+		return
+	}
 	switch _, known := w.s.f.holding(r.got.GUID); {
 	case r.versions != nil:
 		w.s.f.versions = r.versions

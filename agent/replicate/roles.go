@@ -145,7 +145,16 @@ func secondary(s *state) []rule {
 		must(s.unheld() && s.promised(), do(doHoldLast)),
 		fitting(s),
 	}
-	return append(rules, following(s)...)
+	return append(append(rules, leftover(s)...), following(s)...)
+}
+
+// leftover drops a full stream on its way in the place of a dataset that is here: that one
+// was away, under another name, and has come back.
+func leftover(s *state) []rule {
+	return []rule{
+		may(s.stagingToken() && !s.pulling, do(doAbortStaging)),
+		may(s.f.staging != nil && !s.stagingToken() && !s.pulling, do(doDropStaging)),
+	}
 }
 
 // unread reports that the intent log may have what is in no snapshot (see readLog), and can
