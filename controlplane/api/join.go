@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"connectrpc.com/connect"
+	"github.com/google/uuid"
 	"golang.org/x/time/rate"
 
 	"tarn/controlplane/consensus"
@@ -39,13 +40,18 @@ func (s *joins) Join(ctx context.Context, req *tarnv1.JoinRequest) (*tarnv1.Join
 	if err != nil {
 		return nil, err
 	}
+	id := req.GetNodeId()
 	if t, ok := s.State.View().JoinToken(token.Hash()); ok {
 		// Before the token is spent, and to nobody who has none.
-		if err := s.free(identity.Role(t.GetRole()), req.GetNodeId()); err != nil {
+		role := identity.Role(t.GetRole())
+		if !serves(role) {
+			id = personID(token)
+		}
+		if err := s.free(role, id); err != nil {
 			return nil, err
 		}
 	}
-	use := &raftv1.UseJoinToken{Hash: token.Hash(), NodeId: req.GetNodeId()}
+	use := &raftv1.UseJoinToken{Hash: token.Hash(), NodeId: id}
 	if s.State.View().CommandVersion() >= raftfsm.AuditVersion {
 		use.KeyHash = keyHash(req.GetCsr())
 	}
@@ -57,7 +63,19 @@ func (s *joins) Join(ctx context.Context, req *tarnv1.JoinRequest) (*tarnv1.Join
 	if err != nil {
 		return nil, err
 	}
-	return s.admit(ctx, used, req)
+	return s.admit(ctx, used, id, req.GetCsr())
+}
+
+// personID is the id of the person who joins by a token, made by nobody: who holds a
+// person's certificate is not in the state, and who could choose an id could choose theirs.
+// A repetition gets the same.
+func personID(token identity.Token) string {
+	return uuid.NewSHA1(uuid.NameSpaceOID, []byte("tarn join token "+token.Hash())).String()
+}
+
+// serves reports a role of machines, which have their ids before they join.
+func serves(role identity.Role) bool {
+	return role == identity.RoleAgent || role == identity.RoleControl
 }
 
 // free refuses an id that is somebody else's. Rules of a policy, limits and revocations go
@@ -82,24 +100,23 @@ func (s *joins) free(role identity.Role, id string) error {
 }
 
 // admit signs the certificate that the token is good for.
-func (s *joins) admit(ctx context.Context, used *raftv1.JoinToken, req *tarnv1.JoinRequest) (*tarnv1.JoinResponse, error) {
+func (s *joins) admit(ctx context.Context, used *raftv1.JoinToken, id string, csr []byte) (*tarnv1.JoinResponse, error) {
 	role := identity.Role(used.GetRole())
 	subject := identity.Subject{
-		Role: role, ID: req.GetNodeId(), Project: used.GetProjectId(), ProjectRole: used.GetProjectRole(),
+		Role: role, ID: id, Project: used.GetProjectId(), ProjectRole: used.GetProjectRole(),
 	}
-	serves := role == identity.RoleAgent || role == identity.RoleControl
-	if serves {
+	if serves(role) {
 		subject.IPs = callerIP(ctx)
 	}
 	ca := s.Authority.CA
-	cert, err := ca.IssueCSR(subject, req.GetCsr())
+	cert, err := ca.IssueCSR(subject, csr)
 	if err != nil {
 		return nil, err
 	}
 	out := &tarnv1.JoinResponse{
 		Certificate: cert, Ca: ca.CertPEM(), ClusterId: ca.Cluster(), ControlAddresses: s.Authority.Addresses(),
 	}
-	if serves {
+	if serves(role) {
 		out.GossipKey, out.GossipKeyFile = s.Gossip.KeyFile()
 	}
 	if role == identity.RoleControl {

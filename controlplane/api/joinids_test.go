@@ -1,6 +1,8 @@
 package api_test
 
 import (
+	"crypto/x509"
+	"encoding/pem"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -46,11 +48,45 @@ func TestNobodyJoinsAsSomebodyElse(t *testing.T) {
 		}
 		return last
 	}
-	client := &tarnv1.CreateJoinTokenRequest{Role: "client", ProjectId: "blue", ProjectRole: "member"}
-	if err := join(client, host, user.GetUser().GetId(), gone, uuid.NewString()); err != nil {
-		t.Errorf("with an id of its own: %v", err)
-	}
-	if err := join(&tarnv1.CreateJoinTokenRequest{Role: "agent"}, user.GetUser().GetId(), host); err != nil {
+	if err := join(&tarnv1.CreateJoinTokenRequest{Role: "agent"}, user.GetUser().GetId(), gone, host); err != nil {
 		t.Errorf("a host that is installed anew: %v", err)
+	}
+}
+
+// TestPeopleDoNotChooseTheirIDs: nobody knows whose certificates there are, so that a
+// person's is made by the cluster, the same for a repetition.
+func TestPeopleDoNotChooseTheirIDs(t *testing.T) {
+	s := newServer(t)
+	made, err := s.operator().Operator.CreateJoinToken(t.Context(), &tarnv1.CreateJoinTokenRequest{Role: "client", ProjectId: "blue", ProjectRole: "member"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := identity.ParseToken(made.GetToken())
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, _, err := identity.NewCSR()
+	if err != nil {
+		t.Fatal(err)
+	}
+	victim, got := uuid.NewString(), map[string]bool{}
+	for _, asked := range []string{victim, uuid.NewString()} {
+		res, err := s.client(token.ClientConfig()).Join.Join(t.Context(), &tarnv1.JoinRequest{Token: made.GetToken(), NodeId: asked, Csr: csr})
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, _ := pem.Decode(res.GetCertificate())
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		who, err := identity.FromCertificate(cert)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[who.ID] = true
+	}
+	if len(got) != 1 || got[victim] {
+		t.Errorf("joined as %v, %s was asked for", got, victim)
 	}
 }

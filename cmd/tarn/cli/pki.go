@@ -57,7 +57,7 @@ type pkiIssue struct {
 
 // idFlags say whose the certificate is.
 type idFlags struct {
-	ID      string `name:"id" help:"UUID of the node, host or user; minted if left out."`
+	ID      string `name:"id" help:"UUID of the node or host; minted if left out. People who join get one of the cluster's."`
 	DataDir string `help:"Control nodes: take the id from this data directory, or mint it there." type:"path" placeholder:"DIR"`
 }
 
@@ -143,7 +143,12 @@ func (c *joinCmd) save(a *app, answer *tarnv1.JoinResponse, keyPEM []byte) error
 	if err := saveExtras(c.Dir, answer); err != nil {
 		return err
 	}
-	a.printResult(c.ID, "node %s of cluster %s in %s", c.ID, answer.GetClusterId(), c.Dir)
+	joined, err := identity.LoadMaterial(c.Dir)
+	if err != nil {
+		return err
+	}
+	who := joined.Identity()
+	a.printResult(who.ID, "%s %s of cluster %s in %s", who.Role, who.ID, answer.GetClusterId(), c.Dir)
 	for _, address := range answer.GetControlAddresses() {
 		fmt.Fprintln(a.stderr, "control plane:", address)
 	}

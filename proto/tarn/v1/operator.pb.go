@@ -2077,7 +2077,8 @@ type JoinRequest struct {
 	Token string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	// DER of an x509 certificate request with the new key.
 	Csr []byte `protobuf:"bytes,2,opt,name=csr,proto3" json:"csr,omitempty"`
-	// Wanted identity; a UUID minted by the node.
+	// Wanted identity; a UUID minted by the node. People get one that the cluster makes,
+	// which their certificate has.
 	NodeId        string `protobuf:"bytes,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
