@@ -179,12 +179,12 @@ func (w *Worker) finalSnapshot(ctx context.Context) error {
 // is in the intent log only: no snapshot has that, and nothing tells of it. ZFS reads the
 // log when it mounts the dataset, read-only too; old versions refuse to take a snapshot
 // before that. One that was mounted since this process began needs no look, nor one that a
-// life before has ended; whose key is missing allows none.
+// life before has ended; one whose key is missing, or that has no mountpoint, allows none.
 func (w *Worker) readLog(ctx context.Context) error {
 	name := w.l.dataset()
 	if !w.s.unread() {
-		if !w.s.opened && w.s.locked() && !w.s.floored() {
-			w.log.Warn("what the intent log may have of before a crash cannot be read without the share's key", "dataset", name)
+		if w.s.unseen() {
+			w.log.Warn("what the intent log may have of before a crash cannot be read without the share's key and a mountpoint", "dataset", name)
 		}
 		return nil
 	}

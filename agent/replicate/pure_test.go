@@ -115,9 +115,14 @@ func TestStep(t *testing.T) {
 		{"lease: export", stateFor(active, 3, primary, func(s *state) { s.lease, s.f.ds.ReadOnly, s.f.ds.Mounted = true, false, true }), doExport},
 		{"former owner: out of reach first", stateFor(secondary, 4, primary, func(s *state) { s.export = nil; s.f.ds.Mounted = true }), doUnexport},
 		{"former owner: dirty head becomes a snapshot", stateFor(secondary, 4, primary, func(s *state) { s.f.ds.Written = 5 }), doSealHead},
-		{"former owner: its log may have more than its head", stateFor(secondary, 4, primary, func(s *state) { s.opened, s.f.ds.Written = false, 5 }), doReadLog},
+		{"former owner: its log may have more than its head", stateFor(secondary, 4, primary, func(s *state) {
+			s.opened, s.f.ds.Written, s.f.ds.Mountpoint = false, 5, "/p/r"
+		}), doReadLog},
+		{"former owner: a log that is mounted nowhere", stateFor(secondary, 4, primary, func(s *state) { s.opened = false }), doMark},
 		{"former owner: out of reach before its log is read", stateFor(secondary, 4, primary, func(s *state) { s.opened, s.export = false, nil }), doUnexport},
-		{"former owner: a log that cannot be read", stateFor(secondary, 4, primary, func(s *state) { s.opened, s.a.Encrypted = false, true }), doMark},
+		{"former owner: a log that cannot be read", stateFor(secondary, 4, primary, func(s *state) {
+			s.opened, s.a.Encrypted, s.f.ds.Mountpoint = false, true, "/p/r"
+		}), doMark},
 		{"a replica has no log", stateFor(secondary, 4, replica, func(s *state) { s.opened = false }), doMark},
 		{"former owner: clean", stateFor(secondary, 4, primary, nil), doMark},
 		{"diverged: recorded before anything moves", stateFor(secondary, 3, replica, func(s *state) { g := zfs.GUID(1); s.diverged = &g }), doMark},

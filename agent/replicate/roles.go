@@ -159,7 +159,11 @@ func leftover(s *state) []rule {
 
 // unread reports that the intent log may have what is in no snapshot (see readLog), and can
 // be read.
-func (s *state) unread() bool { return !s.opened && !s.floored() && !s.locked() }
+func (s *state) unread() bool { return s.unseen() && !s.locked() && s.f.ds.Mountpoint != "" }
+
+// unseen reports that the dataset was not mounted since this process began, nor was its
+// last epoch ended by a life before.
+func (s *state) unseen() bool { return !s.opened && !s.floored() }
 
 // promised reports that a promotion counts on the newest snapshot. At other times
 // retention holds what was received last, before it removes anything.
