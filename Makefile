@@ -70,7 +70,7 @@ test-kernel: ## The tests of test/vm/suites on a kernel with OpenZFS, in a virtu
 	test/vm/test
 
 .PHONY: demo-kernel
-demo-kernel: ## The demo on the kernel's ZFS, in a virtual machine: 13 minutes.
+demo-kernel: ## The demo on the kernel's ZFS, in a virtual machine: 12 to 17 minutes.
 	@test/install kernel
 	test/vm/demo
 
