@@ -249,6 +249,21 @@ func TestRetiredSnapshotsDoNotAge(t *testing.T) {
 	}
 }
 
+// TestForeignBurstLeavesBases: however many snapshots others take, as many of tarn's own
+// stay for replicas to go on from.
+func TestForeignBurstLeavesBases(t *testing.T) {
+	k := keeping{self: "me", recent: 3}
+	for i := range 5 {
+		k.versions = append(k.versions, version(i+1, fmt.Sprint("tarn.s.1.", i), 0))
+	}
+	for i := range 40 {
+		k.versions = append(k.versions, version(i+10, fmt.Sprint("hourly-", i), 0))
+	}
+	if got := names(k.prune().destroy); !slices.Equal(got, []string{"tarn.s.1.0", "tarn.s.1.1"}) {
+		t.Errorf("destroys %v", got)
+	}
+}
+
 func TestClonesAndRefusalsAreReasons(t *testing.T) {
 	k := keeping{
 		self: "me", recent: 1, versions: []zfs.Version{version(1, "tarn.a", 0), version(2, "tarn.b", 0), version(3, "tarn.c", 1), version(4, "tarn.d", 0)},

@@ -128,13 +128,29 @@ func (k keeping) prune() (v verdict) {
 			marked[x.GUID] = true
 		}
 	}
-	aged := k.policy.grid(snaps, k.now)
+	aged, recent := k.policy.grid(snaps, k.now), k.recents(snaps)
 	for i, s := range snaps {
-		n := need{newest: i == len(snaps)-1, recent: len(snaps)-i <= max(k.recent, 1), base: k.protected[s.GUID] && !marked[s.GUID]}
+		n := need{newest: i == len(snaps)-1, recent: recent[s.GUID], base: k.protected[s.GUID] && !marked[s.GUID]}
 		n.rule, n.aged = aged[s.GUID]
 		k.judge(s, n, &v)
 	}
 	return v
+}
+
+// recents are the newest snapshot, whoever's it is, and the newest of tarn's own: however
+// many others there are in between, replicas need time to find a base among these.
+func (k keeping) recents(snaps []zfs.Version) map[zfs.GUID]bool {
+	out, left := map[zfs.GUID]bool{}, k.recent
+	for i, s := range slices.Backward(snaps) {
+		own := len(k.belongs(s)) == 0
+		if i == len(snaps)-1 || own && left > 0 {
+			out[s.GUID] = true
+		}
+		if own {
+			left--
+		}
+	}
+	return out
 }
 
 // need is what tarn itself wants of one snapshot.
