@@ -14,9 +14,14 @@ import (
 	"tarn/zfs/dirzfs"
 )
 
-// fenceTimeout bounds each half of one attempt to take a dataset out of reach: what
-// serves it, and the file system. The next attempt follows at once.
-const fenceTimeout = 10 * time.Second
+// Each half of one attempt to take a dataset out of reach is bounded. The next attempt
+// follows soon.
+const (
+	// severTimeout is short: the file system's turn is after it, and both have to be done
+	// before the leader takes the lease for ended (lease.wait).
+	severTimeout = 2 * time.Second
+	fenceTimeout = 10 * time.Second
+)
 
 // RunDeadman is the whole of the dead-man's process, which Config.DeadmanCommand
 // starts: it fences datasets at the end of their lease when the agent, stopped or
@@ -44,7 +49,7 @@ func fence(dir string, t lease.Target) error {
 
 // sever takes clients off every mountpoint under which a replica was exported.
 func sever(dir, dataset string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), fenceTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), severTimeout)
 	defer cancel()
 	exports, err := export.Remembered(dir)
 	errs := []error{err}

@@ -18,8 +18,10 @@ func DeadmanMain(dir string, fence func(Target) error, logger *slog.Logger) erro
 	if err := shield(); err != nil {
 		logger.Debug("dead-man runs without special protection", "err", err)
 	}
+	out := newReplies(os.Stdout)
+	defer out.close()
 	return RunDeadman(context.Background(), HelperConfig{
-		In: os.Stdin, Out: os.Stdout, Dir: dir, Fence: fence, Backstop: configured(dir, logger), Logger: logger,
+		In: os.Stdin, Out: out, Dir: dir, Fence: fence, Backstop: configured(dir, logger), Logger: logger,
 	})
 }
 

@@ -50,8 +50,8 @@ func (s *replicas) PromoteReplica(ctx context.Context, req *tarnv1.PromoteReplic
 }
 
 // alreadyActive answers, as Manila does, a promotion of the replica that is the
-// active one: well, and unchanged. A repetition of the promotion that made it so
-// gets the same answer.
+// active one: well, and unchanged. A repetition of the promotion that made it so, by its
+// key or its number, gets the same answer as the first.
 func (s *replicas) alreadyActive(ctx context.Context, req *tarnv1.PromoteReplicaRequest) (*tarnv1.PromoteReplicaResponse, error) {
 	who := callerFrom(ctx)
 	if s.repetition(ctx) {
@@ -68,7 +68,12 @@ func (s *replicas) alreadyActive(ctx context.Context, req *tarnv1.PromoteReplica
 	if r, err = who.replica(v, req.GetId()); err != nil || r.GetReplicaState() != tarnv1.ReplicaState_REPLICA_STATE_ACTIVE {
 		return nil, err
 	}
-	return &tarnv1.PromoteReplicaResponse{Replica: s.printReplica(v, who, r)}, nil
+	out := &tarnv1.PromoteReplicaResponse{Replica: s.printReplica(v, who, r)}
+	share, _ := v.Share(r.GetShareId())
+	if f := share.GetFencing(); f.GetOpId() == req.GetOpId() && f.GetProof() != tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED {
+		out.Started, out.OpId = true, req.GetOpId()
+	}
+	return out, nil
 }
 
 // keyed refuses, before anything stops, to promote a replica of an encrypted share

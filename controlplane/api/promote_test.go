@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"tarn/controlplane/client"
+	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
 )
 
@@ -59,6 +60,35 @@ func TestForcedPromotionHasAReason(t *testing.T) {
 func (s *server) fencing(share *tarnv1.Share) *tarnv1.Fencing {
 	stored, _ := s.fsm.View().Share(share.GetId())
 	return stored.GetFencing()
+}
+
+// TestPromotionIsAnsweredAlike when it is repeated by its number, also when it has ended
+// meanwhile; another number is none of the promotion that made the replica active.
+func TestPromotionIsAnsweredAlike(t *testing.T) {
+	s := newServer(t)
+	op := s.operator()
+	share, r := s.promotable(op)
+	req := func(id string) *tarnv1.PromoteReplicaRequest {
+		return &tarnv1.PromoteReplicaRequest{Id: r.GetId(), AtOnce: true, OpId: id}
+	}
+	const number = "7f2c8a4e-0f0c-4f5e-9d3a-000000000008"
+	if first, err := op.Replicas.PromoteReplica(t.Context(), req(number)); err != nil || !first.GetStarted() || first.GetOpId() != number {
+		t.Fatal(first, err)
+	}
+	for _, cmd := range []*raftv1.Command{
+		{Verb: &raftv1.Command_CommitDemotion{CommitDemotion: &raftv1.CommitDemotion{ShareId: share.GetId(), OpId: number, Epoch: 1, FinalGuid: 7}}},
+		{Verb: &raftv1.Command_Activate{Activate: &raftv1.Activate{ShareId: share.GetId(), OpId: number, Epoch: 1, HeadGuid: 7}}},
+	} {
+		if res, err := s.log.Propose(t.Context(), cmd); err != nil || res.Err != nil {
+			t.Fatal(res, err)
+		}
+	}
+	for id, want := range map[string]string{number: number, "7f2c8a4e-0f0c-4f5e-9d3a-000000000009": ""} {
+		again, err := op.Replicas.PromoteReplica(t.Context(), req(id))
+		if err != nil || again.GetOpId() != want || again.GetStarted() != (want != "") || again.GetReplica().GetReplicaState() != tarnv1.ReplicaState_REPLICA_STATE_ACTIVE {
+			t.Errorf("%s: %v, %v", id, again, err)
+		}
+	}
 }
 
 // TestTimeOfAPlannedPromotionIsKept in the state, where a later leader finds it.
