@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tarn/controlplane"
+	"tarn/controlplane/client"
 	"tarn/controlplane/identity"
 	tarnv1 "tarn/proto/tarn/v1"
 )
@@ -97,6 +98,24 @@ func TestLostHostIsSwitchedOffAndFailedOver(t *testing.T) {
 	}
 }
 
+// mirrored is a share in az1 with a replica in sync elsewhere.
+func (h *harness) mirrored(op, user *client.Client) (*tarnv1.Share, *tarnv1.Replica) {
+	h.t.Helper()
+	share, err := user.Shares.CreateShare(h.t.Context(), &tarnv1.CreateShareRequest{
+		Name: "docs", SizeGib: 1, ShareType: readableType(h.t, op).GetName(), AvailabilityZone: "az1",
+	})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.awaitShare(user, share.GetId())
+	replica, err := user.Replicas.CreateReplica(h.t.Context(), &tarnv1.CreateReplicaRequest{ShareId: share.GetId()})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.awaitReplica(user, replica.GetId(), tarnv1.ReplicaState_REPLICA_STATE_IN_SYNC)
+	return share, replica
+}
+
 // TestWhoMayWriteWhileNobodyMay: a forced failover of a host that cannot be switched
 // off says what it waits for, and an operator's word ends it.
 func TestWhoMayWriteWhileNobodyMay(t *testing.T) {
@@ -104,18 +123,7 @@ func TestWhoMayWriteWhileNobodyMay(t *testing.T) {
 	op, user := h.operator(), h.member("blue")
 	one := h.agentOfClass("one", "az1", tarnv1.FenceClass_FENCE_CLASS_NONE)
 	h.agent("two", "az2")
-	share, err := user.Shares.CreateShare(t.Context(), &tarnv1.CreateShareRequest{
-		Name: "docs", SizeGib: 1, ShareType: readableType(t, op).GetName(), AvailabilityZone: "az1",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.awaitShare(user, share.GetId())
-	replica, err := user.Replicas.CreateReplica(t.Context(), &tarnv1.CreateReplicaRequest{ShareId: share.GetId()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.awaitReplica(user, replica.GetId(), tarnv1.ReplicaState_REPLICA_STATE_IN_SYNC)
+	share, replica := h.mirrored(op, user)
 	one.die()
 	force := &tarnv1.PromoteReplicaRequest{Id: replica.GetId(), Force: true, Consent: &tarnv1.Consent{Reason: "one is silent"}}
 	begun, err := op.Replicas.PromoteReplica(t.Context(), force)

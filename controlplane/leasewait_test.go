@@ -32,18 +32,7 @@ func TestLeasesOfAnotherLengthAreWaitedFor(t *testing.T) {
 	says(long)
 	one := h.agent("one", "az1")
 	h.agent("two", "az2")
-	share, err := user.Shares.CreateShare(t.Context(), &tarnv1.CreateShareRequest{
-		Name: "docs", SizeGib: 1, ShareType: readableType(t, op).GetName(), AvailabilityZone: "az1",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.awaitShare(user, share.GetId())
-	replica, err := user.Replicas.CreateReplica(t.Context(), &tarnv1.CreateReplicaRequest{ShareId: share.GetId()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.awaitReplica(user, replica.GetId(), tarnv1.ReplicaState_REPLICA_STATE_IN_SYNC)
+	_, replica := h.mirrored(op, user)
 
 	restart := func(n *runningNode) {
 		t.Helper()

@@ -248,21 +248,6 @@ func (h *testHost) newServer(worker *Worker, log *slog.Logger) (*stream.Server, 
 	})
 }
 
-func (h *testHost) serve(ctx context.Context, srv *stream.Server, log *slog.Logger) error {
-	l, err := net.Listen("tcp", h.addr)
-	if err != nil {
-		return err
-	}
-	hs := &http.Server{Handler: h.cut.handler(srv), ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
-	stopped := context.AfterFunc(ctx, func() { _ = hs.Close() })
-	defer stopped()
-	err = hs.Serve(tls.NewListener(l, h.tls.ServerConfig("http/1.1")))
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
-}
-
 // kill ends the host's process parts; its storage stays as it is.
 func (h *testHost) kill() {
 	if h.stop == nil {

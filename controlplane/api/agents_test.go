@@ -220,14 +220,8 @@ func TestJoin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	block, _ := pem.Decode(res.GetCertificate())
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	who, err := identity.FromCertificate(cert)
-	if err != nil || who.ID != id || who.Role != identity.RoleAgent {
-		t.Errorf("certificate of %+v, %v", who, err)
+	if who := certified(t, res); who.ID != id || who.Role != identity.RoleAgent {
+		t.Errorf("certificate of %+v", who)
 	}
 	if len(res.GetGossipKey()) != 32 || len(res.GetCaKey()) != 0 || token.CheckCA(res.GetCa()) != nil {
 		t.Error("an agent needs the gossip key and the authority's certificate, and must not get its key")

@@ -26,65 +26,62 @@ func TestNobodyJoinsAsSomebodyElse(t *testing.T) {
 	if _, err := op.Operator.RevokeUser(t.Context(), &tarnv1.RevokeUserRequest{User: gone, Reason: "left"}); err != nil {
 		t.Fatal(err)
 	}
-	join := func(req *tarnv1.CreateJoinTokenRequest, ids ...string) (last error) {
-		t.Helper()
-		made, err := op.Operator.CreateJoinToken(t.Context(), req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		token, err := identity.ParseToken(made.GetToken())
-		if err != nil {
-			t.Fatal(err)
-		}
-		csr, _, err := identity.NewCSR()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i, id := range ids {
-			_, last = s.client(token.ClientConfig()).Join.Join(t.Context(), &tarnv1.JoinRequest{Token: made.GetToken(), NodeId: id, Csr: csr})
-			if i < len(ids)-1 {
-				wantCode(t, last, connect.CodeFailedPrecondition)
-			}
-		}
-		return last
+	join := s.joiner(&tarnv1.CreateJoinTokenRequest{Role: "agent"})
+	for _, id := range []string{user.GetUser().GetId(), gone} {
+		wantCode(t, second(join(id)), connect.CodeFailedPrecondition)
 	}
-	if err := join(&tarnv1.CreateJoinTokenRequest{Role: "agent"}, user.GetUser().GetId(), gone, host); err != nil {
+	if _, err := join(host); err != nil {
 		t.Errorf("a host that is installed anew: %v", err)
 	}
+}
+
+// joiner joins by a new token, each time with the same key.
+func (s *server) joiner(req *tarnv1.CreateJoinTokenRequest) func(id string) (*tarnv1.JoinResponse, error) {
+	s.t.Helper()
+	made, err := s.operator().Operator.CreateJoinToken(s.t.Context(), req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	token, err := identity.ParseToken(made.GetToken())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	csr, _, err := identity.NewCSR()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	newcomer := s.client(token.ClientConfig()).Join
+	return func(id string) (*tarnv1.JoinResponse, error) {
+		return newcomer.Join(s.t.Context(), &tarnv1.JoinRequest{Token: made.GetToken(), NodeId: id, Csr: csr})
+	}
+}
+
+// certified is whose certificate an answer has.
+func certified(t *testing.T, res *tarnv1.JoinResponse) identity.Identity {
+	t.Helper()
+	block, _ := pem.Decode(res.GetCertificate())
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	who, err := identity.FromCertificate(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return who
 }
 
 // TestPeopleDoNotChooseTheirIDs: nobody knows whose certificates there are, so that a
 // person's is made by the cluster, the same for a repetition.
 func TestPeopleDoNotChooseTheirIDs(t *testing.T) {
-	s := newServer(t)
-	made, err := s.operator().Operator.CreateJoinToken(t.Context(), &tarnv1.CreateJoinTokenRequest{Role: "client", ProjectId: "blue", ProjectRole: "member"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	token, err := identity.ParseToken(made.GetToken())
-	if err != nil {
-		t.Fatal(err)
-	}
-	csr, _, err := identity.NewCSR()
-	if err != nil {
-		t.Fatal(err)
-	}
+	join := newServer(t).joiner(&tarnv1.CreateJoinTokenRequest{Role: "client", ProjectId: "blue", ProjectRole: "member"})
 	victim, got := uuid.NewString(), map[string]bool{}
 	for _, asked := range []string{victim, uuid.NewString()} {
-		res, err := s.client(token.ClientConfig()).Join.Join(t.Context(), &tarnv1.JoinRequest{Token: made.GetToken(), NodeId: asked, Csr: csr})
+		res, err := join(asked)
 		if err != nil {
 			t.Fatal(err)
 		}
-		block, _ := pem.Decode(res.GetCertificate())
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			t.Fatal(err)
-		}
-		who, err := identity.FromCertificate(cert)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got[who.ID] = true
+		got[certified(t, res).ID] = true
 	}
 	if len(got) != 1 || got[victim] {
 		t.Errorf("joined as %v, %s was asked for", got, victim)
