@@ -38,7 +38,7 @@ func (s *story) lookAround(ctx context.Context) error {
 }
 
 func (s *story) createShare(ctx context.Context) error {
-	rpo := s.paced(10 * time.Second)
+	rpo := s.cluster.Paced(10 * time.Second)
 	s.title(fmt.Sprintf("A share type that promises a readable copy, at most %.0f s behind, and a share in zone 1", rpo.Seconds()))
 	for _, args := range [][]string{
 		{"share-type", "create", typeName, "--replication-type", "readable", "--rpo", rpo.String()},
@@ -175,11 +175,11 @@ func (s *story) watchLag(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	writing, stop := context.WithTimeout(ctx, s.paced(6*time.Second))
+	writing, stop := context.WithTimeout(ctx, s.cluster.Paced(6*time.Second))
 	defer stop()
 	written := make(chan error, 1)
 	go func() { written <- s.files.Grow(writing, dir) }()
-	samples, err := s.sampleLag(ctx, s.second, s.paced(6*time.Second))
+	samples, err := s.sampleLag(ctx, s.second, s.cluster.Paced(6*time.Second))
 	if err := errors.Join(err, <-written); err != nil {
 		return err
 	}
@@ -191,7 +191,7 @@ func (s *story) watchLag(ctx context.Context) error {
 
 // sampleLag reads a replica's lag four times a second, seldomer where times are longer. Unknown is -1.
 func (s *story) sampleLag(ctx context.Context, id string, during time.Duration) ([]time.Duration, error) {
-	tick := time.NewTicker(s.paced(250 * time.Millisecond))
+	tick := time.NewTicker(s.cluster.Paced(250 * time.Millisecond))
 	defer tick.Stop()
 	end := time.After(during)
 	var out []time.Duration

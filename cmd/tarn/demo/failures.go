@@ -89,7 +89,7 @@ func (s *story) loseAgent(ctx context.Context) error {
 	if err := s.files.Write(dir+"/while-the-copy-is-down", 500_000); err != nil {
 		return err
 	}
-	samples, err := s.sampleLag(ctx, s.first, s.paced(4*time.Second))
+	samples, err := s.sampleLag(ctx, s.first, s.cluster.Paced(4*time.Second))
 	if err != nil {
 		return err
 	}

@@ -73,7 +73,7 @@ func (s *story) open(ctx context.Context) error {
 	if err := cluster.StartAll(); err != nil {
 		return err
 	}
-	ready, cancel := context.WithTimeout(ctx, s.paced(patience))
+	ready, cancel := context.WithTimeout(ctx, s.cluster.Paced(patience))
 	defer cancel()
 	if err := cluster.Ready(ready); err != nil {
 		return err
@@ -151,8 +151,6 @@ func (s *story) explain(err error) {
 	}
 }
 
-func (s *story) paced(d time.Duration) time.Duration { return d * time.Duration(max(1, s.cfg.Pace)) }
-
 func (s *story) say(format string, args ...any) { fmt.Fprintf(s.cfg.Out, format+"\n", args...) }
 
 func (s *story) title(text string) {
@@ -195,7 +193,7 @@ func (s *story) show(cmd *exec.Cmd, words ...string) error {
 
 // until polls cond until it holds. what is for the error.
 func (s *story) until(ctx context.Context, what string, cond func(context.Context) (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, s.paced(patience))
+	ctx, cancel := context.WithTimeout(ctx, s.cluster.Paced(patience))
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -210,7 +208,7 @@ func (s *story) until(ctx context.Context, what string, cond func(context.Contex
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not within %s: %s (%w)", s.paced(patience), what, errors.Join(last, ctx.Err()))
+			return fmt.Errorf("not within %s: %s (%w)", s.cluster.Paced(patience), what, errors.Join(last, ctx.Err()))
 		case <-tick.C:
 		}
 	}
