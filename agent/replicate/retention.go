@@ -137,17 +137,14 @@ func (k keeping) prune() (v verdict) {
 	return v
 }
 
-// recents are the newest snapshot, whoever's it is, and the newest of tarn's own: however
-// many others there are in between, replicas need time to find a base among these.
+// recents are the newest snapshot, whoever's it is, and with it as many as have to stay of
+// the newest of tarn's own: however many others there are in between, replicas need time to
+// find a base among these.
 func (k keeping) recents(snaps []zfs.Version) map[zfs.GUID]bool {
-	out, left := map[zfs.GUID]bool{}, k.recent
+	out := map[zfs.GUID]bool{}
 	for i, s := range slices.Backward(snaps) {
-		own := len(k.belongs(s)) == 0
-		if i == len(snaps)-1 || own && left > 0 {
+		if i == len(snaps)-1 || len(out) < k.recent && len(k.belongs(s)) == 0 {
 			out[s.GUID] = true
-		}
-		if own {
-			left--
 		}
 	}
 	return out
