@@ -74,7 +74,8 @@ func (p Pool) Destroy() error {
 	return err
 }
 
-// DestroyAll removes a dataset with all below it.
+// DestroyAll removes a dataset with all below it, also one that an agent looks at:
+// zfs-fuse refuses as busy while a list holds it.
 func DestroyAll(dataset string) error {
 	return patiently(func() error { return Zfs("destroy", "-r", "-f", dataset) })
 }
