@@ -41,25 +41,35 @@ func checkHostID(path, id string) error {
 	if err != nil {
 		return fmt.Errorf("read host id: %w", err)
 	}
-	if found := strings.TrimSpace(string(text)); found != id {
+	found := strings.TrimSpace(string(text))
+	if found == "" {
+		return writeHostID(path, id) // What a crash of an older version left.
+	}
+	if found != id {
 		return fmt.Errorf("data directory belongs to host %s, the certificate to %s: restore the certificate, or start with an empty data directory", found, id)
 	}
 	return nil
 }
 
-func writeHostID(path, id string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+// writeHostID leaves the whole file or none: half an id would keep this host out for good.
+func writeHostID(path, id string) (err error) {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+hostIDFile+".*") // mode 0600
 	if err != nil {
 		return fmt.Errorf("write host id: %w", err)
 	}
-	_, err = f.WriteString(id + "\n")
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("write host id: %w", err), os.Remove(tmp.Name()))
+		}
+	}()
+	_, err = tmp.WriteString(id + "\n")
 	if err == nil {
-		err = f.Sync()
+		err = tmp.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(fmt.Errorf("write host id: %w", err), os.Remove(path))
+	if err = errors.Join(err, tmp.Close()); err != nil {
+		return err
 	}
-	return nil
+	return os.Rename(tmp.Name(), path)
 }
 
 // peerID is the host id of the agent that calls.

@@ -6,8 +6,10 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // File names within an identity directory, which has mode 0700; the files have 0600.
@@ -16,6 +18,9 @@ const (
 	CAKeyFile   = "ca.key"   // its key: control-plane nodes that issue certificates
 	CertFile    = "node.pem" // this node's certificate
 	NodeKeyFile = "node.key" // its key
+	// NextFile holds key, certificate and authority together while they are being
+	// replaced. It is read when the three files do not fit together.
+	NextFile = "node.next"
 )
 
 // Save writes ca.pem and ca.key into dir, creating it if needed. Each file
@@ -25,7 +30,8 @@ func (ca *CA) Save(dir string) error {
 	if err != nil {
 		return err
 	}
-	return writeFiles(dir, []file{{CAKeyFile, keyPEM}, {CAFile, ca.CertPEM()}})
+	d := disk{dir: dir}
+	return errors.Join(d.make(), d.write(file{CAKeyFile, keyPEM}, file{CAFile, ca.CertPEM()}), d.sync())
 }
 
 // LoadCA reads the authority that Save wrote. A missing file is fs.ErrNotExist.
@@ -74,56 +80,74 @@ func parseKey(keyPEM []byte) (*ecdsa.PrivateKey, error) {
 	return key, nil
 }
 
-// SaveNode writes a node's three files into dir, creating it if needed. The key
-// is written before the certificate and each file is replaced atomically; a
-// Material that looks in between keeps what it had.
+// SaveNode writes a node's three files into dir, creating it if needed. Wherever it is
+// stopped, LoadMaterial finds what was there before or what is new, whole: the new files
+// are first written as one, NextFile, which goes when the last of the three is on the disk.
 func SaveNode(dir string, caPEM, certPEM, keyPEM []byte) error {
-	return writeFiles(dir, []file{{NodeKeyFile, keyPEM}, {CertFile, certPEM}, {CAFile, caPEM}})
+	return disk{dir: dir}.saveNode(caPEM, certPEM, keyPEM)
 }
 
-type file struct {
-	name string
-	data []byte
-}
-
-func writeFiles(dir string, files []file) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("create identity directory: %w", err)
-	}
-	for _, f := range files {
-		if err := writeAtomic(dir, f); err != nil {
-			return err
-		}
-	}
-	return syncDir(dir)
-}
-
-// writeAtomic goes through a synced temporary file, which os.CreateTemp makes
-// with mode 0600, so that a crash leaves the old file or the new one.
-func writeAtomic(dir string, f file) (err error) {
-	tmp, err := os.CreateTemp(dir, "."+f.name+".*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", f.name, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("write %s: %w", f.name, err), os.Remove(tmp.Name()))
-		}
-	}()
-	_, err = tmp.Write(f.data)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err = errors.Join(err, tmp.Close()); err != nil {
+func (d disk) saveNode(caPEM, certPEM, keyPEM []byte) error {
+	if err := d.make(); err != nil {
 		return err
 	}
-	return os.Rename(tmp.Name(), filepath.Join(dir, f.name))
+	if err := d.write(file{NextFile, slices.Concat(keyPEM, certPEM, caPEM)}); err != nil {
+		return err
+	}
+	if err := d.sync(); err != nil {
+		return err
+	}
+	return d.settle(caPEM, certPEM, keyPEM)
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync identity directory: %w", err)
+// settle puts what NextFile holds into the files that it is about.
+func (d disk) settle(caPEM, certPEM, keyPEM []byte) error {
+	if err := d.write(file{NodeKeyFile, keyPEM}, file{CertFile, certPEM}, file{CAFile, caPEM}); err != nil {
+		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	if err := d.sync(); err != nil {
+		return err
+	}
+	return d.remove(NextFile)
+}
+
+// readNext takes NextFile apart. Without that file the error is fs.ErrNotExist.
+func readNext(dir string) (caPEM, certPEM, keyPEM []byte, err error) {
+	rest, err := os.ReadFile(filepath.Join(dir, NextFile))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	var parts [3][]byte
+	for i := range parts {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return nil, nil, nil, fmt.Errorf("%s holds %d parts, want key, certificate and authority", NextFile, i)
+		}
+		parts[i] = pem.EncodeToMemory(block)
+	}
+	return parts[2], parts[1], parts[0], nil
+}
+
+// Settle ends what a SaveNode that was stopped began, so that others who read the three
+// files find them whole. It does nothing when there is nothing to end, and leaves files
+// alone that fit together: they are what was there before, or what is new.
+func Settle(dir string) error {
+	caPEM, certPEM, keyPEM, err := readNext(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	d := disk{dir: dir}
+	if _, fits := loadFiles(dir); fits == nil {
+		if err := d.sync(); err != nil {
+			return err
+		}
+		return d.remove(NextFile)
+	}
+	if err == nil {
+		_, err = assemble(caPEM, certPEM, keyPEM)
+	}
+	if err != nil {
+		return fmt.Errorf("identity files in %s do not fit together, nor does %s: %w", dir, NextFile, err)
+	}
+	return d.settle(caPEM, certPEM, keyPEM)
 }

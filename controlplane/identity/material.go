@@ -3,7 +3,9 @@ package identity
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,7 +21,7 @@ type Material struct {
 	dir string
 
 	mu     sync.Mutex
-	stamp  [3]fileStamp
+	stamp  [4]fileStamp
 	loaded *loaded
 	err    error
 }
@@ -36,8 +38,8 @@ type fileStamp struct {
 	size     int64
 }
 
-// LoadMaterial reads ca.pem, node.pem and node.key from dir. It fails if they do
-// not fit together; it does not check dates, the peer does.
+// LoadMaterial reads ca.pem, node.pem and node.key from dir, or what SaveNode was about to
+// make of them. It fails if they do not fit together; it does not check dates, the peer does.
 func LoadMaterial(dir string) (*Material, error) {
 	m := &Material{dir: dir}
 	m.current()
@@ -83,9 +85,13 @@ func (m *Material) current() *loaded {
 	return m.loaded
 }
 
-func stampFiles(dir string) (stamp [3]fileStamp, err error) {
-	for i, name := range []string{CAFile, CertFile, NodeKeyFile} {
+// stampFiles leaves the stamp of what is not there empty: loadDir tells what is missing.
+func stampFiles(dir string) (stamp [4]fileStamp, err error) {
+	for i, name := range []string{CAFile, CertFile, NodeKeyFile, NextFile} {
 		info, err := os.Stat(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return stamp, err
 		}
@@ -94,16 +100,43 @@ func stampFiles(dir string) (stamp [3]fileStamp, err error) {
 	return stamp, nil
 }
 
+// loadDir prefers the three files, and takes NextFile if they are not what it says yet.
 func loadDir(dir string) (*loaded, error) {
-	caPEM, err := os.ReadFile(filepath.Join(dir, CAFile))
-	if err != nil {
+	now, err := loadFiles(dir)
+	if err == nil {
+		return now, nil
+	}
+	caPEM, certPEM, keyPEM, nextErr := readNext(dir)
+	if errors.Is(nextErr, fs.ErrNotExist) {
 		return nil, err
 	}
+	if nextErr == nil {
+		now, nextErr = assemble(caPEM, certPEM, keyPEM)
+	}
+	if nextErr != nil {
+		return nil, errors.Join(err, nextErr)
+	}
+	return now, nil
+}
+
+func loadFiles(dir string) (*loaded, error) {
+	var pems [3][]byte
+	for i, name := range []string{CAFile, CertFile, NodeKeyFile} {
+		var err error
+		if pems[i], err = os.ReadFile(filepath.Join(dir, name)); err != nil {
+			return nil, err
+		}
+	}
+	return assemble(pems[0], pems[1], pems[2])
+}
+
+// assemble demands that key, certificate and authority belong together.
+func assemble(caPEM, certPEM, keyPEM []byte) (*loaded, error) {
 	ca, err := parseCertPEM(caPEM)
 	if err != nil {
 		return nil, err
 	}
-	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, CertFile), filepath.Join(dir, NodeKeyFile))
+	cert, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
 		return nil, fmt.Errorf("load node certificate: %w", err)
 	}

@@ -12,7 +12,9 @@ import (
 const (
 	// renewCheck bounds the sleep: a suspended machine and a clock that was set
 	// are noticed, as are files that somebody else replaced.
-	renewCheck = time.Hour
+	renewCheck = time.Minute
+	// maxRetry is the longest pause after an attempt.
+	maxRetry = time.Hour
 	// renewRetry is the least pause after a failure.
 	renewRetry = 10 * time.Second
 )
@@ -41,14 +43,18 @@ func NewRenewer(cfg RenewerConfig) (*Renewer, error) {
 	return &Renewer{cfg}, nil
 }
 
-// Run renews until ctx ends, and returns nil then.
+// Run ends a renewal that was stopped halfway, renews until ctx ends, and returns nil then.
 func (r *Renewer) Run(ctx context.Context) error {
+	if err := Settle(r.cfg.Dir); err != nil {
+		r.cfg.Logger.Error("identity files could not be put in order", "dir", r.cfg.Dir, "err", err)
+	}
 	for ctx.Err() == nil {
-		wait := time.Until(r.cfg.Material.RenewAt())
-		if wait <= 0 {
+		wait := min(time.Until(r.cfg.Material.RenewAt()), renewCheck)
+		// Nobody takes a certificate before its time comes, as after the clock was set back.
+		if wait <= 0 || r.cfg.Material.early(time.Now()) {
 			wait = r.attempt(ctx)
 		}
-		pause(ctx, min(wait, renewCheck))
+		pause(ctx, wait)
 	}
 	return nil
 }
@@ -60,12 +66,12 @@ func (r *Renewer) attempt(ctx context.Context) time.Duration {
 	if err == nil {
 		r.cfg.Logger.Info("certificate renewed", "ends", ends)
 		// Not at once again, should the authority itself be about to end.
-		return renewRetry
+		return maxRetry
 	}
 	if ctx.Err() == nil {
 		r.cfg.Logger.Error("certificate could not be renewed, it is tried again", "ends", ends, "err", err)
 	}
-	wait := max(renewRetry, time.Until(ends)/20)
+	wait := max(renewRetry, min(time.Until(ends)/20, maxRetry))
 	return wait + rand.N(wait/4)
 }
 
@@ -103,6 +109,9 @@ func (r *Renewer) check(caPEM, certPEM []byte) error {
 	if err != nil {
 		return err
 	}
+	if err := r.checkDates(cert.NotBefore, cert.NotAfter); err != nil {
+		return err
+	}
 	have := r.cfg.Material.Identity()
 	if id.URI() != have.URI() || id.Project != have.Project || id.ProjectRole != have.ProjectRole {
 		return fmt.Errorf("%w: new certificate is of %s, not %s", ErrIdentity, id.URI(), have.URI())
@@ -110,11 +119,27 @@ func (r *Renewer) check(caPEM, certPEM []byte) error {
 	return nil
 }
 
+// checkDates refuses a certificate that is none yet, or no longer, by this machine's clock: a
+// signer whose clock is wrong would lock the node out with it. It may be this clock that is
+// wrong, though: in the second half of the time that is left, one that starts later is taken.
+func (r *Renewer) checkDates(from, to time.Time) error {
+	now, m := time.Now(), r.cfg.Material
+	spare := m.NotAfter().Sub(m.RenewAt()) / 2
+	if now.Before(to) && (!now.Before(from) || m.NotAfter().Sub(now) < spare) {
+		return nil
+	}
+	return fmt.Errorf("new certificate is good from %s to %s, and here it is %s: set the clock right, of this machine or of the control-plane node that signs",
+		from.Format(time.RFC3339), to.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+}
+
 // RenewAt returns when two thirds of the current certificate's life are over.
 func (m *Material) RenewAt() time.Time {
 	leaf := m.current().cert.Leaf
 	return leaf.NotAfter.Add(-leaf.NotAfter.Sub(leaf.NotBefore) / 3)
 }
+
+// early tells whether the current certificate is not good yet.
+func (m *Material) early(now time.Time) bool { return now.Before(m.current().cert.Leaf.NotBefore) }
 
 func pause(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)

@@ -2,7 +2,10 @@ package identity
 
 import (
 	"context"
+	"crypto"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net"
@@ -21,7 +24,8 @@ type renewing struct {
 	dir      string
 	material *Material
 	asked    atomic.Int32
-	failures int32 // first calls that are refused
+	failures int32         // first calls that are refused
+	ahead    time.Duration // the signer's clock
 }
 
 func newRenewing(t *testing.T, ttl time.Duration) *renewing {
@@ -49,6 +53,13 @@ func newRenewing(t *testing.T, ttl time.Duration) *renewing {
 func (r *renewing) sign(_ context.Context, csr []byte) ([]byte, error) {
 	if r.asked.Add(1) <= r.failures {
 		return nil, errors.New("nobody there")
+	}
+	if r.ahead != 0 {
+		parsed, err := x509.ParseCertificateRequest(csr)
+		if err != nil {
+			return nil, err
+		}
+		return signAhead(r.ca, r.subject, parsed.PublicKey, r.ahead)
 	}
 	return r.ca.IssueCSR(r.subject, csr)
 }
@@ -109,6 +120,73 @@ func TestRenewalChangesNeitherAuthorityNorIdentity(t *testing.T) {
 			t.Errorf("%s: %v, ends %v", name, err, r.material.NotAfter())
 		}
 	}
+}
+
+// TestRenewalMindsTheClock: a signer's clock that is wrong locks nobody out, and a node whose
+// own clock was set back gets a certificate that is good now.
+func TestRenewalMindsTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRenewing(t, 6*24*time.Hour)
+		before := r.material.NotAfter()
+		r.ahead = 30 * 24 * time.Hour
+		if err := r.renewer(t).renew(t.Context()); err == nil || !r.material.NotAfter().Equal(before) {
+			t.Errorf("signer ahead: %v, ends %v", err, r.material.NotAfter())
+		}
+		r.ahead = -30 * 24 * time.Hour
+		if err := r.renewer(t).renew(t.Context()); err == nil || !r.material.NotAfter().Equal(before) {
+			t.Errorf("signer behind: %v, ends %v", err, r.material.NotAfter())
+		}
+		r.ahead = time.Hour
+		pause(t.Context(), time.Until(before)-time.Hour)
+		if err := r.renewer(t).renew(t.Context()); err != nil || !r.material.early(time.Now()) {
+			t.Errorf("a last resort: %v", err)
+		}
+	})
+}
+
+func TestClockSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRenewing(t, time.Hour)
+		future := issueFrom(t, r.ca, r.subject, 365*24*time.Hour)
+		if err := SaveNode(r.dir, future.ca, future.cert, future.key); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- r.renewer(t).Run(ctx) }()
+		synctest.Wait()
+		if r.material.early(time.Now()) || r.asked.Load() != 1 {
+			t.Errorf("asked %d times, still good from the future", r.asked.Load())
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// issueFrom makes a certificate as a signer does whose clock is ahead.
+func issueFrom(t *testing.T, ca *CA, s Subject, ahead time.Duration) triple {
+	t.Helper()
+	key, keyPEM, err := newKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := signAhead(ca, s, key.Public(), ahead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return triple{ca.CertPEM(), cert, keyPEM}
+}
+
+func signAhead(ca *CA, s Subject, pub crypto.PublicKey, ahead time.Duration) ([]byte, error) {
+	template, err := ca.leafTemplate(s)
+	if err != nil {
+		return nil, err
+	}
+	template.NotBefore, template.NotAfter = template.NotBefore.Add(ahead), template.NotAfter.Add(ahead)
+	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, pub, ca.key)
+	return encodeCert(der), err
 }
 
 // TestListenerTakesUpARenewedCertificate wants new handshakes to see it.

@@ -3,7 +3,9 @@ package cli
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -31,6 +33,13 @@ func (c *pkiInit) Run(a *app) error {
 	if old, err := identity.LoadCA(c.Dir); err == nil {
 		return fail(exitRefused, "%s already holds the authority of cluster %s", c.Dir, old.Cluster()).
 			next("choose another --dir; an authority is never overwritten")
+	}
+	// One that cannot be read just now, or only in part, is one all the same.
+	for _, name := range []string{identity.CAFile, identity.CAKeyFile} {
+		if _, err := os.Lstat(filepath.Join(c.Dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			return fail(exitRefused, "%s is there already, or cannot be looked for", filepath.Join(c.Dir, name)).
+				next("choose another --dir; an authority is never overwritten")
+		}
 	}
 	ca, err := identity.NewCA(c.Cluster)
 	if err != nil {
