@@ -158,15 +158,7 @@ func (d *Deadman) Disarm(targets ...Target) {
 func (d *Deadman) send(s *session, o order) (<-chan struct{}, error) {
 	d.sequence++
 	o.Sequence = d.sequence
-	confirmed := s.expect(o.Sequence)
-	if err := s.orders.SetWriteDeadline(time.Now().Add(d.config.Patience)); err != nil {
-		return nil, fmt.Errorf("tell dead-man: %w", err)
-	}
-	if err := writeLine(s.orders, o); err != nil {
-		s.fail()
-		return nil, fmt.Errorf("tell dead-man: %w", err)
-	}
-	return confirmed, nil
+	return s.tell(o, d.config.Patience)
 }
 
 func (d *Deadman) await(ctx context.Context, s *session, confirmed <-chan struct{}) error {
@@ -201,7 +193,7 @@ func (d *Deadman) Run(ctx context.Context) error {
 			backoff = min(max(2*backoff, 100*time.Millisecond), 5*time.Second)
 			continue
 		}
-		former.kill()
+		former.kill(d.config.Patience)
 		backoff = 100 * time.Millisecond
 		select {
 		case <-ctx.Done():
@@ -236,7 +228,7 @@ func (d *Deadman) abandon(s *session) {
 	default:
 	}
 	if armed == 0 {
-		s.kill()
+		s.kill(d.config.Patience)
 		return
 	}
 	_ = s.orders.Close()
@@ -267,11 +259,16 @@ func (d *Deadman) start(ctx context.Context) (*session, error) {
 	for t, deadline := range maps.All(d.armed) {
 		all = append(all, Armed{Target: t, Deadline: deadline})
 	}
-	confirmed, err := d.send(s, order{Arm: all})
+	d.sequence++
+	first := order{Sequence: d.sequence, Arm: all}
 	d.mu.Unlock()
+	// A new helper is a process that has yet to begin, and may first have to ask its
+	// predecessor. Nobody else writes to it before it is the current one, so that others
+	// need not wait for the lock meanwhile.
+	patience := 5*d.config.Patience + takeoverPatience
+	confirmed, err := s.tell(first, patience)
 	if err == nil {
-		// A new helper may first have to ask its predecessor.
-		err = s.ready(ctx, confirmed, 5*d.config.Patience+takeoverPatience)
+		err = s.ready(ctx, confirmed, patience)
 	}
 	if err != nil && ctx.Err() != nil {
 		// It may have taken over what an earlier one had armed, which nobody else has. With
@@ -280,7 +277,7 @@ func (d *Deadman) start(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	if err != nil {
-		s.kill()
+		s.kill(d.config.Patience)
 		return nil, err
 	}
 	d.mu.Lock()

@@ -17,6 +17,8 @@ type HelperConfig struct {
 	Out io.Writer
 	// Dir is where successive helpers of one agent find each other; "" for no hand-over.
 	Dir string
+	// Patience bounds the wait for an earlier helper in Dir. 1 s when zero.
+	Patience time.Duration
 	// Fence makes a target unreachable for writers. It is repeated until it
 	// answers nil or fs.ErrNotExist, and must be idempotent.
 	Fence func(Target) error
@@ -76,6 +78,9 @@ func RunDeadman(ctx context.Context, config HelperConfig) error {
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
+	if config.Patience == 0 {
+		config.Patience = takeoverPatience
+	}
 	h := &helper{
 		config: config, armed: map[Target]time.Duration{}, busy: map[Target]bool{}, retry: map[Target]time.Duration{},
 		orders: make(chan order), fenced: make(chan fenceResult, 1), handover: make(chan handover),
@@ -86,8 +91,12 @@ func RunDeadman(ctx context.Context, config HelperConfig) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// At once: the agent's first order names all its shares, which may be more than the pipe
+	// holds, and it waits for no more than its own patience. What was read is obeyed by the
+	// loop, after what is inherited, so that an order to forget finds it.
+	go h.read(ctx)
 	if config.Dir != "" {
-		h.raise(inherit(ctx, config.Dir, config.Logger))
+		h.raise(inherit(ctx, config.Dir, config.Patience, config.Logger))
 		stop, err := h.listen(ctx)
 		if err != nil {
 			// Without the socket a successor cannot take over; this one still guards.
@@ -96,7 +105,6 @@ func RunDeadman(ctx context.Context, config HelperConfig) error {
 			defer stop()
 		}
 	}
-	go h.read(ctx)
 	return h.loop(ctx)
 }
 

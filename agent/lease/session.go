@@ -63,6 +63,20 @@ func (s *session) expect(sequence uint64) <-chan struct{} {
 	return c
 }
 
+// tell writes one order, which may take as long as patience; the channel is closed when it
+// is confirmed. A helper that does not read in time is stuck.
+func (s *session) tell(o order, patience time.Duration) (<-chan struct{}, error) {
+	confirmed := s.expect(o.Sequence)
+	if err := s.orders.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+		return nil, fmt.Errorf("tell dead-man: %w", err)
+	}
+	if err := writeLine(s.orders, o); err != nil {
+		s.fail()
+		return nil, fmt.Errorf("tell dead-man: %w", err)
+	}
+	return confirmed, nil
+}
+
 // listen takes the helper's answers until it ends, then reaps it.
 func (s *session) listen(answers io.ReadCloser, fenced func(Target, error), backed func(trouble string)) {
 	scanner := lines(answers)
@@ -118,8 +132,10 @@ func (s *session) ready(ctx context.Context, confirmed <-chan struct{}, patience
 
 func (s *session) fail() { s.once.Do(func() { close(s.stuck) }) }
 
-// kill ends a helper that has been replaced. Nil is no session.
-func (s *session) kill() {
+// kill ends a helper that has been replaced, and waits no longer than patience: one that
+// hangs in the kernel, in an unmount say, ends when the kernel lets go of it. Its successor
+// has to be watched meanwhile. Nil is no session.
+func (s *session) kill(patience time.Duration) {
 	if s == nil {
 		return
 	}
@@ -129,5 +145,10 @@ func (s *session) kill() {
 	default:
 	}
 	s.process.Kill()
-	<-s.done
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-s.done:
+	case <-timer.C:
+	}
 }

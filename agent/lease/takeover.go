@@ -23,10 +23,10 @@ const (
 )
 
 // inherit asks an earlier helper for what it has armed. None answering is the normal case.
-func inherit(ctx context.Context, dir string, logger *slog.Logger) []Armed {
+func inherit(ctx context.Context, dir string, patience time.Duration, logger *slog.Logger) []Armed {
 	var armed []Armed
 	err := withSocket(dir, func(path string) (err error) {
-		armed, err = askOver(ctx, path)
+		armed, err = askOver(ctx, path, patience)
 		return err
 	})
 	switch {
@@ -38,30 +38,37 @@ func inherit(ctx context.Context, dir string, logger *slog.Logger) []Armed {
 	return armed
 }
 
-func askOver(ctx context.Context, path string) ([]Armed, error) {
-	ctx, cancel := context.WithTimeout(ctx, takeoverPatience)
+func askOver(ctx context.Context, path string, patience time.Duration) ([]Armed, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("reach earlier dead-man: %w", err)
 	}
 	defer func() { _ = conn.Close() }()
-	if err := conn.SetDeadline(time.Now().Add(takeoverPatience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return nil, fmt.Errorf("reach earlier dead-man: %w", err)
 	}
 	if err := writeLine(conn, order{HandOver: true}); err != nil {
 		return nil, err
 	}
-	scanner := lines(conn)
-	if !scanner.Scan() {
-		return nil, fmt.Errorf("earlier dead-man hung up: %w", scanner.Err())
-	}
-	var a answer
-	if err := json.Unmarshal(scanner.Bytes(), &a); err != nil {
-		return nil, fmt.Errorf("%w: %w", errMessage, err)
+	a, err := hear(conn)
+	if err != nil {
+		return nil, err
 	}
 	// Only after this line does the other let go.
 	return a.Armed, writeLine(conn, order{HandOver: true})
+}
+
+func hear(conn net.Conn) (a answer, err error) {
+	scanner := lines(conn)
+	if !scanner.Scan() {
+		return answer{}, fmt.Errorf("earlier dead-man hung up: %w", scanner.Err())
+	}
+	if err := json.Unmarshal(scanner.Bytes(), &a); err != nil {
+		return answer{}, fmt.Errorf("%w: %w", errMessage, err)
+	}
+	return a, nil
 }
 
 // listen lets a successor take over. stop closes and removes the socket.
