@@ -198,6 +198,9 @@ type StreamConfig struct {
 	RateLimit Size `toml:"rate_limit"`
 	// StallTimeout ends a stream that moves no byte for so long. Default 10 min.
 	StallTimeout time.Duration `toml:"stall_timeout"`
+	// ReceiveTimeout ends a zfs receive that takes nothing of a stream that waits for it.
+	// Default 10 min: a pool that deletes very much is busy for minutes.
+	ReceiveTimeout time.Duration `toml:"receive_timeout"`
 	// MaxStreams that this host sends at once. Default 64.
 	MaxStreams int `toml:"max_streams"`
 	// PlainNetworks are trusted: the bytes of streams to and from hosts there travel
@@ -259,6 +262,7 @@ func (c Config) Defaults() Config {
 	c.Fence = c.Fence.defaults()
 	c.ReportInterval = or(c.ReportInterval, min(c.Lease.Duration/2, maxReportInterval))
 	c.Stream.StallTimeout = or(c.Stream.StallTimeout, 10*time.Minute)
+	c.Stream.ReceiveTimeout = or(c.Stream.ReceiveTimeout, 10*time.Minute)
 	c.Stream.MaxStreams = or(c.Stream.MaxStreams, 64)
 	c.Stream.PlainAdvertise = or(c.Stream.PlainAdvertise, c.Stream.PlainListen)
 	if c.Machine == "" {

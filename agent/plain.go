@@ -27,6 +27,7 @@ func (n *Network) UnmarshalText(text []byte) error {
 
 func (s StreamConfig) validate(v *validator) {
 	v.check(s.StallTimeout >= time.Second, "stream.stall_timeout is %s, 1s or more is allowed", s.StallTimeout)
+	v.check(s.ReceiveTimeout >= time.Minute, "stream.receive_timeout is %s, 1m or more is allowed", s.ReceiveTimeout)
 	v.check(s.RateLimit >= 0, "stream.rate_limit must not be negative")
 	v.check(s.MaxStreams >= 1 && s.MaxStreams <= 4096, "stream.max_streams is %d, 1 to 4096 are allowed", s.MaxStreams)
 	if s.PlainListen == "" {

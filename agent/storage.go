@@ -34,7 +34,7 @@ func openZFS(cfg Config, log *slog.Logger) *lateZFS {
 	for _, p := range cfg.Pools {
 		pools = append(pools, p.Name)
 	}
-	settings := zfs.Config{Pools: pools, UserProperties: replicate.Marks(), Logger: log}
+	settings := zfs.Config{Pools: pools, UserProperties: replicate.Marks(), ReceivePatience: cfg.Stream.ReceiveTimeout, Logger: log}
 	if cfg.Helper.Socket != "" {
 		settings.Launcher = privsep.Client{Socket: cfg.Helper.Socket}
 	}

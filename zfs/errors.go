@@ -35,6 +35,7 @@ var (
 	ErrNotMounted      = errors.New("not mounted")
 	ErrKey             = errors.New("encryption key is not available or does not fit")
 	ErrHung            = errors.New("command did not end in time")
+	ErrStalled         = errors.New("receive takes nothing more")
 	ErrToolMissing     = errors.New("zfs tools cannot be run")
 	ErrUnclassified    = errors.New("failed")
 )

@@ -22,6 +22,10 @@ type Config struct {
 	// Deadline of each command that moves no stream. A busy pool may take tens of
 	// seconds. 0: 2 minutes.
 	Deadline time.Duration
+	// ReceivePatience is how long zfs receive may take nothing of a stream that waits for
+	// it: a pool that deletes very much is busy with one transaction group for minutes.
+	// 0: 10 minutes.
+	ReceivePatience time.Duration
 	// UserProperties that Dataset.User shows. Listings are quicker and one process
 	// less on old versions when they are named. nil: all.
 	UserProperties []string
@@ -51,6 +55,8 @@ type Host struct {
 	present together[bool]
 	// receiving are the streams that come in now: after each, its versions are listed.
 	receiving inFlight
+	// stall is Config.ReceivePatience.
+	stall time.Duration
 	// sends and receives bound streams on zfs-fuse; nil elsewhere.
 	sends, receives *slots
 
@@ -81,6 +87,9 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	h.deadline, h.observe, h.launcher = cfg.Deadline, cfg.Observe, cfg.Launcher
 	if h.deadline == 0 {
 		h.deadline = 2 * time.Minute
+	}
+	if h.stall = cfg.ReceivePatience; h.stall <= 0 {
+		h.stall = receivePatience
 	}
 	h.listings = together[[]Version]{run: h.listTogether, limit: commandLimit, deadline: 2 * h.deadline, gather: h.receiving.gather}
 	h.present = together[bool]{run: h.readPresent, limit: commandLimit, deadline: 2 * h.deadline}

@@ -28,6 +28,19 @@ func growPipe(f *os.File) {
 	_ = raw.Control(func(fd uintptr) { _, _, _ = syscall.Syscall(syscall.SYS_FCNTL, fd, setPipeSize, pipeSize) })
 }
 
+// bytesIn is how many bytes are in a pipe.
+func bytesIn(raw syscall.RawConn) (n int64, err error) {
+	var count int32
+	var errno syscall.Errno
+	err = raw.Control(func(fd uintptr) {
+		_, _, errno = syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ /* FIONREAD */, uintptr(unsafe.Pointer(&count)))
+	})
+	if err == nil && errno != 0 {
+		err = errno
+	}
+	return int64(count), err
+}
+
 // awaitReadable waits until a pipe has bytes (true) or its writers are gone.
 func awaitReadable(f *os.File) (bytes bool) {
 	raw, err := f.SyscallConn()
@@ -81,9 +94,9 @@ func poll(fd uintptr, events int16) int16 {
 	}
 }
 
-// spliceAll moves everything from one pipe into another inside the kernel. done is
-// false when nothing was moved because the files are not both pipes.
-func spliceAll(dst, src *os.File) (done bool, err error) {
+// spliceAll moves everything from one pipe into another inside the kernel, and tells moved
+// of each piece. done is false when nothing was moved because the files are not both pipes.
+func spliceAll(dst, src *os.File, moved func(n int)) (done bool, err error) {
 	from, err := src.SyscallConn()
 	if err != nil {
 		return true, err
@@ -92,10 +105,11 @@ func spliceAll(dst, src *os.File) (done bool, err error) {
 	if err != nil {
 		return true, err
 	}
-	for moved := false; ; moved = true {
+	for begun := false; ; begun = true {
 		n, full, err := spliceSome(to, from)
+		moved(int(max(n, 0)))
 		switch {
-		case err == syscall.EINVAL && !moved:
+		case err == syscall.EINVAL && !begun:
 			return false, nil
 		case err != nil:
 			return true, os.NewSyscallError("splice", err)

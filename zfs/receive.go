@@ -18,11 +18,17 @@ const copyGrace = time.Second
 // read, after the end of its stream.
 const lastWrites = 5
 
+// receivePatience is the default of Config.ReceivePatience, what the sender's host has for
+// a receiver that takes nothing.
+const receivePatience = 10 * time.Minute
+
 // Receive reads one stream to its end. The first record is looked at before zfs sees
 // it: streams with properties, clones, volumes and other snapshots than the expected
 // one are refused (ErrStreamRefused). The rest is copied with io.Copy into a pipe of
-// 1 MiB: a reader with WriteTo may splice into the *os.File that it is given, and a
-// Filer of a pipe is spliced from.
+// 1 MiB: a reader with WriteTo may splice into the Inlet that it is given, and a Filer
+// of a pipe is spliced from. A zfs receive that takes nothing of what waits for it is
+// ended after Config.ReceivePatience (ErrStalled); a stream that brings nothing is not
+// its business.
 //
 // Nothing is mounted. A failure to mount is none. When ctx ends, zfs receive is killed
 // and waited for; what arrived stays if the receive is resumable. A Read of stream that
@@ -117,11 +123,10 @@ func (h *Host) feed(ctx context.Context, inv invocation, head []byte, stream io.
 	}
 	defer give()
 	defer h.receiving.begin()()
-	r, w, err := os.Pipe()
+	w, r, err := newInlet()
 	if err != nil {
 		return inv.refuse(ErrUnclassified, err.Error())
 	}
-	growPipe(w)
 	out, errs := &tail{limit: stderrLimit}, &tail{limit: stderrLimit}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = r, out, errs
 	began := time.Now()
@@ -138,7 +143,7 @@ func (h *Host) feed(ctx context.Context, inv invocation, head []byte, stream io.
 	}()
 	err = h.awaitReceive(ctx, p, w, fed)
 	broken := copyError(copied)
-	if err != nil && !errors.Is(err, ErrHung) {
+	if err != nil && !errors.Is(err, ErrHung) && !errors.Is(err, ErrStalled) {
 		err = h.explain(ctx, inv, began, err, errs.String())
 		if broken != nil && ctx.Err() == nil {
 			class := ErrStreamTruncated
@@ -152,12 +157,22 @@ func (h *Host) feed(ctx context.Context, inv invocation, head []byte, stream io.
 	return err
 }
 
-// awaitReceive waits for zfs receive however long its stream lasts, and for a bounded time
-// after that. When it is killed it may have to finish a transaction group.
-func (h *Host) awaitReceive(ctx context.Context, p *process, w *os.File, fed <-chan struct{}) error {
+// awaitReceive waits for zfs receive for as long as it takes what comes, however long that
+// lasts, and for a bounded time after that. When it is killed it may have to finish a
+// transaction group.
+func (h *Host) awaitReceive(ctx context.Context, p *process, w *inlet, fed <-chan struct{}) error {
 	stuck := h.afterFed(p, fed)
 	select {
 	case <-p.done:
+	case n := <-w.untaken(h.stall, p.done):
+		_ = w.Close()
+		p.kill()
+		if !h.stuck.leave(p, h.deadline) {
+			return h.hung(p.inv, p.began)
+		}
+		if p.err != nil {
+			return h.stalled(p.inv, n)
+		}
 	case <-stuck:
 		p.kill()
 		if !h.stuck.leave(p, killGrace) || p.err != nil {
@@ -201,13 +216,21 @@ func (h *Host) afterFed(p *process, fed <-chan struct{}) <-chan time.Time {
 	return stuck
 }
 
+// stalled is the error of a receive that left n bytes in its pipe, and has been ended.
+func (h *Host) stalled(inv invocation, n int64) error {
+	pool := poolOf(inv.object)
+	e := inv.refuse(ErrStalled, fmt.Sprintf("it took none of the %d bytes that waited for it in %v, and was ended; what it had taken before stays where the pool can keep it", n, h.stall))
+	e.Next = fmt.Sprintf("zpool status %s and zpool iostat %s 5: is a disk slow, or does the pool delete very much? A pool that is only slow needs a longer stream.receive_timeout", pool, pool)
+	return e
+}
+
 // pump moves the stream into the pipe, through the kernel where it can.
-func pump(w *os.File, head []byte, stream io.Reader) error {
+func pump(w *inlet, head []byte, stream io.Reader) error {
 	if _, err := w.Write(head); err != nil {
 		return err
 	}
 	if f, ok := stream.(Filer); ok {
-		if done, err := spliceAll(w, f.File()); done {
+		if done, err := spliceAll(w.File(), f.File(), w.Gave); done {
 			return err
 		}
 	}

@@ -33,7 +33,11 @@ func TestSplice(t *testing.T) {
 			return fromW.Close()
 		})
 		g.Go(func() error {
-			done, err := zfs.SpliceAll(toW, fromR)
+			total := 0
+			done, err := zfs.SpliceAll(toW, fromR, func(n int) { total += n })
+			if total != len(want) {
+				t.Errorf("told of %d bytes of %d", total, len(want))
+			}
 			if !done {
 				err = errors.New("pipes are not spliced")
 			}

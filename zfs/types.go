@@ -157,6 +157,14 @@ type Filer interface {
 	File() *os.File
 }
 
+// Inlet is what Receive has a stream written into. Who splices into its File tells of the
+// bytes with Gave, as Write does by itself.
+type Inlet interface {
+	io.Writer
+	Filer
+	Gave(n int)
+}
+
 // ReceiveRequest says where a stream goes.
 type ReceiveRequest struct {
 	// Target is dataset@snapshot, always explicit. A full stream creates the

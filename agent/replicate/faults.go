@@ -76,6 +76,7 @@ func codes() []coded {
 		{zfs.ErrKey, tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_KEY_UNAVAILABLE, "put the share's key file there"},
 		{zfs.ErrPoolUnavailable, tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_POOL_UNAVAILABLE, "repair the pool"},
 		{zfs.ErrHung, tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_STORAGE_UNRESPONSIVE, "look at the pool and the kernel's log of this host"},
+		{zfs.ErrStalled, tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_STORAGE_UNRESPONSIVE, "look at the pool of this host; the next attempt goes on from what arrived, where the pool can"},
 		{zfs.ErrToolMissing, tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_STORAGE_UNRESPONSIVE, "install the ZFS tools on this host"},
 		{zfs.ErrStreamRefused, tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_STREAM_REFUSED, "look at the source host"},
 		{zfs.ErrStreamFlags, tarnv1.ReplicaErrorCode_REPLICA_ERROR_CODE_STREAM_REFUSED, "bring both hosts to versions of ZFS that fit, or create the replica anew"},

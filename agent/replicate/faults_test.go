@@ -23,7 +23,7 @@ func TestEveryClassHasACode(t *testing.T) {
 		"ErrDiverged": zfs.ErrDiverged, "ErrModified": zfs.ErrModified, "ErrStreamTruncated": zfs.ErrStreamTruncated,
 		"ErrStreamCorrupt": zfs.ErrStreamCorrupt, "ErrStreamRefused": zfs.ErrStreamRefused, "ErrStreamFlags": zfs.ErrStreamFlags,
 		"ErrPoolUnavailable": zfs.ErrPoolUnavailable, "ErrPermission": zfs.ErrPermission, "ErrUnsupported": zfs.ErrUnsupported,
-		"ErrReadOnly": zfs.ErrReadOnly, "ErrKey": zfs.ErrKey, "ErrHung": zfs.ErrHung, "ErrToolMissing": zfs.ErrToolMissing,
+		"ErrReadOnly": zfs.ErrReadOnly, "ErrKey": zfs.ErrKey, "ErrHung": zfs.ErrHung, "ErrStalled": zfs.ErrStalled, "ErrToolMissing": zfs.ErrToolMissing,
 		"ErrUnclassified": zfs.ErrUnclassified,
 	}
 	own := "ErrInvalid ErrExists ErrHeld ErrHasClones ErrHasSnapshots ErrNotLatest ErrResumable ErrNotResumable ErrTokenInvalid ErrBaseMissing ErrNotMounted"

@@ -336,3 +336,35 @@ func TestDoorIsChecked(t *testing.T) {
 		}
 	}
 }
+
+// countingInlet is a pipe that wants to know what was spliced into it.
+type countingInlet struct {
+	w     *os.File
+	given int
+}
+
+func (c *countingInlet) Write([]byte) (int, error) { return 0, errors.New("the bytes were copied") }
+func (c *countingInlet) File() *os.File            { return c.w }
+func (c *countingInlet) Gave(n int)                { c.given += n }
+
+// TestInletHearsWhatIsSpliced: whoever watches a receive sees by what goes in whether it
+// still takes anything.
+func TestInletHearsWhatIsSpliced(t *testing.T) {
+	data := random(t, 3<<20)
+	r, _ := plainRig(t, 0, func(h *memzfs.Host) Engine { return pipeEngine{h, data, 1 << 20} })
+	p, err := r.client.Pull(t.Context(), r.request())
+	fatal(t, err)
+	pr, pw, err := os.Pipe()
+	fatal(t, err)
+	got := make(chan []byte, 1)
+	go func() {
+		all, _ := io.ReadAll(pr)
+		got <- all
+	}()
+	in := &countingInlet{w: pw}
+	n, err := io.Copy(in, p)
+	fatal(t, errors.Join(err, pw.Close(), p.Finish()))
+	if all := <-got; !bytes.Equal(all, data) || in.given != len(data) || n != int64(len(data)) {
+		t.Errorf("%d bytes became %d, the pipe was told of %d", len(data), len(all), in.given)
+	}
+}

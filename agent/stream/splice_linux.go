@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"tarn/zfs"
 )
 
 // spliceChunk is the most that one call moves: a full pipe.
@@ -21,10 +23,17 @@ type rawFiler interface {
 // splicer moves bytes between a pipe and a socket inside the kernel: no copy
 // through this process, one system call for up to a full pipe. io.Copy does it
 // in one direction only, and there through a pipe of its own.
-type splicer struct{ dst, src syscall.RawConn }
+type splicer struct {
+	dst, src syscall.RawConn
+	gave     func(n int) // told of what is in dst
+}
 
 // newSplicer returns nil where the kernel cannot splice the two: one has to be a pipe.
 func newSplicer(dst, src any) *splicer {
+	gave := func(int) {}
+	if in, ok := dst.(zfs.Inlet); ok {
+		dst, gave = in.File(), in.Gave
+	}
 	if !isPipe(dst) && !isPipe(src) {
 		return nil
 	}
@@ -36,7 +45,7 @@ func newSplicer(dst, src any) *splicer {
 	if !ok {
 		return nil
 	}
-	return &splicer{dst: d, src: s}
+	return &splicer{dst: d, src: s, gave: gave}
 }
 
 func rawConn(v any) (syscall.RawConn, bool) {
@@ -79,6 +88,7 @@ func (s *splicer) move(limit int, arm func()) (n int, err error) {
 		case err == nil && n == 0:
 			return 0, io.EOF
 		case err == nil:
+			s.gave(n)
 			return n, nil
 		case !full:
 			return 0, fmt.Errorf("splice: %w", err)
