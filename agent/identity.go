@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"tarn/controlplane/identity"
+	"tarn/durable"
 )
 
 // hostIDFile below the data directory ties the data to one identity.
@@ -52,24 +53,11 @@ func checkHostID(path, id string) error {
 }
 
 // writeHostID leaves the whole file or none: half an id would keep this host out for good.
-func writeHostID(path, id string) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+hostIDFile+".*") // mode 0600
-	if err != nil {
+func writeHostID(path, id string) error {
+	if err := durable.Replace(path, []byte(id+"\n")); err != nil {
 		return fmt.Errorf("write host id: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("write host id: %w", err), os.Remove(tmp.Name()))
-		}
-	}()
-	_, err = tmp.WriteString(id + "\n")
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
+	return nil
 }
 
 // peerID is the host id of the agent that calls.

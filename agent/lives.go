@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"tarn/durable"
 	tarnv1 "tarn/proto/tarn/v1"
 )
 
@@ -72,30 +73,12 @@ func (o *only) while(ctx context.Context) (context.Context, context.CancelFunc) 
 
 // end stops this life for good. An error means that a restart of the agent will not know.
 func (o *only) end() error {
-	err := o.write()
+	err := durable.Replace(o.file, []byte(o.machine+"\n"))
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.over = true
 	o.stop()
 	return err
-}
-
-func (o *only) write() error {
-	f, err := os.CreateTemp(filepath.Dir(o.file), lifeFile+".*")
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(o.machine + "\n")
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), o.file)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
 }
 
 // anotherLife hears from the lease that another copy of this agent goes on. All rights are

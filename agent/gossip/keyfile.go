@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
+
+	"tarn/durable"
 )
 
 // KeyFile is a member's key ring on its disk, and in its Ring once attached. Safe for
@@ -73,7 +74,7 @@ func (f *KeyFile) take(k Keyring) error {
 	if err := k.Check(); err != nil {
 		return err
 	}
-	if err := replaceFile(f.path, k.Text()); err != nil {
+	if err := durable.Replace(f.path, k.Text()); err != nil {
 		return fmt.Errorf("write gossip keys: %w", err)
 	}
 	if f.ring != nil {
@@ -83,29 +84,4 @@ func (f *KeyFile) take(k Keyring) error {
 	}
 	f.keyring = k
 	return nil
-}
-
-// replaceFile leaves the old content or the new one, whatever happens. Mode 0600, which
-// os.CreateTemp gives.
-func replaceFile(path string, content []byte) error {
-	dir := filepath.Dir(path)
-	tmp, err := os.CreateTemp(dir, ".gossip-key.*")
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(content)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err = errors.Join(err, tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp.Name()))
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"tarn/durable"
 )
 
 // Backstop is what ends clients' reach when the helper itself cannot any more: it is
@@ -43,28 +45,10 @@ func Configure(dir string, b Backing) error {
 	if err != nil {
 		return fmt.Errorf("encode backing: %w", err)
 	}
-	if err := replaceFile(filepath.Join(dir, backingFile), append(data, '\n')); err != nil {
+	if err := durable.Replace(filepath.Join(dir, backingFile), append(data, '\n')); err != nil {
 		return fmt.Errorf("configure dead-man: %w", err)
 	}
 	return nil
-}
-
-// replaceFile writes a file of mode 0600 as a whole or not at all. Several processes may do
-// that at once: the two helpers of a host start together.
-func replaceFile(file string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), file)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name()) // nobody reads it
-	}
-	return err
 }
 
 // configured opens the backstop of dir; nil if none was configured. What cannot be read

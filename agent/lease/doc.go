@@ -8,6 +8,6 @@
 // the dead-man, a process of its own that outlives a killed or stopped agent,
 // unmounts regardless. No lease is used before the dead-man has confirmed its end.
 //
-// The package imports proto only. Its rules are those of the reliability
+// Of tarn the package imports proto and durable only. Its rules are those of the reliability
 // reference, sections 3.3 to 3.5; wall clocks decide nothing here.
 package lease

@@ -58,6 +58,34 @@ func TestFence(t *testing.T) {
 	class(t, dirzfs.Fence(dir, "../x"), zfs.ErrInvalid)
 }
 
+// TestFenceKnowsWhatIsMounted: a fence file without a GUID, which a loss of power may leave,
+// is no reason to say that all is well while the files are there.
+func TestFenceKnowsWhatIsMounted(t *testing.T) {
+	dir := t.TempDir()
+	h := open(t, dirzfs.Pool{Name: "p", Dir: dir})
+	mp := mounted(t, h, "p/x")
+	file := filepath.Join(dir, "fence", "p%x")
+	good, err := os.ReadFile(file)
+	ok(t, err)
+	for _, bad := range []string{"", "0", "12x", "-1", "../heads", "99999999999999999999"} {
+		ok(t, os.WriteFile(file, []byte(bad), 0o600))
+		class(t, dirzfs.Fence(dir, "p/x"), zfs.ErrInvalid)
+	}
+	ok(t, os.WriteFile(file, good, 0o600))
+	ok(t, dirzfs.Fence(dir, "p/x"))
+	ok(t, os.WriteFile(file, nil, 0o600))
+	ok(t, dirzfs.Fence(dir, "p/x")) // nothing is there to be fenced
+	ok(t, os.Link(file, dir+"/old"))
+	ok(t, h.Mount(t.Context(), "p/x"))
+	if old, err := os.ReadFile(dir + "/old"); err != nil || len(old) != 0 {
+		t.Errorf("%q, %v: the fence file was written in place", old, err)
+	}
+	ok(t, dirzfs.Fence(dir, "p/x"))
+	if _, err := os.Stat(mp); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("reachable after the fence: %v", err)
+	}
+}
+
 // TestFencedHandleIsFound: after a fence an open handle still writes; Unmount says
 // so, and with force the dataset is out of its reach.
 func TestFencedHandleIsFound(t *testing.T) {

@@ -7,11 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"tarn/durable"
 	"tarn/zfs"
 	"tarn/zfs/dirzfs/internal/tree"
 )
@@ -82,7 +84,16 @@ func Fence(poolDir, dataset string) error {
 	if err != nil {
 		return fail("fence", dataset, err)
 	}
-	err = moveOut(filepath.Join(poolDir, "mnt", dataset), filepath.Join(poolDir, "heads", string(id)))
+	mountpoint := filepath.Join(poolDir, "mnt", dataset)
+	// Any other name would be taken for a file system whose files are away already.
+	if n, err := strconv.ParseUint(string(id), 10, 64); err != nil || n == 0 {
+		if _, err := os.Lstat(mountpoint); errors.Is(err, fs.ErrNotExist) {
+			return nil // not mounted, whatever its GUID is
+		}
+		return fail("fence", dataset, fmt.Errorf("%w: %s has %q, no GUID: stop the agent, move %s away, start the agent",
+			zfs.ErrInvalid, fenceFile(poolDir, dataset), id, mountpoint))
+	}
+	err = moveOut(mountpoint, filepath.Join(poolDir, "heads", string(id)))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) {
 		return nil // not mounted: its files are away already
 	}
@@ -166,7 +177,7 @@ func (p *pool) moveToMountpoint(ds *datasetRec) error {
 	if err := p.finishMove(ds); err != nil {
 		return err
 	}
-	if err := os.WriteFile(fenceFile(p.dir, ds.Name), []byte(ds.GUID.String()), 0o600); err != nil {
+	if err := durable.Replace(fenceFile(p.dir, ds.Name), []byte(ds.GUID.String())); err != nil {
 		return err
 	}
 	target := p.mountDir(ds.Name)
