@@ -88,7 +88,7 @@ func openExports(cfg Config, serving func(string, bool) bool, log *slog.Logger) 
 	case exportKernel:
 		return export.NewKernel(export.KernelConfig{Table: table, Host: cfg.ExportHost, Dir: e.ExportsDir, AnyPort: e.AnyPort})
 	case exportGanesha:
-		c := export.GaneshaConfig{Table: table, Host: cfg.ExportHost, AnyPort: e.AnyPort, Exports: e.ExportsDir, Bus: e.Bus, Logger: log}
+		c := export.GaneshaConfig{Table: table, Host: cfg.ExportHost, AnyPort: e.AnyPort, Exports: e.ExportsDir, Bus: e.Bus, Mounts: cfg.Storage == StorageZFS, Logger: log}
 		if e.Listen != "" {
 			var err error
 			if c.Listen, err = netip.ParseAddrPort(e.Listen); err != nil {

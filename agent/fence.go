@@ -54,7 +54,8 @@ func sever(dir, dataset string) error {
 	exports, err := export.Remembered(dir)
 	errs := []error{err}
 	for _, e := range exports {
-		if path.Base(e.Mountpoint) == path.Base(dataset) {
+		// A share that was taken over is mounted where it was before.
+		if path.Base(e.Mountpoint) == path.Base(dataset) || e.Source == dataset {
 			errs = append(errs, export.Sever(ctx, dir, e.Mountpoint))
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	tarnv1 "tarn/proto/tarn/v1"
 )
@@ -28,6 +29,9 @@ type GaneshaConfig struct {
 	// AnyPort admits clients from ports of 1024 and above, where any program of
 	// theirs may claim to be any user.
 	AnyPort bool
+	// Mounts says that shares are file systems, mounted each at its mountpoint: a directory
+	// at which nothing is mounted is the one below, and is not exported.
+	Mounts bool
 
 	// Dir makes the agent run a Ganesha of its own, with everything it needs in
 	// this directory, mode 0700. Its path is short: a socket is in it.
@@ -99,19 +103,70 @@ func NewGanesha(config GaneshaConfig) (*Ganesha, error) {
 	if config.Dir != "" {
 		layout := ganeshaLayout{config.Dir}
 		g.where = ganeshaPlace{Exports: layout.exports(), Bus: layout.busAddress(), Dir: config.Dir}
-		g.runner = newGaneshaRunner(layout, config)
+		g.runner = newGaneshaRunner(layout, config, g.retract)
 	}
 	return g, nil
 }
 
 // Run keeps the agent's own Ganesha alive until ctx ends, then stops it. One that
-// an earlier life of the agent left is taken over, clients notice nothing.
+// an earlier life of the agent left is taken over, clients notice nothing. Whoever runs
+// it, what it serves of directories below a mountpoint, after a boot, is taken away.
 func (g *Ganesha) Run(ctx context.Context) error {
-	if g.runner == nil {
-		<-ctx.Done()
+	if g.runner != nil {
+		return g.runner.run(ctx)
+	}
+	ticker := time.NewTicker(ganeshaPause)
+	defer ticker.Stop()
+	for said := false; ; said = true {
+		err := g.retract(ctx)
+		if err == nil {
+			<-ctx.Done()
+			return nil
+		}
+		if !said {
+			g.config.Logger.Warn("NFS-Ganesha may serve what is not mounted; this is tried again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// retract takes away what the table has and is not mounted: Ganesha would hand out
+// directories that are hidden as soon as something is mounted there. In a directory of
+// its own, files of exports that are not in the table go, too.
+func (g *Ganesha) retract(ctx context.Context) error {
+	if !g.config.Mounts {
 		return nil
 	}
-	return g.runner.run(ctx)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	keep := map[string]bool{}
+	var errs []error
+	for _, e := range g.table.list() {
+		_, err := mountedAt(e.Mountpoint)
+		if errors.Is(err, errNotMounted) {
+			g.config.Logger.Warn("an export is taken away: nothing is mounted there", "mountpoint", e.Mountpoint)
+			if err = g.where.sever(ctx, e.Mountpoint); err == nil {
+				err = g.table.remove(e.Mountpoint)
+			}
+		}
+		keep[g.where.file(e.Mountpoint)] = true
+		errs = append(errs, err)
+	}
+	if g.runner == nil {
+		return errors.Join(errs...)
+	}
+	own, err := filepath.Glob(filepath.Join(g.where.Exports, "tarn-*.conf"))
+	errs = append(errs, err)
+	for _, file := range own {
+		if !keep[file] {
+			errs = append(errs, os.Remove(file))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Apply puts the whole rule set of a mountpoint in force and returns where clients
@@ -130,7 +185,14 @@ func (g *Ganesha) Apply(ctx context.Context, mountpoint string, want *tarnv1.Exp
 }
 
 func (g *Ganesha) apply(ctx context.Context, export Export) error {
-	if err := errors.Join(checkConfigPath(export.Mountpoint), checkFSID(export.FSID), g.table.taken(export)); err != nil {
+	if err := errors.Join(checkConfigPath(export.Mountpoint), checkFSID(export.FSID)); err != nil {
+		return err
+	}
+	var err error
+	if export.Source, err = mountedAt(export.Mountpoint); err != nil && g.config.Mounts {
+		return err
+	}
+	if err := errors.Join(g.displace(ctx, export), g.table.taken(export)); err != nil {
 		return err
 	}
 	b, err := dialBus(ctx, g.where.Bus)
@@ -158,6 +220,26 @@ func (g *Ganesha) apply(ctx context.Context, export Export) error {
 		return err
 	}
 	return g.where.enforce(ctx, b, export, ganeshaClients(export, g.config.AnyPort))
+}
+
+// displace removes the export of a share from where it was mounted before, and nothing is
+// by now.
+func (g *Ganesha) displace(ctx context.Context, export Export) error {
+	for _, old := range g.table.list() {
+		if !g.config.Mounts || old.FSID != export.FSID || old.Mountpoint == export.Mountpoint {
+			continue
+		}
+		if _, err := mountedAt(old.Mountpoint); !errors.Is(err, errNotMounted) {
+			continue // taken tells
+		}
+		if err := g.where.sever(ctx, old.Mountpoint); err != nil {
+			return err
+		}
+		if err := g.table.remove(old.Mountpoint); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // number keeps the id that the export has, or finds one.

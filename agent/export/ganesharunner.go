@@ -28,6 +28,8 @@ type ganeshaRunner struct {
 	config  string
 	busConf string
 	log     *slog.Logger
+	// retract takes away what is not to be served by now.
+	retract func(context.Context) error
 }
 
 const (
@@ -41,7 +43,7 @@ const (
 	ganeshaPause = time.Second
 )
 
-func newGaneshaRunner(layout ganeshaLayout, config GaneshaConfig) *ganeshaRunner {
+func newGaneshaRunner(layout ganeshaLayout, config GaneshaConfig, retract func(context.Context) error) *ganeshaRunner {
 	server, bus := config.Command, config.BusCommand
 	if len(server) == 0 {
 		server = []string{"ganesha.nfsd"}
@@ -50,7 +52,7 @@ func newGaneshaRunner(layout ganeshaLayout, config GaneshaConfig) *ganeshaRunner
 		bus = []string{"dbus-daemon"}
 	}
 	return &ganeshaRunner{
-		layout: layout, log: config.Logger,
+		layout: layout, log: config.Logger, retract: retract,
 		server: append(slices.Clone(server), "-F", "-f", layout.config(), "-p", layout.pidFile(), "-L", layout.log()),
 		bus:    append(slices.Clone(bus), "--nofork", "--nosyslog", "--config-file="+layout.busConfig()),
 		config: ganeshaConfig(layout, config.Listen), busConf: ganeshaBus(layout, os.Getuid()),
@@ -82,9 +84,15 @@ func (r *ganeshaRunner) keep(ctx context.Context) error {
 	}
 	if busAlive(r.layout) && ganeshaAlive(r.layout) {
 		r.log.Info("NFS-Ganesha of an earlier run goes on")
+		if err := r.retract(ctx); err != nil {
+			r.log.Error("NFS-Ganesha may serve what is not mounted", "err", err)
+		}
 	} else {
 		// One without the other is of no use: Ganesha joins its bus once, at its start.
 		r.stop()
+		if err := r.retract(ctx); err != nil {
+			return err
+		}
 		if err := r.start(ctx); err != nil {
 			return err
 		}

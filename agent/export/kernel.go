@@ -114,6 +114,7 @@ func (k *Kernel) apply(ctx context.Context, export Export) error {
 	if err := mounted(export.Mountpoint); err != nil {
 		return err
 	}
+	export.Source, _ = mountedAt(export.Mountpoint) // something is, as was just seen
 	if err := errors.Join(k.displace(ctx, export), k.table.taken(export)); err != nil {
 		return err
 	}

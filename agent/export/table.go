@@ -29,6 +29,9 @@ type Export struct {
 	Clients []Client `json:"clients"`
 	// ID is what NFS-Ganesha calls the export; 0 with the other servers.
 	ID uint16 `json:"id,omitempty"`
+	// Source is what was mounted there when it was exported, of ZFS a dataset's name; "" if
+	// nothing was, or nobody looked.
+	Source string `json:"source,omitempty"`
 }
 
 // Squash says which users of a client become nobody.

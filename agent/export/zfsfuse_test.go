@@ -66,12 +66,16 @@ func TestInsideZFSFuse(t *testing.T) {
 		zfsCommand(t, "zfs", "create", dataset)
 	}
 	server := freePort(t, "127.0.0.1")
-	g := startGanesha(t, dir, server)
+	g := newGanesha(t, dir, server)
+	g.config.Mounts = true
+	stop := runExporter(t, g)
+	until(t, 30*time.Second, func() error { return g.runner.answers(t.Context()) })
 	checkRules(t, g, 4, server, filepath.Join(dir, "a"))
 	for _, m := range []string{"a/a", "a/b"} {
 		mustRemove(t, g, filepath.Join(dir, m))
 	}
 	checkHandles(t, g, server, dir)
+	checkBoot(t, g, stop, newClient(t, 4, "127.0.0.5", server), "a/a", filepath.Join(dir, "a/a"))
 }
 
 // startZFSFuse hides the machine's own zfs-fuse from this process and starts another.
@@ -160,6 +164,10 @@ func checkHandles(t *testing.T, g *Ganesha, server netip.AddrPort, dir string) {
 	mustRemove(t, g, to)
 	zfsCommand(t, "zfs", "unmount", "b/s")
 	zfsCommand(t, "zfs", "mount", "b/s")
+	if err := g.table.put(Export{Mountpoint: from, FSID: shareFSID, Squash: SquashRoot, Clients: []Client{}}); err != nil {
+		t.Fatal(err)
+	}
+	// It was there before, and is not mounted: the record is in nobody's way.
 	mustApply(t, g, to, rules, false)
 	t.Logf("FUSE, mounted again: by its handle the file reads %q", client.read(now))
 	mustRemove(t, g, to)

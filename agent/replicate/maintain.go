@@ -90,6 +90,9 @@ func (w *Worker) keepUp(ctx context.Context, pile bool) error {
 		w.Look() // somebody destroyed or renamed it
 		return nil
 	}
+	if mounted, listed := seen.mounted[w.l.dataset()]; listed && w.remounted(mounted, seen.begun) {
+		w.Look()
+	}
 	k, err := w.keeping(ctx, versions, clonesOf(seen.clones, w.l.dataset()), begun)
 	if err != nil {
 		return err

@@ -42,3 +42,30 @@ func TestMountThatDoesNotLast(t *testing.T) {
 	a.write("two\n")
 	c.until("in sync again", inSync(a, b))
 }
+
+// TestCopyThatIsUnmounted: a readable copy that somebody unmounts is not exported while
+// nothing is mounted there, and is again when it is mounted again.
+func TestCopyThatIsUnmounted(t *testing.T) {
+	c, a, b := pair(t)
+	a.write("one\n")
+	c.until("in sync, and shown", func() bool { _, shown := b.exported(); return shown && inSync(a, b)() })
+	var mounts atomic.Int32
+	b.mem.SetHooks(nil, func(_ int, op, object string) error {
+		if op != "mount" || object != b.dataset() {
+			return nil
+		}
+		mounts.Add(1)
+		if _, exported := b.exported(); exported {
+			t.Error("exported while nothing was mounted")
+		}
+		return nil
+	})
+	c.must(b.fs.Unmount(t.Context(), b.dataset(), false))
+	b.worker.Look() // as when the pool was listed: TestSurveyTellsWhatIsMounted
+	a.write("two\n")
+	c.until("in sync, mounted and shown again", func() bool {
+		ds, _, _ := b.fs.Peek(b.dataset())
+		_, exported := b.exported()
+		return ds.Mounted && exported && mounts.Load() > 0 && inSync(a, b)()
+	})
+}

@@ -144,6 +144,12 @@ func (w *Worker) unfollow() {
 	w.mu.Unlock()
 }
 
+// remounted reports that somebody mounted or unmounted the dataset, by a listing that was
+// begun at a moment.
+func (w *Worker) remounted(mounted bool, begun time.Time) bool {
+	return w.s.f.ds.Mounted != mounted && begun.After(w.s.mountedAt)
+}
+
 // mountSeen remembers when the mount state was set by us: an older listing of the
 // cadence says nothing about it.
 func (w *Worker) mountSeen() { w.s.mountedAt = time.Now() }

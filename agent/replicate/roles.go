@@ -54,7 +54,7 @@ func serving(s *state) []rule {
 	return []rule{
 		must(s.lease && f.ds.ReadOnly, do(doWritable)),
 		// Clients would write into the directory that is below.
-		must(s.exposed() && !f.ds.Mounted, do(doUnexport)),
+		must(s.reachable() && !f.ds.Mounted, do(doUnexport)),
 		must(s.lease && s.misplaced(), do(doPath)),
 		must(s.lease && !f.ds.Mounted, do(doMount)),
 		may(s.lease && !s.exported(false), action{kind: doExport}),
@@ -194,7 +194,9 @@ func following(s *state) []rule {
 		may(s.f.ds.Quota != 0 || s.f.ds.RefQuota != 0, do(doQuota)),
 		may(s.misplaced(), do(doPath)),
 		may(s.locked() && s.keyless == nil, do(doLoadKey)),
-		may(show && s.confirmed && !s.f.ds.Mounted, do(doMount)),
+		// Clients would look at the directory that is below.
+		may(s.reachable() && !s.f.ds.Mounted, do(doUnexport)),
+		may(show && s.confirmed && !s.f.ds.Mounted && !s.reachable(), do(doMount)),
 		may(show && s.confirmed && s.f.ds.Mounted && !s.exported(true), action{kind: doExport, readOnly: true}),
 		may(!show && s.reachable(), do(doUnexport)),
 		may(!show && s.f.ds.Mounted, do(doUnmount)),

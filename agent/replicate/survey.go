@@ -35,6 +35,9 @@ type surveyed struct {
 	versions map[string][]zfs.Version
 	// clones are the datasets that stand on a snapshot, by its full name.
 	clones map[string][]string
+	// mounted are the datasets that are, as of begun.
+	mounted map[string]bool
+	begun   time.Time
 }
 
 // NewSurvey prepares the survey of root, the dataset above all replicas of a pool.
@@ -60,30 +63,41 @@ func (s *Survey) since(ctx context.Context, notBefore time.Time) (surveyed, erro
 }
 
 func (s *Survey) list(ctx context.Context) (surveyed, error) {
-	all, err := s.engine.VersionsBelow(ctx, s.root)
-	if err != nil {
+	seen := surveyed{mounted: map[string]bool{}, begun: time.Now()}
+	var err error
+	if seen.versions, err = s.engine.VersionsBelow(ctx, s.root); err != nil {
 		return surveyed{}, fmt.Errorf("list snapshots of pool: %w", err)
 	}
-	clones, err := clonesBelow(ctx, s.engine, s.root)
-	if err != nil {
-		return surveyed{}, err
+	list, err := datasetsBelow(ctx, s.engine, s.root)
+	for _, d := range list {
+		seen.mounted[d.Name] = d.Mounted
 	}
-	return surveyed{versions: all, clones: clones}, nil
+	seen.clones = clonesAmong(list)
+	return seen, err
 }
 
 // clonesBelow finds which datasets are clones of which snapshots.
 func clonesBelow(ctx context.Context, engine SurveyEngine, root string) (map[string][]string, error) {
+	list, err := datasetsBelow(ctx, engine, root)
+	return clonesAmong(list), err
+}
+
+func datasetsBelow(ctx context.Context, engine SurveyEngine, root string) ([]zfs.Dataset, error) {
 	list, err := engine.Datasets(ctx, root)
 	if err != nil && !errors.Is(err, zfs.ErrNotExist) {
-		return nil, fmt.Errorf("list clones: %w", err)
+		return nil, fmt.Errorf("list datasets: %w", err)
 	}
+	return list, nil
+}
+
+func clonesAmong(list []zfs.Dataset) map[string][]string {
 	clones := map[string][]string{}
 	for _, d := range list {
 		if d.Origin != "" {
 			clones[d.Origin] = append(clones[d.Origin], d.Name)
 		}
 	}
-	return clones, nil
+	return clones
 }
 
 // clonesOf are the clones of one dataset's snapshots, by the name of the snapshot.

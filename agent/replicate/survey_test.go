@@ -38,3 +38,27 @@ func TestSurveyOfAHungPool(t *testing.T) {
 	_, err := survey.since(t.Context(), time.Now())
 	check(t, err)
 }
+
+// TestSurveyTellsWhatIsMounted: what somebody else mounts or unmounts is looked at, unless
+// it was done here after the listing began.
+func TestSurveyTellsWhatIsMounted(t *testing.T) {
+	fs := memzfs.New(1, testPool)
+	for _, name := range []string{"a", "b"} {
+		check(t, fs.Create(t.Context(), testRoot+"/"+name, nil, true))
+	}
+	check(t, fs.Mount(t.Context(), testRoot+"/a"))
+	before := time.Now()
+	seen, err := NewSurvey(fs, testRoot).since(t.Context(), before)
+	check(t, err)
+	if !seen.mounted[testRoot+"/a"] || seen.mounted[testRoot+"/b"] {
+		t.Errorf("mounted are %v", seen.mounted)
+	}
+	w := &Worker{s: state{f: facts{ds: &zfs.Dataset{Mounted: true}}, mountedAt: before.Add(-time.Second)}}
+	if w.remounted(true, seen.begun) || !w.remounted(false, seen.begun) {
+		t.Error("what others unmounted is not noticed, or something else is")
+	}
+	w.mountSeen()
+	if w.remounted(false, seen.begun) {
+		t.Error("an older listing counts")
+	}
+}
