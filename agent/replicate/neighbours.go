@@ -147,7 +147,7 @@ func (w *Worker) unfollow() {
 // remounted reports that somebody mounted or unmounted the dataset, by a listing that was
 // begun at a moment.
 func (w *Worker) remounted(mounted bool, begun time.Time) bool {
-	return w.s.f.ds.Mounted != mounted && begun.After(w.s.mountedAt)
+	return w.s.f.ds != nil && w.s.f.ds.Mounted != mounted && begun.After(w.s.mountedAt)
 }
 
 // mountSeen remembers when the mount state was set by us: an older listing of the
