@@ -100,6 +100,7 @@ func readToken(b []byte) (info TokenInfo, err error) {
 	if b[1] == 0 {
 		order = binary.BigEndian
 	}
+	seen := map[string]bool{}
 	for b = b[12:]; ; {
 		if len(b) < 4 {
 			return info, io.ErrUnexpectedEOF
@@ -111,41 +112,51 @@ func readToken(b []byte) (info TokenInfo, err error) {
 		if n < 16 || n > len(b) {
 			return info, errors.New("pair of impossible size")
 		}
-		if err := info.pair(b[:n], order); err != nil {
+		name, err := info.pair(b[:n], order)
+		if err != nil {
 			return info, err
 		}
+		// zfs(8) may take the first where this takes the last.
+		if seen[name] {
+			return info, fmt.Errorf("%.80q comes twice", name)
+		}
+		seen[name] = true
 		b = b[n:]
 	}
 }
 
-func (t *TokenInfo) pair(b []byte, order binary.ByteOrder) error {
+func (t *TokenInfo) pair(b []byte, order binary.ByteOrder) (name string, err error) {
 	nameLen := int(int16(order.Uint16(b[4:])))
 	at := (16 + nameLen + 7) &^ 7
 	if nameLen < 1 || 16+nameLen > len(b) {
-		return errors.New("name of impossible length")
+		return "", errors.New("name of impossible length")
 	}
-	name, kind := string(b[16:16+nameLen-1]), order.Uint32(b[12:])
+	kind := order.Uint32(b[12:])
+	name = string(b[16 : 16+nameLen-1])
+	if strings.Contains(name, "\x00") {
+		return "", errors.New("name with a NUL byte")
+	}
 	switch kind {
 	case nvBoolean:
 		t.Flags.set(name)
 	case nvUint64:
 		if at+8 > len(b) {
-			return io.ErrUnexpectedEOF
+			return "", io.ErrUnexpectedEOF
 		}
 		t.number(name, order.Uint64(b[at:]))
 	case nvString:
 		if at > len(b) {
-			return io.ErrUnexpectedEOF
+			return "", io.ErrUnexpectedEOF
 		}
 		value, _, ok := bytes.Cut(b[at:], []byte{0})
 		if !ok {
-			return errors.New("string without an end")
+			return "", errors.New("string without an end")
 		}
 		if name == "toname" {
 			t.ToName = string(value)
 		}
 	}
-	return nil
+	return name, nil
 }
 
 func (t *TokenInfo) number(name string, v uint64) {

@@ -6,8 +6,9 @@
 // shell, takes no path of a program, and checks every argument again: commands of zfs(8)
 // and zpool(8) have to have one of the shapes that package zfs builds, with datasets
 // below the configured base and properties that make nothing reachable (Policy). Streams
-// pass through descriptors that the call hands over, not through the helper. Each call
-// leaves a line in the helper's log.
+// pass through descriptors that the call hands over. Those that are received pass through the
+// helper too, which looks at their first record: what a stream says, zfs receive does, and that
+// may be a property or a clone of other data. Each call leaves a line in the helper's log.
 //
 // What the helper does not keep from its user: writing and destroying replicas below the
 // base, which is the agent's work. What it does: everything else on the machine.

@@ -87,3 +87,17 @@ func (p Policy) unmounted(dataset string, assignments []string) error {
 	}
 	return nil
 }
+
+// harmless demands of the base what all below it inherits: files that a stream brings give
+// nobody rights on this machine, and are shared by nobody but tarn.
+func (p Policy) harmless(dataset string, assignments []string) error {
+	if p.kind(dataset) != kindBase {
+		return nil
+	}
+	for _, needed := range []string{"setuid=off", "devices=off", "sharenfs=off"} {
+		if !slices.Contains(assignments, needed) {
+			return fmt.Errorf("dataset %s needs %s, which those below it inherit", dataset, needed)
+		}
+	}
+	return nil
+}

@@ -16,7 +16,8 @@ func TestPolicyAllowsTheAgentsWork(t *testing.T) {
 	for _, line := range []string{
 		"zfs", "zpool", "zfs version", "zpool upgrade -v", "zpool list -Hp -o name,guid,health,size,free", "zpool status -v tank", "zpool sync tank",
 		"zpool get -Hp -o name,property,value feature@bookmarks,feature@encryption tank fast",
-		"zfs create -o canmount=off -o mountpoint=/srv/fast -o readonly=on -o sharenfs=off fast/tarn",
+		"zfs create -o canmount=off -o devices=off -o mountpoint=/srv/fast -o readonly=on -o setuid=off -o sharenfs=off fast/tarn",
+		"zfs inherit setuid tank/tarn/a", "zfs inherit tarn:x tank/tarn",
 		"zfs create -o canmount=noauto -o refquota=1073741824 -o tarn:share=x tank/tarn/0190a0b0",
 		"zfs create -o encryption=aes-256-gcm -o keyformat=raw -o keylocation=file:///var/lib/tarn-agent/keys/k tank/tarn/e",
 		"zfs get -Hp -o name,property,value,source -t filesystem -r guid,createtxg,written tank/tarn",
@@ -59,6 +60,9 @@ func TestPolicyRefuses(t *testing.T) {
 		"zfs create tank/tarn/.staging", "zfs create -o mountpoint=/srv/fast/a/link fast/tarn/b", "zfs clone -o mountpoint=/srv/fast fast/tarn/a@x fast/tarn/b", "zfs receive -u -o mountpoint=/srv/fast/b fast/tarn/a@x",
 		"zfs set mountpoint=/srv/fast/a/link fast/tarn/b", "zfs set mountpoint=/srv/fast fast/tarn/b", "zfs set mountpoint=/srv/fast/b fast/tarn/a", "zfs set mountpoint=/srv/fast/.divergent/a fast/tarn/.divergent/a",
 		"zfs set mountpoint=/srv/fast/a fast/tarn", "zfs set mountpoint=/tank/tarn/a fast/tarn/a", "zfs set mountpoint= fast/tarn/.divergent/a", "zfs set readonly=on mountpoint=/srv/fast/x fast/tarn/a",
+		// What the base has keeps all below it harmless.
+		"zfs create -o canmount=off -o mountpoint=/srv/fast -o readonly=on -o sharenfs=off fast/tarn", "zfs create -o setuid=off -o sharenfs=off fast/tarn", "zfs create tank/tarn",
+		"zfs inherit setuid tank/tarn", "zfs inherit devices tank/tarn", "zfs inherit sharenfs tank/tarn", "zfs inherit canmount tank/tarn", "zfs inherit setuid tank", "zfs inherit setuid",
 		// Flags.
 		"zfs destroy -r tank/tarn/a", "zfs destroy -R tank/tarn/a@x", "zfs destroy -f tank/tarn/a", "zfs rollback -r tank/tarn/a@x", "zfs receive -F -u tank/tarn/a@x", "zfs receive tank/tarn/a@x",
 		"zfs receive -u -d tank/tarn/a", "zfs receive -u tank/tarn@x", "zfs send -R tank/tarn/a@x", "zfs send -p tank/tarn/a@x", "zfs mount -O tank/tarn/a", "zfs mount -o suid tank/tarn/a", "zfs mount -o ro,suid tank/tarn/a",

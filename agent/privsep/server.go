@@ -83,8 +83,8 @@ func Listen(ctx context.Context, path string, uid uint32) (*net.UnixListener, er
 	return listener.(*net.UnixListener), nil
 }
 
-// Run serves until ctx ends. It closes the listener. Processes that were started go on:
-// the dead-man has to, and a stream ends with its files.
+// Run serves until ctx ends. It closes the listener. Processes that were started go on: the
+// dead-man has to, and a stream that is sent ends with its files. One that is received ends.
 func (s *Server) Run(ctx context.Context, listener *net.UnixListener) error {
 	defer context.AfterFunc(ctx, func() { _ = listener.Close() })()
 	var calls sync.WaitGroup
@@ -201,6 +201,11 @@ func (s *Server) tool(ctx context.Context, conn *net.UnixConn, asked call, files
 	if len(files) != 3 {
 		return changes, fmt.Errorf("%w: %d files, three are needed", errMessage, len(files))
 	}
+	if token, ok := continued(asked.Args); ok && asked.Verb == toolZFS {
+		if err := s.checkContinued(ctx, token); err != nil {
+			return changes, err
+		}
+	}
 	cmd, err := s.config.Command(asked.Verb, asked.Args)
 	if err != nil {
 		return changes, err
@@ -214,6 +219,9 @@ func (s *Server) tool(ctx context.Context, conn *net.UnixConn, asked call, files
 			return changes, fmt.Errorf("wait for other mounts: %w", err)
 		}
 		defer after()
+	}
+	if asked.Verb == toolZFS && receives(asked.Args) {
+		return changes, receiveScreened(ctx, conn, cmd, files)
 	}
 	return changes, follow(ctx, conn, cmd, files)
 }

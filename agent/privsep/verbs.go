@@ -190,7 +190,7 @@ func (p Policy) checkSend(args []string) error {
 
 func (p Policy) checkCreate(args []string) error {
 	return shape(args, options{"-o": p.assignment}, one(func(dataset string) error {
-		return errors.Join(p.is(kindBase, kindDir, kindReplica)(dataset), p.placed(dataset, args), p.unmounted(dataset, args))
+		return errors.Join(p.is(kindBase, kindDir, kindReplica)(dataset), p.placed(dataset, args), p.unmounted(dataset, args), p.harmless(dataset, args))
 	}))
 }
 
@@ -248,12 +248,14 @@ func (p Policy) checkInherit(args []string) error {
 		if len(args) == 2 && args[0] == "tarn:sync" && p.configured(args[1]) == nil {
 			return nil
 		}
-		return two(func(name string) error {
-			if _, known := natives[name]; known {
-				return nil
-			}
-			return p.mark(name, "")
-		}, p.Owned)(args)
+		if len(args) != 2 {
+			return fmt.Errorf("%d arguments, two are needed", len(args))
+		}
+		if _, known := natives[args[0]]; known {
+			// What the base has is what keeps all below it harmless.
+			return p.below(args[1])
+		}
+		return errors.Join(p.mark(args[0], ""), p.Owned(args[1]))
 	})
 }
 
