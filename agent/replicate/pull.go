@@ -111,13 +111,23 @@ func (w *Worker) transfer(ctx context.Context, req stream.Request, target string
 	err = w.cfg.Engine.Receive(ctx, zfs.ReceiveRequest{
 		Target: target + "@" + p.Step.ToName, Expect: p.Step.To, Raw: raw, Resumable: true, Properties: map[string]string{markFlags: p.Step.Flags}, Have: have,
 	}, p)
-	sent := p.Finish()
+	sent := finish(p, err)
 	w.phase("receive", received)
 	w.mu.Lock()
 	w.view.pull = nil
 	w.mu.Unlock()
 	r.bytes = p.Bytes()
 	return w.verify(ctx, target, r, known, err, sent)
+}
+
+// finish ends a pull and gives the sender's own result, if that matters: what stopped the
+// receive by itself is told at once, whatever the source does.
+func finish(p *stream.Pull, received error) error {
+	if received != nil && !broken(received) {
+		p.Close()
+		return nil
+	}
+	return p.Finish()
 }
 
 // present are the versions of target: those known, if the newest is still there. A newer

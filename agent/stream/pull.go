@@ -36,12 +36,14 @@ type Pull struct {
 	buffers *sync.Pool   // of *[]byte, bufferSize
 	limit   *rate.Limiter
 	stall   time.Duration
-	started time.Time
-	done    atomic.Int64
+	// patience of Finish.
+	patience time.Duration
+	started  time.Time
+	done     atomic.Int64
 }
 
 func newPull(ctx context.Context, cancel context.CancelCauseFunc, step Step, resp *http.Response, stall time.Duration, bytesPerSecond int64, buffers *sync.Pool) *Pull {
-	p := &Pull{Step: step, ctx: ctx, cancel: cancel, resp: resp, stall: stall, started: time.Now(), buffers: buffers}
+	p := &Pull{Step: step, ctx: ctx, cancel: cancel, resp: resp, stall: stall, patience: endPatience, started: time.Now(), buffers: buffers}
 	if bytesPerSecond > 0 {
 		// A burst of a tenth of a second keeps small steps quick and the line smooth.
 		burst := max(int(min(bytesPerSecond/10, bufferSize)), 4<<10)
@@ -147,13 +149,20 @@ func (p *Pull) broken(err error) error {
 	return fmt.Errorf("read stream: %v: %w", err, ErrUnreachable)
 }
 
+// endPatience is how long a sender may take, after its last byte, to say how it ended: it
+// waits for its zfs send. Later that is no news to anybody.
+const endPatience = 10 * time.Second
+
 // Finish reads what is left, closes, and returns the sender's own result. It is
-// the better explanation when a receive failed because its stream ended early.
+// the better explanation when a receive failed because its stream ended early. It ends
+// after 10 s at the latest, with ErrStalled. Who does not want to know calls Close.
 func (p *Pull) Finish() error {
 	if p.resp == nil {
 		return nil
 	}
 	defer p.Close()
+	late := time.AfterFunc(p.patience, func() { p.cancel(fmt.Errorf("the sender did not say how it ended: %w", ErrStalled)) })
+	defer late.Stop()
 	// A receiver stops at the end of the stream, the trailer is behind it.
 	if _, err := io.CopyN(io.Discard, p, bufferSize); !errors.Is(err, io.EOF) {
 		if err == nil {

@@ -328,3 +328,35 @@ func TestFeedTellsAndAges(t *testing.T) {
 		t.Errorf("feed ended with %v", err)
 	}
 }
+
+// TestFinishHasABound: a sender that does not say how it ended keeps nobody for as long as a
+// stream may stand still.
+func TestFinishHasABound(t *testing.T) {
+	for name, wrap := range map[string]func(*testing.T, hanging) *rig{
+		"in TLS": func(t *testing.T, s hanging) *rig {
+			return newRig(t, time.Hour, func(h http.Handler) http.Handler {
+				h.(*Server).cfg.Engine = hangingEngine{h.(*Server).cfg.Engine.(*memzfs.Host), s}
+				return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { h.ServeHTTP(flusher{w}, q) })
+			})
+		},
+		"plain": func(t *testing.T, s hanging) *rig {
+			r, _ := plainRig(t, time.Hour, func(h *memzfs.Host) Engine { return hangingEngine{h, s} })
+			return r
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := hanging{make(chan struct{})}
+			r := wrap(t, s)
+			defer close(s.once) // before the server is closed, which waits for it
+			if name == "in TLS" {
+				r.snapshot(t, "tarn.1", "one")
+			}
+			p, err := r.client.Pull(t.Context(), r.request())
+			fatal(t, err)
+			p.patience = 20 * time.Millisecond
+			if err := p.Finish(); !errors.Is(err, ErrStalled) {
+				t.Errorf("ended with %v", err)
+			}
+		})
+	}
+}
