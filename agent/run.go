@@ -48,6 +48,7 @@ func (a *Agent) live(ctx, lasting context.Context, services *errgroup.Group) err
 		if err := ended(ctx, a.begin(ctx)); err != nil {
 			a.log.Error("what an earlier run served could not be taken over", "err", err)
 		}
+		a.guard(lasting, services)
 		return a.stayAside(ctx)
 	}
 	serving, hide := context.WithCancel(lasting)
@@ -55,6 +56,7 @@ func (a *Agent) live(ctx, lasting context.Context, services *errgroup.Group) err
 	a.serveOthers(serving, services)
 	err := ended(working, a.begin(working))
 	if err == nil {
+		a.guard(lasting, services)
 		err = a.work(working)
 	}
 	if err != nil || !a.only.isOver() {
@@ -66,9 +68,6 @@ func (a *Agent) live(ctx, lasting context.Context, services *errgroup.Group) err
 
 // services run from before the first worker until after the last.
 func (a *Agent) services(ctx context.Context, group *errgroup.Group) {
-	if a.deadman != nil {
-		group.Go(func() error { return a.deadman.Run(ctx) })
-	}
 	admin := metrics.Admin{
 		Addr: a.cfg.Admin.Listen, Listener: a.cfg.AdminSocket, Gatherer: a.registry, Ready: a.Ready, Pprof: a.cfg.Admin.Pprof,
 		Admit: identity.NewAdmission(identity.AdminLimits()).Listener,
@@ -76,6 +75,14 @@ func (a *Agent) services(ctx context.Context, group *errgroup.Group) {
 	group.Go(func() error { return admin.Run(ctx) })
 	group.Go(func() error { return a.exports.Run(ctx) })
 	group.Go(func() error { return a.renew(ctx) })
+}
+
+// guard runs the dead-man. It begins when nothing is writable: its first helper says that
+// there is nothing to guard, and what backed an earlier one, which may be dead, lets go.
+func (a *Agent) guard(ctx context.Context, group *errgroup.Group) {
+	if a.deadman != nil {
+		group.Go(func() error { return a.deadman.Run(ctx) })
+	}
 }
 
 // serveOthers is what other hosts see of this one; it runs as long.

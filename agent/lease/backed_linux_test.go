@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -256,6 +257,27 @@ func TestPacketFilterClosesByItself(t *testing.T) {
 	// The helper fences, and what is left to serve is read-only.
 	until(t, "opened again", func() bool { return ruleset(n, nft) == "" })
 	agent.signal(syscall.SIGCONT)
+}
+
+// TestPacketFilterEndsByTheClockToo: what the set still lets in, because the machine was
+// suspended or nft was, does not pass when the right has ended.
+func TestPacketFilterEndsByTheClockToo(t *testing.T) {
+	nft := nftTool(t)
+	n := newNamespace(t)
+	client := n.echo(t, "127.0.0.1:2049")
+	f := newFilter(FilterConfig{Nft: []string{"/usr/bin/nsenter", "--net=" + n.file, nft}, Ports: []int{2049, 20048}}, slog.New(slog.DiscardHandler))
+	set := func(end time.Time) {
+		t.Helper()
+		if err := f.run(f.close(time.Hour, end)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(time.Now().Add(time.Minute))
+	until(t, "served while the right lasts", func() bool { return answers(client) })
+	set(time.Now().Add(-time.Second))
+	if answers(client) {
+		t.Error("served after the end of the right")
+	}
 }
 
 // timeouts are those that the set's elements were put in with.

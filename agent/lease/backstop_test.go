@@ -85,13 +85,20 @@ const bite = 2 * time.Second
 // newGuardedBench is a helper with a watchdog.
 func newGuardedBench(t *testing.T) (*bench, *kennel) {
 	t.Helper()
+	k := &kennel{}
+	k.bench = guardedBench(t, context.Background(), k, time.Now())
+	return k.bench, k
+}
+
+// guardedBench is one of a row of helpers with the same watchdog, until ctx kills it.
+func guardedBench(t *testing.T, ctx context.Context, k *kennel, start time.Time) *bench {
+	t.Helper()
 	in, w := io.Pipe()
 	r, out := io.Pipe()
-	b := &bench{t: t, in: w, answers: make(chan answer, 100), done: make(chan error, 1), start: time.Now(), fenced: map[Target]time.Duration{}}
-	k := &kennel{bench: b}
+	b := &bench{t: t, in: w, answers: make(chan answer, 100), done: make(chan error, 1), start: start, fenced: map[Target]time.Duration{}}
 	dog := newWatchdog(WatchdogConfig{Device: "/dev/null", Timeout: bite}, k.openDog, slog.New(slog.DiscardHandler))
 	go func() {
-		b.done <- RunDeadman(context.Background(), HelperConfig{In: in, Out: out, Fence: b.fence, Clock: b.now, Backstop: dog})
+		b.done <- RunDeadman(ctx, HelperConfig{In: in, Out: out, Fence: b.fence, Clock: b.now, Backstop: dog})
 		_ = in.Close()
 		_ = out.Close()
 	}()
@@ -104,7 +111,7 @@ func newGuardedBench(t *testing.T) (*bench, *kennel) {
 			}
 		}
 	}()
-	return b, k
+	return b
 }
 
 // TestWatchdogIsFedByLiveRenewalsOnly: armed with the first right, quiet while it is

@@ -253,7 +253,7 @@ func (d *Deadman) start(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	d.backed("")
-	go s.listen(answers, d.fenced, d.backed)
+	go s.listen(answers, d.inherited, d.fenced, d.backed)
 	d.mu.Lock()
 	all := make([]Armed, 0, len(d.armed))
 	for t, deadline := range maps.All(d.armed) {
@@ -314,6 +314,16 @@ func (d *Deadman) leave(s *session) {
 	select {
 	case <-s.done:
 	case <-time.After(d.config.Patience):
+	}
+}
+
+// inherited notes what the helper has of an earlier agent's: who replaces that helper has to
+// guard it too, and whoever finds it unreachable may say so.
+func (d *Deadman) inherited(armed []Armed) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, a := range armed {
+		d.armed[a.Target] = max(d.armed[a.Target], a.Deadline)
 	}
 }
 

@@ -51,6 +51,7 @@ type filter struct {
 	logger *slog.Logger
 	run    func(text string) error
 
+	setting sync.WaitGroup
 	mu      sync.Mutex
 	running bool
 	have    passage
@@ -82,7 +83,7 @@ func (f *filter) Guard(_, _, last time.Duration, armed bool) (time.Duration, err
 	}
 	if !f.running {
 		f.running = true
-		go f.set(want)
+		f.setting.Go(func() { f.set(want) })
 	}
 	return helperLook, f.err
 }
@@ -90,9 +91,17 @@ func (f *filter) Guard(_, _, last time.Duration, armed bool) (time.Duration, err
 // Lead implements Backstop: the kernel needs none.
 func (f *filter) Lead() time.Duration { return 0 }
 
-// Leave implements Backstop. What is left in the set expires.
+// Leave implements Backstop. What is left in the set expires. Taking the filter away comes
+// after what is under way, and only if nobody has yet: it must not meet a successor's.
 func (f *filter) Leave(clean bool) {
 	if !clean {
+		return
+	}
+	f.setting.Wait()
+	f.mu.Lock()
+	open := f.have.known && !f.have.armed && f.err == nil
+	f.mu.Unlock()
+	if open {
 		return
 	}
 	if err := f.run(f.open()); err != nil {
@@ -103,13 +112,14 @@ func (f *filter) Leave(clean bool) {
 func (f *filter) set(want passage) {
 	text := f.open()
 	if want.armed {
-		text = f.close(want.until - BootTime() - filterPatience)
+		left := want.until - BootTime()
+		text = f.close(left-filterPatience, time.Now().Add(left))
 	}
 	began := BootTime()
 	err := f.run(text)
 	if took := BootTime() - began; want.armed && err == nil && took > filterPatience {
 		// It slept on the way, and what it let in may be of a right that has ended.
-		err = errors.Join(fmt.Errorf("nft took %s", took), f.run(f.close(0)))
+		err = errors.Join(fmt.Errorf("nft took %s", took), f.run(f.close(0, time.Now())))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -137,13 +147,19 @@ func (f *filter) open() string {
 // close drops what comes for the ports, but for the next left. Everything is one
 // transaction. An element that is there does not take a new timeout, so that it is
 // taken out first; to take it out it has to be there.
-func (f *filter) close(left time.Duration) string {
+//
+// The set's time stands still while the machine is suspended, and a process that was stopped
+// on its way here sets what was right when it was. So nothing passes after end either, by the
+// kernel's wall clock, in whole seconds. That clock decides nothing by itself: one that is
+// ahead closes too early, until the next renewal, and one that is behind leaves it to the set.
+func (f *filter) close(left time.Duration, end time.Time) string {
 	t, ports := f.table(), f.ports()
 	var b strings.Builder
 	fmt.Fprintf(&b, "add table inet %s\n", t)
 	fmt.Fprintf(&b, "add set inet %s lease { type inet_service; flags timeout; }\n", t)
 	fmt.Fprintf(&b, "add chain inet %s input { type filter hook input priority -5; policy accept; }\n", t)
 	fmt.Fprintf(&b, "flush chain inet %s input\n", t)
+	fmt.Fprintf(&b, "add rule inet %s input meta l4proto { tcp, udp } th dport { %s } meta time >= %d drop\n", t, ports, end.Unix())
 	fmt.Fprintf(&b, "add rule inet %s input meta l4proto { tcp, udp } th dport @lease accept\n", t)
 	fmt.Fprintf(&b, "add rule inet %s input meta l4proto { tcp, udp } th dport { %s } drop\n", t, ports)
 	fmt.Fprintf(&b, "add element inet %s lease { %s }\n", t, ports)

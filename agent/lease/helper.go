@@ -49,6 +49,11 @@ type helper struct {
 	// lead is how long before a deadline it is fenced; trouble the backstop's last.
 	lead    time.Duration
 	trouble string
+	// told: somebody has said what is armed. Until then the backstop stays as an earlier
+	// helper left it: that one may have been guarding more than nothing.
+	told bool
+	// succeeded: a successor guards, and the backstop is its own.
+	succeeded bool
 
 	orders   chan order
 	fenced   chan fenceResult
@@ -87,7 +92,7 @@ func RunDeadman(ctx context.Context, config HelperConfig) error {
 	}
 	if config.Backstop != nil {
 		h.lead = config.Backstop.Lead()
-		defer func() { config.Backstop.Leave(len(h.armed) == 0) }()
+		defer func() { config.Backstop.Leave(h.told && len(h.armed) == 0 && !h.succeeded) }()
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -96,7 +101,12 @@ func RunDeadman(ctx context.Context, config HelperConfig) error {
 	// loop, after what is inherited, so that an order to forget finds it.
 	go h.read(ctx)
 	if config.Dir != "" {
-		h.raise(inherit(ctx, config.Dir, config.Patience, config.Logger))
+		if inherited := inherit(ctx, config.Dir, config.Patience, config.Logger); len(inherited) > 0 {
+			h.raise(inherited)
+			h.told = true
+			// For the helper after this one, should this one not be there to be asked.
+			h.answer(answer{Armed: inherited})
+		}
 		stop, err := h.listen(ctx)
 		if err != nil {
 			// Without the socket a successor cannot take over; this one still guards.
@@ -156,6 +166,7 @@ func (h *helper) loop(ctx context.Context) error {
 			taken = next.taken
 			next.list <- h.list()
 		case <-taken:
+			h.succeeded = true
 			return nil
 		}
 		if orders == nil && h.hopeless() {
@@ -167,7 +178,7 @@ func (h *helper) loop(ctx context.Context) error {
 // back tells the backstop how things stand, and the agent when that went wrong or is
 // well again. It returns when to tell it next.
 func (h *helper) back() time.Duration {
-	if h.config.Backstop == nil {
+	if h.config.Backstop == nil || !h.told {
 		return time.Hour
 	}
 	var first, last time.Duration
@@ -194,6 +205,7 @@ func (h *helper) back() time.Duration {
 }
 
 func (h *helper) obey(o order) {
+	h.told = true
 	h.raise(o.Arm)
 	for _, t := range o.Forget {
 		delete(h.armed, t)

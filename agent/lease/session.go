@@ -78,12 +78,15 @@ func (s *session) tell(o order, patience time.Duration) (<-chan struct{}, error)
 }
 
 // listen takes the helper's answers until it ends, then reaps it.
-func (s *session) listen(answers io.ReadCloser, fenced func(Target, error), backed func(trouble string)) {
+func (s *session) listen(answers io.ReadCloser, inherited func([]Armed), fenced func(Target, error), backed func(trouble string)) {
 	scanner := lines(answers)
 	for scanner.Scan() {
 		var a answer
 		if json.Unmarshal(scanner.Bytes(), &a) != nil {
 			continue
+		}
+		if len(a.Armed) > 0 {
+			inherited(a.Armed)
 		}
 		s.confirm(a.Sequence)
 		if a.Fenced != nil {

@@ -45,7 +45,9 @@ type watchdog struct {
 	open   openFunc
 	logger *slog.Logger
 	dog    dog // nil: not armed
-	fed    time.Duration
+	// stray is until when the dog of an earlier helper may still run that this one has not
+	// taken over: it came too late to feed it.
+	stray time.Duration
 }
 
 func newWatchdog(config WatchdogConfig, open openFunc, logger *slog.Logger) *watchdog {
@@ -58,11 +60,17 @@ const feedings = 5
 // Guard implements Backstop.
 func (w *watchdog) Guard(now, first, _ time.Duration, armed bool) (time.Duration, error) {
 	if !armed {
+		if err := w.catch(now); err != nil {
+			return w.config.Timeout / feedings, err
+		}
 		w.release(true)
 		return 0, w.check()
 	}
 	// The last meal is digested before the first right ends.
 	if now+w.config.Timeout > first {
+		if w.dog == nil {
+			w.stray = now + w.config.Timeout
+		}
 		return w.config.Timeout / feedings, nil
 	}
 	if w.dog == nil {
@@ -71,13 +79,27 @@ func (w *watchdog) Guard(now, first, _ time.Duration, armed bool) (time.Duration
 			return w.config.Timeout / feedings, fmt.Errorf("arm watchdog: %w", err)
 		}
 		w.logger.Info("watchdog armed", "device", w.config.Device, "timeout", w.config.Timeout)
-		w.dog = d
+		w.dog, w.stray = d, 0
 	}
 	if err := w.dog.Feed(); err != nil {
 		return w.config.Timeout / feedings, fmt.Errorf("feed watchdog: %w", err)
 	}
-	w.fed = now
 	return w.config.Timeout / feedings, nil
+}
+
+// catch takes over the dog of an earlier helper, which has to be called off: all that it was
+// to watch over, and this helper was given, is fenced. A helper that was given nothing does
+// not: it does not know what was to be fenced.
+func (w *watchdog) catch(now time.Duration) error {
+	if w.dog != nil || now >= w.stray {
+		return nil
+	}
+	d, err := w.open(w.config)
+	if err != nil {
+		return fmt.Errorf("call off the watchdog of an earlier helper: %w", err)
+	}
+	w.dog, w.stray = d, 0
+	return nil
 }
 
 // Lead implements Backstop.

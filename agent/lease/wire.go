@@ -39,12 +39,13 @@ type order struct {
 	HandOver bool `json:"hand_over,omitempty"`
 }
 
-// answer comes from the helper: what it has taken up, or has fenced.
+// answer comes from the helper: what it has taken up, inherited, or fenced.
 type answer struct {
 	Sequence uint64  `json:"seq,omitempty"`
 	Fenced   *Target `json:"fenced,omitempty"`
 	Error    string  `json:"error,omitempty"`
-	Armed    []Armed `json:"armed,omitempty"`
+	// Armed is what a successor asked for, or, told to the agent, what was inherited.
+	Armed []Armed `json:"armed,omitempty"`
 	// Backed says how the backstop does, when that has changed.
 	Backed *backed `json:"backed,omitempty"`
 }

@@ -1,0 +1,180 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestWatchdogOfADeadHelper: one that came too late to feed the dog calls it off once it has
+// fenced all, and not before; one that was given nothing leaves it alone.
+func TestWatchdogOfADeadHelper(t *testing.T) {
+	for name, c := range map[string]struct {
+		given, fails, busy bool
+		bites              bool
+	}{
+		"fenced":              {given: true},
+		"fenced, dog in use":  {given: true, busy: true},
+		"cannot be fenced":    {given: true, fails: true, bites: true},
+		"does not know of it": {bites: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start, k := time.Now(), &kennel{}
+				ctx, kill := context.WithCancel(t.Context())
+				first := guardedBench(t, ctx, k, start)
+				k.bench = first
+				deadline := first.now() + 10*time.Second
+				first.arm(1, target, deadline)
+				time.Sleep(10*time.Second - bite - 10*time.Millisecond)
+				kill() // as a signal does: the dog runs on
+				<-first.done
+				time.Sleep(500 * time.Millisecond)
+
+				second := guardedBench(t, context.Background(), k, start)
+				second.mu.Lock()
+				if c.fails {
+					second.fail = errors.New("busy")
+				}
+				second.mu.Unlock()
+				k.mu.Lock()
+				if c.busy { // by the first one, which is not quite gone
+					k.refuse = errors.New("in use")
+				}
+				k.mu.Unlock()
+				second.order(order{Sequence: 2})
+				if c.given {
+					second.arm(3, target, deadline)
+				}
+				time.Sleep(bite / 4)
+				k.mu.Lock()
+				k.refuse = nil
+				k.mu.Unlock()
+				time.Sleep(10 * time.Second)
+				if _, _, bitten := k.state(); (bitten != 0) != c.bites || bitten > deadline {
+					t.Errorf("bitten at %v, the right ended at %v", bitten, deadline)
+				}
+				second.mu.Lock()
+				second.fail = nil
+				second.mu.Unlock()
+				_ = second.in.Close()
+				<-second.done
+			})
+		})
+	}
+}
+
+// witness is a backstop that notes what it is told.
+type witness struct {
+	mu     sync.Mutex
+	guards int
+	left   []bool
+}
+
+func (w *witness) Guard(_, _, _ time.Duration, _ bool) (time.Duration, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.guards++
+	return 0, nil
+}
+
+func (w *witness) Lead() time.Duration { return 0 }
+
+func (w *witness) Leave(clean bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.left = append(w.left, clean)
+}
+
+// TestBackstopIsLeftAsItWas: by a helper that was told nothing, whose predecessor's it may
+// be, and by one that has a successor.
+func TestBackstopIsLeftAsItWas(t *testing.T) {
+	w := &witness{}
+	orders, agent := io.Pipe()
+	_ = agent.Close()
+	if err := RunDeadman(t.Context(), HelperConfig{In: orders, Out: io.Discard, Backstop: w}); err != nil {
+		t.Fatal(err)
+	}
+	if w.guards != 0 || !slices.Equal(w.left, []bool{false}) {
+		t.Errorf("%d times told, left %v", w.guards, w.left)
+	}
+
+	w, dir := &witness{}, t.TempDir()
+	orders, agent = io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		done <- RunDeadman(t.Context(), HelperConfig{In: orders, Out: io.Discard, Dir: dir, Backstop: w})
+	}()
+	if err := writeLine(agent, order{Sequence: 1}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "told", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.guards > 0 })
+	until(t, "taken over", func() bool {
+		inherit(t.Context(), dir, time.Minute, slog.New(slog.DiscardHandler))
+		return len(done) > 0
+	})
+	if err := <-done; err != nil || !slices.Equal(w.left, []bool{false}) {
+		t.Errorf("%v, left %v", err, w.left)
+	}
+	_ = agent.Close()
+}
+
+// TestPacketFilterIsTakenAwayOnce: at the end only if it was not before.
+func TestPacketFilterIsTakenAwayOnce(t *testing.T) {
+	for _, before := range []bool{true, false} {
+		var runs []string
+		f := newFilter(FilterConfig{Nft: []string{"/nft"}, Ports: []int{2049}}, slog.New(slog.DiscardHandler))
+		f.run = func(text string) error { runs = append(runs, text); return nil }
+		if before {
+			_, _ = f.Guard(0, 0, 0, false)
+		}
+		f.Leave(true)
+		if !slices.Equal(runs, []string{f.open()}) {
+			t.Errorf("before %v: %q", before, runs)
+		}
+	}
+}
+
+// TestInheritanceOutlivesItsHeir: what a helper took over from an earlier agent's is known to
+// the helper that replaces it by force.
+func TestInheritanceOutlivesItsHeir(t *testing.T) {
+	dir := t.TempDir()
+	_, target := mountedTarget(t)
+	earlier := startAgent(t, dir)
+	deadline := earlier.arm(target, time.Hour)
+	earlier.signal(syscall.SIGKILL)
+
+	d, err := NewDeadman(DeadmanConfig{Command: helperCommand(dir), Patience: 10 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	until(t, "up", d.Up)
+	heir := without(helpers(t, dir), earlier.cmd.Process.Pid)
+	until(t, "alone", func() bool { heir = without(helpers(t, dir), earlier.cmd.Process.Pid); return len(heir) == 1 })
+	if err := syscall.Kill(heir[0], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "replaced", func() bool {
+		now := helpers(t, dir)
+		return len(now) == 1 && now[0] != heir[0] && d.Up()
+	})
+	if armed := look(t, dir); !slices.Contains(armed, Armed{Target: target, Deadline: deadline}) {
+		t.Errorf("armed is %v", armed)
+	}
+	d.Disarm(target) // it is known to this agent, too
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	until(t, "ended", func() bool { return len(helpers(t, dir)) == 0 })
+}
