@@ -15,9 +15,20 @@ func (r *receiver) giveUp(cause error) error {
 		return errors.Join(flushErr, r.batch.Close(), r.p.forget(r.ds))
 	}
 	if r.ended {
-		return r.batch.Close() // earlier windows are kept, the last comes again
+		return errors.Join(r.batch.Close(), r.keepWindows())
 	}
 	return r.flush(false)
+}
+
+// keepWindows keeps what came before the last window, which comes again. If that was all,
+// nothing is left to go on from, and a dataset that was made for it would be in the way.
+func (r *receiver) keepWindows() error {
+	var part *partialRec
+	err := r.p.view(func(m meta) (err error) { part, err = m.partial(r.ds.GUID); return err })
+	if err != nil || part != nil {
+		return err
+	}
+	return r.p.forget(r.ds)
 }
 
 // hopeless tells whether the same stream would fail again: one that was complete

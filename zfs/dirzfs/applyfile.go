@@ -260,6 +260,9 @@ func (d *dir) setTime(name string, mtime int64) error {
 // setXattrs brings the user.* attributes in line. Others are left out: a stream
 // must not give itself capabilities.
 func (a *applier) setXattrs(d *dir, name string, e *tree.Entry) error {
+	if e.Kind != tree.File && e.Kind != tree.Dir {
+		return nil // what follows a name would follow a symlink
+	}
 	have, err := d.xattrs(name, e.Kind)
 	if err != nil || reflect.DeepEqual(have, e.Xattrs) {
 		return err

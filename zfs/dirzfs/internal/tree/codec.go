@@ -211,6 +211,10 @@ func (d *decoder) entry(root bool) Entry {
 	e.Bytes = int64(d.uvarint(maxSize))
 	e.Nodes = 1
 	e.Xattrs = d.xattrs()
+	if len(e.Xattrs) > 0 && e.Kind != File && e.Kind != Dir {
+		// Setting them would follow a symlink, or fail for ever.
+		d.fail("node kind %d with attributes", e.Kind)
+	}
 	switch e.Kind {
 	case File:
 		d.file(&e)

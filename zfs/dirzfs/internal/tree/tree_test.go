@@ -34,7 +34,7 @@ func genEntry(t *rapid.T) Entry {
 		Mode: uint32(rapid.IntRange(0, 0o7777).Draw(t, "mode")), UID: rapid.Uint32().Draw(t, "uid"), GID: rapid.Uint32().Draw(t, "gid"),
 		MTime: rapid.Int64().Draw(t, "mtime"), Bytes: int64(rapid.IntRange(0, 1<<40).Draw(t, "bytes")), Nodes: 1,
 	}
-	if rapid.Bool().Draw(t, "xattr") {
+	if (e.Kind == File || e.Kind == Dir) && rapid.Bool().Draw(t, "xattr") {
 		e.Xattrs = []Xattr{{Name: "user.a", Value: []byte("1")}, {Name: "user.b", Value: []byte{}}}
 	}
 	switch e.Kind {
@@ -116,6 +116,16 @@ func TestLargeFilesUseLists(t *testing.T) {
 	e.Size++
 	if _, err := e.AllRefs(m.get); !errors.Is(err, ErrMalformed) {
 		t.Errorf("a size that does not fit: %v", err)
+	}
+}
+
+func TestHostileAttributes(t *testing.T) {
+	for kind := File; kind < kindEnd; kind++ {
+		e := Entry{Kind: kind, Name: "n", Target: "x", Xattrs: []Xattr{{Name: "user.x"}}}
+		_, err := DecodeSegment(appendEntry([]byte{kindSegment}, &e))
+		if may := kind == File || kind == Dir; may != (err == nil) {
+			t.Errorf("kind %d: %v", kind, err)
+		}
 	}
 }
 
