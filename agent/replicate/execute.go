@@ -269,9 +269,12 @@ func (w *Worker) cloneLocal(ctx context.Context) error {
 }
 
 // adoptStaging gives a completely received dataset its marks and its name. The
-// marks come first: a dataset of that name is never without them.
+// marks come first: a dataset of that name is never without them. One that takes the place
+// of what was taken over once keeps that one's path, and can be given back like it.
 func (w *Worker) adoptStaging(ctx context.Context) error {
-	if err := w.cfg.Engine.Set(ctx, w.l.staging(), resting(w.newMarks(roleReplica))); err != nil {
+	props := resting(w.newMarks(roleReplica))
+	maps.Copy(props, w.s.f.managed())
+	if err := w.cfg.Engine.Set(ctx, w.l.staging(), props); err != nil {
 		return fmt.Errorf("mark received dataset: %w", err)
 	}
 	if w.s.a.GetCloneSource() != nil {

@@ -87,6 +87,24 @@ func (f *facts) common() zfs.GUID {
 	return g
 }
 
+// managed are the marks of what was taken over and is put aside by now, of the copy that
+// was put aside last; none if there is no such copy.
+func (f *facts) managed() map[string]string {
+	var last zfs.Dataset
+	for _, d := range f.asides {
+		if local(d, markWas) != "" && (last.Name == "" || local(d, markSince) > local(last, markSince)) {
+			last = d
+		}
+	}
+	kept := map[string]string{}
+	for _, mark := range []string{markFrom, markWas} {
+		if value := local(last, mark); value != "" {
+			kept[mark] = value
+		}
+	}
+	return kept
+}
+
 // observe reads everything anew.
 func (w *Worker) observe(ctx context.Context, l layout) (facts, error) {
 	var f facts

@@ -106,3 +106,48 @@ func managedStaysManaged(t *testing.T, on maker) {
 		t.Errorf("mounted at %s, was at %s; marks %v", ds.Mountpoint, path, ds.User)
 	}
 }
+
+// TestManagedSentAgainStaysManaged: the same where nothing is in common and everything is
+// sent again: that keeps its path, too, and is given back as what was there.
+func TestManagedSentAgainStaysManaged(t *testing.T) { plainly(t, managedSentAgain) }
+
+func managedSentAgain(t *testing.T, on maker) {
+	c := newClusterOn(t, on, 2)
+	a, b := c.hosts[0], c.hosts[1]
+	a.foreign(foreignName)
+	ds, _, _ := a.fs.Peek(foreignName)
+	path := ds.Mountpoint
+	props, err := a.fs.Get(t.Context(), foreignName, managedProps()...)
+	c.must(err)
+	a.lease.set(1)
+	a.assign(manages(a.active(1), foreignName))
+	b.lease.set(1)
+	b.assign(b.active(1))
+	for _, h := range c.hosts {
+		h.start()
+		c.until("writable", func() bool { return h.report().GetWritable() })
+		h.write("data of " + h.id)
+		c.until("head", func() bool { return h.report().GetHeadGuid() != 0 })
+	}
+	a.lease.set(0)
+	b.lease.set(2)
+	b.assign(b.active(2))
+	again := a.secondary(2, b)
+	again.ManagedFrom, again.Established = foreignName, true
+	a.assign(again)
+	c.until("in sync from scratch", inSync(b, a))
+	c.until("old data kept", func() bool { return len(a.report().GetDivergentCopies()) == 1 })
+	ds, _, _ = a.fs.Peek(a.dataset())
+	if a.mem != nil && ds.Mountpoint != path || local(ds, markFrom) != foreignName || local(ds, markWas) == "" {
+		t.Errorf("mounted at %s, was at %s; marks %v", ds.Mountpoint, path, ds.User)
+	}
+	a.assign(manages(a.assignment(tarnv1.Role_ROLE_RELEASING, 2), foreignName))
+	c.until("given back", func() bool { return a.report().GetGone() })
+	now, err := a.fs.Get(t.Context(), foreignName, managedProps()...)
+	c.must(err)
+	for _, p := range managedProps() {
+		if setOrNot(p, now[p]) != setOrNot(p, props[p]) {
+			t.Errorf("%s was %v, is %v", p, props[p], now[p])
+		}
+	}
+}
