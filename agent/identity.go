@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"tarn/controlplane/identity"
-	"tarn/durable"
+	"tarn/zfs/durable"
 )
 
 // hostIDFile below the data directory ties the data to one identity.

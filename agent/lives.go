@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"tarn/durable"
 	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs/durable"
 )
 
 // lifeFile below the data directory says that this machine, in this of its lives, is a copy

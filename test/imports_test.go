@@ -35,21 +35,21 @@ var arrows = map[string][]string{
 	"controlplane/stonith":  {}, // starts other people's programs: it is to know nothing else
 	"raftfsm":               {"proto/tarn/v1", "proto/tarn/raft/v1"},
 	"raftfsm/fsmtest":       {"raftfsm", "proto/tarn/v1", "proto/tarn/raft/v1"},
-	"durable":               {}, // small files that outlast a crash, for whoever keeps some
+	"zfs/durable":           {}, // small files that outlast a crash, for whoever keeps some
 	"agent": {"agent/export", "agent/gossip", "agent/keys", "agent/lease", "agent/privsep", "agent/replicate", "agent/stream", "controlplane/client",
-		"controlplane/identity", "durable", "metrics", "zfs", "zfs/dirzfs", "proto/tarn/v1"},
+		"controlplane/identity", "zfs/durable", "metrics", "zfs", "zfs/dirzfs", "proto/tarn/v1"},
 	"agent/export":      {"agent/export", "agent/export/nfs3", "proto/tarn/v1"},
 	"agent/export/nfs3": {},
-	"agent/gossip":      {"durable", "proto/tarn/v1"},
+	"agent/gossip":      {"zfs/durable", "proto/tarn/v1"},
 	"agent/keys":        {}, // names of files, for the storage to read: nobody is to see their content
-	"agent/lease":       {"durable", "proto/tarn/v1"},
+	"agent/lease":       {"zfs/durable", "proto/tarn/v1"},
 	"agent/privsep":     {"agent/export", "zfs", "proto/tarn/v1"}, // the helper serves exports and starts zfs; nothing decides there
 	"agent/replicate":   {"agent/stream", "zfs", "proto/tarn/v1"},
 	"agent/stream":      {"zfs", "proto/tarn/v1"},
 	"metrics":           {},
 	"proto":             {"proto"},
 	"zfs":               {},
-	"zfs/dirzfs":        {"durable", "zfs", "zfs/dirzfs"},
+	"zfs/dirzfs":        {"zfs/durable", "zfs", "zfs/dirzfs"},
 	"zfs/zfstest":       {"zfs"},
 	"test":              {"cmd/tarn", "test", "controlplane", "agent", "zfs", "raftfsm", "proto", "metrics"},
 }

@@ -7,7 +7,7 @@ import (
 	"os"
 	"sync"
 
-	"tarn/durable"
+	"tarn/zfs/durable"
 )
 
 // KeyFile is a member's key ring on its disk, and in its Ring once attached. Safe for

@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"tarn/durable"
+	"tarn/zfs/durable"
 )
 
 // Backstop is what ends clients' reach when the helper itself cannot any more: it is

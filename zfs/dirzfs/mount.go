@@ -13,9 +13,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"tarn/durable"
 	"tarn/zfs"
 	"tarn/zfs/dirzfs/internal/tree"
+	"tarn/zfs/durable"
 )
 
 // quietTable remembers, for unmounted datasets, what this process knows about their

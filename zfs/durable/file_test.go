@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"tarn/durable"
+	"tarn/zfs/durable"
 
 	"golang.org/x/sync/errgroup"
 )
