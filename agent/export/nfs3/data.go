@@ -30,7 +30,7 @@ func read(c *call) func() error {
 }
 
 func (f *file) read(offset int64, count uint32) ([]byte, unix.Statx_t, error) {
-	in, st, err := f.open(f.name, f.node, os.O_RDONLY)
+	in, st, err := f.content(os.O_RDONLY)
 	if err != nil {
 		return nil, st, err
 	}
@@ -76,13 +76,13 @@ func write(c *call) func() error {
 }
 
 func (f *file) write(data []byte, offset int64, sync bool) error {
-	out, _, err := f.open(f.name, f.node, os.O_WRONLY)
+	out, _, err := f.content(os.O_WRONLY)
 	if err != nil {
 		return err
 	}
 	_, err = out.WriteAt(data, offset)
 	if err == nil && sync {
-		err = out.Sync()
+		err = f.sync(out)
 	}
 	return errors.Join(err, out.Close())
 }
@@ -91,14 +91,14 @@ func commit(c *call) func() error {
 	handle, _, _ := c.in.handle(), c.in.u64(), c.in.u32()
 	return func() error {
 		return c.on(handle, writes, func(f *file) error {
-			in, _, err := f.open(f.name, f.node, os.O_RDONLY)
+			in, _, err := f.content(os.O_RDONLY)
 			if errors.Is(err, os.ErrPermission) {
-				in, _, err = f.open(f.name, f.node, os.O_WRONLY)
+				in, _, err = f.content(os.O_WRONLY)
 			}
 			if err != nil {
 				return err
 			}
-			if err := errors.Join(in.Sync(), in.Close()); err != nil {
+			if err := errors.Join(f.sync(in), in.Close()); err != nil {
 				return err
 			}
 			c.change(f.place, f.name)

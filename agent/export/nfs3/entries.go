@@ -62,7 +62,7 @@ func (f *file) create(name string, how uint32, w wanted) error {
 			mode = *w.mode
 		}
 		w.mode = &mode
-		err = errors.Join(out.Sync(), out.Close())
+		err = out.Close()
 	} else if errors.Is(err, os.ErrExist) && how != guarded {
 		if err = f.reuse(at, how, w); how == exclusive || err != nil {
 			return err
@@ -77,7 +77,7 @@ func (f *file) create(name string, how uint32, w wanted) error {
 		return err
 	}
 	made := &file{place: f.place, node: nodeOf(&st), name: at, st: st, who: f.who}
-	return f.synced(made.set(w))
+	return f.synced(made.synced(made.set(w)))
 }
 
 // reuse decides about a file that is there: exclusive creation is right if it was
@@ -112,7 +112,11 @@ func makeDir(c *call) func() error {
 			if w.mode != nil {
 				mode = *w.mode
 			}
-			if err := dir.synced(dir.dir.Chmod(at, fileMode(mode))); err != nil {
+			if err := dir.dir.Chmod(at, fileMode(mode)); err != nil {
+				return err
+			}
+			made := &file{place: dir.place, name: at, st: unix.Statx_t{Mode: unix.S_IFDIR}, who: dir.who}
+			if err := dir.synced(made.synced(nil)); err != nil {
 				return err
 			}
 			return c.made(dir, name)

@@ -67,7 +67,7 @@ func (c *call) on(handle []byte, want rights, work func(f *file) error) error {
 }
 
 // inside runs work with the tree open, if it may be.
-func (c *call) inside(t *tree, want rights, work func(p *place, e Export, readOnly bool) error) error {
+func (c *call) inside(t *tree, want rights, work func(p *place, e Export, readOnly bool) error) (err error) {
 	if !t.running.TryAcquire(1) {
 		return statusJukebox // it is being taken away
 	}
@@ -80,6 +80,9 @@ func (c *call) inside(t *tree, want rights, work func(p *place, e Export, readOn
 	if err != nil {
 		return err
 	}
+	// Whatever happens in work: a tree that is open cannot be unmounted.
+	defer func() { err = errors.Join(err, p.dir.Close()) }()
+	p.sync = c.config.sync
 	err = work(p, e, readOnly)
 	if err == nil {
 		err = p.still()
@@ -87,7 +90,7 @@ func (c *call) inside(t *tree, want rights, work func(p *place, e Export, readOn
 	if err == nil && !c.config.Serving(e.Path, readOnly) {
 		err = statusJukebox
 	}
-	return errors.Join(err, p.dir.Close())
+	return err
 }
 
 // attributes writes fattr3.
@@ -186,18 +189,53 @@ func (f *file) directory() error {
 	return nil
 }
 
-// synced makes a directory's change durable, which NFS version 3 promises before
-// it answers.
+// content opens the file's own, for those who may and always for its owner, as other servers
+// do: whoever opened it before it had this mode writes on, and no message says who has.
+func (f *file) content(flags int) (*os.File, unix.Statx_t, error) {
+	opened, st, err := f.open(f.name, f.node, flags)
+	if errors.Is(err, os.ErrPermission) && f.who.uid == f.st.Uid {
+		err = f.who.lifted(func() (err error) {
+			opened, st, err = f.open(f.name, f.node, flags)
+			return err
+		})
+	}
+	return opened, st, err
+}
+
+// synced makes a change of the file's attributes, or of a directory's entries, durable, which
+// NFS version 3 promises before it answers. That its users may not read it is no obstacle.
 func (f *file) synced(err error) error {
 	if err != nil {
 		return err
 	}
-	d, err := f.dir.OpenFile(f.name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	return f.who.lifted(func() error {
+		var entry *os.File
+		err := error(os.ErrPermission)
+		switch f.st.Mode & unix.S_IFMT {
+		case unix.S_IFDIR:
+			entry, err = f.dir.OpenFile(f.name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		case unix.S_IFREG:
+			entry, _, err = f.open(f.name, f.node, os.O_RDONLY)
+		}
+		if errors.Is(err, os.ErrPermission) {
+			return f.allSynced()
+		}
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.sync(entry), entry.Close())
+	})
+}
+
+// allSynced is for what cannot be opened: a link, or a file that a server who is not root
+// took the right to read from itself.
+func (f *file) allSynced() error {
+	top, err := f.dir.Open(".")
 	if errors.Is(err, os.ErrPermission) {
-		return nil // a directory that its users may write and not read
+		return nil // nor can anything below it
 	}
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(unix.Syncfs(int(top.Fd())), top.Close())
 }

@@ -46,7 +46,7 @@ var errIdentity = errors.New("identity of the thread could not be changed")
 
 // do runs work as w. Only root can; another agent's files are all its own, and so
 // is what its clients do.
-func (w who) do(work func() error) error {
+func (w who) do(work func() error) (err error) {
 	if os.Geteuid() != 0 {
 		return work()
 	}
@@ -55,12 +55,31 @@ func (w who) do(work func() error) error {
 		// The thread ends with its goroutine: nobody else gets it.
 		return fmt.Errorf("%w: %w", errIdentity, err)
 	}
-	err := work()
-	if restore := (who{}).assume(); restore != nil {
-		return errors.Join(err, fmt.Errorf("%w: %w", errIdentity, restore))
+	defer func() {
+		if restore := (who{}).assume(); restore != nil {
+			err = errors.Join(err, fmt.Errorf("%w: %w", errIdentity, restore))
+			return
+		}
+		runtime.UnlockOSThread()
+	}()
+	return work()
+}
+
+// lifted runs work as the server itself in the midst of do: what it owes its clients
+// whatever their rights are, and nothing else.
+func (w who) lifted(work func() error) (err error) {
+	if os.Geteuid() != 0 {
+		return work()
 	}
-	runtime.UnlockOSThread()
-	return err
+	if err := (who{}).assume(); err != nil {
+		return fmt.Errorf("%w: %w", errIdentity, err)
+	}
+	defer func() {
+		if again := w.assume(); again != nil {
+			err = errors.Join(err, fmt.Errorf("%w: %w", errIdentity, again))
+		}
+	}()
+	return work()
 }
 
 // assume changes what the kernel checks files against, for this thread only: the

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -32,6 +33,9 @@ type Config struct {
 	// IdleTimeout ends a connection on which nothing happens, by default 15 min.
 	IdleTimeout time.Duration
 	Logger      *slog.Logger
+
+	// sync puts one open file on disk; tests watch.
+	sync func(*os.File) error
 }
 
 // Export is one tree and who may reach it.
@@ -76,6 +80,9 @@ func New(config Config) (*Server, error) {
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	if config.sync == nil {
+		config.sync = (*os.File).Sync
 	}
 	s := &Server{
 		config: config, seal: sealer{config.Key}, slots: make(chan struct{}, maxRunning),

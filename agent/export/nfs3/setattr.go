@@ -57,7 +57,7 @@ func setAttr(c *call) func() error {
 			if guarded && ctime != instantOf(f.st.Ctime.Sec, f.st.Ctime.Nsec) {
 				return statusNotSync
 			}
-			if err := f.set(w); err != nil {
+			if err := f.synced(f.set(w)); err != nil {
 				return err
 			}
 			c.change(f.place, f.name)
@@ -66,8 +66,8 @@ func setAttr(c *call) func() error {
 	}
 }
 
-// set changes what w names. The owner comes first, since a change of it takes
-// the set-user bits away, and the times last.
+// set changes what w names, which is not on disk then. The owner comes first, since a change
+// of it takes the set-user bits away, and the times last.
 func (f *file) set(w wanted) error {
 	link := f.st.Mode&unix.S_IFMT == unix.S_IFLNK
 	if w.uid != nil || w.gid != nil {
@@ -112,11 +112,11 @@ func (f *file) resize(size uint64) error {
 	if size > 1<<62 {
 		return statusFBig
 	}
-	out, _, err := f.open(f.name, f.node, os.O_WRONLY)
+	out, _, err := f.content(os.O_WRONLY)
 	if err != nil {
 		return err
 	}
-	return errors.Join(out.Truncate(int64(size)), out.Sync(), out.Close())
+	return errors.Join(out.Truncate(int64(size)), out.Close())
 }
 
 // fileMode turns the bits of a mode into Go's.

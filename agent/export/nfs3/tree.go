@@ -105,6 +105,7 @@ type place struct {
 	dir  *os.Root
 	dev  unix.Statx_t // of the root
 	root node
+	sync func(*os.File) error
 }
 
 // enter opens the directory that is now at the tree's path.
