@@ -75,19 +75,35 @@ func (m *machine) copyIn(files []string) []string {
 	return inside
 }
 
+// directories checks whose those of a new installation are.
+func (m *machine) directories() {
+	m.t.Helper()
+	for dir, want := range map[string]string{
+		"/var/lib/tarn": "tarn:tarn 700", "/var/lib/tarn-agent": "tarn-agent:tarn-agent 700", "/var/lib/tarn-helper": "root:root 700", "/etc/tarn": "root:root 755",
+	} {
+		if got := strings.TrimSpace(m.run("stat", "-c", "%U:%G %a", dir)); got != want {
+			m.t.Errorf("%s is %s, want %s", dir, got, want)
+		}
+	}
+}
+
+// A machine of another init system, with what the package needs and no more of systemd.
+func TestMachineWithSysusersAlone(t *testing.T) {
+	m := newMachine(t, idle)
+	m.run("sh", "-c", "for p in systemctl systemd-tmpfiles systemd-run; do rm $(command -v $p); done")
+	packages := m.copyIn(debs(t, "1.0"))
+	m.run("dpkg", "-i", packages[0])
+	m.directories()
+	m.run("dpkg", "--purge", "tarn")
+}
+
 // A machine that has never seen tarn: install, configure as deploy/README.md says, start
 // what the units start, use it, upgrade, remove, purge.
 func TestFreshMachine(t *testing.T) {
 	m := newMachine(t, idle)
 	packages := m.copyIn(debs(t, "1.0", "1.1"))
 	m.run("dpkg", "-i", packages[0])
-	for dir, want := range map[string]string{
-		"/var/lib/tarn": "tarn:tarn 700", "/var/lib/tarn-agent": "tarn-agent:tarn-agent 700", "/var/lib/tarn-helper": "root:root 700", "/etc/tarn": "root:root 755",
-	} {
-		if got := strings.TrimSpace(m.run("stat", "-c", "%U:%G %a", dir)); got != want {
-			t.Errorf("%s is %s, want %s", dir, got, want)
-		}
-	}
+	m.directories()
 	m.judgeUnits()
 	m.configureControl()
 	stopControl := m.start("tarn-controlplane.service")
