@@ -17,6 +17,8 @@ type facts struct {
 	marks    marks
 	versions []zfs.Version // of ds, by createtxg
 	staging  *zfs.Dataset
+	// base is the snapshot that half an increment of ds stands on; 0 when there is none.
+	base zfs.GUID
 	// arrived is the snapshot that a full stream left in staging, complete.
 	arrived zfs.GUID
 	// asides are finished divergent copies.
@@ -121,6 +123,7 @@ func (w *Worker) observe(ctx context.Context, l layout) (facts, error) {
 		if f.versions, err = w.cfg.Engine.Versions(ctx, l.dataset()); err != nil {
 			return f, fmt.Errorf("list versions: %w", err)
 		}
+		f.base = w.baseOfHalf(ctx, f.ds.ResumeToken)
 	}
 	if err := w.observeStaging(ctx, l, &f); err != nil {
 		return f, err
@@ -129,6 +132,19 @@ func (w *Worker) observe(ctx context.Context, l layout) (facts, error) {
 		return f, err
 	}
 	return f, w.observeAsides(ctx, l, &f)
+}
+
+// baseOfHalf reads from a token what the increment begins at. Of one that cannot be read
+// the source says so.
+func (w *Worker) baseOfHalf(ctx context.Context, token string) zfs.GUID {
+	if token == "" {
+		return 0
+	}
+	info, err := w.cfg.Engine.DecodeToken(ctx, token)
+	if err != nil {
+		return 0
+	}
+	return info.FromGUID
 }
 
 // surelyMissing looks again at a dataset that was not found: with an exported pool

@@ -111,7 +111,7 @@ func (w *Worker) abort(ctx context.Context, d *zfs.Dataset, reason string) error
 // whyAborted is the reason for which the present role drops half a receive.
 func (w *Worker) whyAborted() string {
 	switch {
-	case w.s.deadToken:
+	case w.s.deadToken, w.s.following() && w.s.dead():
 		return "dead_token"
 	case w.s.a.GetRole() == tarnv1.Role_ROLE_DELETING, w.s.a.GetRole() == tarnv1.Role_ROLE_RELEASING:
 		return "removed"

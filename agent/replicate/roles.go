@@ -14,7 +14,7 @@ var (
 	errForeign    = errors.New("a dataset of this name is not marked as this replica's: move it away, tarn does not touch it")
 	errEpochAhead = errors.New("the dataset is sealed under a later epoch than the assignment's: waiting for a newer assignment")
 	errMissing    = errors.New("the dataset is missing: restore it, or promote another replica and delete this one")
-	errNoBase     = errors.New("the dataset lacks the snapshot from which its epoch starts")
+	errNoBase     = errors.New("the dataset lacks the snapshot from which its epoch starts: somebody has rolled it back, or destroyed that. Promote another replica: this one then follows it, and what it has is put aside")
 	errNoSource   = errors.New("assignment names no source to pull from")
 	errNoOrigin   = errors.New("no replica has the snapshot that the share is made from: repair one that should have it, or delete the share")
 )
@@ -137,7 +137,7 @@ func secondary(s *state) []rule {
 		must(!f.ds.ReadOnly, do(doReadOnly)),
 		must(f.marks.role == rolePrimary && !rebasing && s.unread(), do(doReadLog)),
 		must(dirty && !rebasing, do(doSealHead)),
-		must(s.deadToken && s.token(), do(doAbort)),
+		must(s.dead(), do(doAbort)),
 		must(rebasing, do(doPutAside)),
 		must(s.diverged != nil, s.rebaseTo(s.diverged)),
 		must(empty, s.rebaseTo(new(zfs.GUID))),

@@ -251,6 +251,14 @@ func (s *state) open() bool { return s.f.ds != nil && (s.f.ds.Mounted || !s.rele
 
 func (s *state) token() bool { return s.f.ds != nil && s.f.ds.ResumeToken != "" }
 
+// dead reports half a receive that cannot be ended: the source does not know it, or the
+// dataset got another newest snapshot since, which ZFS finds out at its very end, each time
+// that it is resumed.
+func (s *state) dead() bool {
+	stranded := s.f.base != 0 && s.f.newest().GUID != s.f.base && !s.pulling
+	return s.token() && (s.deadToken || stranded)
+}
+
 // stagingToken reports half a full stream.
 func (s *state) stagingToken() bool { return s.f.staging != nil && s.f.staging.ResumeToken != "" }
 
