@@ -27,14 +27,15 @@ const (
 // starts: it fences datasets at the end of their lease when the agent, stopped or
 // dead, cannot. dir is the agent's data directory, the last argument of the command.
 func RunDeadman(dir string, log *slog.Logger) error {
-	return lease.DeadmanMain(dir, func(t lease.Target) error { return fence(dir, t) }, log)
+	clients := export.NewSeverer(dir)
+	return lease.DeadmanMain(dir, func(t lease.Target) error { return fence(clients, t) }, log)
 }
 
 // fence takes a dataset out of everybody's reach, with nothing but what is on disk
 // and what the kernel says: what serves it to clients, and the file system itself.
 // One that fails does not keep the other from being done.
-func fence(dir string, t lease.Target) error {
-	severed := sever(dir, t.Dataset)
+func fence(clients *export.Severer, t lease.Target) error {
+	severed := sever(clients, t.Dataset)
 	switch t.Engine {
 	case "":
 		return errors.Join(severed, dirzfs.Fence(t.PoolDir, t.Dataset))
@@ -48,16 +49,11 @@ func fence(dir string, t lease.Target) error {
 }
 
 // sever takes clients off every mountpoint under which a replica was exported.
-func sever(dir, dataset string) error {
+func sever(clients *export.Severer, dataset string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), severTimeout)
 	defer cancel()
-	exports, err := export.Remembered(dir)
-	errs := []error{err}
-	for _, e := range exports {
+	return clients.Sever(ctx, func(e export.Export) bool {
 		// A share that was taken over is mounted where it was before.
-		if path.Base(e.Mountpoint) == path.Base(dataset) || e.Source == dataset {
-			errs = append(errs, export.Sever(ctx, dir, e.Mountpoint))
-		}
-	}
-	return errors.Join(errs...)
+		return path.Base(e.Mountpoint) == path.Base(dataset) || e.Source == dataset
+	})
 }

@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"tarn/agent/export"
 )
 
 // TestDeadmanFindsAShareThatWasTakenOver: its mountpoint is where it was before, and says
@@ -25,7 +27,7 @@ func TestDeadmanFindsAShareThatWasTakenOver(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := sever(dir, "tank/tarn/r1"); err != nil {
+	if err := sever(export.NewSeverer(dir), "tank/tarn/r1"); err != nil {
 		t.Error(err)
 	}
 	if got, err := os.ReadFile(called); err != nil || string(got) != "-u 10.0.0.1:/srv/home\n" {

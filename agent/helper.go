@@ -152,10 +152,11 @@ func CheckHelperFile(file string) error {
 // RunDeadmanWithin is RunDeadman for a helper, which does not trust who gives the orders:
 // only datasets of ZFS at or below those named are fenced.
 func RunDeadmanWithin(dir string, within []string, log *slog.Logger) error {
+	clients := export.NewSeverer(dir)
 	return lease.DeadmanMain(dir, func(t lease.Target) error {
 		for _, root := range within {
 			if t.Engine == StorageZFS && (t.Dataset == root || strings.HasPrefix(t.Dataset, root+"/")) {
-				return fence(dir, t)
+				return fence(clients, t)
 			}
 		}
 		return fmt.Errorf("dataset %s is not below %s: it is not this agent's", path.Clean(t.Dataset), strings.Join(within, ", "))

@@ -318,43 +318,29 @@ func (g *Ganesha) Remove(ctx context.Context, mountpoint string) error {
 	return nil
 }
 
-// sever is Remove without the table. A Ganesha of the agent's that does not run
-// serves nobody.
-func (p ganeshaPlace) sever(ctx context.Context, mountpoint string) error {
-	if err := checkMountpoint(mountpoint); err != nil {
-		return err
-	}
-	// First the file, so that no start brings the export back.
-	if err := os.Remove(p.file(mountpoint)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+// sever is Remove without the table, of several at a time. A Ganesha of the agent's that
+// does not run serves nobody.
+func (p ganeshaPlace) sever(ctx context.Context, mountpoints ...string) error {
+	// First the files, so that no start brings the exports back.
+	var errs []error
+	for _, m := range mountpoints {
+		err := checkMountpoint(m)
+		if err == nil {
+			err = os.Remove(p.file(m))
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
 	if p.Dir != "" && !ganeshaAlive(ganeshaLayout{p.Dir}) {
-		return nil
+		return errors.Join(errs...)
 	}
 	b, err := dialBus(ctx, p.Bus)
 	if err != nil {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
 	defer b.close()
-	for range 2 { // the second time to see that it is gone
-		inUse, err := b.ids(ctx)
-		if err != nil {
-			return err
-		}
-		found := false
-		for id, path := range inUse {
-			if path == mountpoint {
-				found = true
-				if err := b.remove(ctx, id); err != nil {
-					return err
-				}
-			}
-		}
-		if !found {
-			return nil
-		}
-	}
-	return nil
+	return errors.Join(append(errs, b.removeAll(ctx, mountpoints))...)
 }
 
 // List returns all exports by mountpoint, as recorded.

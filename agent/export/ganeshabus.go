@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,6 +97,29 @@ func (b *bus) load(ctx context.Context, method, file string, id uint16) error {
 
 func (b *bus) remove(ctx context.Context, id uint16) error {
 	return b.call(ctx, "RemoveExport", nil, id)
+}
+
+// removeAll takes every export of the mountpoints away.
+func (b *bus) removeAll(ctx context.Context, mountpoints []string) error {
+	for range 2 { // the second time to see that they are gone
+		inUse, err := b.ids(ctx)
+		if err != nil {
+			return err
+		}
+		found := false
+		for id, path := range inUse {
+			if slices.Contains(mountpoints, path) {
+				found = true
+				if err := b.remove(ctx, id); err != nil {
+					return err
+				}
+			}
+		}
+		if !found {
+			return nil
+		}
+	}
+	return nil
 }
 
 // ganeshaExportInfo is an export as Ganesha describes it.

@@ -159,10 +159,11 @@ func (k *Kernel) List(context.Context) ([]Export, error) {
 
 // enforce makes the server's table say entries of mountpoint, and nothing else.
 func (k *Kernel) enforce(ctx context.Context, mountpoint string, entries []kernelEntry) error {
-	have, err := k.inForce(mountpoint)
+	table, err := k.etab()
 	if err != nil {
 		return err
 	}
+	have := table.at(mountpoint)
 	var gone []string
 	for client := range have {
 		if !slices.ContainsFunc(entries, func(e kernelEntry) bool { return e.client == client }) {
@@ -170,11 +171,9 @@ func (k *Kernel) enforce(ctx context.Context, mountpoint string, entries []kerne
 		}
 	}
 	// What is taken away goes first; what is given comes after.
-	if len(gone) > 0 {
-		slices.Sort(gone)
-		if err := k.exportfs(ctx, append([]string{"-u"}, gone...)); err != nil {
-			return err
-		}
+	slices.Sort(gone)
+	if err := errors.Join(k.exportfsEach(ctx, []string{"-u"}, gone), table.crossed(mountpoint)); err != nil {
+		return err
 	}
 	byOptions := map[string][]string{}
 	for _, e := range entries {
@@ -183,21 +182,24 @@ func (k *Kernel) enforce(ctx context.Context, mountpoint string, entries []kerne
 		}
 	}
 	for options, clients := range byOptions {
-		if err := k.exportfs(ctx, append([]string{"-i", "-o", options}, clients...)); err != nil {
+		if err := k.exportfsEach(ctx, []string{"-i", "-o", options}, clients); err != nil {
 			return err
 		}
 	}
-	if len(gone) > 0 || len(byOptions) > 0 {
-		return k.verify(mountpoint, entries)
+	if len(gone) == 0 && len(byOptions) == 0 {
+		return nil
 	}
-	return nil
-}
-
-func (k *Kernel) verify(mountpoint string, entries []kernelEntry) error {
-	have, err := k.inForce(mountpoint)
-	if err != nil {
+	if table, err = k.etab(); err != nil {
 		return err
 	}
+	return k.verify(table, mountpoint, entries)
+}
+
+func (k *Kernel) verify(table etab, mountpoint string, entries []kernelEntry) error {
+	if err := table.crossed(mountpoint); err != nil {
+		return err
+	}
+	have := table.at(mountpoint)
 	for _, e := range entries {
 		if options, ok := have[e.client]; !ok || !e.inForce(options) {
 			return fmt.Errorf("read back from %s: %s is not exported to %s as asked", k.config.Etab, mountpoint, e.client)
@@ -209,8 +211,8 @@ func (k *Kernel) verify(mountpoint string, entries []kernelEntry) error {
 	return nil
 }
 
-// inForce reads what the server was told of mountpoint: options by client.
-func (k *Kernel) inForce(mountpoint string) (map[string][]string, error) {
+// etab reads what the server was told.
+func (k *Kernel) etab() (etab, error) {
 	data, err := os.ReadFile(k.config.Etab)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -222,16 +224,7 @@ func (k *Kernel) inForce(mountpoint string) (map[string][]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", k.config.Etab, err)
 	}
-	have := map[string][]string{}
-	for _, line := range all {
-		if line.path == mountpoint {
-			have[line.client] = line.options
-		}
-		if strings.HasPrefix(mountpoint, strings.TrimSuffix(line.path, "/")+"/") && line.path != mountpoint && slices.Contains(line.options, "crossmnt") {
-			return nil, fmt.Errorf("clients of %s reach %s through its export with crossmnt: export %s without it", line.path, mountpoint, line.path)
-		}
-	}
-	return have, nil
+	return all, nil
 }
 
 // file names the export's own file: nothing of it is of a caller's making.

@@ -202,11 +202,22 @@ func TestKernelRefusesWhatItCannotServe(t *testing.T) {
 	if _, _, err := k.Apply(t.Context(), "/sys", exportsOf(shareFSID), false); err == nil || !strings.Contains(err.Error(), "already that of /proc") {
 		t.Errorf("two mountpoints with one fsid: %v", err)
 	}
-	if err := os.WriteFile(k.etab, []byte("/\t*(rw,crossmnt)\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := k.Remove(t.Context(), aMount); err == nil || !strings.Contains(err.Error(), "crossmnt") {
-		t.Errorf("removed though clients reach it through another export: %v", err)
+	for _, act := range []func() error{
+		func() error { return k.Remove(t.Context(), aMount) },
+		func() error {
+			_, _, err := k.Apply(t.Context(), aMount, exportsOf(shareFSID, rule("2", "10.0.0.2", rw)), false)
+			return err
+		},
+	} {
+		if err := os.WriteFile(k.etab, []byte("/\t*(rw,crossmnt)\n"+aMount+"\t10.0.0.1(rw)\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := act(); err == nil || !strings.Contains(err.Error(), "crossmnt") {
+			t.Errorf("no word though clients reach it through another export: %v", err)
+		}
+		if have := k.read(t); strings.Contains(have, "10.0.0.") {
+			t.Errorf("what could be taken away is still there:\n%s", have)
+		}
 	}
 	if err := os.WriteFile(filepath.Join(k.dir, "proc", "threads"), []byte("0\n"), 0o600); err != nil {
 		t.Fatal(err)

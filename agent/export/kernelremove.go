@@ -66,46 +66,65 @@ func (k *Kernel) removeAll(ctx context.Context, batch []*removal) {
 
 // sever is Remove without the table. It returns what could not be taken away.
 func (k *Kernel) sever(ctx context.Context, mountpoints ...string) map[string]error {
-	failed := map[string]error{}
-	var gone, clear []string
+	failed := k.withdraw(ctx, mountpoints...)
 	for _, m := range mountpoints {
-		clients, err := k.severFile(m)
-		if err != nil {
-			failed[m] = err
-			continue
-		}
-		gone, clear = append(gone, clients...), append(clear, m)
-	}
-	var err error
-	if len(gone) > 0 {
-		slices.Sort(gone)
-		err = k.exportfs(ctx, append([]string{"-u"}, gone...))
-	}
-	for _, m := range clear {
-		if failed[m] = errors.Join(err, k.verify(m, nil)); failed[m] == nil {
+		if failed[m] == nil {
 			failed[m] = k.unlock(m)
 		}
 	}
 	return failed
 }
 
-// severFile removes an export's file and lists the clients that have to go.
-func (k *Kernel) severFile(mountpoint string) ([]string, error) {
+// withdraw takes mountpoints away from clients, and leaves the state that they have there. It
+// waits for no file system, and calls exportfs once, however many they are: each call waits
+// for those before it. It returns what could not be taken away.
+func (k *Kernel) withdraw(ctx context.Context, mountpoints ...string) map[string]error {
+	failed := map[string]error{}
+	before, err := k.etab()
+	var gone, clear []string
+	for _, m := range mountpoints {
+		if failed[m] = errors.Join(err, k.dropFile(m)); failed[m] == nil {
+			gone, clear = append(gone, before.of(m)...), append(clear, m)
+		}
+	}
+	slices.Sort(gone)
+	err = k.exportfsEach(ctx, []string{"-u"}, gone)
+	after, unread := k.etab()
+	for _, m := range clear {
+		if failed[m] = errors.Join(err, unread); failed[m] == nil {
+			failed[m] = k.verify(after, m, nil)
+		}
+	}
+	return failed
+}
+
+func (k *Kernel) dropFile(mountpoint string) error {
 	if err := checkMountpoint(mountpoint); err != nil {
-		return nil, err
+		return err
 	}
 	if err := os.Remove(k.file(mountpoint)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		return err
 	}
-	have, err := k.inForce(mountpoint)
-	if err != nil {
-		return nil, err
+	return nil
+}
+
+// argumentBytes bounds what one exportfs is told: the kernel gives a command line a quarter
+// of the stack, 2 MiB, less the environment.
+const argumentBytes = 512 << 10
+
+// exportfsEach calls exportfs with flags and as many of args at a time as it can be told.
+func (k *Kernel) exportfsEach(ctx context.Context, flags, args []string) error {
+	var errs []error
+	for len(args) > 0 {
+		n, size := 1, len(args[0])
+		for n < len(args) && size+len(args[n]) < argumentBytes {
+			size += len(args[n])
+			n++
+		}
+		errs = append(errs, k.exportfs(ctx, append(slices.Clone(flags), args[:n]...)))
+		args = args[n:]
 	}
-	var gone []string
-	for client := range have {
-		gone = append(gone, exportArgument(client, mountpoint))
-	}
-	return gone, nil
+	return errors.Join(errs...)
 }
 
 // unlock ends the locks and the NFSv4 state of a file system. The kernel acts on
@@ -138,39 +157,60 @@ const (
 // unmount call exportfs too, the latter twice when it fails) it is better to wait
 // than to try. Clients are refused all the same.
 func (k *Kernel) settle(ctx context.Context, patience time.Duration, mountpoint string) {
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
+	k.settleEach(ctx, patience, []string{mountpoint}, func(string) {})
+}
+
+// settleEach is settle for several mountpoints; free is called for each as soon as the
+// kernel has forgotten it, or the time is over.
+func (k *Kernel) settleEach(ctx context.Context, patience time.Duration, mountpoints []string, free func(mountpoint string)) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	ticker := time.NewTicker(settleLook)
 	defer ticker.Stop()
-	for k.cached(mountpoint) {
+	left := slices.Clone(mountpoints)
+	look := func() bool {
+		known := k.cached()
+		left = slices.DeleteFunc(left, func(m string) bool {
+			if !known[m] {
+				free(m)
+			}
+			return !known[m]
+		})
+		return len(left) == 0
+	}
+	for !look() {
 		// What fails is tried again: the caller finds out by unmounting.
-		if k.flushable() && k.exportfs(ctx, []string{"-f"}) == nil && !k.cached(mountpoint) {
+		if k.flushable() && k.exportfs(ctx, []string{"-f"}) == nil && look() {
 			return
 		}
 		select {
 		case <-ctx.Done():
-			return
-		case <-deadline.C:
+			for _, m := range left {
+				free(m)
+			}
 			return
 		case <-ticker.C:
 		}
 	}
 }
 
-// cached tells whether the kernel still knows a mountpoint.
-func (k *Kernel) cached(mountpoint string) bool {
+// cached are the paths that the kernel still knows.
+func (k *Kernel) cached() map[string]bool {
+	known := map[string]bool{}
 	for _, cache := range []string{"nfsd.fh", "nfsd.export"} {
 		data, err := os.ReadFile(filepath.Join(k.config.Caches, cache, "content"))
 		if err != nil {
 			continue // no server, no cache
 		}
 		for line := range strings.Lines(string(data)) {
-			if slices.ContainsFunc(strings.Fields(line), func(field string) bool { return unescape(field) == mountpoint }) {
-				return true
+			for _, field := range strings.Fields(line) {
+				if field[0] == '/' {
+					known[unescape(field)] = true
+				}
 			}
 		}
 	}
-	return false
+	return known
 }
 
 // flushable tells whether the last flush is in the past, so that another one works

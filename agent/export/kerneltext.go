@@ -152,11 +152,45 @@ type etabLine struct {
 	options      []string
 }
 
+// etab is the table of exportfs, read once.
+type etab []etabLine
+
+// at gives the options of mountpoint by client.
+func (t etab) at(mountpoint string) map[string][]string {
+	have := map[string][]string{}
+	for _, line := range t {
+		if line.path == mountpoint {
+			have[line.client] = line.options
+		}
+	}
+	return have
+}
+
+// crossed tells of an export of a directory above that reaches mountpoint.
+func (t etab) crossed(mountpoint string) error {
+	for _, line := range t {
+		above := strings.TrimSuffix(line.path, "/")
+		if len(above) < len(mountpoint) && mountpoint[len(above)] == '/' && mountpoint[:len(above)] == above && slices.Contains(line.options, "crossmnt") {
+			return fmt.Errorf("clients of %s reach %s through its export with crossmnt: export %s without it", line.path, mountpoint, line.path)
+		}
+	}
+	return nil
+}
+
+// of lists the clients of mountpoint as arguments of exportfs.
+func (t etab) of(mountpoint string) []string {
+	var clients []string
+	for client := range t.at(mountpoint) {
+		clients = append(clients, exportArgument(client, mountpoint))
+	}
+	return clients
+}
+
 var errEtab = errors.New("not a line of exportfs")
 
 // parseEtab reads the table that exportfs keeps: path, a tab, client(options).
-func parseEtab(data []byte) ([]etabLine, error) {
-	var all []etabLine
+func parseEtab(data []byte) (etab, error) {
+	var all etab
 	for line := range strings.Lines(string(data)) {
 		line = strings.TrimRight(line, "\n")
 		if line == "" {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -117,21 +119,8 @@ const severPatience = 2 * time.Second
 //   - without a server, or before the first Remember, neither.
 func Sever(ctx context.Context, dir, mountpoint string) error {
 	r, err := readRecord(dir)
-	if err != nil {
-		return err
-	}
-	switch r.Server {
-	case "", serverDirectory, serverEmbedded:
-		return nil
-	case serverKernel:
-		k := Kernel{config: r.Kernel.defaults()}
-		if err = k.sever(ctx, mountpoint)[mountpoint]; err == nil {
-			k.settle(ctx, severPatience, mountpoint)
-		}
-	case serverGanesha:
-		err = r.Ganesha.severOrKill(ctx, mountpoint)
-	default:
-		err = fmt.Errorf("this build does not know export server %q", r.Server)
+	if err == nil {
+		err = r.sever(ctx, []string{mountpoint})
 	}
 	if err != nil {
 		return fmt.Errorf("make %s unreachable: %w", mountpoint, err)
@@ -139,12 +128,36 @@ func Sever(ctx context.Context, dir, mountpoint string) error {
 	return nil
 }
 
-// Remembered lists what the agent exports according to dir, for those who know a
-// mountpoint in part only.
+func (r record) sever(ctx context.Context, mountpoints []string) error {
+	if len(mountpoints) == 0 {
+		return nil
+	}
+	switch r.Server {
+	case "", serverDirectory, serverEmbedded:
+		return nil
+	case serverKernel:
+		k := Kernel{config: r.Kernel.defaults()}
+		failed := k.sever(ctx, mountpoints...)
+		k.settleEach(ctx, severPatience, mountpoints, func(string) {})
+		return errors.Join(slices.Collect(maps.Values(failed))...)
+	case serverGanesha:
+		return r.Ganesha.severOrKill(ctx, mountpoints...)
+	}
+	return fmt.Errorf("this build does not know export server %q", r.Server)
+}
+
+// Remembered lists what the agent exports according to dir.
 func Remembered(dir string) ([]Export, error) {
 	r, err := readRecord(dir)
-	if err != nil || r.Table == "" {
+	if err != nil {
 		return nil, err
+	}
+	return r.exports()
+}
+
+func (r record) exports() ([]Export, error) {
+	if r.Table == "" {
+		return nil, nil
 	}
 	t, err := openTable(r.Table)
 	if err != nil {
@@ -175,11 +188,11 @@ func decodeRecord(data []byte) (record, error) {
 	return r, nil
 }
 
-// severOrKill ends the whole server where it does not let go of one mountpoint.
-func (p ganeshaPlace) severOrKill(ctx context.Context, mountpoint string) error {
+// severOrKill ends the whole server where it does not let go of the mountpoints.
+func (p ganeshaPlace) severOrKill(ctx context.Context, mountpoints ...string) error {
 	patient, cancel := context.WithTimeout(ctx, severPatience)
 	defer cancel()
-	err := p.sever(patient, mountpoint)
+	err := p.sever(patient, mountpoints...)
 	if err == nil || p.Dir == "" {
 		return err
 	}
