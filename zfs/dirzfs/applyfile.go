@@ -24,37 +24,32 @@ const patchInPlace = 64 << 20
 
 // file brings a file's content and metadata in.
 func (a *applier) file(ctx context.Context, d *dir, old, e *tree.Entry) error {
-	refs, err := e.AllRefs(a.to)
-	if err != nil {
-		return err
-	}
-	have := a.oldRefs(old, e)
-	if have != nil {
-		if done, err := a.patch(ctx, d, e, refs, have); done || err != nil {
+	if patchable(old, e) {
+		if done, err := a.patch(ctx, d, e, old); done || err != nil {
 			return err
 		}
 	}
 	if a.fresh {
-		return a.create(ctx, d, e, refs)
+		return a.create(ctx, d, e)
 	}
 	name := a.tempName()
 	f, err := createAt(a.tmp, name)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(a.write(ctx, f, e.Size, refs, nil), f.Close()); err != nil {
+	if err := errors.Join(a.write(ctx, f, e, nil), f.Close()); err != nil {
 		return err
 	}
 	return a.moveIn(name, d, e)
 }
 
 // create writes a file under its own name: nobody has seen this tree yet.
-func (a *applier) create(ctx context.Context, d *dir, e *tree.Entry, refs []tree.Ref) error {
+func (a *applier) create(ctx context.Context, d *dir, e *tree.Entry) error {
 	f, err := createAt(d, e.Name)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(a.write(ctx, f, e.Size, refs, nil), f.Close()); err != nil {
+	if err := errors.Join(a.write(ctx, f, e, nil), f.Close()); err != nil {
 		return err
 	}
 	return a.finish(d, e.Name, e)
@@ -74,24 +69,17 @@ func createAt(d *dir, name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// oldRefs gives the chunks of the file's old content when patching it pays.
-func (a *applier) oldRefs(old, e *tree.Entry) []tree.Ref {
-	if old == nil || old.Kind != tree.File || old.Link != e.Link || e.Size < 1<<20 {
-		return nil
-	}
-	refs, err := old.AllRefs(a.from)
-	if err != nil {
-		return nil // the whole file is the safe answer
-	}
-	return refs
+// patchable tells whether patching a file's old content pays.
+func patchable(old, e *tree.Entry) bool {
+	return old != nil && old.Kind == tree.File && old.Link == e.Link && e.Size >= 1<<20
 }
 
 // patch changes only the chunks that differ: in a clone that then takes the name,
 // or, for large files where there are no clones, in place.
-func (a *applier) patch(ctx context.Context, d *dir, e *tree.Entry, refs, have []tree.Ref) (done bool, err error) {
+func (a *applier) patch(ctx context.Context, d *dir, e, old *tree.Entry) (done bool, err error) {
 	name := a.tempName()
 	if f, err := a.cloneTo(d, e.Name, name); err == nil {
-		if err := errors.Join(a.write(ctx, f, e.Size, refs, have), f.Close()); err != nil {
+		if err := errors.Join(a.write(ctx, f, e, old), f.Close()); err != nil {
 			return false, err
 		}
 		return true, a.moveIn(name, d, e)
@@ -106,7 +94,7 @@ func (a *applier) patch(ctx context.Context, d *dir, e *tree.Entry, refs, have [
 	if err != nil {
 		return false, nil
 	}
-	if err := errors.Join(a.write(ctx, f, e.Size, refs, have), f.Close()); err != nil {
+	if err := errors.Join(a.write(ctx, f, e, old), f.Close()); err != nil {
 		return false, err
 	}
 	return true, a.finish(d, e.Name, e)
@@ -128,20 +116,40 @@ func (a *applier) cloneTo(d *dir, from, to string) (*os.File, error) {
 	return dst, nil
 }
 
-// write fills a file with chunks, but for those that it has already. Zero blocks
-// become holes.
-func (a *applier) write(ctx context.Context, f *os.File, size int64, refs, have []tree.Ref) error {
-	if err := f.Truncate(size); err != nil {
+// write fills a file with chunks, but for those that it has from its old entry, if there is
+// one. Zero blocks become holes.
+func (a *applier) write(ctx context.Context, f *os.File, e, old *tree.Entry) error {
+	if err := f.Truncate(e.Size); err != nil {
 		return err
 	}
+	return e.Runs(a.to, func(run tree.Run) (err error) {
+		var have []tree.Ref
+		if old != nil {
+			if e.SameRun(run.First, old) {
+				return ctx.Err()
+			}
+			if have, err = old.RefsAt(run.First, a.from); err != nil {
+				return err
+			}
+		}
+		if run.Hole && len(have) == 0 {
+			return ctx.Err()
+		}
+		return a.writeRun(ctx, f, e.Size, run, have)
+	})
+}
+
+// writeRun writes a run, in whose place have are.
+func (a *applier) writeRun(ctx context.Context, f *os.File, size int64, run tree.Run, have []tree.Ref) error {
+	refs, first := run.Refs, run.First
 	if len(refs) <= parallelChunks {
-		return a.writeSome(ctx, f, size, refs, have, 0)
+		return a.writeSome(ctx, f, size, refs, have, first)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.NumCPU())
-	for first := 0; first < len(refs); first += parallelChunks {
+	for at := 0; at < len(refs); at += parallelChunks {
 		g.Go(func() error {
-			return a.writeSome(ctx, f, size, refs[first:min(first+parallelChunks, len(refs))], have, first)
+			return a.writeSome(ctx, f, size, refs[at:min(at+parallelChunks, len(refs))], have[min(at, len(have)):], first+at)
 		})
 	}
 	return g.Wait()
@@ -158,10 +166,10 @@ func (a *applier) writeSome(ctx context.Context, f *os.File, size int64, refs, h
 			return err
 		}
 		n := first + i
-		if n < len(have) && have[n] == r {
+		if i < len(have) && have[i] == r {
 			continue
 		}
-		if err := a.writeChunk(f, n, tree.ChunkLen(size, n), r, n < len(have), *buf); err != nil {
+		if err := a.writeChunk(f, n, tree.ChunkLen(size, n), r, i < len(have), *buf); err != nil {
 			return err
 		}
 	}

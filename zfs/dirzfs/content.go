@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"runtime"
@@ -37,18 +38,12 @@ func (w *walker) content(ctx context.Context, d *dir, name string, e *tree.Entry
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return os.ErrNotExist // replaced since it was listed
 	}
+	if st.Size > tree.MaxFile {
+		return fmt.Errorf("%s has %d bytes, holes included, and more than %d cannot be replicated by this engine: make it smaller, or remove it", d.path(name), st.Size, int64(tree.MaxFile))
+	}
 	e.Size = st.Size
-	refs := make([]tree.Ref, tree.ChunkCount(st.Size))
 	r := chunkReader{w: w, f: f, size: st.Size, sparse: st.Blocks*512 < st.Size, buffers: newBuffers()}
-	if err := r.all(ctx, refs); err != nil {
-		return err
-	}
-	for i := range refs {
-		if !refs[i].Hash.IsZero() {
-			e.Bytes += int64(tree.ChunkLen(e.Size, i))
-		}
-	}
-	return e.SetRefs(refs, w.putNew)
+	return e.Fill(w.putNew, func(first int, refs []tree.Ref) (hole bool, err error) { return r.all(ctx, refs, first) })
 }
 
 // chunkReader reads one file.
@@ -60,18 +55,22 @@ type chunkReader struct {
 	buffers *sync.Pool
 }
 
-func (r *chunkReader) all(ctx context.Context, refs []tree.Ref) error {
+// all reads one run of chunks, unless it is a hole.
+func (r *chunkReader) all(ctx context.Context, refs []tree.Ref, first int) (hole bool, err error) {
 	if len(refs) <= parallelChunks {
-		return r.some(ctx, refs, 0)
+		return false, r.some(ctx, refs, first)
+	}
+	if r.hole(first, len(refs)) {
+		return true, ctx.Err()
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.NumCPU())
-	for first := 0; first < len(refs); first += parallelChunks {
+	for at := 0; at < len(refs); at += parallelChunks {
 		g.Go(func() error {
-			return r.some(ctx, refs[first:min(first+parallelChunks, len(refs))], first)
+			return r.some(ctx, refs[at:min(at+parallelChunks, len(refs))], first+at)
 		})
 	}
-	return g.Wait()
+	return false, g.Wait()
 }
 
 func (r *chunkReader) some(ctx context.Context, refs []tree.Ref, first int) error {
@@ -84,7 +83,7 @@ func (r *chunkReader) some(ctx context.Context, refs []tree.Ref, first int) erro
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if r.hole(first + i) {
+		if r.hole(first+i, 1) {
 			continue
 		}
 		if err := r.one(&refs[i], first+i, *buf); err != nil {
@@ -94,15 +93,15 @@ func (r *chunkReader) some(ctx context.Context, refs []tree.Ref, first int) erro
 	return nil
 }
 
-// hole asks the file system of a sparse file whether a chunk has any data.
-func (r *chunkReader) hole(i int) bool {
+// hole asks the file system of a sparse file whether n chunks from i on have any data.
+func (r *chunkReader) hole(i, n int) bool {
 	if !r.sparse {
 		return false
 	}
 	off := int64(i) * tree.ChunkSize
 	// Descriptor offsets do not matter here: chunks are read with pread.
 	data, err := unix.Seek(int(r.f.Fd()), off, unix.SEEK_DATA)
-	return errors.Is(err, unix.ENXIO) || err == nil && data >= off+tree.ChunkSize
+	return errors.Is(err, unix.ENXIO) || err == nil && data >= off+int64(n)*tree.ChunkSize
 }
 
 func (r *chunkReader) one(ref *tree.Ref, i int, buf []byte) error {

@@ -41,7 +41,10 @@ func (d *differ) learn(from, to tree.Hash) error {
 }
 
 func (d *differ) add(h tree.Hash) bool {
-	if _, ok := d.have[h]; ok || h.IsZero() {
+	if h.IsZero() {
+		return false
+	}
+	if _, ok := d.have[h]; ok {
 		return false
 	}
 	d.have[h] = struct{}{}
@@ -99,10 +102,15 @@ func (d *differ) learnEntry(e, want *tree.Entry) error {
 	if e.Kind != tree.File {
 		return nil
 	}
-	refs, err := e.AllRefs(d.from)
-	for _, r := range refs {
-		d.add(r.Hash)
-	}
+	err := e.Runs(d.from, func(run tree.Run) error {
+		if run.Hole {
+			return nil
+		}
+		for _, r := range run.Refs {
+			d.add(r.Hash)
+		}
+		return nil
+	})
 	for _, l := range e.Lists {
 		d.add(l)
 	}
@@ -202,25 +210,36 @@ func (d *differ) emitEntry(e, old *tree.Entry) error {
 }
 
 func (d *differ) emitFile(e *tree.Entry) error {
-	refs, err := e.AllRefs(d.to)
+	err := e.Runs(d.to, func(run tree.Run) error { return d.emitRun(e.Size, run) })
 	if err != nil {
 		return err
 	}
-	for i, r := range refs {
-		if d.check != nil && !r.Hash.IsZero() {
-			if err := d.check(r.Hash, tree.ChunkLen(e.Size, i)); err != nil {
+	for _, l := range e.Lists {
+		if err := d.emitObject(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *differ) emitRun(size int64, run tree.Run) error {
+	if run.Hole {
+		return nil
+	}
+	for i, r := range run.Refs {
+		if r.Hash.IsZero() {
+			continue
+		}
+		length := tree.ChunkLen(size, run.First+i)
+		if d.check != nil {
+			if err := d.check(r.Hash, length); err != nil {
 				return err
 			}
 		}
 		if !d.add(r.Hash) {
 			continue
 		}
-		if err := d.chunk(r.Hash, tree.ChunkLen(e.Size, i)); err != nil {
-			return err
-		}
-	}
-	for _, l := range e.Lists {
-		if err := d.emitObject(l); err != nil {
+		if err := d.chunk(r.Hash, length); err != nil {
 			return err
 		}
 	}

@@ -251,7 +251,7 @@ func (d *decoder) xattrs() []Xattr {
 }
 
 func (d *decoder) file(e *Entry) {
-	e.Size = int64(d.uvarint(maxSize))
+	e.Size = int64(d.uvarint(MaxFile))
 	e.Link = d.link()
 	for range d.uvarint(inlineRefs) {
 		e.Refs = append(e.Refs, d.ref())

@@ -3,6 +3,7 @@ package tree
 import (
 	"encoding/hex"
 	"hash/fnv"
+	"slices"
 
 	"github.com/zeebo/blake3"
 )
@@ -115,45 +116,120 @@ type Getter func(Hash) ([]byte, error)
 // Putter takes a new object. The payload belongs to the receiver of the call.
 type Putter func(Hash, []byte) error
 
-// SetRefs gives the entry its chunks, in lists when there are many.
-func (e *Entry) SetRefs(refs []Ref, put Putter) error {
-	e.Refs, e.Lists = nil, nil
-	if len(refs) <= inlineRefs {
-		e.Refs = refs
-		return nil
+// MaxFile is the size in bytes of the largest file that a tree can hold, 16 TiB: holes cost
+// nothing on the disk, so that a file of any size is made with one call.
+const MaxFile = 1 << 44
+
+// Run is some of a file's chunks in a row.
+type Run struct {
+	First int // number of the first
+	Refs  []Ref
+	Hole  bool // all of them are
+}
+
+// Fill gives a file of e.Size bytes its chunks, in lists when there are many, and counts its
+// bytes. read is called for one run of them after the other, and sets each that is no hole, or
+// reports that all are; refs are read's until it returns.
+func (e *Entry) Fill(put Putter, read func(first int, refs []Ref) (hole bool, err error)) error {
+	e.Refs, e.Lists, e.Bytes = nil, nil, 0
+	count := ChunkCount(e.Size)
+	if count <= inlineRefs {
+		e.Refs = make([]Ref, count)
+		_, err := e.fill(0, e.Refs, read)
+		return err
 	}
-	for len(refs) > 0 {
-		n := min(listRefs, len(refs))
-		h, err := putObject(encodeList(refs[:n]), put)
+	buf := make([]Ref, listRefs)
+	var nothing Hash // of a list of holes
+	for first := 0; first < count; first += listRefs {
+		refs := buf[:min(listRefs, count-first)]
+		hole, err := e.fill(first, refs, read)
 		if err != nil {
 			return err
 		}
-		e.Lists, refs = append(e.Lists, h), refs[n:]
+		h := nothing
+		if full := hole && len(refs) == listRefs; !full || nothing.IsZero() {
+			if h, err = putObject(encodeList(refs), put); err != nil {
+				return err
+			}
+			if full {
+				nothing = h
+			}
+		}
+		e.Lists = append(e.Lists, h)
 	}
 	return nil
 }
 
-// AllRefs gives the chunks of a file and checks that they fit its size.
-func (e *Entry) AllRefs(get Getter) ([]Ref, error) {
-	refs := e.Refs
-	if len(e.Lists) > 0 {
-		refs = nil
-		for _, h := range e.Lists {
-			payload, err := get(h)
-			if err != nil {
-				return nil, err
-			}
-			part, err := DecodeList(payload)
-			if err != nil {
-				return nil, err
-			}
-			refs = append(refs, part...)
+func (e *Entry) fill(first int, refs []Ref, read func(first int, refs []Ref) (bool, error)) (hole bool, err error) {
+	clear(refs)
+	if hole, err = read(first, refs); hole || err != nil {
+		return hole, err
+	}
+	for i := range refs {
+		if !refs[i].Hash.IsZero() {
+			e.Bytes += int64(ChunkLen(e.Size, first+i))
 		}
 	}
-	if len(refs) != ChunkCount(e.Size) {
-		return nil, errMalformed("file %q of %d bytes with %d chunks", e.Name, e.Size, len(refs))
+	return false, nil
+}
+
+// Runs calls fn for one run of the file's chunks after the other, and checks that they fit
+// its size. fn must not keep a run.
+func (e *Entry) Runs(get Getter, fn func(Run) error) error {
+	count := ChunkCount(e.Size)
+	if len(e.Lists) == 0 {
+		if len(e.Refs) != count {
+			return errMalformed("file %q of %d bytes with %d chunks", e.Name, e.Size, len(e.Refs))
+		}
+		return fn(Run{Refs: e.Refs})
 	}
-	return refs, nil
+	if len(e.Lists) != (count+listRefs-1)/listRefs {
+		return errMalformed("file %q of %d bytes with %d lists", e.Name, e.Size, len(e.Lists))
+	}
+	var run Run
+	for i, h := range e.Lists {
+		if i == 0 || h != e.Lists[i-1] { // those of a hole are all the same
+			refs, err := readList(h, get)
+			if err != nil {
+				return err
+			}
+			run.Refs, run.Hole = refs, !slices.ContainsFunc(refs, func(r Ref) bool { return !r.Hash.IsZero() })
+		}
+		if run.First = i * listRefs; len(run.Refs) != min(listRefs, count-run.First) {
+			return errMalformed("file %q of %d bytes with %d chunks from %d on", e.Name, e.Size, len(run.Refs), run.First)
+		}
+		if err := fn(run); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RefsAt gives the chunks of the run that Runs has at first, nil behind the file's end. It
+// does not check them.
+func (e *Entry) RefsAt(first int, get Getter) ([]Ref, error) {
+	switch i := first / listRefs; {
+	case i < len(e.Lists):
+		return readList(e.Lists[i], get)
+	case i == 0:
+		return e.Refs, nil
+	}
+	return nil, nil
+}
+
+// SameRun tells whether another file has the same run at first, without reading it. False
+// says nothing.
+func (e *Entry) SameRun(first int, other *Entry) bool {
+	i := first / listRefs
+	return i < len(e.Lists) && i < len(other.Lists) && e.Lists[i] == other.Lists[i]
+}
+
+func readList(h Hash, get Getter) ([]Ref, error) {
+	payload, err := get(h)
+	if err != nil {
+		return nil, err
+	}
+	return DecodeList(payload)
 }
 
 // PutDir stores a directory's entries, which must be sorted by name, and returns

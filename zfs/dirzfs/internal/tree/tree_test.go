@@ -106,16 +106,50 @@ func TestLargeFilesUseLists(t *testing.T) {
 	for i := range refs {
 		refs[i].Hash = Sum([]byte{byte(i), byte(i >> 8)})
 	}
-	if err := e.SetRefs(refs, m.put); err != nil {
-		t.Fatal(err)
+	err := e.Fill(m.put, func(first int, run []Ref) (bool, error) { copy(run, refs[first:]); return false, nil })
+	if err != nil || e.Bytes != e.Size {
+		t.Fatalf("%d bytes, %v", e.Bytes, err)
 	}
-	got, err := e.AllRefs(m.get)
+	var got []Ref
+	err = e.Runs(m.get, func(run Run) error {
+		one, err := e.RefsAt(run.First, m.get)
+		if run.First != len(got) || run.Hole || !reflect.DeepEqual(one, run.Refs) || !e.SameRun(run.First, &e) {
+			t.Errorf("run at %d", run.First)
+		}
+		got = append(got, run.Refs...)
+		return err
+	})
 	if err != nil || !reflect.DeepEqual(got, refs) || len(e.Lists) != 5 {
 		t.Errorf("%d lists, %v", len(e.Lists), err)
 	}
-	e.Size++
-	if _, err := e.AllRefs(m.get); !errors.Is(err, ErrMalformed) {
-		t.Errorf("a size that does not fit: %v", err)
+	for _, size := range []int64{e.Size + 1, e.Size - ChunkSize, 1, MaxFile} {
+		e.Size = size
+		if err := e.Runs(m.get, func(Run) error { return nil }); !errors.Is(err, ErrMalformed) {
+			t.Errorf("a size that does not fit, %d: %v", size, err)
+		}
+	}
+	e.Size = 10_000*ChunkSize - 1
+	err = e.Fill(m.put, func(first int, run []Ref) (bool, error) {
+		if first == 4*listRefs {
+			run[7].Hash = Sum([]byte("x"))
+		}
+		return first != 4*listRefs, nil
+	})
+	if err != nil || e.Bytes != ChunkSize || e.Lists[0] != e.Lists[8] || e.Lists[0] == e.Lists[4] || e.Lists[0] == e.Lists[9] {
+		t.Errorf("%d bytes, lists %v, %v", e.Bytes, e.Lists, err)
+	}
+	err = e.Runs(m.get, func(run Run) error {
+		if run.Hole == (run.First == 4*listRefs) {
+			t.Errorf("at %d: a hole %v", run.First, run.Hole)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	huge := appendEntry([]byte{kindSegment}, &Entry{Kind: File, Name: "f", Size: MaxFile + 1})
+	if _, err := DecodeSegment(huge); !errors.Is(err, ErrMalformed) {
+		t.Errorf("a file larger than any: %v", err)
 	}
 }
 
