@@ -85,6 +85,10 @@ func (l *lateZFS) Damage(ctx context.Context, pool string) ([]zfs.Damage, error)
 	return from(ctx, l, func(h zfsHost) ([]zfs.Damage, error) { return h.Damage(ctx, pool) })
 }
 
+func (l *lateZFS) Shared(ctx context.Context, root string) (map[string][]string, error) {
+	return from(ctx, l, func(h zfsHost) (map[string][]string, error) { return h.Shared(ctx, root) })
+}
+
 func (l *lateZFS) Sync(ctx context.Context, pool string) error {
 	return l.with(ctx, func(h zfsHost) error { return h.Sync(ctx, pool) })
 }

@@ -33,5 +33,6 @@ type Storage interface {
 	stream.Engine
 	Inventory
 	surveyor
+	sharer
 	io.Closer
 }

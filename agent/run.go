@@ -118,6 +118,7 @@ func (a *Agent) work(ctx context.Context) error {
 	}
 	group.Go(func() error { return a.pools.run(ctx) })
 	group.Go(func() error { return a.damages.run(ctx) })
+	group.Go(func() error { return a.sharing().run(ctx) })
 	group.Go(func() error { return a.sweeps(ctx) })
 	group.Go(func() error {
 		if err := a.enlist(ctx); err != nil {
