@@ -9,6 +9,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"tarn/zfs"
+	"tarn/zfs/dirzfs/internal/tree"
 )
 
 // The index of a dataset remembers, per path, the signature that a live node had
@@ -97,6 +98,9 @@ func (c *indexChange) write(tx *bolt.Tx, ds zfs.GUID) error {
 		}
 	}
 	for k, s := range c.put {
+		if len(k) > bolt.MaxKeySize {
+			continue // what is not in the index is read
+		}
 		if err := b.Put([]byte(k), s[:]); err != nil {
 			return err
 		}
@@ -126,6 +130,14 @@ func settled(st *unix.Stat_t, now int64) bool {
 	return st.Ctim.Nano()+granularity < now
 }
 
+// modeKey is a path, or the hash of one that is too long for a key.
+func modeKey(path string) []byte {
+	if len(path) >= bolt.MaxKeySize {
+		return []byte("//" + tree.Sum([]byte(path)).String())
+	}
+	return []byte("/" + path)
+}
+
 // loadMode reads the true mode that readonly=on hid, if one is on record.
 func (p *pool) loadMode(ds zfs.GUID, path string) (mode uint32, ok bool, err error) {
 	err = p.db.View(func(tx *bolt.Tx) error {
@@ -133,7 +145,7 @@ func (p *pool) loadMode(ds zfs.GUID, path string) (mode uint32, ok bool, err err
 		if b == nil {
 			return nil
 		}
-		if v := b.Get([]byte("/" + path)); v != nil {
+		if v := b.Get(modeKey(path)); v != nil {
 			mode, ok = binary.BigEndian.Uint32(v), true
 		}
 		return nil

@@ -64,7 +64,7 @@ func (p *pool) recordModes(ctx context.Context, ds *datasetRec) (int, error) {
 			return err
 		}
 		for path, mode := range modes {
-			if err := b.Put([]byte("/"+path), binary.BigEndian.AppendUint32(nil, mode)); err != nil {
+			if err := b.Put(modeKey(path), binary.BigEndian.AppendUint32(nil, mode)); err != nil {
 				return err
 			}
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,7 +33,13 @@ func openTop(path string) (*dir, error) {
 
 func (d *dir) fd() int { return int(d.f.Fd()) }
 
-func (d *dir) path(name string) string { return path.Join(d.rel, name) }
+// path is that of an entry inside the dataset; name "" is the directory itself.
+func (d *dir) path(name string) string {
+	if d.rel == "" || name == "" {
+		return d.rel + name
+	}
+	return d.rel + "/" + name
+}
 
 func (d *dir) close() { _ = d.f.Close() } // opened for reading
 

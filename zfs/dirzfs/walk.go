@@ -210,7 +210,8 @@ func (w *walker) visit(ctx context.Context, g *errgroup.Group, d *dir, s *scan, 
 	return nil
 }
 
-// link gives the first path of a node with several names, by walk order.
+// link gives the first path of a node with several names, by walk order. Those of one whose
+// path is too long for that become files of their own.
 func (w *walker) link(d *dir, name string, kind tree.Kind, st *unix.Stat_t) string {
 	if kind == tree.Dir || st.Nlink < 2 {
 		return ""
@@ -220,7 +221,10 @@ func (w *walker) link(d *dir, name string, kind tree.Kind, st *unix.Stat_t) stri
 	if _, ok := w.links[st.Ino]; !ok {
 		w.links[st.Ino] = d.path(name)
 	}
-	return w.links[st.Ino]
+	if first := w.links[st.Ino]; len(first) <= tree.MaxPath {
+		return first
+	}
+	return ""
 }
 
 // linkOf keeps a recorded link to itself: its other names may be gone, which does

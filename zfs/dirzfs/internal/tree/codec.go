@@ -21,6 +21,9 @@ const maxPayload = 16 << 20
 // MaxPayload is the largest object in bytes that a stream may carry.
 const MaxPayload = maxPayload
 
+// MaxPath is the length in bytes of the longest path that an Entry's Link may be.
+const MaxPath = 1 << 16
+
 // ErrMalformed is wrapped by every decoding error.
 var ErrMalformed = errors.New("malformed tree object")
 
@@ -193,7 +196,6 @@ func (d *decoder) ref() Ref {
 const (
 	maxSize  = 1 << 62
 	maxXattr = 64 << 10
-	maxPath  = 1 << 16
 )
 
 func (d *decoder) entry(root bool) Entry {
@@ -269,7 +271,7 @@ func (d *decoder) file(e *Entry) {
 }
 
 func (d *decoder) link() string {
-	l := d.string(maxPath)
+	l := d.string(MaxPath)
 	if l != "" && !ValidPath(l) {
 		d.fail("link path %q", l)
 	}
