@@ -197,12 +197,12 @@ func (g *Ganesha) apply(ctx context.Context, export Export) error {
 	}
 	b, err := dialBus(ctx, g.where.Bus)
 	if err != nil {
-		return err
+		return errors.Join(err, g.outdate(export))
 	}
 	defer b.close()
 	inUse, err := b.ids(ctx)
 	if err != nil {
-		return err
+		return errors.Join(err, g.outdate(export))
 	}
 	if export.ID, err = g.number(export, inUse); err != nil {
 		return err
@@ -220,6 +220,19 @@ func (g *Ganesha) apply(ctx context.Context, export Export) error {
 		return err
 	}
 	return g.where.enforce(ctx, b, export, ganeshaClients(export, g.config.AnyPort))
+}
+
+// outdate is for a Ganesha that cannot be told: if it starts, it is not to bring back what
+// was taken away since. It then serves the share when it is told.
+func (g *Ganesha) outdate(export Export) error {
+	old := g.table.rows[export.Mountpoint]
+	if old.FSID == export.FSID && old.ReadOnly == export.ReadOnly && old.Squash == export.Squash && slices.Equal(old.Clients, export.Clients) {
+		return nil
+	}
+	if err := os.Remove(g.where.file(export.Mountpoint)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // displace removes the export of a share from where it was mounted before, and nothing is

@@ -152,23 +152,38 @@ func (r *ganeshaRunner) start(ctx context.Context) error {
 	return nil
 }
 
+// gate waits for a line, and becomes the command that its arguments are, under the same
+// process id; without one it ends. Nothing of the arguments is read by the shell.
+const gate = `read -r go && exec "$@" </dev/null`
+
 // spawn starts a process in a session of its own, so that neither the agent's
-// death nor its terminal's signals reach it, writes down its id, and reaps it
-// when it ends.
+// death nor its terminal's signals reach it, and reaps it when it ends. Its id is written
+// down before it begins: whoever takes an export away finds it, however early it is.
 func (r *ganeshaRunner) spawn(command, env []string, pidFile string) error {
+	program, err := exec.LookPath(command[0])
+	if err != nil {
+		return fmt.Errorf("start %s (Debian packages nfs-ganesha, nfs-ganesha-vfs, dbus): %w", command[0], err)
+	}
 	out, err := os.OpenFile(r.layout.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", command[0], err)
 	}
 	defer out.Close()
-	cmd := exec.Command(command[0], command[1:]...)
+	cmd := exec.Command("/bin/sh", append([]string{"-c", gate, "sh", program}, command[1:]...)...)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = r.layout.dir, append(os.Environ(), env...), out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start %s (Debian packages nfs-ganesha, nfs-ganesha-vfs, dbus): %w", command[0], err)
+	begin, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		return fmt.Errorf("start %s: %w", command[0], err)
 	}
 	err = replaceFile(pidFile, []byte(strconv.Itoa(cmd.Process.Pid)))
-	if err != nil {
+	if err == nil {
+		_, err = begin.Write([]byte("go\n"))
+	}
+	if err = errors.Join(err, begin.Close()); err != nil {
 		err = errors.Join(err, cmd.Process.Kill()) // nobody would find it again
 	}
 	go func() { _ = cmd.Wait() }() // that it ended is seen by looking

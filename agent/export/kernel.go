@@ -108,7 +108,7 @@ func (k *Kernel) Apply(ctx context.Context, mountpoint string, want *tarnv1.Expo
 }
 
 func (k *Kernel) apply(ctx context.Context, export Export) error {
-	if err := errors.Join(checkConfigPath(export.Mountpoint), checkFSID(export.FSID), k.serving()); err != nil {
+	if err := errors.Join(checkConfigPath(export.Mountpoint), checkFSID(export.FSID)); err != nil {
 		return err
 	}
 	if err := mounted(export.Mountpoint); err != nil {
@@ -170,9 +170,10 @@ func (k *Kernel) enforce(ctx context.Context, mountpoint string, entries []kerne
 			gone = append(gone, exportArgument(client, mountpoint))
 		}
 	}
-	// What is taken away goes first; what is given comes after.
+	// What is taken away goes first, also while nobody serves: the server's start would
+	// bring it back. What is given comes after.
 	slices.Sort(gone)
-	if err := errors.Join(k.exportfsEach(ctx, []string{"-u"}, gone), table.crossed(mountpoint)); err != nil {
+	if err := errors.Join(k.exportfsEach(ctx, []string{"-u"}, gone), table.crossed(mountpoint), k.serving()); err != nil {
 		return err
 	}
 	byOptions := map[string][]string{}

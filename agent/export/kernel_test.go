@@ -222,8 +222,15 @@ func TestKernelRefusesWhatItCannotServe(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(k.dir, "proc", "threads"), []byte("0\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := k.Apply(t.Context(), aMount, exportsOf(shareFSID), false); err == nil || !strings.Contains(err.Error(), "does not run") {
+	if err := os.WriteFile(k.etab, []byte(aMount+"\t10.0.0.1(rw)\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := k.Apply(t.Context(), aMount, exportsOf(shareFSID, rule("2", "10.0.0.2", rw)), false); err == nil || !strings.Contains(err.Error(), "does not run") {
 		t.Errorf("without a server: %v", err)
+	}
+	file, err := os.ReadFile(k.file(aMount))
+	if have := k.read(t); have != "" || err != nil || strings.Contains(string(file), "10.0.0.1(") {
+		t.Errorf("the server's start brings back what was taken away: %q, %q, %v", have, file, err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,6 +71,46 @@ func TestNothingIsServedBelowAMountpoint(t *testing.T) {
 	directories := restedGanesha(t, false, below)
 	if err := directories.retract(t.Context()); err != nil || !hasFile(t, directories.where.file(below)) {
 		t.Errorf("where shares are directories one was taken away: %v", err)
+	}
+}
+
+// TestRulesOfAGaneshaThatIsDown: its start brings nothing back that was taken away while it
+// could not be told.
+func TestRulesOfAGaneshaThatIsDown(t *testing.T) {
+	g := restedGanesha(t, true, aMount)
+	if _, _, err := g.Apply(t.Context(), aMount, exportsOf(shareFSID), false); err == nil || !hasFile(t, g.where.file(aMount)) {
+		t.Errorf("the same rules: %v", err)
+	}
+	if _, _, err := g.Apply(t.Context(), aMount, exportsOf(shareFSID), true); err == nil || hasFile(t, g.where.file(aMount)) {
+		t.Errorf("a file that says more than the rules is left, %v", err)
+	}
+}
+
+// TestGaneshaIsKnownBeforeItServes: whoever takes an export away while it starts finds it.
+func TestGaneshaIsKnownBeforeItServes(t *testing.T) {
+	g := restedGanesha(t, true)
+	dir := g.runner.layout.dir
+	script := "#!/bin/sh\ncat " + g.runner.layout.pid() + " >" + dir + "/known; echo $$ >" + dir + "/is\n"
+	if err := os.WriteFile(filepath.Join(dir, "server"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		_ = os.Remove(g.runner.layout.pid())
+		_ = os.Remove(filepath.Join(dir, "is"))
+		if err := g.runner.spawn([]string{filepath.Join(dir, "server")}, nil, g.runner.layout.pid()); err != nil {
+			t.Fatal(err)
+		}
+		until(t, 10*time.Second, func() error {
+			known, _ := os.ReadFile(filepath.Join(dir, "known"))
+			is, err := os.ReadFile(filepath.Join(dir, "is"))
+			if err == nil && strings.TrimSpace(string(is)) != "" && strings.TrimSpace(string(known)) != strings.TrimSpace(string(is)) {
+				t.Fatalf("it is process %s, known as %q", is, known)
+			}
+			if err == nil && len(is) == 0 {
+				err = errors.New("not written yet")
+			}
+			return err
+		})
 	}
 }
 
