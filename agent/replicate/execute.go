@@ -274,7 +274,14 @@ func (w *Worker) cloneLocal(ctx context.Context) error {
 func (w *Worker) adoptStaging(ctx context.Context) error {
 	props := resting(w.newMarks(roleReplica))
 	maps.Copy(props, w.s.f.managed())
-	if err := w.cfg.Engine.Set(ctx, w.l.staging(), props); err != nil {
+	set := func(props map[string]string) error { return w.cfg.Engine.Set(ctx, w.l.staging(), props) }
+	var err error
+	if replaced := w.s.f.replaced(); replaced != "" {
+		err = w.carrying(ctx, replaced, props, set)
+	} else {
+		err = set(props)
+	}
+	if err != nil {
 		return fmt.Errorf("mark received dataset: %w", err)
 	}
 	if w.s.a.GetCloneSource() != nil {

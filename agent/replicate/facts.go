@@ -89,15 +89,24 @@ func (f *facts) common() zfs.GUID {
 	return g
 }
 
-// managed are the marks of what was taken over and is put aside by now, of the copy that
-// was put aside last; none if there is no such copy.
-func (f *facts) managed() map[string]string {
-	var last zfs.Dataset
+// lastAside is the copy of a kind that was put aside last; without a name if there is none.
+func (f *facts) lastAside(kind func(zfs.Dataset) bool) (last zfs.Dataset) {
 	for _, d := range f.asides {
-		if local(d, markWas) != "" && (last.Name == "" || local(d, markSince) > local(last, markSince)) {
+		if kind(d) && (last.Name == "" || local(d, markSince) > local(last, markSince)) {
 			last = d
 		}
 	}
+	return last
+}
+
+// replaced is the dataset in whose place everything is sent again; "" if there is none.
+func (f *facts) replaced() string {
+	return f.lastAside(func(d zfs.Dataset) bool { return local(d, markBase) == zfs.GUID(0).String() }).Name
+}
+
+// managed are the marks of what was taken over and is put aside by now; none if nothing was.
+func (f *facts) managed() map[string]string {
+	last := f.lastAside(func(d zfs.Dataset) bool { return local(d, markWas) != "" })
 	kept := map[string]string{}
 	for _, mark := range []string{markFrom, markWas} {
 		if value := local(last, mark); value != "" {

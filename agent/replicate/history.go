@@ -135,7 +135,9 @@ func (w *Worker) rebase(ctx context.Context) error {
 			props[mark] = value
 		}
 	}
-	return w.cfg.Engine.Clone(ctx, v.FullName(), w.l.dataset(), props)
+	return w.carrying(ctx, moved, props, func(props map[string]string) error {
+		return w.cfg.Engine.Clone(ctx, v.FullName(), w.l.dataset(), props)
+	})
 }
 
 // finishAside records data put aside as a divergent copy: kept until somebody
