@@ -126,34 +126,41 @@ func (p *packs) create(id uint32) (*os.File, error) {
 	return f, SyncDir(p.dir)
 }
 
-// readAt fills buf from a pack.
+// readAt fills buf from a pack. Whoever opens another may close it before it is read: then it
+// is opened again.
 func (p *packs) readAt(at loc, buf []byte) error {
-	p.files.RLock()
-	if f := p.open[at.pack]; f != nil {
-		_, err := f.ReadAt(buf, at.off)
-		p.files.RUnlock()
-		return err
+	for {
+		done, err := p.readOpen(at, buf)
+		if done {
+			return err
+		}
+		if err := p.openForReading(at.pack); err != nil {
+			return err
+		}
 	}
-	p.files.RUnlock()
-	f, err := p.openForReading(at.pack)
-	if err != nil {
-		return err
-	}
-	p.files.RLock()
-	defer p.files.RUnlock()
-	_, err = f.ReadAt(buf, at.off)
-	return err
 }
 
-func (p *packs) openForReading(id uint32) (*os.File, error) {
+// readOpen reads from a pack that is open, and keeps it so meanwhile.
+func (p *packs) readOpen(at loc, buf []byte) (open bool, err error) {
+	p.files.RLock()
+	defer p.files.RUnlock()
+	f := p.open[at.pack]
+	if f == nil {
+		return false, nil
+	}
+	_, err = f.ReadAt(buf, at.off)
+	return true, err
+}
+
+func (p *packs) openForReading(id uint32) error {
 	p.files.Lock()
 	defer p.files.Unlock()
-	if f := p.open[id]; f != nil {
-		return f, nil
+	if p.open[id] != nil {
+		return nil
 	}
 	f, err := os.Open(filepath.Join(p.dir, packName(id)))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for other, old := range p.open {
 		if len(p.open) < maxOpen {
@@ -163,7 +170,7 @@ func (p *packs) openForReading(id uint32) (*os.File, error) {
 		delete(p.open, other)
 	}
 	p.open[id] = f
-	return f, nil
+	return nil
 }
 
 // punch gives the bytes of a dead chunk back. Failure costs space, not truth:
