@@ -163,7 +163,7 @@ func (k *Kernel) settle(ctx context.Context, patience time.Duration, mountpoint 
 // settleEach is settle for several mountpoints; free is called for each as soon as the
 // kernel has forgotten it, or the time is over.
 func (k *Kernel) settleEach(ctx context.Context, patience time.Duration, mountpoints []string, free func(mountpoint string)) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	over, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	ticker := time.NewTicker(settleLook)
 	defer ticker.Stop()
@@ -184,7 +184,7 @@ func (k *Kernel) settleEach(ctx context.Context, patience time.Duration, mountpo
 			return
 		}
 		select {
-		case <-ctx.Done():
+		case <-over.Done(): // what has begun by then may end
 			for _, m := range left {
 				free(m)
 			}
