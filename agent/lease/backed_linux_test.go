@@ -51,10 +51,9 @@ func watchdogPipe(t *testing.T) (path string, written chan byte) {
 
 func theHelper(t *testing.T, dir string, agent *process) int {
 	t.Helper()
-	pids := without(helpers(t, dir), agent.cmd.Process.Pid)
-	if len(pids) != 1 {
-		t.Fatalf("helpers: %v", pids)
-	}
+	var pids []int
+	// What it starts, nft for one, has its name for a moment.
+	until(t, "alone", func() bool { pids = without(helpers(t, dir), agent.cmd.Process.Pid); return len(pids) == 1 })
 	return pids[0]
 }
 

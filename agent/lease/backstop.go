@@ -19,7 +19,8 @@ type Backstop interface {
 	// Guard says at now that rights are held, of which the first ends at first and the
 	// last at last; armed is false when there is nothing to guard. It is called after
 	// each change and again after pause; 0 is when something changes. It must not block.
-	// An error says that the backstop does not work at the moment.
+	// An error says that the backstop does not work at the moment; errNotYet, that it will
+	// in a moment if nothing goes wrong: until then nobody is to count on it.
 	Guard(now, first, last time.Duration, armed bool) (pause time.Duration, err error)
 	// Lead is how long before the first end the helper must have fenced, so that a
 	// backstop that then still runs does not strike.
@@ -27,6 +28,9 @@ type Backstop interface {
 	// Leave ends the guard. clean tells that nothing is armed; else what was set runs out.
 	Leave(clean bool)
 }
+
+// errNotYet is no trouble yet.
+var errNotYet = errors.New("is being set")
 
 // Backing says which backstop a host's helper has: at most one of its fields is set.
 type Backing struct {

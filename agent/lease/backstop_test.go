@@ -93,12 +93,17 @@ func newGuardedBench(t *testing.T) (*bench, *kennel) {
 // guardedBench is one of a row of helpers with the same watchdog, until ctx kills it.
 func guardedBench(t *testing.T, ctx context.Context, k *kennel, start time.Time) *bench {
 	t.Helper()
+	dog := newWatchdog(WatchdogConfig{Device: "/dev/null", Timeout: bite}, k.openDog, slog.New(slog.DiscardHandler))
+	return backedBench(t, ctx, dog, start)
+}
+
+func backedBench(t *testing.T, ctx context.Context, backstop Backstop, start time.Time) *bench {
+	t.Helper()
 	in, w := io.Pipe()
 	r, out := io.Pipe()
 	b := &bench{t: t, in: w, answers: make(chan answer, 100), done: make(chan error, 1), start: start, fenced: map[Target]time.Duration{}}
-	dog := newWatchdog(WatchdogConfig{Device: "/dev/null", Timeout: bite}, k.openDog, slog.New(slog.DiscardHandler))
 	go func() {
-		b.done <- RunDeadman(ctx, HelperConfig{In: in, Out: out, Fence: b.fence, Clock: b.now, Backstop: dog})
+		b.done <- RunDeadman(ctx, HelperConfig{In: in, Out: out, Fence: b.fence, Clock: b.now, Backstop: backstop})
 		_ = in.Close()
 		_ = out.Close()
 	}()
@@ -200,11 +205,11 @@ func TestWatchdogThatCannotBeArmedIsTold(t *testing.T) {
 		if err := writeLine(b.in, order{Sequence: 1, Arm: []Armed{{Target: target, Deadline: b.now() + 10*time.Second}}}); err != nil {
 			t.Fatal(err)
 		}
-		if a := <-b.answers; a.Sequence != 1 {
-			t.Errorf("the deadline is not confirmed: %+v", a)
-		}
 		if a := <-b.answers; a.Backed == nil || !strings.Contains(a.Backed.Trouble, "in use") {
 			t.Errorf("told %+v", a)
+		}
+		if a := <-b.answers; a.Sequence != 1 {
+			t.Errorf("the deadline is not confirmed: %+v", a)
 		}
 		k.mu.Lock()
 		k.refuse = nil

@@ -42,6 +42,9 @@ func (c FilterConfig) Validate() error {
 // the right to write: the run may have taken that long.
 const filterPatience = time.Second
 
+// filterLook is how soon a filter that is being put up is asked for again: an agent waits.
+const filterLook = 10 * time.Millisecond
+
 // filter lets clients in through a set whose elements the kernel lets expire: each
 // renewal puts them in again for what is left of the rights to write. If every process
 // of the host is stopped or dead they expire all the same, established connections
@@ -83,7 +86,13 @@ func (f *filter) Guard(_, _, last time.Duration, armed bool) (time.Duration, err
 	}
 	if !f.running {
 		f.running = true
+		if !armed {
+			f.have = passage{} // from now on it may be open
+		}
 		f.setting.Go(func() { f.set(want) })
+	}
+	if f.err == nil && armed && !f.have.armed {
+		return filterLook, fmt.Errorf("packet filter %w", errNotYet) // everybody is let in as yet
 	}
 	return helperLook, f.err
 }

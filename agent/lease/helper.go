@@ -36,6 +36,9 @@ const (
 	fenceRetry = 100 * time.Millisecond
 	// fenceGiveUp bounds the life of an abandoned helper whose target cannot be fenced.
 	fenceGiveUp = 10 * time.Minute
+	// answerWithin bounds how long an order waits for the backstop: the agent's patience
+	// with its helper is longer.
+	answerWithin = 500 * time.Millisecond
 )
 
 // errGaveUp says that a target could not be fenced in ten minutes after its deadline.
@@ -54,6 +57,11 @@ type helper struct {
 	told bool
 	// succeeded: a successor guards, and the backstop is its own.
 	succeeded bool
+	// unanswered are orders that were obeyed; hold is that they wait for the backstop, until
+	// answerBy at the latest.
+	unanswered []uint64
+	answerBy   time.Duration
+	hold       bool
 
 	orders   chan order
 	fenced   chan fenceResult
@@ -146,6 +154,7 @@ func (h *helper) loop(ctx context.Context) error {
 	orders := h.orders
 	for {
 		timer.Reset(min(h.fenceExpired(ctx), h.back()))
+		h.confirm()
 		if orders == nil && len(h.armed) == 0 && len(h.busy) == 0 {
 			return nil
 		}
@@ -188,7 +197,12 @@ func (h *helper) back() time.Duration {
 		}
 		last = max(last, deadline)
 	}
-	pause, err := h.config.Backstop.Guard(h.config.Clock(), first, last, len(h.armed) > 0)
+	now := h.config.Clock()
+	pause, err := h.config.Backstop.Guard(now, first, last, len(h.armed) > 0)
+	h.hold = errors.Is(err, errNotYet) && now < h.answerBy
+	if errors.Is(err, errNotYet) && (h.hold || len(h.unanswered) == 0) {
+		return pause
+	}
 	trouble := ""
 	if err != nil {
 		trouble = err.Error()
@@ -204,14 +218,29 @@ func (h *helper) back() time.Duration {
 	return pause
 }
 
+// obey does what is asked. It is confirmed when the backstop knows: the agent may serve then,
+// and be stopped together with this helper at once.
 func (h *helper) obey(o order) {
 	h.told = true
+	if len(h.unanswered) == 0 {
+		h.answerBy = h.config.Clock() + answerWithin
+	}
+	h.unanswered = append(h.unanswered, o.Sequence)
 	h.raise(o.Arm)
 	for _, t := range o.Forget {
 		delete(h.armed, t)
 		delete(h.retry, t)
 	}
-	h.answer(answer{Sequence: o.Sequence})
+}
+
+func (h *helper) confirm() {
+	if h.hold {
+		return
+	}
+	for _, sequence := range h.unanswered {
+		h.answer(answer{Sequence: sequence})
+	}
+	h.unanswered = h.unanswered[:0]
 }
 
 // raise takes later deadlines only: an order that was overtaken shortens nothing.

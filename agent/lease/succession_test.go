@@ -142,6 +142,72 @@ func TestPacketFilterIsTakenAwayOnce(t *testing.T) {
 	}
 }
 
+// TestRightCountsWhenTheFilterIsUp: an agent that was told that it may serve may be stopped at
+// once, with its helper. A filter that takes too long is told before.
+func TestRightCountsWhenTheFilterIsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFilter(FilterConfig{Nft: []string{"/nft"}, Ports: []int{2049}}, slog.New(slog.DiscardHandler))
+		runs := make(chan chan error)
+		f.run = func(string) error { result := make(chan error); runs <- result; return <-result }
+		b := backedBench(t, t.Context(), f, time.Now())
+		silent := func() {
+			t.Helper()
+			synctest.Wait()
+			if len(b.answers) > 0 {
+				t.Errorf("told %+v", <-b.answers)
+			}
+		}
+		if err := writeLine(b.in, order{Sequence: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if a := <-b.answers; a.Sequence != 1 { // of nothing there is nothing to wait for
+			t.Errorf("told %+v", a)
+		}
+		open := <-runs
+		arm := func(seq uint64) {
+			t.Helper()
+			if err := writeLine(b.in, order{Sequence: seq, Arm: []Armed{{Target: target, Deadline: b.now() + time.Hour}}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		arm(2)
+		silent()
+		open <- nil // what was under way
+		up := <-runs
+		silent()
+		up <- nil
+		if a := <-b.answers; a.Sequence != 2 {
+			t.Errorf("told %+v", a)
+		}
+		arm(3) // the former end stands
+		if a := <-b.answers; a.Sequence != 3 {
+			t.Errorf("told %+v", a)
+		}
+		(<-runs) <- nil
+		time.Sleep(time.Second)
+
+		b.order(order{Sequence: 4, Forget: []Target{target}})
+		(<-runs) <- nil
+		began := b.now()
+		arm(5)
+		up = <-runs
+		if a := <-b.answers; a.Backed == nil || a.Backed.Trouble == "" || b.now()-began < answerWithin || b.now()-began > answerWithin+filterLook {
+			t.Errorf("told %+v after %s", a, b.now()-began)
+		}
+		if a := <-b.answers; a.Sequence != 5 {
+			t.Errorf("told %+v", a)
+		}
+		up <- nil
+		if a := <-b.answers; a.Backed == nil || a.Backed.Trouble != "" {
+			t.Errorf("told %+v", a)
+		}
+		b.order(order{Sequence: 6, Forget: []Target{target}})
+		_ = b.in.Close()
+		(<-runs) <- nil
+		<-b.done
+	})
+}
+
 // TestInheritanceOutlivesItsHeir: what a helper took over from an earlier agent's is known to
 // the helper that replaces it by force.
 func TestInheritanceOutlivesItsHeir(t *testing.T) {
