@@ -220,7 +220,7 @@ func (h *Host) afterFed(p *process, fed <-chan struct{}) <-chan time.Time {
 func (h *Host) stalled(inv invocation, n int64) error {
 	pool := poolOf(inv.object)
 	e := inv.refuse(ErrStalled, fmt.Sprintf("it took none of the %d bytes that waited for it in %v, and was ended; what it had taken before stays where the pool can keep it", n, h.stall))
-	e.Next = fmt.Sprintf("zpool status %s and zpool iostat %s 5: is a disk slow, or does the pool delete very much? A pool that is only slow needs a longer stream.receive_timeout", pool, pool)
+	e.Next = fmt.Sprintf("zpool status %s and zpool iostat %s 5: is a disk slow, or does the pool delete very much? A pool that is only slow needs a longer stream.receive_timeout here, and as long a stream.stall_timeout at the source", pool, pool)
 	return e
 }
 
