@@ -119,16 +119,31 @@ func unread(device string) (n int, known bool) {
 // settleBelow settles datasets and what is below them, for a command that unmounts them
 // itself, without a hold.
 func settleBelow(datasets []string) {
+	for _, m := range fuseMountsBelow(datasets...) {
+		settle(m, m.dir)
+	}
+}
+
+// unmountBelow unmounts a dataset and what is below it, for a command that cannot have it
+// mounted: an agent that looks after its mounts may have been quicker than the command.
+// What is in use stays, and the command tells.
+func unmountBelow(dataset string) {
+	for _, m := range slices.Backward(fuseMountsBelow(dataset)) {
+		_ = unmount(m)
+	}
+}
+
+// fuseMountsBelow are the mounts of datasets and of what is below them; none where the
+// mounts cannot be read.
+func fuseMountsBelow(datasets ...string) []mount {
 	all, err := mounts()
 	if err != nil {
-		return
+		return nil
 	}
-	for _, m := range all {
+	return slices.DeleteFunc(all, func(m mount) bool {
 		of := func(name string) bool { return m.dataset == name || strings.HasPrefix(m.dataset, name+"/") }
-		if m.fuse && slices.ContainsFunc(datasets, of) {
-			settle(m, m.dir)
-		}
-	}
+		return !m.fuse || !slices.ContainsFunc(datasets, of)
+	})
 }
 
 // movesMounts tells whether a command changes a mountpoint, so that zfs(8) unmounts and

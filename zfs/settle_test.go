@@ -1,6 +1,7 @@
 package zfs_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -115,5 +116,27 @@ func TestMountsAtOnce(t *testing.T) {
 			return nil
 		})
 	}
+	ok(t, g.Wait())
+}
+
+// TestRenameAmongMounts: an agent that mounts again what it finds unmounted does not keep
+// a dataset from being renamed.
+func TestRenameAmongMounts(t *testing.T) {
+	pool := realzfs.NewPool(t, 256)
+	h, agent := open(t, pool), open(t, pool)
+	names := []string{pool.Name + "/a", pool.Name + "/b"}
+	ok(t, h.Create(t.Context(), names[0], map[string]string{zfs.PropCanMount: "on"}, true))
+	ctx, end := context.WithCancel(t.Context())
+	var g errgroup.Group
+	g.Go(func() error {
+		for ctx.Err() == nil {
+			_ = agent.Mount(ctx, names[0]) // which is not there half of the time
+		}
+		return nil
+	})
+	for i := range 10 {
+		ok(t, h.Rename(t.Context(), names[i%2], names[1-i%2]))
+	}
+	end()
 	ok(t, g.Wait())
 }

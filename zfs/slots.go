@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -82,17 +83,26 @@ func (s *slots) lock(i int) (unlock func(), ok bool) {
 
 // Alone is called before zfs(8) runs with these arguments, by whoever starts it. Where
 // zfs-fuse needs that, it waits until no other command of this machine mounts something,
-// and settles what the command is going to unmount, for at most a second per filesystem.
+// and settles what the command is going to unmount, for at most a second per filesystem,
+// or unmounts what has to be unmounted for it.
 // Everywhere else it does nothing. after has to be called when the command has ended.
 func Alone(ctx context.Context, args []string) (after func(), err error) {
 	if _, kernel := os.Stat("/dev/zfs"); kernel == nil || !mountsSomething(args) {
 		return func() {}, nil
 	}
 	after, err = newSlots("mount", fuseMounts).take(ctx)
-	if err == nil && movesMounts(args) {
+	switch {
+	case err != nil:
+	case movesMounts(args):
 		settleBelow(args[2:])
+	case renamesDataset(args):
+		unmountBelow(args[1])
 	}
 	return after, err
+}
+
+func renamesDataset(args []string) bool {
+	return len(args) == 3 && args[0] == "rename" && !strings.Contains(args[1], "@")
 }
 
 func mountsSomething(args []string) bool {

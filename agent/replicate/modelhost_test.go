@@ -169,6 +169,11 @@ func (b *box) layout() layout {
 	return layout{pool: modelPool, base: modelBase, share: modelShare, replica: b.name}
 }
 
+// Get: nobody set a property by hand.
+func (b *box) Get(context.Context, string, ...string) (map[string]zfs.Property, error) {
+	return nil, nil
+}
+
 // find gives the dataset of a name, nil if there is none.
 func (b *box) find(name string) *dataset {
 	if name == b.layout().dataset() && b.disk.main.there {
