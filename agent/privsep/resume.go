@@ -21,23 +21,29 @@ func continued(args []string) (token string, ok bool) {
 }
 
 // checkContinued looks at what a resume token is about, which anybody can write: zfs send -t
-// takes its name for a hint only, and sends whatever snapshot of the pool has its GUID. So no
-// snapshot may have it that is not below the base. If none has it at all, zfs says so.
+// takes its name for a hint only, and sends a snapshot of the pool that has its GUID, the one
+// that is nearest to the name (guid_to_name in OpenZFS). If the dataset named has it, and is
+// the caller's, that is the one. Otherwise none may have it that is not below the base, which
+// a list of the whole pool tells. If none has it at all, zfs says so.
 func (s *Server) checkContinued(ctx context.Context, token string) error {
 	info, err := zfs.ParseToken(token)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	pool, _, _ := strings.Cut(info.ToName, "/")
-	list, err := s.snapshotsOf(ctx, pool)
+	if err := s.config.Policy.snapshot(info.ToName); err != nil {
+		return fmt.Errorf("%w: resume token: %w", ErrRefused, err)
+	}
+	dataset, _, _ := strings.Cut(info.ToName, "@")
+	pool, _, _ := strings.Cut(dataset, "/")
+	// What is not there any more lists nothing.
+	if list, err := s.snapshotsOf(ctx, "-d", "1", dataset); err == nil && len(named(list, info.ToGUID)) > 0 {
+		return nil
+	}
+	list, err := s.snapshotsOf(ctx, "-r", pool)
 	if err != nil {
 		return err
 	}
-	for line := range bytes.Lines(list) {
-		guid, name, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), "\t")
-		if guid != info.ToGUID.String() {
-			continue
-		}
+	for _, name := range named(list, info.ToGUID) {
 		if err := s.config.Policy.snapshot(name); err != nil {
 			return fmt.Errorf("%w: resume token: its snapshot is %.300q: %w", ErrRefused, name, err)
 		}
@@ -45,11 +51,22 @@ func (s *Server) checkContinued(ctx context.Context, token string) error {
 	return nil
 }
 
-// snapshotsOf lists GUIDs and names.
-func (s *Server) snapshotsOf(ctx context.Context, pool string) ([]byte, error) {
+// named are the snapshots of a list that have a GUID.
+func named(list []byte, wanted zfs.GUID) (names []string) {
+	for line := range bytes.Lines(list) {
+		guid, name, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), "\t")
+		if guid == wanted.String() {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// snapshotsOf lists GUIDs and names of what the last arguments of zfs list say.
+func (s *Server) snapshotsOf(ctx context.Context, of ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience/2)
 	defer cancel()
-	cmd, err := s.config.Command(toolZFS, []string{"list", "-Hp", "-t", "snapshot", "-o", "guid,name", "-r", pool})
+	cmd, err := s.config.Command(toolZFS, append([]string{"list", "-Hp", "-t", "snapshot", "-o", "guid,name"}, of...))
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +77,7 @@ func (s *Server) snapshotsOf(ctx context.Context, pool string) ([]byte, error) {
 	}
 	defer context.AfterFunc(ctx, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })()
 	if err := cmd.Wait(); err != nil {
-		return nil, fmt.Errorf("list snapshots of %s: %w", pool, err)
+		return nil, fmt.Errorf("list snapshots of %s: %w", of[len(of)-1], err)
 	}
 	return out.Bytes(), nil
 }
