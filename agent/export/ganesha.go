@@ -145,17 +145,16 @@ func (g *Ganesha) retract(ctx context.Context) error {
 	defer g.mu.Unlock()
 	keep := map[string]bool{}
 	var errs []error
+	var hidden []string
 	for _, e := range g.table.list() {
 		_, err := mountedAt(e.Mountpoint)
 		if errors.Is(err, errNotMounted) {
-			g.config.Logger.Warn("an export is taken away: nothing is mounted there", "mountpoint", e.Mountpoint)
-			if err = g.where.sever(ctx, e.Mountpoint); err == nil {
-				err = g.table.remove(e.Mountpoint)
-			}
+			hidden, err = append(hidden, e.Mountpoint), nil
 		}
 		keep[g.where.file(e.Mountpoint)] = true
 		errs = append(errs, err)
 	}
+	errs = append(errs, g.withdraw(ctx, hidden))
 	if g.runner == nil {
 		return errors.Join(errs...)
 	}
@@ -167,6 +166,25 @@ func (g *Ganesha) retract(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// withdraw severs mountpoints together, within severPatience: others wait for the lock that
+// the caller has.
+func (g *Ganesha) withdraw(ctx context.Context, mountpoints []string) error {
+	if len(mountpoints) == 0 {
+		return nil
+	}
+	g.config.Logger.Warn("exports are taken away: nothing is mounted there", "mountpoints", mountpoints)
+	patient, cancel := context.WithTimeout(ctx, severPatience)
+	defer cancel()
+	if err := g.where.sever(patient, mountpoints...); err != nil {
+		return err
+	}
+	return g.table.change(func(rows map[string]Export) {
+		for _, m := range mountpoints {
+			delete(rows, m)
+		}
+	})
 }
 
 // Apply puts the whole rule set of a mountpoint in force and returns where clients

@@ -82,10 +82,11 @@ func (r *ganeshaRunner) keep(ctx context.Context) error {
 	if err := r.write(); err != nil {
 		return err
 	}
+	var retracted error
 	if busAlive(r.layout) && ganeshaAlive(r.layout) {
 		r.log.Info("NFS-Ganesha of an earlier run goes on")
-		if err := r.retract(ctx); err != nil {
-			r.log.Error("NFS-Ganesha may serve what is not mounted", "err", err)
+		if retracted = r.retract(ctx); retracted != nil {
+			r.log.Error("NFS-Ganesha may serve what is not mounted; this is tried again", "err", retracted)
 		}
 	} else {
 		// One without the other is of no use: Ganesha joins its bus once, at its start.
@@ -110,6 +111,8 @@ func (r *ganeshaRunner) keep(ctx context.Context) error {
 			return errors.New("the server has ended")
 		case !busAlive(r.layout):
 			return errors.New("its message bus has ended")
+		case retracted != nil:
+			retracted = r.retract(ctx)
 		}
 	}
 }

@@ -89,6 +89,10 @@ func (k *Kernel) withdraw(ctx context.Context, mountpoints ...string) map[string
 	}
 	slices.Sort(gone)
 	err = k.exportfsEach(ctx, []string{"-u"}, gone)
+	if err != nil && ctx.Err() == nil {
+		k.oneByOne(ctx, clear, failed)
+		return failed
+	}
 	after, unread := k.etab()
 	for _, m := range clear {
 		if failed[m] = errors.Join(err, unread); failed[m] == nil {
@@ -96,6 +100,24 @@ func (k *Kernel) withdraw(ctx context.Context, mountpoints ...string) map[string
 		}
 	}
 	return failed
+}
+
+// oneByOne is for mountpoints of which exportfs did not like one: the others do not wait for
+// that one. Whether it flushed at its end is not known, so it does at the end of this.
+func (k *Kernel) oneByOne(ctx context.Context, mountpoints []string, failed map[string]error) {
+	left, err := k.etab()
+	for _, m := range mountpoints {
+		if clients := left.of(m); err == nil && len(clients) > 0 {
+			failed[m] = k.exportfsEach(ctx, []string{"-u"}, clients)
+		}
+	}
+	err = errors.Join(err, k.exportfs(ctx, []string{"-f"}))
+	after, unread := k.etab()
+	for _, m := range mountpoints {
+		if failed[m] = errors.Join(failed[m], err, unread); failed[m] == nil {
+			failed[m] = k.verify(after, m, nil)
+		}
+	}
 }
 
 func (k *Kernel) dropFile(mountpoint string) error {

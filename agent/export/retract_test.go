@@ -101,8 +101,8 @@ func TestGaneshaIsKnownBeforeItServes(t *testing.T) {
 			t.Fatal(err)
 		}
 		until(t, 10*time.Second, func() error {
+			is, err := os.ReadFile(filepath.Join(dir, "is")) // first: it is written last
 			known, _ := os.ReadFile(filepath.Join(dir, "known"))
-			is, err := os.ReadFile(filepath.Join(dir, "is"))
 			if err == nil && strings.TrimSpace(string(is)) != "" && strings.TrimSpace(string(known)) != strings.TrimSpace(string(is)) {
 				t.Fatalf("it is process %s, known as %q", is, known)
 			}

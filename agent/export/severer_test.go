@@ -66,11 +66,9 @@ func TestLeasesThatEndTogether(t *testing.T) {
 	const n = 200
 	dir := severedHost(t, n, `echo "$#" >>calls; shift; for a; do echo "${a##*:}"; done >gone
 awk 'NR==FNR {gone[$1]; next} !($1 in gone)' gone etab >etab.new; mv etab.new etab`)
-	for _, err := range severAll(dir, n, time.Minute) {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	until(t, time.Minute, func() error { // a loaded machine needs more than one batch's time
+		return errors.Join(severAll(dir, n, time.Minute)...)
+	})
 	left, err := os.ReadFile(filepath.Join(dir, "etab"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("still exported, %v:\n%s", err, left)
@@ -123,4 +121,20 @@ func TestSeveringTakesNoMoreThanItFits(t *testing.T) {
 	if calls, err := os.ReadFile(filepath.Join(dir, "calls")); err != nil || string(calls) != "8\n4\n" {
 		t.Errorf("%q, %v", calls, err)
 	}
+}
+
+// TestOneBadExportHoldsUpNobody: what exportfs does not like is tried again by itself.
+func TestOneBadExportHoldsUpNobody(t *testing.T) {
+	const n = 5
+	dir := severedHost(t, n, `[ "$1" = -u ] || exit 0
+shift; rc=0; : >gone; for a; do case $a in */p/3) rc=1;; *) echo "${a##*:}" >>gone;; esac; done
+awk 'NR==FNR {gone[$1]; next} !($1 in gone)' gone etab >etab.new; mv etab.new etab; exit $rc`)
+	until(t, time.Minute, func() error {
+		failed := severAll(dir, n, time.Minute)
+		if failed[3] == nil {
+			t.Error("the bad one is told as severed")
+		}
+		failed[3] = nil
+		return errors.Join(failed...)
+	})
 }
