@@ -29,16 +29,7 @@ func propertiesSurviveARebase(t *testing.T, on maker) {
 func TestPropertiesSurviveAFullStream(t *testing.T) { plainly(t, propertiesSurviveAFullStream) }
 
 func propertiesSurviveAFullStream(t *testing.T, on maker) {
-	c := newClusterOn(t, on, 2)
-	a, b := c.hosts[0], c.hosts[1]
-	for _, h := range c.hosts {
-		h.lease.set(1)
-		h.assign(h.active(1))
-		h.start()
-		c.until("writable", func() bool { return h.report().GetWritable() })
-		h.write("data of " + h.id)
-		c.until("head", func() bool { return h.report().GetHeadGuid() != 0 })
-	}
+	c, a, b := strangersOn(t, on)
 	c.must(b.fs.Set(t.Context(), b.dataset(), b.administered()))
 	b.lease.set(0)
 	a.lease.set(2)

@@ -306,11 +306,9 @@ func forcedFailoverKeepsDivergentData(t *testing.T, on maker) {
 	}
 }
 
-func TestNothingInCommonIsPutAside(t *testing.T) { everywhere(t, nothingInCommonIsPutAside) }
-
-func nothingInCommonIsPutAside(t *testing.T, on maker) {
-	c := newClusterOn(t, on, 2)
-	a, b := c.hosts[0], c.hosts[1]
+// strangersOn is a share of which two hosts have data with nothing in common.
+func strangersOn(t *testing.T, on maker) (c *cluster, a, b *testHost) {
+	c = newClusterOn(t, on, 2)
 	for _, h := range c.hosts {
 		h.lease.set(1)
 		h.assign(h.active(1))
@@ -319,6 +317,13 @@ func nothingInCommonIsPutAside(t *testing.T, on maker) {
 		h.write("data of " + h.id)
 		c.until("head", func() bool { return h.report().GetHeadGuid() != 0 })
 	}
+	return c, c.hosts[0], c.hosts[1]
+}
+
+func TestNothingInCommonIsPutAside(t *testing.T) { everywhere(t, nothingInCommonIsPutAside) }
+
+func nothingInCommonIsPutAside(t *testing.T, on maker) {
+	c, a, b := strangersOn(t, on)
 	b.lease.set(0)
 	a.lease.set(2)
 	a.assign(a.active(2))

@@ -353,7 +353,9 @@ func TestUnexportLeavesNothingOpen(t *testing.T) {
 	}
 }
 
-func TestUsersAreWhoTheyAreUnlessSquashed(t *testing.T) {
+// othersDir is a directory that other users than this process's, root, reach.
+func othersDir(t *testing.T) string {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("only root can act for others")
 	}
@@ -363,6 +365,11 @@ func TestUsersAreWhoTheyAreUnlessSquashed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	return dir
+}
+
+func TestUsersAreWhoTheyAreUnlessSquashed(t *testing.T) {
+	dir := othersDir(t)
 	for _, d := range []string{dir, filepath.Join(dir, "open")} {
 		if err := os.MkdirAll(d, 0o777); err != nil {
 			t.Fatal(err)
