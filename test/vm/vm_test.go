@@ -3,11 +3,13 @@
 package vm
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestMain skips the whole package anywhere else: what it does to a system belongs
@@ -37,8 +39,30 @@ func pool(t *testing.T, name string) string {
 	image, mountpoint := filepath.Join(dir, "image"), filepath.Join(dir, "pool")
 	run(t, "truncate", "-s", "256M", image)
 	run(t, "zpool", "create", "-m", mountpoint, name, image)
-	t.Cleanup(func() { _ = exec.Command("zpool", "destroy", "-f", name).Run() })
+	t.Cleanup(func() { destroy(t, name) })
 	return mountpoint
+}
+
+// destroy ends a pool. What the NFS server has cached of an export, and of the files that
+// clients had open, it lets go of only seconds after exportfs -u: until then the pool is busy.
+func destroy(t *testing.T, name string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		out, err := exec.CommandContext(ctx, "zpool", "destroy", "-f", name).CombinedOutput()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Errorf("zpool destroy -f %s: %v\n%s", name, err, out)
+			return
+		}
+	}
 }
 
 func TestZFSIsTheKernels(t *testing.T) {
