@@ -45,6 +45,10 @@ const filterPatience = time.Second
 // filterLook is how soon a filter that is being put up is asked for again: an agent waits.
 const filterLook = 10 * time.Millisecond
 
+// filterUnsure is how long a helper puts its filter up again and again: an nft of the one that
+// handed over to it may be on its way until then, and would open or shorten it.
+const filterUnsure = 2*filterPatience + helperLook
+
 // filter lets clients in through a set whose elements the kernel lets expire: each
 // renewal puts them in again for what is left of the rights to write. If every process
 // of the host is stopped or dead they expire all the same, established connections
@@ -53,11 +57,14 @@ type filter struct {
 	config FilterConfig
 	logger *slog.Logger
 	run    func(text string) error
+	unsure time.Duration // filterUnsure
 
 	setting sync.WaitGroup
 	mu      sync.Mutex
 	running bool
 	have    passage
+	since   time.Duration // when setting have began
+	sure    time.Duration // when nobody else sets it any more; 0 before the first Guard
 	err     error
 }
 
@@ -68,7 +75,7 @@ type passage struct {
 }
 
 func newFilter(config FilterConfig, logger *slog.Logger) *filter {
-	f := &filter{config: config, logger: logger}
+	f := &filter{config: config, logger: logger, unsure: filterUnsure}
 	f.run = f.nft
 	return f
 }
@@ -81,12 +88,15 @@ func (f *filter) Guard(_, _, last time.Duration, armed bool) (time.Duration, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.have == want && f.err == nil {
+	if f.sure == 0 {
+		f.sure = BootTime() + f.unsure
+	}
+	if f.have == want && f.err == nil && f.since >= f.sure {
 		return 0, nil
 	}
 	if !f.running {
 		f.running = true
-		if !armed {
+		if !armed && f.have.armed {
 			f.have = passage{} // from now on it may be open
 		}
 		f.setting.Go(func() { f.set(want) })
@@ -100,13 +110,14 @@ func (f *filter) Guard(_, _, last time.Duration, armed bool) (time.Duration, err
 // Lead implements Backstop: the kernel needs none.
 func (f *filter) Lead() time.Duration { return 0 }
 
-// Leave implements Backstop. What is left in the set expires. Taking the filter away comes
-// after what is under way, and only if nobody has yet: it must not meet a successor's.
+// Leave implements Backstop. What is left in the set expires. What is under way is waited
+// for: an nft that outlived its helper would have no time limit. Taking the filter away comes
+// after that, and only if nobody has yet: it must not meet a successor's.
 func (f *filter) Leave(clean bool) {
+	f.setting.Wait()
 	if !clean {
 		return
 	}
-	f.setting.Wait()
 	f.mu.Lock()
 	open := f.have.known && !f.have.armed && f.err == nil
 	f.mu.Unlock()
@@ -134,7 +145,7 @@ func (f *filter) set(want passage) {
 	defer f.mu.Unlock()
 	f.running, f.err = false, err
 	if err == nil {
-		f.have = want
+		f.have, f.since = want, began
 	}
 }
 

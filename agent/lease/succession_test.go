@@ -142,12 +142,40 @@ func TestPacketFilterIsTakenAwayOnce(t *testing.T) {
 	}
 }
 
+// TestPacketFilterMeetsALateNft: what an earlier helper's nft did to the filter after its
+// successor had put it up is put right, without a renewal.
+func TestPacketFilterMeetsALateNft(t *testing.T) {
+	f := newFilter(FilterConfig{Nft: []string{"/nft"}, Ports: []int{2049}}, slog.New(slog.DiscardHandler))
+	var runs int
+	f.run = func(string) error { runs++; return nil }
+	end := BootTime() + time.Hour
+	guard := func() time.Duration {
+		t.Helper()
+		pause, err := f.Guard(0, 0, end, true)
+		f.setting.Wait()
+		if err != nil && !errors.Is(err, errNotYet) {
+			t.Error(err)
+		}
+		return pause
+	}
+	guard()
+	if again := guard(); again != helperLook || runs != 2 {
+		t.Errorf("put up %d times, again in %s", runs, again)
+	}
+	f.sure = BootTime()
+	guard()
+	if again := guard(); again != 0 || runs != 3 {
+		t.Errorf("put up %d times when nobody else is left, again in %s", runs, again)
+	}
+}
+
 // TestRightCountsWhenTheFilterIsUp: an agent that was told that it may serve may be stopped at
 // once, with its helper. A filter that takes too long is told before.
 func TestRightCountsWhenTheFilterIsUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFilter(FilterConfig{Nft: []string{"/nft"}, Ports: []int{2049}}, slog.New(slog.DiscardHandler))
 		runs := make(chan chan error)
+		f.unsure = 0 // it has no predecessor
 		f.run = func(string) error { result := make(chan error); runs <- result; return <-result }
 		b := backedBench(t, t.Context(), f, time.Now())
 		silent := func() {
