@@ -38,10 +38,10 @@ var arrows = map[string][]string{
 	"zfs/durable":           {}, // small files that outlast a crash, for whoever keeps some
 	"agent": {"agent/export", "agent/gossip", "agent/keys", "agent/lease", "agent/privsep", "agent/replicate", "agent/stream", "controlplane/client",
 		"controlplane/identity", "zfs/durable", "metrics", "zfs", "zfs/dirzfs", "proto/tarn/v1"},
-	"agent/export":      {"agent/export", "agent/export/nfs3", "proto/tarn/v1"},
+	"agent/export":      {"agent/export", "agent/export/nfs3", "zfs/durable", "proto/tarn/v1"},
 	"agent/export/nfs3": {},
 	"agent/gossip":      {"zfs/durable", "proto/tarn/v1"},
-	"agent/keys":        {}, // names of files, for the storage to read: nobody is to see their content
+	"agent/keys":        {"zfs/durable"}, // names of files, for the storage to read: nobody is to see their content
 	"agent/lease":       {"zfs/durable", "proto/tarn/v1"},
 	"agent/privsep":     {"agent/export", "zfs", "proto/tarn/v1"}, // the helper serves exports and starts zfs; nothing decides there
 	"agent/replicate":   {"agent/stream", "zfs", "proto/tarn/v1"},

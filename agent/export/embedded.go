@@ -16,6 +16,7 @@ import (
 
 	"tarn/agent/export/nfs3"
 	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs/durable"
 )
 
 // EmbeddedConfig of an Embedded. Table, Key and Host are
@@ -81,7 +82,7 @@ func handleKey(file string) ([]byte, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		key = make([]byte, handleKeyBytes)
 		_, _ = rand.Read(key) // never fails
-		err = replaceFile(file, key)
+		err = durable.Replace(file, key)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("key of file handles: %w", err)

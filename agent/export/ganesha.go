@@ -17,6 +17,7 @@ import (
 	"time"
 
 	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs/durable"
 )
 
 // GaneshaConfig of a Ganesha. Table and Host are required, and either Dir with
@@ -298,7 +299,7 @@ func (p ganeshaPlace) enforce(ctx context.Context, b *bus, export Export, client
 	file := p.file(export.Mountpoint)
 	text := []byte(ganeshaText(export, clients))
 	if old, err := os.ReadFile(file); err != nil || !bytes.Equal(old, text) {
-		if err := replaceFile(file, text); err != nil {
+		if err := durable.Replace(file, text); err != nil {
 			return err
 		}
 	}

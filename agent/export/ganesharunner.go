@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"tarn/zfs/durable"
 )
 
 // ganeshaRunner keeps the two processes of the agent's own Ganesha alive: the
@@ -123,9 +125,9 @@ func (r *ganeshaRunner) write() error {
 			return fmt.Errorf("prepare NFS-Ganesha: %w", err)
 		}
 	}
-	err := replaceFile(r.layout.config(), []byte(r.config))
+	err := durable.Replace(r.layout.config(), []byte(r.config))
 	if err == nil {
-		err = replaceFile(r.layout.busConfig(), []byte(r.busConf))
+		err = durable.Replace(r.layout.busConfig(), []byte(r.busConf))
 	}
 	if err != nil {
 		return fmt.Errorf("prepare NFS-Ganesha: %w", err)
@@ -182,7 +184,7 @@ func (r *ganeshaRunner) spawn(command, env []string, pidFile string) error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", command[0], err)
 	}
-	err = replaceFile(pidFile, []byte(strconv.Itoa(cmd.Process.Pid)))
+	err = durable.Replace(pidFile, []byte(strconv.Itoa(cmd.Process.Pid)))
 	if err == nil {
 		_, err = begin.Write([]byte("go\n"))
 	}

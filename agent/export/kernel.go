@@ -18,6 +18,7 @@ import (
 	"time"
 
 	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs/durable"
 )
 
 // KernelConfig of a Kernel. Table and Host are required.
@@ -242,7 +243,7 @@ func (k *Kernel) writeFile(mountpoint string, entries []kernelEntry) error {
 	if err := os.MkdirAll(k.config.Dir, 0o755); err != nil {
 		return err
 	}
-	return replaceFile(file, text)
+	return durable.Replace(file, text)
 }
 
 // serving tells whether the kernel has threads to serve with.

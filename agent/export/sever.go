@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"tarn/zfs/durable"
 )
 
 // record is what a process that is not the agent needs to take a mountpoint away
@@ -55,7 +57,7 @@ func Remember(dir string, e Recorder) error {
 	if err != nil {
 		return fmt.Errorf("record the exporter: %w", err)
 	}
-	if err := replaceFile(filepath.Join(dir, recordFile), append(data, '\n')); err != nil {
+	if err := durable.Replace(filepath.Join(dir, recordFile), append(data, '\n')); err != nil {
 		return fmt.Errorf("record the exporter: %w", err)
 	}
 	return nil

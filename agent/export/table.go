@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs/durable"
 )
 
 // Export is one mountpoint that clients may reach.
@@ -215,42 +216,8 @@ func writeTable(file string, rows map[string]Export) error {
 	if err != nil {
 		return fmt.Errorf("encode export table: %w", err)
 	}
-	if err := replaceFile(file, append(data, '\n')); err != nil {
+	if err := durable.Replace(file, append(data, '\n')); err != nil {
 		return fmt.Errorf("write export table: %w", err)
 	}
 	return nil
-}
-
-// replaceFile leaves the old file or the new one whatever happens meanwhile. The
-// temporary file's name begins with a dot, so that no server takes it for one of
-// its own.
-func replaceFile(file string, data []byte) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(file), ".tarn-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(tmp.Name()))
-		}
-	}()
-	_, err = tmp.Write(data)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(tmp.Name(), file); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(file))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"tarn/zfs/durable"
 )
 
 // Size of a key in bytes: what ZFS calls keyformat=raw.
@@ -89,7 +91,7 @@ func (s *Store) Make(share string) error {
 	if err := os.Link(tmp, s.Path(share)); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("name key: %w", err)
 	}
-	if err := syncDir(s.dir); err != nil {
+	if err := durable.SyncDir(s.dir); err != nil {
 		return fmt.Errorf("make key durable: %w", err)
 	}
 	return s.Check(share)
@@ -114,12 +116,4 @@ func writeSynced(dir string, data []byte) (name string, err error) {
 		return "", err
 	}
 	return f.Name(), nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -26,11 +26,12 @@ func Replace(file string, data []byte) (err error) {
 	if err != nil {
 		return errors.Join(err, os.Remove(tmp.Name()))
 	}
-	return syncDir(dir)
+	return SyncDir(dir)
 }
 
-// syncDir makes the names in a directory last.
-func syncDir(dir string) error {
+// SyncDir makes what was named, renamed and removed in a directory outlast a loss of power.
+// The files' contents are their writers' to sync.
+func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
