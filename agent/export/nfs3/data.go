@@ -57,7 +57,7 @@ func write(c *call) func() error {
 			if uint64(count) != uint64(len(data)) || stable > fileSync {
 				return statusInval
 			}
-			if offset > math.MaxInt64-maxData {
+			if offset > maxFile-uint64(len(data)) {
 				return statusFBig
 			}
 			if err := f.write(data, int64(offset), stable != unstable); err != nil {

@@ -138,6 +138,9 @@ func TestFilesAreMadeChangedAndRemoved(t *testing.T) {
 	if got, _ := r.read(f); got != "xyabc" {
 		t.Errorf("read %q", got)
 	}
+	// Beyond what a snapshot can hold.
+	r.expect(statusFBig, procWrite, f, uint64(maxFile-1), 2, fileSync, []byte("xy"))
+	r.expect(statusFBig, procSetAttr, f, 0, 0, 0, 1, uint64(maxFile+1), 0, 0, 0)
 	// Size 3, modification at 5 s of the epoch.
 	r.raw(procSetAttr, append(args(f), args(0, 0, 0, 1, uint64(3), 0, 2, 5, 0, 0)...))
 	if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Size() != 3 || info.ModTime().Unix() != 5 {

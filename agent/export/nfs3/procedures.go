@@ -162,7 +162,7 @@ func fsInfo(c *call) func() error {
 			for _, v := range []uint32{maxData, maxData, multiple, maxData, maxData, multiple, 64 << 10} {
 				c.out.u32(v)
 			}
-			c.out.u64(1<<63 - 1)
+			c.out.u64(maxFile)
 			c.out.time(instant{nsec: 1})
 			c.out.u32(links | symlinks | homogeneous | setTime)
 			return nil

@@ -109,7 +109,7 @@ func orMinus(v *uint32) int {
 }
 
 func (f *file) resize(size uint64) error {
-	if size > 1<<62 {
+	if size > maxFile {
 		return statusFBig
 	}
 	out, _, err := f.content(os.O_WRONLY)

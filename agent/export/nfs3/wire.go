@@ -14,6 +14,9 @@ const (
 	maxPath   = 4096
 	// maxData bounds one READ or WRITE, and the reply to a listing.
 	maxData = 1 << 20
+	// maxFile is the size of the largest file: no snapshot of the embedded storage, which this
+	// server is for, can hold a larger one.
+	maxFile = 1 << 44
 )
 
 var errArguments = errors.New("arguments are not understood")
