@@ -38,17 +38,20 @@ type chain struct {
 
 // Counts says what a verified file holds.
 type Counts struct {
-	Entries, Records, Intents, Denied int
+	Entries int `json:"lines"`
+	Records int `json:"records"`
+	Intents int `json:"intents"`
+	Denied  int `json:"refusals"`
 	// First is the number of the first line: above 1, earlier files are not there.
-	First uint64
+	First uint64 `json:"first_line"`
 	// Gaps are records that are missing in the file because the node was away for so
 	// long that the cluster had let go of them.
-	Gaps int
+	Gaps int `json:"missing_records"`
 	// Chains count how often the numbers begin at 1: more than once when a file was set
 	// aside or taken away.
-	Chains int
+	Chains int `json:"chains"`
 	// Forks count how often the cluster was found restored from a backup.
-	Forks int
+	Forks int `json:"restores"`
 }
 
 // Counts returns what was read.

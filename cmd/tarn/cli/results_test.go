@@ -104,7 +104,11 @@ func TestHistoryBehindAFile(t *testing.T) {
 		{&tarnv1.AuditRecord{Seq: 1}, nil, "", "the cluster's newest is 0"},
 	} {
 		var out bytes.Buffer
-		err := sameHistory(&out, "f", c.head, c.of)
+		f := &auditedFile{Path: "f", HeadSeq: c.head.GetSeq(), History: historyUnasked, head: c.head}
+		err := f.compare(c.of)
+		if err == nil {
+			auditVerdict{Files: []*auditedFile{f}}.print(&out)
+		}
 		if !strings.Contains(out.String(), c.says) || (err == nil) != (c.bad == "") || err != nil && !strings.Contains(err.Error(), c.bad) {
 			t.Errorf("head %v: %q, %v", c.head, out.String(), err)
 		}
