@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,7 +44,8 @@ type plane struct {
 	reports     []*tarnv1.ReportRequest
 	latest      map[string]*tarnv1.ReplicaReport // by replica
 	noLeases    bool
-	granted     int // renewals answered
+	lease       time.Duration // leaseDuration if 0
+	granted     int           // renewals answered
 	wantFull    bool
 	forgotten   bool // answers that it knows no host
 	inquiry     *tarnv1.Inquiry
@@ -148,7 +150,7 @@ func (p *plane) RenewLease(_ context.Context, req *tarnv1.RenewLeaseRequest) (*t
 	defer p.update(func() { p.granted++ })
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	resp := &tarnv1.RenewLeaseResponse{Nonce: req.GetNonce(), Duration: durationpb.New(leaseDuration)}
+	resp := &tarnv1.RenewLeaseResponse{Nonce: req.GetNonce(), Duration: durationpb.New(cmp.Or(p.lease, leaseDuration))}
 	if p.lives != nil {
 		verdict, token := p.lives.Judge(1, req.GetHostId(), req.GetSessionId(), req.GetEcho(), func() bool { return true })
 		if verdict != observe.Same {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/BurntSushi/toml"
 
@@ -101,7 +102,7 @@ func (h *host) spawn(join string) *exec.Cmd {
 		"name": h.cfg.Name, "data_dir": h.cfg.DataDir, "listen": h.cfg.Listen, "advertise": h.cfg.Advertise,
 		"join": []string{join}, "availability_zone": h.cfg.AvailabilityZone,
 		"admin": map[string]any{"listen": "127.0.0.1:0"},
-		"lease": map[string]any{"duration": leaseDuration.String(), "renew": leaseRenew.String(), "margin": leaseMargin.String()},
+		"lease": map[string]any{"duration": h.cfg.Lease.Duration.String(), "renew": leaseRenew.String(), "margin": leaseMargin.String()},
 		"pool":  []map[string]any{{"name": "tank", "path": h.cfg.Pools[0].Path}},
 	}
 	if e := h.cfg.Export; e.Server != "" {
@@ -200,7 +201,9 @@ func fencedWithoutItsAgent(t *testing.T, p *plane, h *host, join string, signal 
 // over, and does not cut the new lease at the old deadline.
 func TestKilledAgentComesBackWithinItsLease(t *testing.T) {
 	p, ca := newPlane(), newCA(t)
+	p.lease = 10 * time.Second // longer than a loaded machine takes to start an agent
 	h := newHost(t, p, ca, "a")
+	h.cfg.Lease.Duration = p.lease
 	share, replica := ids(t)
 	h.assign(active(share, replica, 1))
 	join := p.serve(t, ca)
@@ -217,7 +220,7 @@ func TestKilledAgentComesBackWithinItsLease(t *testing.T) {
 	p.await(t, replica, "writable again", writable)
 	check(t, mountpoint, "f", "data")
 	// The old deadline passes; the renewed lease holds.
-	renewed := p.renewals() + int(leaseDuration/leaseRenew) + 2
+	renewed := p.renewals() + int(p.lease/leaseRenew) + 2
 	p.until(t, func() bool { return p.granted >= renewed }, func() string { return "lease is not renewed any more" })
 	check(t, mountpoint, "f", "data")
 	p.mu.Lock()

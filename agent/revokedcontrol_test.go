@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"tarn/controlplane/identity"
 	tarnv1 "tarn/proto/tarn/v1"
@@ -55,6 +56,7 @@ func TestRevokedControlNodeIsLeft(t *testing.T) {
 	first, second := newControlPort(t, ca, p), newControlPort(t, ca, p)
 	h := newHost(t, p, ca, "a")
 	h.cfg.ControlPlane, h.cfg.Join = nil, []string{first.address(), second.address()}
+	h.cfg.Lease = LeaseConfig{Duration: 15 * time.Second, Renew: 2 * time.Second, Margin: leaseMargin} // a node that is slow for a renewal's time is left too
 	h.start()
 	p.until(t, func() bool { return len(p.reports) > 0 }, func() string { return "no reports" })
 	if first.open.Load() == 0 || second.asked.Load() != 0 {

@@ -120,7 +120,7 @@ func TestPoolComesAndGoes(t *testing.T) {
 	established := proto.CloneOf(as)
 	established.Established = true
 	h.assign(established)
-	must(realzfs.Zpool("export", "-f", pool.Name))
+	must(realzfs.Export(pool, "-f"))
 	missing("after an export")
 	check(t, back("after the second import"), "f", "data")
 }

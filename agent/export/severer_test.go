@@ -128,7 +128,7 @@ func TestOneBadExportHoldsUpNobody(t *testing.T) {
 	const n = 5
 	dir := severedHost(t, n, `[ "$1" = -u ] || exit 0
 shift; rc=0; : >gone; for a; do case $a in */p/3) rc=1;; *) echo "${a##*:}" >>gone;; esac; done
-awk 'NR==FNR {gone[$1]; next} !($1 in gone)' gone etab >etab.new; mv etab.new etab; exit $rc`)
+awk 'FILENAME=="gone" {gone[$1]; next} !($1 in gone)' gone etab >etab.new; mv etab.new etab; exit $rc`)
 	until(t, time.Minute, func() error {
 		failed := severAll(dir, n, time.Minute)
 		if failed[3] == nil {

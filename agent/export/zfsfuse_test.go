@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tarn/zfs/zfstest/realzfs"
 )
 
 // insideRole says that this process has mounts of its own, so that a zfs-fuse of
@@ -108,10 +110,15 @@ func startZFSFuse(t *testing.T) {
 
 func zfsCommand(t *testing.T, name string, args ...string) {
 	t.Helper()
-	var err error
 	until(t, 10*time.Second, func() error { // the daemon may not listen yet, the server may let go in a moment
-		var out []byte
-		if out, err = exec.Command(name, args...).CombinedOutput(); err != nil {
+		switch name { // what zfs-fuse has not heard of is let settle there
+		case "zfs":
+			return realzfs.Zfs(args...)
+		case "zpool":
+			return realzfs.Zpool(args...)
+		}
+		out, err := exec.Command(name, args...).CombinedOutput()
+		if err != nil {
 			return fmt.Errorf("%s %v: %w: %s", name, args, err, out)
 		}
 		return nil

@@ -46,7 +46,7 @@ func TestStuckHelperWithoutReplacementStays(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var helper *standIn
 		tried := make(chan struct{}, 100)
-		d, err := NewDeadman(DeadmanConfig{Patience: 20 * time.Millisecond, Start: func(orders, answers *os.File) (Process, error) {
+		d, err := NewDeadman(DeadmanConfig{Patience: 500 * time.Millisecond, Start: func(orders, answers *os.File) (Process, error) {
 			if tried <- struct{}{}; helper != nil {
 				return nil, errors.New("no room for another process")
 			}

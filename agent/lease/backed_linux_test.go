@@ -150,7 +150,7 @@ func (n *namespace) do(f func() error) error {
 }
 
 // echo serves on a port of the namespace, and returns a client's established connection.
-func (n *namespace) echo(t *testing.T, addr string) net.Conn {
+func (n *namespace) echo(t *testing.T, addr string) *echoed {
 	t.Helper()
 	var l net.Listener
 	var client net.Conn
@@ -182,7 +182,13 @@ func (n *namespace) echo(t *testing.T, addr string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = client.Close() })
-	return client
+	return &echoed{conn: client}
+}
+
+// echoed is a connection whose other end says all again.
+type echoed struct {
+	conn  net.Conn
+	asked byte
 }
 
 // drops reports whether nothing answers a new connection to a server that listens there.
@@ -198,16 +204,21 @@ func (n *namespace) drops(addr string) bool {
 	return ok && timeout.Timeout()
 }
 
-// answers reports whether an established connection still gets through in time.
-func answers(c net.Conn) bool {
-	if err := c.SetDeadline(time.Now().Add(150 * time.Millisecond)); err != nil {
+// answers reports whether an established connection still gets through in time. What comes
+// late, for an earlier call, is no answer.
+func (c *echoed) answers() bool {
+	if err := c.conn.SetDeadline(time.Now().Add(150 * time.Millisecond)); err != nil {
 		return false
 	}
-	if _, err := c.Write([]byte("x")); err != nil {
+	c.asked++
+	if _, err := c.conn.Write([]byte{c.asked}); err != nil {
 		return false
 	}
-	_, err := c.Read(make([]byte, 1))
-	return err == nil
+	for got := []byte{0}; ; {
+		if _, err := c.conn.Read(got); err != nil || got[0] == c.asked {
+			return err == nil
+		}
+	}
 }
 
 func nftTool(t *testing.T) string {
@@ -241,7 +252,7 @@ func TestPacketFilterClosesByItself(t *testing.T) {
 	agent.arm(target, 8*time.Second)
 	first := ""
 	until(t, "closed but for the lease", func() bool { first = timeouts(ruleset(n, nft)); return first != "" })
-	until(t, "served while the right lasts", func() bool { return answers(client) })
+	until(t, "served while the right lasts", func() bool { return client.answers() })
 	deadline := agent.arm(target, 9*time.Second)
 	helper := theHelper(t, dir, agent)
 	until(t, "renewed", func() bool { now := timeouts(ruleset(n, nft)); return now != "" && now != first })
@@ -251,7 +262,7 @@ func TestPacketFilterClosesByItself(t *testing.T) {
 	}
 	var served time.Duration
 	until(t, "cut off", func() bool {
-		if answers(client) {
+		if client.answers() {
 			served = BootTime()
 			return false
 		}
@@ -282,9 +293,9 @@ func TestPacketFilterEndsByTheClockToo(t *testing.T) {
 		}
 	}
 	set(time.Now().Add(time.Minute))
-	until(t, "served while the right lasts", func() bool { return answers(client) })
+	until(t, "served while the right lasts", func() bool { return client.answers() })
 	set(time.Now().Add(-time.Second))
-	if answers(client) {
+	if client.answers() {
 		t.Error("served after the end of the right")
 	}
 }

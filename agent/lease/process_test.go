@@ -260,12 +260,12 @@ func TestRestartedAgentTakesOver(t *testing.T) {
 	pool, target := mountedTarget(t)
 	forgotten, other := mountedTarget(t)
 	first := startAgent(t, dir)
-	otherDeadline := first.arm(other, 3*time.Second)
-	first.arm(target, 3*time.Second)
+	otherDeadline := first.arm(other, 6*time.Second)
+	first.arm(target, 6*time.Second)
 	first.signal(syscall.SIGKILL)
 
 	second := startAgent(t, dir)
-	deadline := second.arm(target, 5*time.Second)
+	deadline := second.arm(target, 8*time.Second)
 	if n := len(without(helpers(t, dir), second.cmd.Process.Pid)); n != 1 {
 		until(t, "taken over", func() bool {
 			return len(without(without(helpers(t, dir), second.cmd.Process.Pid), first.cmd.Process.Pid)) == 1

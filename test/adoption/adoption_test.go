@@ -272,14 +272,19 @@ func TestCopyWithDataOfItsOwn(t *testing.T) {
 	p.b.until("kept aside", func() bool { return len(p.b.report().GetDivergentCopies()) == 1 })
 	aside := p.b.report().GetDivergentCopies()[0].GetDataset()
 	dir := t.TempDir()
-	output(t, "zfs", "set", "mountpoint="+dir, aside)
-	output(t, "zfs", "mount", aside)
+	for _, args := range [][]string{{"set", "mountpoint=" + dir, aside}, {"mount", aside}} {
+		if err := realzfs.Zfs(args...); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, file := range []string{"bulk", "own", "dirty"} {
 		if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
 			t.Errorf("kept aside: %v", err)
 		}
 	}
-	output(t, "zfs", "unmount", aside)
+	if err := realzfs.Zfs("unmount", aside); err != nil {
+		t.Error(err)
+	}
 }
 
 // has reports that the copy's newest snapshot has a file.

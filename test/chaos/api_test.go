@@ -299,7 +299,7 @@ func judge(t *testing.T, history []porcupine.Operation) {
 	t.Helper()
 	model, wrong := registers(), 0
 	for _, ops := range model.Partition(history) {
-		verdict, info := porcupine.CheckOperationsVerbose(model, ops, time.Minute)
+		verdict, info := porcupine.CheckOperationsVerbose(model, ops, 5*time.Minute)
 		if verdict == porcupine.Ok {
 			continue
 		}

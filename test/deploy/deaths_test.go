@@ -106,8 +106,11 @@ func (m *machine) deaths() {
 
 	m.proves("tarn-controlplane.service")
 	m.noLease(n, func() { m.kill(agent) })
-	m.noLease(n, func() { m.run("kill", "-STOP", m.show(agent, "MainPID")) })
-	m.comesBack(agent, m.show(agent, "MainPID")) // from what systemd's watchdog did to it
+	m.noLease(n, func() {
+		asked = m.show(agent, "MainPID")
+		m.run("kill", "-STOP", asked)
+	})
+	m.comesBack(agent, asked) // from what systemd's watchdog did to it
 	if said := m.run("journalctl", "--no-pager", "-u", agent); !strings.Contains(said, "SIGABRT: abort") {
 		m.t.Errorf("the stopped agent was not ended by its watchdog:\n%s", said)
 	}

@@ -116,9 +116,9 @@ func (c *cluster) appendEach(stamp time.Time) {
 			continue
 		}
 		name := fmt.Sprintf("after-%d", stamp.UnixNano())
-		if err := writeDurably(r.GetObserved().GetMountpoint(), name, letter(r.GetShareId())); err != nil {
-			t.Fatal(err)
-		}
+		c.eventually(time.Minute, name+" in share "+r.GetShareId(), func(context.Context) error {
+			return writeDurably(r.GetObserved().GetMountpoint(), name, letter(r.GetShareId()))
+		})
 	}
 }
 

@@ -49,7 +49,7 @@ func destroy(t *testing.T, name string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(2 * time.Second) // each try flushes its caches, dated up to a second ahead
 	defer tick.Stop()
 	for {
 		out, err := exec.CommandContext(ctx, "zpool", "destroy", "-f", name).CombinedOutput()

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -160,6 +161,7 @@ func (c *Cluster) leavePool(ctx context.Context, n Node, d disk) error {
 			return nil
 		}
 		if err == nil {
+			c.settlePool(ctx, n, d.Pool)
 			err = c.zpool(ctx, n, "export", d.Pool)
 		}
 		if err == nil {
@@ -169,6 +171,27 @@ func (c *Cluster) leavePool(ctx context.Context, n Node, d disk) error {
 		case <-ctx.Done():
 			return err
 		case <-tick.C:
+		}
+	}
+}
+
+// settleAsks is how often a filesystem is asked before it is unmounted: each answer of
+// zfs-fuse proves that it has read some more of what the kernel had for it.
+const settleAsks = 8
+
+// settlePool lets zfs-fuse hear of the files that have been closed: an unmount before that
+// hangs the daemon (zfs/settle.go). What goes wrong here goes wrong again in the export.
+func (c *Cluster) settlePool(ctx context.Context, n Node, pool string) {
+	if c.layout.Engine != ZFSFuse {
+		return
+	}
+	list, err := c.output(ctx, n, "zfs", "list", "-H", "-o", "mounted,mountpoint", "-r", pool)
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(list) {
+		if dir, mounted := strings.CutPrefix(strings.TrimRight(line, "\n"), "yes\t"); mounted {
+			_, _ = c.output(ctx, n, "stat", append([]string{"-f", "--"}, slices.Repeat([]string{dir}, settleAsks)...)...)
 		}
 	}
 }

@@ -54,7 +54,7 @@ func (m manager) next() string {
 // drain reads what is there, and tells how many messages that was.
 func (m manager) drain() (n int) {
 	m.t.Helper()
-	if err := m.conn.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
+	if err := m.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
 		m.t.Fatal(err)
 	}
 	for {

@@ -139,7 +139,7 @@ func startDaemon(dir string) (*exec.Cmd, error) {
 	}
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for range 500 {
+	for range 3000 {
 		if _, err := os.Stat("/var/run/zfs/zfs_socket"); err == nil {
 			return cmd, nil
 		}

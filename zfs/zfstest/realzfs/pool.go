@@ -124,7 +124,11 @@ func run(tool string, args []string) error {
 }
 
 // Export takes a pool away from the machine, as when its disks are pulled in good order.
-func Export(p Pool) error { return patiently(func() error { return Zpool("export", p.Name) }) }
+// flags come before its name.
+func Export(p Pool, flags ...string) error {
+	args := append(append([]string{"export"}, flags...), p.Name)
+	return patiently(func() error { return Zpool(args...) })
+}
 
 // Import brings it back.
 func Import(p Pool) error {
