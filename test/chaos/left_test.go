@@ -199,11 +199,13 @@ func (r *run) tidy() error {
 		for _, w := range confirmed[:max(0, len(confirmed)-keptFiles)] {
 			gone[w.name] = true
 		}
-		dir, err := r.seenAt(owner)
-		if err == nil {
-			err = clearOut(dir, confirmed, gone)
-		}
-		errs = append(errs, err)
+		errs = append(errs, eventually(ctx, patience, func(context.Context) error { // a lease may be late for a moment
+			dir, err := r.seenAt(owner)
+			if err != nil {
+				return err
+			}
+			return clearOut(dir, confirmed, gone)
+		}))
 		r.oracle.forget(gone)
 	}
 	snapshots, err := r.api.Snapshots.ListSnapshots(ctx, &tarnv1.ListSnapshotsRequest{})
