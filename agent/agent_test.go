@@ -41,7 +41,8 @@ func TestAgentRegistersAndServesAShare(t *testing.T) {
 	if r.GetObservedRole() != tarnv1.Role_ROLE_ACTIVE || r.GetObservedEpoch() != 1 || r.GetAppliedSizeGib() != 1 || r.GetAppliedAccessRevision() != 3 {
 		t.Errorf("report %v", r)
 	}
-	if len(r.GetExports()) != 1 || r.GetExports()[0].GetPath() != "127.0.0.1:"+r.GetMountpoint() {
+	address, _, _ := strings.Cut(h.cfg.Advertise, ":")
+	if len(r.GetExports()) != 1 || r.GetExports()[0].GetPath() != address+":"+r.GetMountpoint() {
 		t.Errorf("exports %v of mountpoint %q", r.GetExports(), r.GetMountpoint())
 	}
 	put(t, r.GetMountpoint(), "f", "data")

@@ -299,10 +299,12 @@ func logger(t *testing.T) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// free finds a port that was free a moment ago.
+// free finds a port, at an address of this process's own: one on 127.0.0.1 is given to
+// somebody else as soon as it is let go of.
 func free(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	pid := os.Getpid()
+	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+pid>>14&0x7f, pid>>7&0x7f, 1+pid&0x7f))
 	if err != nil {
 		t.Fatal(err)
 	}
