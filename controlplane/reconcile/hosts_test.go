@@ -27,6 +27,8 @@ type simHost struct {
 	cut bool
 	// busy: a demotion does not come to an end.
 	busy bool
+	// alone: other hosts are out of its reach, the control plane is not.
+	alone bool
 	// slow: it pulls no more often than it is told to, but for a last snapshot.
 	slow bool
 	// blind: it does not say which snapshots it has.
@@ -184,7 +186,7 @@ func (h *simHost) pull(a *tarnv1.Assignment, r *simReplica) {
 	r.ack, r.seal = nil, nil
 	h.prune(a, r)
 	source := h.w.hosts[a.GetSource().GetHostId()]
-	if source == nil || source.cut || h.slow && a.GetOpId() == "" && h.w.now.Sub(r.equalAt) < a.GetCadence().AsDuration() {
+	if source == nil || source.cut || h.alone || h.slow && a.GetOpId() == "" && h.w.now.Sub(r.equalAt) < a.GetCadence().AsDuration() {
 		return
 	}
 	from := source.data[a.GetSource().GetReplicaId()]

@@ -25,9 +25,14 @@ func (r *round) promotion(s *shareFacts) {
 	}
 }
 
-// planned is P4 to P7 of reliability 3.7.
+// planned is P4 to P7 of reliability 3.7. Nobody may write meanwhile, so that a target that
+// is gone is not waited for as long as its former owner is there to go on.
 func (r *round) planned(s *shareFacts) {
 	f := s.fencing
+	if r.bereft(s) {
+		r.cancel(s, f.GetOpId(), f.GetTargetReplicaId(), "its target's host is silent", "")
+		return
+	}
 	if f.GetProof() == tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED {
 		if !r.demotion(s) && (r.quiesced(f.GetOpId()) || f.GetQuiesceUntil() != nil && !r.now.Before(f.GetQuiesceUntil().AsTime())) {
 			r.cancel(s, f.GetOpId(), f.GetTargetReplicaId(), "the active replica did not come to rest within quiesce_wait_time", adviceOnRest)
@@ -38,6 +43,13 @@ func (r *round) planned(s *shareFacts) {
 	if final := f.GetFinalGuid(); final != 0 && target.GetHeadGuid() == final {
 		r.activate(s, final)
 	}
+}
+
+// bereft reports that the target of a promotion is not there any more and its owner is.
+func (r *round) bereft(s *shareFacts) bool {
+	owner, known := r.view.Replica(s.owner())
+	target, ok := r.view.Replica(s.fencing.GetTargetReplicaId())
+	return known && r.obs.Heard(owner.GetHostId()) && (!ok || r.obs.Missed(target.GetHostId()))
 }
 
 // adviceOnRest is what can be done about an owner that does not stop.

@@ -50,7 +50,7 @@ type player struct {
 func (p *player) play(verb string, args []string) error {
 	commands := map[string]func([]string) error{
 		"host": p.host, "share": p.share, "replica": p.replica, "run": p.wait, "write": p.write, "snapshot": p.snapshot,
-		"remove-snapshot": p.removeSnapshot, "cut": p.cutOff, "heal": p.heal, "busy": p.busy, "blind": p.blind, "slow": p.slow, "resync": p.resync, "restart": p.restart, "promote": p.promotion, "cancel": p.cancel,
+		"remove-snapshot": p.removeSnapshot, "cut": p.cutOff, "heal": p.heal, "busy": p.busy, "blind": p.blind, "slow": p.slow, "alone": p.alone, "resync": p.resync, "restart": p.restart, "promote": p.promotion, "cancel": p.cancel,
 		"attest": p.attest, "quiesce": p.quiesce, "new-leader": p.newLeader, "admin": p.admin, "delete": p.remove, "resize": p.resizing,
 		"fail": p.fail, "expect": p.expect, "phase": p.phase, "loss": p.loss, "message": p.messageIs, "snapshot-is": p.snapshotIs,
 		"host-is": p.hostIs, "size": p.size, "replicas": p.replicas, "mark": p.marked, "entries": p.entries, "blocked": p.blocked,
@@ -138,6 +138,10 @@ func (p *player) cutOff(a []string) error { p.hosts[a[0]].cut = true; return nil
 func (p *player) heal(a []string) error   { p.hosts[a[0]].cut = false; return nil }
 func (p *player) busy(a []string) error   { p.hosts[a[0]].busy = len(a) < 2 || a[1] != "no"; return nil }
 func (p *player) slow(a []string) error   { p.hosts[a[0]].slow = len(a) < 2 || a[1] != "no"; return nil }
+func (p *player) alone(a []string) error {
+	p.hosts[a[0]].alone = len(a) < 2 || a[1] != "no"
+	return nil
+}
 func (p *player) blind(a []string) error {
 	p.hosts[a[0]].blind = len(a) < 2 || a[1] != "no"
 	return nil
