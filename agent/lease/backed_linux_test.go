@@ -249,13 +249,12 @@ func TestPacketFilterClosesByItself(t *testing.T) {
 	}
 	_, target := mountedTarget(t)
 	agent := startAgent(t, dir)
-	agent.arm(target, 8*time.Second)
-	first := ""
-	until(t, "closed but for the lease", func() bool { first = timeouts(ruleset(n, nft)); return first != "" })
+	former := agent.arm(target, 8*time.Second)
+	until(t, "closed but for the lease", func() bool { return timeout(ruleset(n, nft)) > 0 })
 	until(t, "served while the right lasts", func() bool { return client.answers() })
-	deadline := agent.arm(target, 9*time.Second)
+	deadline := agent.arm(target, 12*time.Second)
 	helper := theHelper(t, dir, agent)
-	until(t, "renewed", func() bool { now := timeouts(ruleset(n, nft)); return now != "" && now != first })
+	until(t, "renewed", func() bool { return timeout(ruleset(n, nft)) > 8*time.Second })
 	agent.signal(syscall.SIGSTOP)
 	if err := syscall.Kill(helper, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -270,6 +269,9 @@ func TestPacketFilterClosesByItself(t *testing.T) {
 	})
 	if late := served - deadline; late > 0 {
 		t.Errorf("served %s after the end of the right", late)
+	}
+	if served < former {
+		t.Errorf("cut off %s before the end of the former right", former-served)
 	}
 	if err := syscall.Kill(helper, syscall.SIGCONT); err != nil {
 		t.Fatal(err)
@@ -300,9 +302,11 @@ func TestPacketFilterEndsByTheClockToo(t *testing.T) {
 	}
 }
 
-// timeouts are those that the set's elements were put in with.
-func timeouts(rules string) string {
-	return strings.Join(regexp.MustCompile(`timeout [0-9smh]+`).FindAllString(rules, -1), ",")
+// timeout is what one of the set's elements was put in with; 0 without any.
+func timeout(rules string) time.Duration {
+	_, text, _ := strings.Cut(regexp.MustCompile(`timeout [0-9smh]+`).FindString(rules), " ")
+	d, _ := time.ParseDuration(text) // 0 for what is none
+	return d
 }
 
 func ruleset(n *namespace, nft string) string {

@@ -91,7 +91,7 @@ func (f *filter) Guard(_, _, last time.Duration, armed bool) (time.Duration, err
 	if f.sure == 0 {
 		f.sure = BootTime() + f.unsure
 	}
-	if f.have == want && f.err == nil && f.since >= f.sure {
+	if !f.running && f.have == want && f.err == nil && f.since >= f.sure {
 		return 0, nil
 	}
 	if !f.running {

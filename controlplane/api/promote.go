@@ -176,6 +176,11 @@ func (s *replicas) CancelPromotion(ctx context.Context, req *tarnv1.CancelPromot
 		if prepared != nil && (req.GetOpId() == "" || req.GetOpId() == prepared.GetOpId()) {
 			op, target = prepared.GetOpId(), prepared.GetTargetReplicaId()
 		}
+		if op == running.GetOpId() && running.GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_FENCING &&
+			running.GetMode() == tarnv1.PromotionMode_PROMOTION_MODE_PLANNED && raftfsm.Unsettled(share) {
+			// It may have ended after the backup, and its target own the epoch that the former owner would get.
+			return nil, refused("share_id", "the state was restored from a backup of the middle of this promotion, and not every replica has said what it has since; `tarn share show` names them")
+		}
 		return &raftv1.Command{Verb: &raftv1.Command_CancelPromotion{CancelPromotion: &raftv1.CancelPromotion{
 			ShareId: share.GetId(), OpId: op,
 		}}}, nil

@@ -8,6 +8,7 @@ import (
 
 	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/raftfsm"
 )
 
 // promotion advances the share's promotion by at most one step per round: the
@@ -29,31 +30,57 @@ func (r *round) promotion(s *shareFacts) {
 // is gone is not waited for as long as its former owner is there to go on.
 func (r *round) planned(s *shareFacts) {
 	f := s.fencing
-	if r.bereft(s) {
-		r.cancel(s, f.GetOpId(), f.GetTargetReplicaId(), "its target's host is silent", "")
-		return
-	}
-	if f.GetProof() == tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED {
-		if !r.demotion(s) && (r.quiesced(f.GetOpId()) || f.GetQuiesceUntil() != nil && !r.now.Before(f.GetQuiesceUntil().AsTime())) {
-			r.cancel(s, f.GetOpId(), f.GetTargetReplicaId(), "the active replica did not come to rest within quiesce_wait_time", adviceOnRest)
+	stopped := f.GetProof() != tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED
+	final := f.GetFinalGuid()
+	switch {
+	case !stopped && r.demotion(s):
+	case r.bereft(s):
+		r.giveBack(s, "its target's host is silent", adviceOnSilence)
+	case stopped:
+		if final != 0 && (s.report(f.GetTargetReplicaId()).GetHeadGuid() == final || r.tookOver(s)) {
+			r.activate(s, final)
 		}
-		return
-	}
-	target := s.report(f.GetTargetReplicaId())
-	if final := f.GetFinalGuid(); final != 0 && target.GetHeadGuid() == final {
-		r.activate(s, final)
+	case r.revocable(s) && (r.quiesced(f.GetOpId()) || f.GetQuiesceUntil() != nil && !r.now.Before(f.GetQuiesceUntil().AsTime())):
+		r.giveBack(s, "the active replica did not come to rest within quiesce_wait_time", adviceOnRest)
 	}
 }
 
-// bereft reports that the target of a promotion is not there any more and its owner is.
+// revocable reports that the target of a promotion is not its owner already. In a restored
+// state it may be: the backup is older than the end of the promotion, and the epoch that the
+// former owner would get again has been given out.
+func (r *round) revocable(s *shareFacts) bool { return !raftfsm.Unsettled(s.Share) && !r.tookOver(s) }
+
+// tookOver reports that the target of a promotion says that it ended before the restore.
+func (r *round) tookOver(s *shareFacts) bool {
+	said := s.report(s.fencing.GetTargetReplicaId())
+	return r.view.Restored() && said.GetObservedRole() == tarnv1.Role_ROLE_ACTIVE && said.GetObservedEpoch() == s.fencing.GetEpoch()+1
+}
+
+// bereft reports that the target of a promotion is not there any more and its owner is: it
+// has spoken since the target was missed. Of two that are lost together the one whose report
+// was due later seems to be there for a while.
 func (r *round) bereft(s *shareFacts) bool {
 	owner, known := r.view.Replica(s.owner())
 	target, ok := r.view.Replica(s.fencing.GetTargetReplicaId())
-	return known && r.obs.Heard(owner.GetHostId()) && (!ok || r.obs.Missed(target.GetHostId()))
+	if !known || !r.revocable(s) || !r.obs.Heard(owner.GetHostId()) {
+		return false
+	}
+	if !ok || !r.obs.Missed(target.GetHostId()) {
+		return !ok
+	}
+	missed := r.obs.Since.Add(2 * r.obs.TTL)
+	if seen := r.obs.Hosts[target.GetHostId()]; seen != nil {
+		missed = seen.At.Add(r.obs.TTL)
+	}
+	return r.obs.Hosts[owner.GetHostId()].At.After(missed)
 }
 
-// adviceOnRest is what can be done about an owner that does not stop.
-const adviceOnRest = " Promote again when nobody has files of the share open on its host any more, or give it longer with --quiesce-wait-time (1h at the most)."
+// What can be done when a planned promotion was taken back.
+const (
+	adviceOnRest = " Promote again when nobody has files of the share open on its host any more, or give it longer with --quiesce-wait-time (1h at the most)."
+
+	adviceOnSilence = " Promote again when that host is back, or another replica."
+)
 
 // demotion commits the owner's word that it has stopped.
 func (r *round) demotion(s *shareFacts) bool {
@@ -80,12 +107,23 @@ func (r *round) quiesced(op string) bool {
 	return ok && !r.obs.Now.Before(until)
 }
 
-// cancel takes a planned promotion back, and tells the share's users why and what next.
+// cancel takes the preparation of a planned promotion back, and tells the share's users why
+// and what next.
 func (r *round) cancel(s *shareFacts, op, target, why, next string) {
+	r.revoke(s, op, target, why+". Nothing has changed."+next)
+}
+
+// giveBack takes a planned promotion back for which writes have been refused.
+func (r *round) giveBack(s *shareFacts, why, next string) {
+	f := s.fencing
+	r.revoke(s, f.GetOpId(), f.GetTargetReplicaId(), why+". The active replica goes on, and nothing is lost; writes were refused meanwhile."+next)
+}
+
+func (r *round) revoke(s *shareFacts, op, target, text string) {
 	r.propose(&raftv1.Command{Verb: &raftv1.Command_CancelPromotion{CancelPromotion: &raftv1.CancelPromotion{
 		ShareId: s.GetId(), OpId: op,
 	}}})
-	r.complain(s, resource{"SHARE_REPLICA", target}, actionPromote, detailDriver, "The promotion was cancelled: "+why+". Nothing has changed."+next)
+	r.complain(s, resource{"SHARE_REPLICA", target}, actionPromote, detailDriver, "The promotion was cancelled: "+text)
 }
 
 func (r *round) activate(s *shareFacts, head uint64) {

@@ -119,6 +119,48 @@ func TestPromotionAfterTheBackupIsFound(t *testing.T) {
 	}
 }
 
+// The backup is of the middle of a planned promotion that ended afterwards: its former owner,
+// which is the first to be heard, does not get the epoch that the new one has, and the
+// promotion ends as it did.
+func TestBackupOfAPromotion(t *testing.T) {
+	w := two(t)
+	w.hosts["b"].alone = true
+	w.hosts["a"].data["s-a"].dirty = true
+	if res := w.promote("s", "b", "op", tarnv1.PromotionMode_PROMOTION_MODE_PLANNED, 0); res.Err != nil {
+		t.Fatal(res.Err)
+	}
+	w.run(3 * time.Second)
+	saved := w.backup()
+	if f := w.fencing(); f.GetProof() == tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED || f.GetEpoch() != 1 {
+		t.Fatalf("not in the middle: %v", f)
+	}
+	w.hosts["b"].alone = false
+	w.run(10 * time.Second)
+	if w.fencing().GetOwnerReplicaId() != "s-b" || w.hosts["b"].writers("s") != 1 {
+		t.Fatalf("not promoted: %v", w.fencing())
+	}
+	w.hosts["b"].data["s-b"].dirty = true
+	w.run(5 * time.Second)
+	head := w.hosts["b"].data["s-b"].head()
+
+	w.restore(saved)
+	w.hosts["b"].cut = true
+	w.run(5 * time.Minute)
+	if f := w.fencing(); f.GetEpoch() != 1 || w.hosts["a"].writers("s") != 0 {
+		t.Fatalf("the former owner came first: %d write, %v", w.hosts["a"].writers("s"), f)
+	}
+	w.hosts["b"].cut = false
+	w.run(time.Minute)
+	if f := w.fencing(); f.GetOwnerReplicaId() != "s-b" || f.GetEpoch() != 2 || w.hosts["b"].writers("s") != 1 || w.waiting() != "" {
+		t.Fatalf("settled as %v, waits for %q", f, w.waiting())
+	}
+	for _, host := range []string{"a", "b"} {
+		if got := w.hosts[host].data["s-"+host]; !contains(got.history, head) {
+			t.Errorf("host %s lacks what was written after the backup: %v", host, got.history)
+		}
+	}
+}
+
 func contains(history []uint64, guid uint64) bool {
 	for _, g := range history {
 		if g == guid {

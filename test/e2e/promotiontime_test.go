@@ -106,6 +106,10 @@ func TestPromotionTimes(t *testing.T) {
 			w.pauseSince()
 			began = time.Now()
 			if s := c.tarn("replica", "promote", target.GetId(), "--wait"); s.code != 0 {
+				t.Logf("not yet: %s", s.stderr)
+				if strings.Contains(s.stderr, "without making") {
+					t.Error("a promotion that had begun was cancelled")
+				}
 				return errors.New(s.stderr)
 			}
 			return nil

@@ -179,12 +179,29 @@ func (c *Cluster) leavePool(ctx context.Context, n Node, d disk) error {
 // zfs-fuse proves that it has read some more of what the kernel had for it.
 const settleAsks = 8
 
+// settleTime bounds it: a daemon that answers no more is not waited for.
+const settleTime = time.Second
+
 // settlePool lets zfs-fuse hear of the files that have been closed: an unmount before that
 // hangs the daemon (zfs/settle.go). What goes wrong here goes wrong again in the export.
 func (c *Cluster) settlePool(ctx context.Context, n Node, pool string) {
 	if c.layout.Engine != ZFSFuse {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, c.Paced(settleTime))
+	asked := make(chan struct{})
+	go func() { // what asks a daemon that hangs cannot be killed before that is
+		defer cancel()
+		defer close(asked)
+		c.askPool(ctx, n, pool)
+	}()
+	select {
+	case <-asked:
+	case <-ctx.Done():
+	}
+}
+
+func (c *Cluster) askPool(ctx context.Context, n Node, pool string) {
 	list, err := c.output(ctx, n, "zfs", "list", "-H", "-o", "mounted,mountpoint", "-r", pool)
 	if err != nil {
 		return
