@@ -154,7 +154,7 @@ func (r *runner) runToEnd(ctx context.Context, cmd *exec.Cmd, inv invocation) er
 		return err
 	}
 	after := func() {}
-	if r.launcher == nil && !inv.pool {
+	if r.launcher == nil && !inv.pool && !isAlone(ctx) {
 		var err error
 		if after, err = Alone(ctx, inv.args); err != nil {
 			return err

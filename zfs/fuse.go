@@ -91,7 +91,7 @@ func (h *Host) renameUnmounted(ctx context.Context, from, to string) error {
 			}
 		}
 	}
-	moved := h.patiently(ctx, from, "rename", from, to)
+	moved := h.renameAlone(ctx, from, to)
 	now := to
 	if moved != nil {
 		now = from
@@ -102,6 +102,22 @@ func (h *Host) renameUnmounted(ctx context.Context, from, to string) error {
 		}
 	}
 	return moved
+}
+
+// renameAlone lets nobody mount what it has unmounted, until zfs-fuse has noticed that: on a
+// busy machine somebody who mounts again and again was always quicker.
+func (h *Host) renameAlone(ctx context.Context, from, to string) error {
+	if h.launcher == nil { // else it is its server's part, for each try
+		wait, cancel := context.WithTimeout(ctx, h.deadline)
+		defer cancel()
+		after, err := Alone(wait, []string{"rename", from, to})
+		if err != nil {
+			return &Error{Op: "rename", Object: from, Class: err, Text: "it waited for others that mount"}
+		}
+		defer after()
+		ctx = context.WithValue(ctx, alone{}, true)
+	}
+	return h.patiently(ctx, from, "rename", from, to)
 }
 
 // destroyUnmounted is Destroy for zfs-fuse, whose zfs(8) unmounts as well, but

@@ -101,6 +101,12 @@ func Alone(ctx context.Context, args []string) (after func(), err error) {
 	return after, err
 }
 
+// alone marks the context of commands whose caller has called Alone for all of them: they
+// wait for no turn either, as those that have one may wait for this caller.
+type alone struct{}
+
+func isAlone(ctx context.Context) bool { return ctx.Value(alone{}) != nil }
+
 func renamesDataset(args []string) bool {
 	return len(args) == 3 && args[0] == "rename" && !strings.Contains(args[1], "@")
 }
