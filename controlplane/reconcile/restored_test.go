@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +60,27 @@ func (w *world) waiting() string {
 	return WaitingFor(w.policy, w.fsm.View(), w.soft.Snapshot(w.now, w.leases), s, true)
 }
 
+// promotedToB checks that b owns the share, and gives the snapshot of what is written there.
+func (w *world) promotedToB() (head uint64) {
+	w.t.Helper()
+	if w.fencing().GetOwnerReplicaId() != "s-b" || w.hosts["b"].writers("s") != 1 {
+		w.t.Fatalf("not promoted: %v", w.fencing())
+	}
+	w.hosts["b"].data["s-b"].dirty = true
+	w.run(5 * time.Second)
+	return w.hosts["b"].data["s-b"].head()
+}
+
+// bothHave checks that what was written after the backup is on both hosts.
+func (w *world) bothHave(head uint64) {
+	w.t.Helper()
+	for _, host := range []string{"a", "b"} {
+		if got := w.hosts[host].data["s-"+host]; got.history[0] == 0 || !slices.Contains(got.history, head) {
+			w.t.Fatalf("host %s lacks what was written after the backup: %v", host, got.history)
+		}
+	}
+}
+
 // A share is promoted while its owner is away, and the control plane is lost and restored
 // from before. The former owner, which nobody ever told, comes back first and gets no
 // lease; the new one's data go on, by the operator's word, and nothing of them is lost.
@@ -71,12 +93,7 @@ func TestPromotionAfterTheBackupIsFound(t *testing.T) {
 		t.Fatal(res.Err)
 	}
 	w.run(time.Minute)
-	if w.fencing().GetOwnerReplicaId() != "s-b" || w.hosts["b"].writers("s") != 1 {
-		t.Fatalf("not promoted: %v", w.fencing())
-	}
-	w.hosts["b"].data["s-b"].dirty = true
-	w.run(5 * time.Second)
-	head := w.hosts["b"].data["s-b"].head()
+	head := w.promotedToB()
 
 	w.restore(saved)
 	w.hosts["a"].cut, w.hosts["b"].cut = false, true
@@ -112,11 +129,7 @@ func TestPromotionAfterTheBackupIsFound(t *testing.T) {
 	if f := w.fencing(); f.GetOwnerReplicaId() != "s-b" || f.GetEpoch() != 3 || w.hosts["b"].writers("s") != 1 || w.waiting() != "" {
 		t.Fatalf("settled as %v, waits for %q", f, w.waiting())
 	}
-	for _, host := range []string{"a", "b"} {
-		if got := w.hosts[host].data["s-"+host]; got.history[0] == 0 || !contains(got.history, head) {
-			t.Errorf("host %s lacks what was written after the backup: %v", host, got.history)
-		}
-	}
+	w.bothHave(head)
 }
 
 // The backup is of the middle of a planned promotion that ended afterwards: its former owner,
@@ -136,12 +149,7 @@ func TestBackupOfAPromotion(t *testing.T) {
 	}
 	w.hosts["b"].alone = false
 	w.run(10 * time.Second)
-	if w.fencing().GetOwnerReplicaId() != "s-b" || w.hosts["b"].writers("s") != 1 {
-		t.Fatalf("not promoted: %v", w.fencing())
-	}
-	w.hosts["b"].data["s-b"].dirty = true
-	w.run(5 * time.Second)
-	head := w.hosts["b"].data["s-b"].head()
+	head := w.promotedToB()
 
 	w.restore(saved)
 	w.hosts["b"].cut = true
@@ -154,20 +162,7 @@ func TestBackupOfAPromotion(t *testing.T) {
 	if f := w.fencing(); f.GetOwnerReplicaId() != "s-b" || f.GetEpoch() != 2 || w.hosts["b"].writers("s") != 1 || w.waiting() != "" {
 		t.Fatalf("settled as %v, waits for %q", f, w.waiting())
 	}
-	for _, host := range []string{"a", "b"} {
-		if got := w.hosts[host].data["s-"+host]; !contains(got.history, head) {
-			t.Errorf("host %s lacks what was written after the backup: %v", host, got.history)
-		}
-	}
-}
-
-func contains(history []uint64, guid uint64) bool {
-	for _, g := range history {
-		if g == guid {
-			return true
-		}
-	}
-	return false
+	w.bothHave(head)
 }
 
 // Nothing was promoted since: when all hosts have spoken the share is served as before.

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -76,7 +77,7 @@ func TestUnknownReplicaIsAdopted(t *testing.T) {
 		t.Fatalf("settled as %v, waits for %q", f, w.waiting())
 	}
 	for _, host := range []string{"a", "b", "c"} {
-		if !contains(w.hosts[host].data["s-"+host].history, head) {
+		if !slices.Contains(w.hosts[host].data["s-"+host].history, head) {
 			t.Errorf("host %s lacks what was written after the backup", host)
 		}
 	}
@@ -101,7 +102,7 @@ func TestUnknownReplicaIsDismissed(t *testing.T) {
 	if f := w.fencing(); w.hosts["a"].writers("s") != 1 || f.GetEpoch() != 3 || f.GetOwnerReplicaId() != "s-a" || w.waiting() != "" {
 		t.Fatalf("%v, waits for %q", f, w.waiting())
 	}
-	if !contains(w.hosts["c"].data["s-c"].history, head) {
+	if !slices.Contains(w.hosts["c"].data["s-c"].history, head) {
 		t.Error("what was dismissed is gone")
 	}
 	w.settles()
