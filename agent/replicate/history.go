@@ -17,20 +17,35 @@ func (w *Worker) holdLast(ctx context.Context) error {
 	if err := w.cfg.Engine.Hold(ctx, tag, newest.FullName()); err != nil {
 		return err
 	}
-	var older []string
-	for _, v := range w.s.f.versions {
-		if v.Kind == zfs.KindSnapshot && v.UserRefs > 0 && v.GUID != newest.GUID {
-			older = append(older, v.FullName())
-		}
+	w.s.heldLast = newest.GUID
+	if err := w.releaseReceipts(ctx); err != nil {
+		return err
 	}
-	if len(older) > 0 {
-		if err := ignore(w.cfg.Engine.Release(ctx, tag, older...), zfs.ErrNotExist); err != nil {
+	w.stale = false
+	return nil
+}
+
+// releaseReceipts lets go of what was received, or ended an epoch, before what is held
+// as last. Not every storage lists tags: each snapshot with holds is tried.
+func (w *Worker) releaseReceipts(ctx context.Context) error {
+	w.s.heldOlder = true // until it has succeeded
+	if older := w.s.heldBefore(); len(older) > 0 {
+		if err := ignore(w.cfg.Engine.Release(ctx, holdLast+w.cfg.ReplicaID, older...), zfs.ErrNotExist); err != nil {
 			return err
 		}
 	}
-	w.s.heldLast = newest.GUID
-	w.stale = false
+	w.s.heldOlder = false
 	return nil
+}
+
+// heldBefore are the snapshots with holds but for the one that is held as last.
+func (s *state) heldBefore() (names []string) {
+	for _, v := range s.f.versions {
+		if v.Kind == zfs.KindSnapshot && v.UserRefs > 0 && v.GUID != s.heldLast {
+			names = append(names, v.FullName())
+		}
+	}
+	return names
 }
 
 // unused gives the first of name, name.1, name.2 ... that no snapshot has.
@@ -151,7 +166,8 @@ func (w *Worker) finishAside(ctx context.Context) error {
 }
 
 // finalSnapshot ends an owner's epoch: it holds everything that was ever written
-// under it. The dataset is unmounted and read-only here.
+// under it. The dataset is unmounted and read-only here, and clients wait: receipts of
+// before are let go of afterwards, by retention.
 func (w *Worker) finalSnapshot(ctx context.Context) error {
 	if err := w.readLog(ctx); err != nil {
 		return err
@@ -174,6 +190,7 @@ func (w *Worker) finalSnapshot(ctx context.Context) error {
 	f.versions = versions
 	v, _ := f.named(name)
 	w.s.heldLast = v.GUID
+	w.s.heldOlder = len(w.s.heldBefore()) > 0
 	return nil
 }
 

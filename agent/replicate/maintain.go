@@ -56,7 +56,7 @@ func (w *Worker) maintain(ctx context.Context) bool {
 	if role != tarnv1.Role_ROLE_ACTIVE && role != tarnv1.Role_ROLE_SECONDARY {
 		return false
 	}
-	pile := len(f.versions)-w.pruned.count >= pruneAfter
+	pile := len(f.versions)-w.pruned.count >= pruneAfter || w.s.heldOlder
 	if !pile && now.Sub(w.pruned.at) < maintainEvery {
 		return false
 	}
@@ -234,17 +234,27 @@ func (w *Worker) settle(ctx context.Context) ([]zfs.Version, error) {
 			return nil, err
 		}
 	}
-	if w.s.a.GetRole() == tarnv1.Role_ROLE_SECONDARY && w.s.unheld() {
-		if err := w.holdLast(ctx); err != nil {
-			return nil, err
-		}
-		changed = true
+	moved, err := w.settleReceipts(ctx)
+	if err != nil {
+		return nil, err
 	}
-	if changed {
+	if changed || moved {
 		w.pruned.holds = nil
 		return w.s.f.versions, list()
 	}
 	return w.s.f.versions, nil
+}
+
+// settleReceipts holds what was received last, and nothing before it, and says if it
+// had anything to do.
+func (w *Worker) settleReceipts(ctx context.Context) (bool, error) {
+	switch {
+	case w.s.a.GetRole() == tarnv1.Role_ROLE_SECONDARY && w.s.unheld():
+		return true, w.holdLast(ctx)
+	case w.s.heldOlder:
+		return true, w.releaseReceipts(ctx)
+	}
+	return false, nil
 }
 
 // still are those of list that have their name and their GUID.

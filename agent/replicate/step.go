@@ -39,6 +39,8 @@ type state struct {
 	news zfs.GUID
 	// heldLast is the snapshot known to be held as last received.
 	heldLast zfs.GUID
+	// heldOlder: others may be held as last received too, and retention is to let them go.
+	heldOlder bool
 	// sizeRefused is a size that did not fit the data.
 	sizeRefused int64
 	// taken is the cadence's count that the facts include, mountedAt when the mount

@@ -218,6 +218,10 @@ func plannedPromotionBothWays(t *testing.T, on maker) {
 		}
 		a, b = b, a
 	}
+	// Each had received and ended epochs in turn; nothing new comes that would end a hold.
+	c.until("one snapshot is held as the last of each", func() bool {
+		return a.tags()[holdLast+a.replica] <= 1 && b.tags()[holdLast+b.replica] <= 1
+	})
 	a.clean()
 	b.clean()
 }

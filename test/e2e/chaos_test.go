@@ -216,7 +216,10 @@ func (w *writer) content(name string) []byte {
 	return data
 }
 
-var errReadOnly = errors.New("directory is read-only")
+var (
+	errReadOnly  = errors.New("directory is read-only")
+	errElsewhere = errors.New("the share has moved while the file was written")
+)
 
 // write goes through a handle of the mountpoint, so that it cannot create a
 // directory where a mount has just gone.
@@ -226,19 +229,26 @@ func (w *writer) write(dir, name string, data []byte) (err error) {
 		return err
 	}
 	defer root.Close()
-	// Permission bits do not bind root: this test looks at them itself.
-	if info, err := root.Stat("."); err != nil || info.Mode().Perm()&0o200 == 0 {
+	// Permission bits do not bind root, and those of the owner not the agents' own user:
+	// this test looks itself at what binds clients.
+	if info, err := root.Stat("."); err != nil || info.Mode().Perm()&clientsMayWrite != clientsMayWrite {
 		return errors.Join(err, errReadOnly)
 	}
 	f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
+	written, statErr := f.Stat()
 	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err = errors.Join(err, statErr, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	_, err = os.Lstat(filepath.Join(dir, name))
+	// A file of that name in another dataset, or in a copy that was made while this one
+	// was written, is not the one that was written.
+	seen, err := os.Lstat(filepath.Join(dir, name))
+	if err == nil && !os.SameFile(written, seen) {
+		err = errElsewhere
+	}
 	return err
 }
 

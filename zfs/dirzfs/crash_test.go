@@ -380,6 +380,36 @@ func TestCrashAtEveryStep(t *testing.T) {
 	}
 }
 
+// TestCrashBeforeFilesOfIncrement kills the process when an increment of a mounted
+// dataset is on record and its files are still those of before: the next process
+// brings them though nobody asks it for anything.
+func TestCrashBeforeFilesOfIncrement(t *testing.T) {
+	dir := t.TempDir()
+	if _, killed := runChild(t, dir, "received#2"); !killed {
+		t.Fatal("the script does not receive twice")
+	}
+	h := open(t, crashPools(dir)...)
+	var trees [2]map[string]zfstest.Node
+	for i, ds := range []string{"a/x", "b/y"} {
+		d, err := h.Dataset(t.Context(), ds)
+		ok(t, err)
+		list, err := h.Versions(t.Context(), ds)
+		ok(t, err)
+		if !d.Mounted || len(list) != 2 {
+			t.Fatalf("%+v, versions %+v", d, list)
+		}
+		trees[i], err = zfstest.ReadTree(d.Mountpoint)
+		ok(t, err)
+	}
+	for path, n := range trees[0] {
+		n.Mode &^= 0o222
+		trees[0][path] = n
+	}
+	if d := zfstest.DiffTree(trees[0], trees[1]); d != "" {
+		t.Errorf("the mounted copy is not what its newest snapshot has:\n%s", d)
+	}
+}
+
 // TestCrashAnywhere kills the process after a random number of bytes of its own
 // output and disk writes, several times in a row.
 func TestCrashAnywhere(t *testing.T) {

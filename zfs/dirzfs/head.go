@@ -203,7 +203,8 @@ func (p *pool) recover() error {
 			if err := p.recoverRecord(m, ds); err != nil {
 				return err
 			}
-			if ds.Pending && ds.Started || ds.Masked && !ds.MaskDone {
+			// Who looks at mounted files mounts nothing, and would see those of before.
+			if ds.Pending && (ds.Started || p.isMounted(ds)) || ds.Masked && !ds.MaskDone {
 				todo = append(todo, ds)
 			}
 		}
