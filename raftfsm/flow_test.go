@@ -234,6 +234,23 @@ func TestPlannedTurnsForced(t *testing.T) {
 	n.refused(FailedPrecondition, "mode", &raftv1.PromoteReplica{Id: "s-r2", OpId: "op", Mode: planned, ExpectedEpoch: 1})
 }
 
+// TestCancelSparesWhatWasForced: the leader takes a promotion back that it saw planned, or
+// automatic, while somebody forces it.
+func TestCancelSparesWhatWasForced(t *testing.T) {
+	cancel := &raftv1.CancelPromotion{ShareId: "s", OpId: "op", UnlessForced: true}
+	n := world(t)
+	n.replicated("s", "readable")
+	n.do(&raftv1.PromoteReplica{Id: "s-r2", OpId: "op", Mode: planned, ExpectedEpoch: 1})
+	n.do(&raftv1.PromoteReplica{Id: "s-r2", OpId: "op", Mode: forced, ExpectedEpoch: 1})
+	n.refused(FailedPrecondition, "unless_forced", cancel)
+	n.do(&raftv1.CancelPromotion{ShareId: "s", OpId: "op"}) // a person's
+	n.wantStatus("s", available)
+	n.do(&raftv1.PromoteReplica{Id: "s-r2", OpId: "op2", Mode: planned, ExpectedEpoch: 2})
+	n.do(&raftv1.CancelPromotion{ShareId: "s", OpId: "op2", UnlessForced: true})
+	n.wantStatus("s", available)
+	checkInvariants(t, n.f.View())
+}
+
 func TestWritableReplicasAreAllActive(t *testing.T) {
 	n := world(t)
 	n.share("s", "writable")

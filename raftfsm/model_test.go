@@ -194,7 +194,7 @@ func (s *modelShare) promoteAgain(rid string, mode tarnv1.PromotionMode) Code {
 	return accepted
 }
 
-func (m model) cancel(id, op string) Code {
+func (m model) cancel(id, op string, unlessForced bool) Code {
 	s := m[id]
 	switch {
 	case s == nil:
@@ -203,7 +203,7 @@ func (m model) cancel(id, op string) Code {
 		return FailedPrecondition
 	case s.target == "":
 		return accepted
-	case s.proved && s.mode == forced:
+	case s.mode == forced && (s.proved || unlessForced):
 		return FailedPrecondition
 	}
 	s.replicas[s.target].status = available
@@ -331,7 +331,7 @@ func (m model) step(t *rapid.T) (verb any, want Code, applied bool) {
 				Attestation: map[tarnv1.PromotionMode]string{forced: "an operator"}[mode]},
 			m.promote(id, rid, op, mode, epoch, flag), true
 	case 8:
-		return &raftv1.CancelPromotion{ShareId: id, OpId: op}, m.cancel(id, op), true
+		return &raftv1.CancelPromotion{ShareId: id, OpId: op, UnlessForced: flag}, m.cancel(id, op, flag), true
 	case 9:
 		return &raftv1.CommitDemotion{ShareId: id, OpId: op, Epoch: epoch, FinalGuid: guid}, m.demote(id, op, epoch, guid), true
 	case 10:

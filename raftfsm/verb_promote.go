@@ -201,7 +201,11 @@ func (tx *txn) cancelPromotion(c *raftv1.CancelPromotion) (*tarnv1.Share, *Error
 		}
 		return nil, refuse(FailedPrecondition, "op_id", "promotion %s is complete; promote the former active replica to go back", c.GetOpId())
 	}
-	if f.GetProof() != none && f.GetMode() != tarnv1.PromotionMode_PROMOTION_MODE_PLANNED && !tx.holdsAll(f) {
+	planned := f.GetMode() == tarnv1.PromotionMode_PROMOTION_MODE_PLANNED
+	if c.GetUnlessForced() && !planned && !f.GetAutomatic() {
+		return nil, refuse(FailedPrecondition, "unless_forced", "somebody has forced promotion %s", f.GetOpId())
+	}
+	if f.GetProof() != none && !planned && !tx.holdsAll(f) {
 		return nil, refuse(FailedPrecondition, "op_id", "the former active replica has stopped for good in epoch %d; the promotion can only go on", f.GetEpoch())
 	}
 	return tx.giveBack(s), nil

@@ -31,7 +31,8 @@ const (
 	// of replicas that it does not know; users that ended make room for others.
 	// 5: the log says how long to wait for leases; access rules of a share and its lineage are
 	// bounded; a replica that has to compare everything is not in_sync meanwhile.
-	CommandVersion = 5
+	// 6: the leader does not take back a promotion that somebody has forced meanwhile.
+	CommandVersion = 6
 	// AuditVersion is the first version that keeps audit records and the keys of join
 	// tokens: below it commands come without.
 	AuditVersion = 2
@@ -60,6 +61,9 @@ const (
 	LineageVersion = 5
 	// ResyncVersion is the first version in which a resync ends in_sync at once.
 	ResyncVersion = 5
+	// UnlessForcedVersion is the first version in which a cancel can spare a promotion that
+	// somebody has forced.
+	UnlessForcedVersion = 6
 )
 
 // VersionOf returns the version of the cluster that the command needs. A verb that
@@ -86,6 +90,11 @@ func VersionOf(cmd *raftv1.Command) uint32 {
 		}
 		if c.GetAutomatic() || c.GetAttestation() != "" || c.GetConsent().GetHeadGuid() != 0 || len(c.GetConsent().GetLostGuids()) > 0 {
 			return 2
+		}
+		return 1
+	case *raftv1.Command_CancelPromotion:
+		if v.CancelPromotion.GetUnlessForced() {
+			return UnlessForcedVersion
 		}
 		return 1
 	case *raftv1.Command_CommitProof:
@@ -135,7 +144,7 @@ func firstVersion(cmd *raftv1.Command) bool {
 	case *raftv1.Command_PutShareType, *raftv1.Command_DeleteShareType,
 		*raftv1.Command_UpdateShare, *raftv1.Command_DeleteShare, *raftv1.Command_ResizeShare, *raftv1.Command_ResetShareStatus,
 		*raftv1.Command_CreateReplica, *raftv1.Command_UpdateReplicaMetadata, *raftv1.Command_DeleteReplica,
-		*raftv1.Command_CancelPromotion, *raftv1.Command_ResyncReplica,
+		*raftv1.Command_ResyncReplica,
 		*raftv1.Command_ResetReplicaStatus, *raftv1.Command_ResetReplicaState,
 		*raftv1.Command_UpdateSnapshot, *raftv1.Command_DeleteSnapshot, *raftv1.Command_ResetSnapshotStatus,
 		*raftv1.Command_AllowAccess, *raftv1.Command_UpdateAccess, *raftv1.Command_DenyAccess,

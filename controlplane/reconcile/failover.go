@@ -145,9 +145,7 @@ func (r *round) follow(s *shareFacts) {
 		" by itself ("+f.GetConsent().GetReason()+").")
 	target, ok := r.view.Replica(f.GetTargetReplicaId())
 	if f.GetProof() == tarnv1.FencingProof_FENCING_PROOF_UNSPECIFIED && (!ok || r.obs.Missed(target.GetHostId())) {
-		r.propose(&raftv1.Command{Verb: &raftv1.Command_CancelPromotion{CancelPromotion: &raftv1.CancelPromotion{
-			ShareId: s.GetId(), OpId: f.GetOpId(),
-		}}})
+		r.revert(s, f.GetOpId())
 	}
 }
 

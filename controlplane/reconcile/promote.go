@@ -120,10 +120,16 @@ func (r *round) giveBack(s *shareFacts, why, next string) {
 }
 
 func (r *round) revoke(s *shareFacts, op, target, text string) {
-	r.propose(&raftv1.Command{Verb: &raftv1.Command_CancelPromotion{CancelPromotion: &raftv1.CancelPromotion{
-		ShareId: s.GetId(), OpId: op,
-	}}})
+	r.revert(s, op)
 	r.complain(s, resource{"SHARE_REPLICA", target}, actionPromote, detailDriver, "The promotion was cancelled: "+text)
+}
+
+// revert takes a promotion back as it is seen here: somebody who forces it in the same
+// moment wants it, and decides.
+func (r *round) revert(s *shareFacts, op string) {
+	r.propose(&raftv1.Command{Verb: &raftv1.Command_CancelPromotion{CancelPromotion: &raftv1.CancelPromotion{
+		ShareId: s.GetId(), OpId: op, UnlessForced: r.view.CommandVersion() >= raftfsm.UnlessForcedVersion,
+	}}})
 }
 
 func (r *round) activate(s *shareFacts, head uint64) {

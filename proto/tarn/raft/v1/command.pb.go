@@ -2206,9 +2206,12 @@ func (x *PromoteReplica) GetWait() *durationpb.Duration {
 
 // CancelPromotion gives the share back to its owner under epoch+1, while no proof is committed.
 type CancelPromotion struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ShareId       string                 `protobuf:"bytes,1,opt,name=share_id,json=shareId,proto3" json:"share_id,omitempty"`
-	OpId          string                 `protobuf:"bytes,2,opt,name=op_id,json=opId,proto3" json:"op_id,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	ShareId string                 `protobuf:"bytes,1,opt,name=share_id,json=shareId,proto3" json:"share_id,omitempty"`
+	OpId    string                 `protobuf:"bytes,2,opt,name=op_id,json=opId,proto3" json:"op_id,omitempty"`
+	// The leader's, which saw a planned promotion or an automatic failover: refused where
+	// somebody has forced it meanwhile. From command version 6 on.
+	UnlessForced  bool `protobuf:"varint,3,opt,name=unless_forced,json=unlessForced,proto3" json:"unless_forced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2255,6 +2258,13 @@ func (x *CancelPromotion) GetOpId() string {
 		return x.OpId
 	}
 	return ""
+}
+
+func (x *CancelPromotion) GetUnlessForced() bool {
+	if x != nil {
+		return x.UnlessForced
+	}
+	return false
 }
 
 type ResyncReplica struct {
@@ -5265,10 +5275,11 @@ const file_tarn_raft_v1_command_proto_rawDesc = "" +
 	"\bcatch_up\x18\t \x01(\bR\acatchUp\x12'\n" +
 	"\x0fsecond_required\x18\n" +
 	" \x01(\bR\x0esecondRequired\x12-\n" +
-	"\x04wait\x18\v \x01(\v2\x19.google.protobuf.DurationR\x04wait\"A\n" +
+	"\x04wait\x18\v \x01(\v2\x19.google.protobuf.DurationR\x04wait\"f\n" +
 	"\x0fCancelPromotion\x12\x19\n" +
 	"\bshare_id\x18\x01 \x01(\tR\ashareId\x12\x13\n" +
-	"\x05op_id\x18\x02 \x01(\tR\x04opId\"\x1f\n" +
+	"\x05op_id\x18\x02 \x01(\tR\x04opId\x12#\n" +
+	"\runless_forced\x18\x03 \x01(\bR\funlessForced\"\x1f\n" +
 	"\rResyncReplica\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"M\n" +
 	"\x12ResetReplicaStatus\x12\x0e\n" +
