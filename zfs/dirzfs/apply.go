@@ -89,6 +89,7 @@ func (a *applier) awaitClock(ctx context.Context) error {
 		for k, s := range a.index.put {
 			if ctimeOf(s)+granularity > time.Now().UnixNano() {
 				delete(a.index.put, k)
+				a.index.drop = append(a.index.drop, []byte(k)) // the old one was another content's
 			}
 		}
 		return nil

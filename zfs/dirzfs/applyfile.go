@@ -38,7 +38,7 @@ func (a *applier) file(ctx context.Context, d *dir, old, e *tree.Entry) error {
 		return err
 	}
 	if err := errors.Join(a.write(ctx, f, e, nil), f.Close()); err != nil {
-		return err
+		return errors.Join(err, a.tmp.removeAll(name)) // its space may be what is missing
 	}
 	return a.moveIn(name, d, e)
 }
@@ -80,7 +80,7 @@ func (a *applier) patch(ctx context.Context, d *dir, e, old *tree.Entry) (done b
 	name := a.tempName()
 	if f, err := a.cloneTo(d, e.Name, name); err == nil {
 		if err := errors.Join(a.write(ctx, f, e, old), f.Close()); err != nil {
-			return false, err
+			return false, errors.Join(err, a.tmp.removeAll(name))
 		}
 		return true, a.moveIn(name, d, e)
 	}

@@ -18,7 +18,9 @@ func (h *Host) Dataset(ctx context.Context, name string) (zfs.Dataset, error) {
 	return d, fail("get", name, err)
 }
 
-// Datasets gives root and all below it in name order.
+// Datasets gives root and all below it in name order. Written is -1 for one whose files
+// cannot be read, or not be brought for want of space: Dataset says why, and the others of
+// the pool go on.
 func (h *Host) Datasets(ctx context.Context, root string) ([]zfs.Dataset, error) {
 	p, err := h.dataset(ctx, root)
 	if err != nil {
@@ -46,6 +48,10 @@ func (p *pool) describeAll(ctx context.Context, names []string) ([]zfs.Dataset, 
 	list := make([]zfs.Dataset, 0, len(names))
 	for _, n := range names {
 		d, err := p.describe(ctx, n)
+		if err != nil && !errors.Is(err, zfs.ErrNotExist) && errors.Join(ctx.Err(), p.closing.Err()) == nil {
+			p.log.Debug("files not measured", "dataset", n, "err", err) // Dataset says it
+			d, err = p.describeUnread(ctx, n)
+		}
 		if errors.Is(err, zfs.ErrNotExist) {
 			continue // destroyed since it was listed
 		}
@@ -63,17 +69,30 @@ func (p *pool) describe(ctx context.Context, name string) (zfs.Dataset, error) {
 		return zfs.Dataset{}, err
 	}
 	defer unlock()
-	ds := recs[name]
-	written, err := p.written(ctx, ds)
+	written, err := p.written(ctx, recs[name])
 	if err != nil {
 		return zfs.Dataset{}, err
 	}
+	return p.describeRecord(recs[name], written)
+}
+
+// describeUnread is describe without a look at the files.
+func (p *pool) describeUnread(ctx context.Context, name string) (zfs.Dataset, error) {
+	recs, unlock, err := p.lockHeads(ctx, name)
+	if err != nil {
+		return zfs.Dataset{}, err
+	}
+	defer unlock()
+	return p.describeRecord(recs[name], -1)
+}
+
+func (p *pool) describeRecord(ds *datasetRec, written int64) (zfs.Dataset, error) {
 	_, free, err := p.room()
 	if err != nil {
 		return zfs.Dataset{}, err
 	}
 	out := zfs.Dataset{
-		Name: name, GUID: ds.GUID, CreateTXG: ds.TXG, Mounted: p.isMounted(ds),
+		Name: ds.Name, GUID: ds.GUID, CreateTXG: ds.TXG, Mounted: p.isMounted(ds),
 		Quota: parseQuota(ds.Props[zfs.PropQuota]), RefQuota: parseQuota(ds.Props[zfs.PropRefQuota]), Written: written,
 	}
 	return out, p.view(func(m meta) error { return p.describeIn(m, ds, &out, free) })
@@ -88,8 +107,9 @@ func (p *pool) describeIn(m meta, ds *datasetRec, out *zfs.Dataset, free int64) 
 	if err != nil {
 		return err
 	}
-	out.Used, out.Available = below+out.Written, max(0, min(free, room-out.Written))
-	if out.Referenced, err = p.referenced(m, ds, out.Written); err != nil {
+	own := max(0, out.Written)
+	out.Used, out.Available = below+own, max(0, min(free, room-own))
+	if out.Referenced, err = p.referenced(m, ds, own); err != nil {
 		return err
 	}
 	if out.RefQuota > 0 {

@@ -162,3 +162,17 @@ func TestForeignPoolDirectoryIsRefused(t *testing.T) {
 	ok(t, dirzfs.CreatePool(dir, "one"))
 	class(t, dirzfs.CreatePool(dir, "two"), zfs.ErrNotExist)
 }
+
+// TestHoldersBelowSymlink: the kernel names open files by their real path.
+func TestHoldersBelowSymlink(t *testing.T) {
+	link := t.TempDir() + "/link"
+	ok(t, os.Symlink(t.TempDir(), link))
+	h := open(t, dirzfs.Pool{Name: "p", Dir: link})
+	mp := mounted(t, h, "p/x")
+	release, _ := holder(t, mp+"/f")
+	if err := h.Unmount(t.Context(), "p/x", false); !errors.Is(err, zfs.ErrBusy) {
+		t.Errorf("unmounted with a file open: %v", err)
+	}
+	release()
+	ok(t, h.Unmount(t.Context(), "p/x", false))
+}

@@ -192,6 +192,9 @@ func (p *pool) recover() error {
 		if err := p.dropStages(m); err != nil {
 			return err
 		}
+		if err := p.distrustIndexes(m); err != nil {
+			return err
+		}
 		list, err := m.below(p.name)
 		for _, ds := range list {
 			if abandoned, err := m.dropAbandoned(ds); abandoned || err != nil {
@@ -214,6 +217,7 @@ func (p *pool) recover() error {
 		return err
 	}
 	p.recoverFiles(todo)
+	p.recoverMasks()
 	p.sweep()
 	return errors.Join(p.removeStrayHeads(), p.findQuiet())
 }

@@ -15,18 +15,31 @@ import (
 // open, mapped, or as working or root directory. The kernel shows the present path
 // of an open file, so the tree is found wherever it has been moved to.
 func holders(tree string) ([]string, error) {
-	procs, err := os.ReadDir("/proc")
+	tree, err := filepath.EvalSymlinks(tree)
 	if err != nil {
 		return nil, err
 	}
 	var list []string
-	for _, e := range procs {
-		pid, err := strconv.Atoi(e.Name())
+	seen := map[int]bool{}
+	// Who was begun while we looked may have from its parent, which ended, what we did not see.
+	for range 20 {
+		procs, err := os.ReadDir("/proc")
 		if err != nil {
-			continue
+			return nil, err
 		}
-		if holds(filepath.Join("/proc", e.Name()), tree) {
-			list = append(list, fmt.Sprintf("pid %d (%s)", pid, comm(pid)))
+		more := false
+		for _, e := range procs {
+			pid, err := strconv.Atoi(e.Name())
+			if err != nil || seen[pid] {
+				continue
+			}
+			seen[pid], more = true, true
+			if holds(filepath.Join("/proc", e.Name()), tree) {
+				list = append(list, fmt.Sprintf("pid %d (%s)", pid, comm(pid)))
+			}
+		}
+		if !more || len(list) > 0 {
+			break
 		}
 	}
 	return list, nil

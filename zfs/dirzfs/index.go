@@ -124,6 +124,25 @@ func dropDir(b *bolt.Bucket, dir string) error {
 	return nil
 }
 
+// bootKey has the boot in which the pool was used last.
+var bootKey = []byte("boot")
+
+// distrustIndexes forgets all signatures after a boot: a loss of power can leave a file's
+// new content with its old times, or the other way round.
+func (p *pool) distrustIndexes(m meta) error {
+	b := m.tx.Bucket(bucketPool)
+	if string(b.Get(bootKey)) == p.boot {
+		return nil
+	}
+	if err := m.tx.DeleteBucket(bucketIndex); err != nil {
+		return err
+	}
+	if _, err := m.tx.CreateBucket(bucketIndex); err != nil {
+		return err
+	}
+	return b.Put(bootKey, []byte(p.boot))
+}
+
 // settled tells whether a node changed long enough ago for its signature to catch
 // every later change.
 func settled(st *unix.Stat_t, now int64) bool {

@@ -51,6 +51,9 @@ func (p *pool) recordModes(ctx context.Context, ds *datasetRec) (int, error) {
 	err := p.eachNode(ctx, ds, func(v *nodeVisit) error {
 		if !v.recorded {
 			modes[v.path] = v.st.Mode & 0o7777
+			if ds.Masked && v.known && modes[v.path] == liveMode(v.mode, os.Geteuid() == 0)&^0o222 {
+				modes[v.path] = v.mode // masked before, and its mode is in the tree
+			}
 		}
 		return nil
 	})
@@ -73,6 +76,12 @@ func (p *pool) recordModes(ctx context.Context, ds *datasetRec) (int, error) {
 }
 
 func (p *pool) unmask(ctx context.Context, ds *datasetRec) error {
+	if ds.MaskDone { // a cut leaves some without their write bits: neither state is whole
+		ds.MaskDone = false
+		if err := p.update(func(m meta) error { return m.putDataset(ds) }); err != nil {
+			return err
+		}
+	}
 	if err := p.eachNode(ctx, ds, unmaskNode); err != nil {
 		return err
 	}
@@ -81,6 +90,21 @@ func (p *pool) unmask(ctx context.Context, ds *datasetRec) error {
 	return p.update(func(m meta) error {
 		return errors.Join(dropSubBucket(m.tx, bucketModes, ds.GUID), m.putDataset(ds))
 	})
+}
+
+// recoverMasks makes readonly take effect where it was set and the crash came before the
+// files: who finds a dataset mounted does not mount it again.
+func (p *pool) recoverMasks() {
+	var list []*datasetRec
+	err := p.view(func(m meta) (err error) { list, err = m.below(p.name); return err })
+	for _, ds := range list {
+		if err = p.remaskOne(p.closing, ds); err != nil {
+			p.log.Error("finish readonly", "dataset", ds.Name, "err", err)
+		}
+	}
+	if err != nil {
+		p.log.Error("finish readonly", "err", err)
+	}
 }
 
 // nodeVisit is one live node and what is known of it.
@@ -192,7 +216,7 @@ func (v *visitor) refresh(n *nodeVisit, index map[string]signature) error {
 	if err != nil {
 		return err
 	}
-	if s := signatureOf(&st); s != old {
+	if s := signatureOf(&st); s != old && sameButCtime(s, old) {
 		at := indexPlace(n.d, n.name)
 		v.index.set(at[0], at[1], s)
 	}
@@ -225,3 +249,6 @@ func (v *visitor) children(ctx context.Context, d *dir, base *tree.Entry) error 
 	}
 	return nil
 }
+
+// sameButCtime: a client that wrote meanwhile changed the time of the content too.
+func sameButCtime(a, b signature) bool { return [24]byte(a[:24]) == [24]byte(b[:24]) }

@@ -274,12 +274,13 @@ func (w *walker) gone(d *dir, name string, b *tree.Entry) {
 // read makes the entry of a node that has to be looked at.
 func (w *walker) read(ctx context.Context, d *dir, name string, kind tree.Kind, st *unix.Stat_t, base *tree.Entry) (e *tree.Entry, err error) {
 	for try := range readTries {
+		begun := time.Now().UnixNano()
 		if e, err = w.readOnce(ctx, d, name, kind, base); err != nil || e == nil {
 			break
 		}
 		after, statErr := d.stat(name)
 		if statErr == nil && signatureOf(&after) == signatureOf(st) {
-			w.remember(d, name, e, base, st)
+			w.remember(d, name, e, base, st, begun)
 			return e, nil
 		}
 		if statErr != nil || try == readTries-1 {
@@ -293,6 +294,9 @@ func (w *walker) read(ctx context.Context, d *dir, name string, kind tree.Kind, 
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	if err == nil && e != nil && w.keep {
+		w.forget(d, name)
+	}
 	if err == nil && e != nil && kind == tree.File {
 		w.p.log.Warn("file kept changing while it was read", "dataset", w.ds.Name, "path", d.path(name))
 	}
@@ -303,17 +307,29 @@ func (w *walker) read(ctx context.Context, d *dir, name string, kind tree.Kind, 
 const readTries = 3
 
 // remember puts the node's signature into the index, if it can be trusted.
-func (w *walker) remember(d *dir, name string, e, base *tree.Entry, st *unix.Stat_t) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	key, parent := name, d.rel
-	if name == "" {
-		parent = "/"
-	}
-	if !settled(st, time.Now().UnixNano()) || !w.keep && (base == nil || !sameNode(e, base)) {
+func (w *walker) remember(d *dir, name string, e, base *tree.Entry, st *unix.Stat_t, begun int64) {
+	if !settled(st, begun) {
+		if w.keep {
+			w.forget(d, name)
+		}
 		return
 	}
-	w.index.set(parent, key, signatureOf(st))
+	if !w.keep && (base == nil || !sameNode(e, base)) {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	at := indexPlace(d, name)
+	w.index.set(at[0], at[1], signatureOf(st))
+}
+
+// forget drops the signature of a node whose entry is new and whose own signature cannot
+// be trusted: the one of before would be taken for that of the new entry.
+func (w *walker) forget(d *dir, name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	at := indexPlace(d, name)
+	w.index.forget(at[0], at[1])
 }
 
 func (w *walker) readOnce(ctx context.Context, d *dir, name string, kind tree.Kind, base *tree.Entry) (*tree.Entry, error) {
