@@ -101,6 +101,23 @@ func TestGoldenLog5(t *testing.T) {
 	}
 }
 
+// TestGoldenLog6 has promotions that the leader takes back: one that is planned, and one that
+// somebody has forced meanwhile, which stays.
+func TestGoldenLog6(t *testing.T) {
+	f := goldenLog(t, 6, 1, func() []*raft.Log {
+		world := busyWorld(t)
+		world.do(&raftv1.PromoteReplica{Id: "rep-r2", OpId: "calm", Mode: planned, ExpectedEpoch: 1})
+		world.do(&raftv1.CancelPromotion{ShareId: "rep", OpId: "calm", UnlessForced: true})
+		world.do(&raftv1.PromoteReplica{Id: "rep-r2", OpId: "urgent", Mode: planned, ExpectedEpoch: 2})
+		world.do(&raftv1.PromoteReplica{Id: "rep-r2", OpId: "urgent", Mode: forced, ExpectedEpoch: 2})
+		world.try(&raftv1.CancelPromotion{ShareId: "rep", OpId: "urgent", UnlessForced: true})
+		return world.log
+	})
+	if rep := shareOf(t, f.View(), "rep"); !fencing(rep) || rep.GetFencing().GetMode() != forced {
+		t.Errorf("it ends in %v", rep.GetFencing())
+	}
+}
+
 func shareOf(t *testing.T, v *View, id string) *tarnv1.Share {
 	t.Helper()
 	s, ok := v.Share(id)
