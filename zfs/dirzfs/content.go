@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"tarn/zfs"
 	"tarn/zfs/dirzfs/internal/tree"
 )
 
@@ -39,7 +40,8 @@ func (w *walker) content(ctx context.Context, d *dir, name string, e *tree.Entry
 		return os.ErrNotExist // replaced since it was listed
 	}
 	if st.Size > tree.MaxFile {
-		return fmt.Errorf("%s has %d bytes, holes included, and more than %d cannot be replicated by this engine: make it smaller, or remove it", d.path(name), st.Size, int64(tree.MaxFile))
+		return fmt.Errorf("%w: %s has %d bytes, holes included, and more than %d cannot be replicated: make it smaller, or remove it",
+			zfs.ErrUnsupported, d.path(name), st.Size, int64(tree.MaxFile))
 	}
 	if err := w.cleanPages(f); err != nil {
 		return err
