@@ -150,10 +150,14 @@ func (s *replicas) quiesce(req *tarnv1.PromoteReplicaRequest) time.Duration {
 // long a planned one may wait, and since when the owner is told to stop.
 func (s *replicas) afterPromotion(req *tarnv1.PromoteReplicaRequest, r *tarnv1.Replica) {
 	share, _ := s.State.View().Share(r.GetShareId())
-	if f := share.GetFencing(); f.GetOpId() == req.GetOpId() && f.GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_FENCING {
+	f, wait := share.GetFencing(), s.quiesce(req)
+	if f.GetOpId() == req.GetOpId() && f.GetPhase() == tarnv1.FencingPhase_FENCING_PHASE_FENCING {
 		s.Soft.Began(req.GetOpId(), time.Now())
 	}
-	if wait := s.quiesce(req); wait > 0 {
+	if p := f.GetPreparing(); wait == 0 && p.GetOpId() == req.GetOpId() && !p.GetCancelled() {
+		wait = s.Policy.PrepareTime
+	}
+	if wait > 0 {
 		s.Soft.SetQuiesce(req.GetOpId(), time.Now().Add(wait))
 	}
 }

@@ -158,8 +158,11 @@ func (l *Loop) after(cmd *raftv1.Command, result *raftfsm.Result, now time.Time)
 	l.note(cmd, result)
 	if p := cmd.GetPromoteReplica(); p != nil && result.Err == nil && p.GetMode() == tarnv1.PromotionMode_PROMOTION_MODE_PLANNED {
 		wait := l.cfg.Policy.StopTime
-		if p.GetWait() != nil {
+		switch {
+		case p.GetWait() != nil:
 			wait = p.GetWait().AsDuration()
+		case p.GetCatchUp():
+			wait = l.cfg.Policy.PrepareTime
 		}
 		l.cfg.Soft.SetQuiesce(p.GetOpId(), now.Add(wait))
 	}

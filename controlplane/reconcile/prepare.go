@@ -41,7 +41,7 @@ func (r *round) prepare(s *shareFacts) {
 			Id: target.GetId(), OpId: p.GetOpId(), Mode: tarnv1.PromotionMode_PROMOTION_MODE_PLANNED,
 			ExpectedEpoch: s.fencing.GetEpoch(), AllowOutOfSync: p.GetAllowOutOfSync(), Wait: r.stopTime(p),
 		}}})
-	case r.quiesced(p.GetOpId()) || !r.now.Before(r.prepareUntil(p)):
+	case r.timeUp(p.GetOpId(), p.GetSince().AsTime(), r.prepareUntil(p)):
 		r.cancel(s, p.GetOpId(), target.GetId(), "the replica has not caught up since "+clock(p.GetSince().AsTime())+", and it waited for "+r.lacks(s, target), adviceOnLag)
 	}
 }
@@ -68,7 +68,11 @@ func (r *round) stopTime(p *tarnv1.Preparation) *durationpb.Duration {
 	case p.GetUntil() == nil:
 		return durationpb.New(r.policy.StopTime)
 	}
-	return durationpb.New(max(time.Second, p.GetUntil().AsTime().Sub(r.now)))
+	from := r.now
+	if since := p.GetSince().AsTime(); since.After(from) {
+		from = since // The state's clock is ahead, and all that was given is left.
+	}
+	return durationpb.New(max(time.Second, p.GetUntil().AsTime().Sub(from)))
 }
 
 // waits says if the log keeps how long planned promotions may take.

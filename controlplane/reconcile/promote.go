@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"tarn/controlplane/schedule"
 	raftv1 "tarn/proto/tarn/raft/v1"
 	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/raftfsm"
@@ -37,10 +38,13 @@ func (r *round) planned(s *shareFacts) {
 	case r.bereft(s):
 		r.giveBack(s, "its target's host is silent", adviceOnSilence)
 	case stopped:
-		if final != 0 && (s.report(f.GetTargetReplicaId()).GetHeadGuid() == final || r.tookOver(s)) {
+		switch {
+		case final != 0 && (s.report(f.GetTargetReplicaId()).GetHeadGuid() == final || r.tookOver(s)):
 			r.activate(s, final)
+		case r.orphaned(s):
+			r.giveBack(s, "the active replica's host is silent since it stopped, and the target lacks its last snapshot", adviceOnLoss)
 		}
-	case r.revocable(s) && (r.quiesced(f.GetOpId()) || f.GetQuiesceUntil() != nil && !r.now.Before(f.GetQuiesceUntil().AsTime())):
+	case r.revocable(s) && (r.quiesced(f.GetOpId()) || f.GetQuiesceUntil() != nil && r.timeUp(f.GetOpId(), f.GetStartedAt().AsTime(), f.GetQuiesceUntil().AsTime())):
 		r.giveBack(s, "the active replica did not come to rest within quiesce_wait_time", adviceOnRest)
 	}
 }
@@ -75,9 +79,18 @@ func (r *round) bereft(s *shareFacts) bool {
 	return r.obs.Hosts[owner.GetHostId()].At.After(missed)
 }
 
+// orphaned reports that an owner that has stopped is gone with its last snapshot, of a share
+// that fails over by itself, if nothing is planned for it.
+func (r *round) orphaned(s *shareFacts) bool {
+	owner, known := r.view.Replica(s.owner())
+	return known && schedule.AutoFailover(s.GetExtraSpecs()) > 0 && r.revocable(s) && r.silent(owner.GetHostId()) && r.provable(owner.GetHostId())
+}
+
 // What can be done when a planned promotion was taken back.
 const (
 	adviceOnRest = " Promote again when nobody has files of the share open on its host any more, or give it longer with --quiesce-wait-time (1h at the most)."
+
+	adviceOnLoss = " The share fails over by itself if its type allows the loss."
 
 	adviceOnSilence = " Promote again when that host is back, or another replica."
 )
@@ -105,6 +118,17 @@ func acknowledges(ack *tarnv1.DemoteAck, f *tarnv1.Fencing) bool {
 func (r *round) quiesced(op string) bool {
 	until, ok := r.obs.Quiesce[op]
 	return ok && !r.obs.Now.Before(until)
+}
+
+// timeUp reports that a time is up that the state has by its own clock. Where a leader's
+// clock was ahead that moment may be years away: then whoever leads next goes by how long it
+// has led, and so no earlier.
+func (r *round) timeUp(op string, since, until time.Time) bool {
+	if r.quiesced(op) || !r.now.Before(until) {
+		return true
+	}
+	_, here := r.obs.Quiesce[op]
+	return !here && since.After(r.now.Add(r.obs.TTL)) && r.obs.Now.Sub(r.obs.Since) >= until.Sub(since)
 }
 
 // cancel takes the preparation of a planned promotion back, and tells the share's users why
