@@ -79,7 +79,7 @@ func (s *Snapshot) LeaseExpired(hostID string, wait time.Duration) bool {
 // the time since beyond the moment when its next report was due. Unknown when it
 // never said.
 func (s *Snapshot) Lag(r *ReplicaSeen) (lag time.Duration, known bool) {
-	if r == nil || r.lagAt.IsZero() {
+	if !r.current() {
 		return 0, false
 	}
 	return r.lag + max(0, s.Now.Sub(r.lagAt)-s.ReportInterval), true
@@ -89,10 +89,28 @@ func (s *Snapshot) Lag(r *ReplicaSeen) (lag time.Duration, known bool) {
 // reported, plus all the time since, plus how old a report may be when it
 // arrives. What a failover loses is never told too small. Unknown when it never said.
 func (s *Snapshot) Behind(r *ReplicaSeen) (lag time.Duration, known bool) {
-	if r == nil || r.lagAt.IsZero() {
+	if !r.current() {
 		return 0, false
 	}
 	return r.lag + max(0, s.Now.Sub(r.lagAt)) + s.ReportInterval, true
+}
+
+// BehindSince is Behind where the replica has followed the same source since an epoch: what
+// it was behind under an earlier one of these counts, too.
+func (s *Snapshot) BehindSince(r *ReplicaSeen, epoch uint64) (lag time.Duration, known bool) {
+	if r == nil || r.lagAt.IsZero() || r.lagEpoch < epoch {
+		return s.Behind(r)
+	}
+	return r.lag + max(0, s.Now.Sub(r.lagAt)) + s.ReportInterval, true
+}
+
+// current reports that the last known lag is of the epoch that the replica is under.
+func (r *ReplicaSeen) current() bool {
+	if r == nil || r.lagAt.IsZero() {
+		return false
+	}
+	epoch := r.Report.GetObservedEpoch()
+	return epoch == 0 || epoch == r.lagEpoch
 }
 
 // Observation is what the API shows of a report.
@@ -113,7 +131,7 @@ func (r *ReplicaSeen) Observation(now time.Time) *tarnv1.ReplicaObservation {
 		KeyState:      r.Report.GetKeyState(),
 		KeyFile:       r.Report.GetKeyFile(),
 	}
-	if !r.lagAt.IsZero() && r.Report.GetObservedRole() != tarnv1.Role_ROLE_ACTIVE {
+	if r.current() && r.Report.GetObservedRole() != tarnv1.Role_ROLE_ACTIVE {
 		o.Lag = durationpb.New(r.lag + max(0, now.Sub(r.lagAt)))
 	}
 	return o

@@ -87,8 +87,8 @@ type ReplicaSeen struct {
 	// its lag still means something.
 	Stale bool
 
-	// lag is the last one reported, at lagAt under lagEpoch; lagAt is zero when
-	// there was none.
+	// lag is the last one reported, at lagAt under lagEpoch, which may be past; lagAt is
+	// zero when there was none.
 	lag      time.Duration
 	lagAt    time.Time
 	lagEpoch uint64
@@ -196,14 +196,16 @@ func (s *State) take(hostID string, req *tarnv1.ReportRequest, now time.Time) {
 
 // newSeen keeps the lag that was known: a copy that was equal to its source at
 // some moment has been so, whether or not its agent has since started anew. That
-// ends when the copy itself is gone, or when it follows another source.
+// ends when the copy itself is gone, or when it follows another source: under another
+// epoch that may be, so that such a lag counts only for whoever knows better (BehindSince).
 func newSeen(hostID string, r *tarnv1.ReplicaReport, old *ReplicaSeen, now time.Time) *ReplicaSeen {
 	seen := &ReplicaSeen{HostID: hostID, At: now, Report: r}
 	switch {
 	case r.GetLag() != nil:
 		seen.lag, seen.lagAt, seen.lagEpoch = r.GetLag().AsDuration(), now, r.GetObservedEpoch()
 	case old == nil || old.HostID != hostID || r.GetHeadGuid() == 0:
-	case r.GetObservedEpoch() == 0 || r.GetObservedEpoch() == old.lagEpoch:
+	case r.GetObservedEpoch() == 0, r.GetObservedEpoch() == old.lagEpoch,
+		r.GetObservedEpoch() > old.lagEpoch && r.GetHeadGuid() == old.Report.GetHeadGuid():
 		seen.lag, seen.lagAt, seen.lagEpoch = old.lag, old.lagAt, old.lagEpoch
 	}
 	return seen

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"tarn/controlplane/observe"
@@ -119,7 +120,7 @@ func (r *round) canTakeOver(s *shareFacts, rep *tarnv1.Replica) bool {
 // behindAtContact is how far a replica was behind at the most when its owner's host
 // was last heard of. A leader that never heard that host takes its own beginning.
 func (r *round) behindAtContact(s *shareFacts, rep *tarnv1.Replica) (time.Duration, bool) {
-	behind, known := r.obs.Behind(s.heard(rep.GetId()))
+	behind, known := r.obs.BehindSince(s.heard(rep.GetId()), s.tenure())
 	if !known {
 		return 0, false
 	}
@@ -132,6 +133,19 @@ func (r *round) behindAtContact(s *shareFacts, rep *tarnv1.Replica) (time.Durati
 		contact = seen.At
 	}
 	return max(0, behind-r.obs.Now.Sub(contact)), true
+}
+
+// tenure is the first of the epochs that the owner has had without a break: a promotion that
+// was taken back gave it another one.
+func (s *shareFacts) tenure() uint64 {
+	from := s.fencing.GetEpoch()
+	for _, l := range slices.Backward(s.fencing.GetLineage()) {
+		if l.GetOwnerReplicaId() != s.owner() {
+			break
+		}
+		from = min(from, l.GetEpoch())
+	}
+	return from
 }
 
 // follow keeps an automatic failover honest while it runs: users are told once, and

@@ -133,6 +133,9 @@ func (h *simHost) follow(a *tarnv1.Assignment) *tarnv1.ReplicaReport {
 	if a.GetEpoch() < r.epoch {
 		h.w.t.Fatalf("replica %s was told epoch %d after %d", a.GetReplicaId(), a.GetEpoch(), r.epoch)
 	}
+	if a.GetEpoch() != r.epoch {
+		r.equalAt = time.Time{} // An agent knows no more of its lag under another epoch.
+	}
 	switch a.GetRole() {
 	case tarnv1.Role_ROLE_ACTIVE:
 		h.serve(a, r)

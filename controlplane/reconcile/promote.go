@@ -257,7 +257,7 @@ func (s *shareFacts) replicated(snap *snapshotFacts) bool {
 // decided: by its measured lag, or else by the age of its head.
 func (r *round) keptAge(s *shareFacts, keptAt *timestamppb.Timestamp) time.Duration {
 	started := s.fencing.GetStartedAt().AsTime()
-	if lag, known := r.obs.Behind(s.heard(s.fencing.GetTargetReplicaId())); known {
+	if lag, known := r.obs.BehindSince(s.heard(s.fencing.GetTargetReplicaId()), s.tenure()); known {
 		return max(0, lag-r.obs.Running(s.fencing.GetOpId(), started, r.now))
 	}
 	if keptAt == nil {
