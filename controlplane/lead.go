@@ -69,6 +69,9 @@ func (n *Node) lead(ctx context.Context, term uint64) error {
 	err := group.Wait()
 	// What agents said is old from now on; a stale read must not show it as news.
 	n.soft.Lead(time.Now())
+	// Nor may the grants of this term be taken for all there were when it leads again: requests
+	// are answered from the moment that the next term begins, before its lead is called.
+	n.leases.Lead(time.Time{})
 	n.log.Info("this node no longer leads", "term", term)
 	return err
 }
