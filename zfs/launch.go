@@ -56,7 +56,7 @@ func Remount(dataset string, readOnly bool) error {
 		return err
 	}
 	for _, m := range list {
-		if err := remount(m.dir, readOnly); err != nil {
+		if err := remount(m, readOnly); err != nil {
 			return err
 		}
 	}

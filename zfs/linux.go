@@ -4,6 +4,7 @@ package zfs
 
 import (
 	"os"
+	"strings"
 	"syscall"
 	"unsafe"
 )
@@ -15,7 +16,8 @@ const (
 	spliceMove     = 1
 	spliceNonblock = 2
 
-	unmountNoFollow = 8 // UMOUNT_NOFOLLOW
+	unmountNoFollow = 8   // UMOUNT_NOFOLLOW
+	noSymFollow     = 256 // MS_NOSYMFOLLOW
 )
 
 // growPipe makes a pipe hold 1 MiB, the most that an ordinary user may ask for:
@@ -159,13 +161,18 @@ func awaitWritable(to syscall.RawConn) error {
 
 // remount makes a mount read-only or writable. As every remount does, it lets the kernel
 // forget the unused names and files of the filesystem. EBUSY while somebody has files
-// open for writing that shall become read-only.
-func remount(mountpoint string, readOnly bool) error {
+// open for writing that shall become read-only. A remount takes away what it does not name:
+// a mount that gives nobody rights gives none afterwards.
+func remount(m mount, readOnly bool) error {
 	flags := uintptr(syscall.MS_REMOUNT)
+	kept := map[string]uintptr{"nosuid": syscall.MS_NOSUID, "nodev": syscall.MS_NODEV, "noexec": syscall.MS_NOEXEC, "nosymfollow": noSymFollow}
+	for o := range strings.SplitSeq(m.options, ",") {
+		flags |= kept[o]
+	}
 	if readOnly {
 		flags |= syscall.MS_RDONLY
 	}
-	return os.NewSyscallError("remount", syscall.Mount("zfs", mountpoint, "", flags, ""))
+	return os.NewSyscallError("remount", syscall.Mount("zfs", m.dir, "", flags, ""))
 }
 
 // detachMount takes a mount out of the tree of files, whoever uses it. busy says that

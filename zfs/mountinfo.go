@@ -12,6 +12,7 @@ import (
 type mount struct {
 	dataset, dir, device string // device is "major:minor"
 	fuse                 bool   // a daemon serves it, not the kernel
+	options              string // of this mount: "rw,nosuid,relatime"
 }
 
 // mounts lists the ZFS mounts of this process' namespace, in their order. It reads what
@@ -34,16 +35,21 @@ func deviceMounted(device string) (bool, error) {
 	return slices.ContainsFunc(all, func(m mount) bool { return m.device == device }), err
 }
 
-// parseMounts reads the ZFS lines of /proc/PID/mountinfo (proc_pid_mountinfo(5)).
+// parseMounts reads the ZFS lines of /proc/PID/mountinfo (proc_pid_mountinfo(5)). With
+// fusermount(1) everybody may mount what calls itself fuse.zfs and any dataset: only the
+// user id is the kernel's own word, and zfs-fuse is root's.
 func parseMounts(text string) []mount {
 	var list []mount
 	for line := range strings.Lines(text) {
 		before, after, ok := strings.Cut(line, " - ")
 		fields, kind := strings.Fields(before), strings.Fields(after)
-		if !ok || len(fields) < 5 || len(kind) < 2 || kind[0] != "zfs" && kind[0] != "fuse.zfs" {
+		if !ok || len(fields) < 6 || len(kind) < 2 || kind[0] != "zfs" && kind[0] != "fuse.zfs" {
 			continue
 		}
-		list = append(list, mount{dataset: unescape(kind[1]), dir: unescape(fields[4]), device: fields[2], fuse: kind[0] == "fuse.zfs"})
+		if kind[0] == "fuse.zfs" && (len(kind) < 3 || !slices.Contains(strings.Split(kind[2], ","), "user_id=0")) {
+			continue
+		}
+		list = append(list, mount{options: fields[5], dataset: unescape(kind[1]), dir: unescape(fields[4]), device: fields[2], fuse: kind[0] == "fuse.zfs"})
 	}
 	return list
 }

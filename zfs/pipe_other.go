@@ -21,7 +21,7 @@ func bytesIn(syscall.RawConn) (int64, error) { return 0, nil }
 
 func spliceAll(_, _ *os.File, _ func(int)) (done bool, err error) { return false, nil }
 
-func remount(string, bool) error { return nil }
+func remount(mount, bool) error { return nil }
 
 func detachMount(m mount) (busy bool, err error) {
 	return false, fmt.Errorf("detach %s: this system cannot", m.dir)
