@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -34,18 +35,40 @@ func (s *Server) checkContinued(ctx context.Context, token string) error {
 		return fmt.Errorf("%w: resume token: %w", ErrRefused, err)
 	}
 	dataset, _, _ := strings.Cut(info.ToName, "@")
-	pool, _, _ := strings.Cut(dataset, "/")
-	// What is not there any more lists nothing.
-	if list, err := s.snapshotsOf(ctx, "-d", "1", dataset); err == nil && len(named(list, info.ToGUID)) > 0 {
+	return s.onlyBelow(ctx, "resume token", dataset, info.ToGUID)
+}
+
+// checkBase looks at the base of an increment, GUID 0 for none: zfs-fuse puts one for a dataset
+// that is not there into whatever dataset of the pool has its base. OpenZFS does not.
+func (s *Server) checkBase(ctx context.Context, target string, base zfs.GUID) error {
+	if base == 0 || kernel() {
 		return nil
 	}
-	list, err := s.snapshotsOf(ctx, "-r", pool)
+	dataset, _, _ := strings.Cut(target, "@")
+	return s.onlyBelow(ctx, "increment", dataset, base)
+}
+
+// kernel tells OpenZFS from zfs-fuse.
+func kernel() bool {
+	_, err := os.Stat("/dev/zfs")
+	return err == nil
+}
+
+// onlyBelow refuses what names a snapshot of a pool by its GUID only, if zfs may take it for
+// one that is not below the base.
+func (s *Server) onlyBelow(ctx context.Context, what, dataset string, guid zfs.GUID) error {
+	// What is not there any more lists nothing.
+	if list, err := s.snapshotsOf(ctx, dataset, "-d", "1"); err == nil && len(named(list, guid)) > 0 {
+		return nil
+	}
+	pool, _, _ := strings.Cut(dataset, "/")
+	list, err := s.snapshotsOf(ctx, pool)
 	if err != nil {
 		return err
 	}
-	for _, name := range named(list, info.ToGUID) {
+	for _, name := range named(list, guid) {
 		if err := s.config.Policy.snapshot(name); err != nil {
-			return fmt.Errorf("%w: resume token: its snapshot is %.300q: %w", ErrRefused, name, err)
+			return fmt.Errorf("%w: %s: its snapshot is %.300q: %w", ErrRefused, what, name, err)
 		}
 	}
 	return nil
@@ -55,18 +78,23 @@ func (s *Server) checkContinued(ctx context.Context, token string) error {
 func named(list []byte, wanted zfs.GUID) (names []string) {
 	for line := range bytes.Lines(list) {
 		guid, name, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), "\t")
-		if guid == wanted.String() {
+		if guid == wanted.String() && strings.Contains(name, "@") {
 			names = append(names, name)
 		}
 	}
 	return names
 }
 
-// snapshotsOf lists GUIDs and names of what the last arguments of zfs list say.
-func (s *Server) snapshotsOf(ctx context.Context, of ...string) ([]byte, error) {
+// snapshotsOf lists GUIDs and names of the snapshots of a dataset and what is below it, as far
+// as depth says.
+func (s *Server) snapshotsOf(ctx context.Context, dataset string, depth ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience/2)
 	defer cancel()
-	cmd, err := s.config.Command(toolZFS, append([]string{"list", "-Hp", "-t", "snapshot", "-o", "guid,name"}, of...))
+	args := append([]string{"list", "-Hp", "-t", "snapshot", "-o", "guid,name", "-r"}, depth...)
+	if !kernel() { // zfs-fuse, where list shows no exact numbers, and get what is no snapshot
+		args = append([]string{"get", "-Hp", "-o", "value,name", "-r"}, append(depth, "guid")...)
+	}
+	cmd, err := s.config.Command(toolZFS, append(args, dataset))
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +105,7 @@ func (s *Server) snapshotsOf(ctx context.Context, of ...string) ([]byte, error) 
 	}
 	defer context.AfterFunc(ctx, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })()
 	if err := cmd.Wait(); err != nil {
-		return nil, fmt.Errorf("list snapshots of %s: %w", of[len(of)-1], err)
+		return nil, fmt.Errorf("list snapshots of %s: %w", dataset, err)
 	}
 	return out.Bytes(), nil
 }

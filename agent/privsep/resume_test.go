@@ -21,7 +21,7 @@ func TestForgedResumeToken(t *testing.T) {
 	const own = `7\ttank/tarn/a@x\n10\ttank/tarn/a@z\n`
 	c := serve(t, Config{Policy: policy(), UID: uint32(os.Getuid()), Logger: testLog(t), Command: func(_ string, args []string) (*exec.Cmd, error) {
 		script := "exit 0"
-		if args[0] == "list" {
+		if args[0] != "send" {
 			script = "printf '" + list + "'"
 		}
 		if slices.Contains(args, "-d") {

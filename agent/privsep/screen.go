@@ -21,11 +21,12 @@ type screen struct {
 	from, to *os.File // the caller's, and the pipe to zfs
 	stdin    *os.File // the other end of that pipe
 	errs     *os.File // where the caller reads what zfs says, until the stream is let in
+	judge    func(zfs.StreamHeader) error
 	done     chan struct{}
 	refused  error // set before done
 }
 
-func newScreen(files []*os.File) (*screen, error) {
+func newScreen(files []*os.File, judge func(zfs.StreamHeader) error) (*screen, error) {
 	from, err := duplicate(files[0], true)
 	if err != nil {
 		return nil, err
@@ -34,7 +35,7 @@ func newScreen(files []*os.File) (*screen, error) {
 	if err != nil {
 		return nil, errors.Join(err, from.Close())
 	}
-	s := &screen{from: from, errs: errs, done: make(chan struct{})}
+	s := &screen{from: from, errs: errs, judge: judge, done: make(chan struct{})}
 	if s.stdin, s.to, err = os.Pipe(); err != nil {
 		return nil, errors.Join(err, from.Close(), errs.Close())
 	}
@@ -68,9 +69,14 @@ func duplicate(f *os.File, waits bool) (*os.File, error) {
 func (s *screen) run() {
 	defer close(s.done)
 	// zfs says itself that a stream was too short; the rest is said here.
-	_ = zfs.Screen(s.to, s.from, func(err error) {
-		if errors.Is(err, zfs.ErrStreamRefused) {
+	_ = zfs.Screen(s.to, s.from, s.judge, func(err error) {
+		switch {
+		case errors.Is(err, zfs.ErrStreamRefused):
 			s.refused = fmt.Errorf("%w: %w", ErrRefused, err)
+		case errors.Is(err, ErrRefused):
+			s.refused = err
+		}
+		if s.refused != nil {
 			_, _ = fmt.Fprintln(s.errs, s.refused) // it may have hung up
 		}
 		_ = s.errs.Close()
@@ -87,15 +93,16 @@ func (s *screen) end() error {
 }
 
 // receive runs zfs receive on what the screen lets through.
-func receiveScreened(ctx context.Context, conn *net.UnixConn, cmd *exec.Cmd, files []*os.File) error {
-	s, err := newScreen(files)
+func (s *Server) receiveScreened(ctx context.Context, conn *net.UnixConn, cmd *exec.Cmd, files []*os.File) error {
+	target := cmd.Args[len(cmd.Args)-1]
+	screen, err := newScreen(files, func(h zfs.StreamHeader) error { return s.checkBase(ctx, target, h.FromGUID) })
 	if err != nil {
 		return err
 	}
 	_ = files[0].Close()
-	cmd.Stdin = s.stdin
-	go s.run()
-	err = follow(ctx, conn, cmd, []*os.File{s.stdin, files[1], files[2]})
-	_ = s.stdin.Close() // closed already if zfs was started
-	return errors.Join(err, s.end())
+	cmd.Stdin = screen.stdin
+	go screen.run()
+	err = follow(ctx, conn, cmd, []*os.File{screen.stdin, files[1], files[2]})
+	_ = screen.stdin.Close() // closed already if zfs was started
+	return errors.Join(err, screen.end())
 }

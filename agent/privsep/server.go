@@ -221,7 +221,7 @@ func (s *Server) tool(ctx context.Context, conn *net.UnixConn, asked call, files
 		defer after()
 	}
 	if asked.Verb == toolZFS && receives(asked.Args) {
-		return changes, receiveScreened(ctx, conn, cmd, files)
+		return changes, s.receiveScreened(ctx, conn, cmd, files)
 	}
 	return changes, follow(ctx, conn, cmd, files)
 }
