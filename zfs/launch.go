@@ -122,8 +122,10 @@ func (r *runner) begin(inv invocation, cmd *exec.Cmd) (*process, error) {
 	}
 	wait := func() error {
 		err := launched.Wait()
-		out.drain()
-		errs.drain()
+		late := errors.Join(out.drain(killGrace), errs.drain(killGrace))
+		if err == nil {
+			err = late
+		}
 		return err
 	}
 	return r.stuck.watch(inv, wait, launched.Kill), nil
@@ -166,18 +168,21 @@ func (s *sink) close() {
 	}
 }
 
-// drain waits for the rest, which helpers that outlive the tool may keep from ending.
-func (s *sink) drain() {
+// drain waits for the rest, which helpers that outlive the tool may keep from ending: then
+// nobody knows whether all of it is there, as with exec.Cmd.WaitDelay.
+func (s *sink) drain(grace time.Duration) error {
 	if s.ours == nil {
-		return
+		return nil
 	}
-	late := time.NewTimer(killGrace)
+	late := time.NewTimer(grace)
 	defer late.Stop()
 	select {
 	case <-s.ended:
+		return nil
 	case <-late.C:
 		_ = s.ours.Close()
 		<-s.ended
+		return exec.ErrWaitDelay
 	}
 }
 
