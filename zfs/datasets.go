@@ -160,7 +160,7 @@ func othersVanished(err error, root string) bool {
 		return false
 	}
 	for line := range strings.Lines(e.Text) {
-		if strings.Contains(line, "'"+root+"'") || !strings.Contains(line, "'"+root+"/") {
+		if strings.Contains(line, "'"+root+"'") || !strings.Contains(line, "'"+root+"/") || !strings.Contains(line, "does not exist") {
 			return false
 		}
 	}
