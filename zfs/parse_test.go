@@ -126,7 +126,7 @@ func TestSmallParsers(t *testing.T) {
 			t.Errorf("%q: %d", bad, n)
 		}
 	}
-	for in, want := range map[string]int{"zfs-2.3.9-0+deb13u1\nzfs-kmod-2.3.9\n": 203, "zfs-0.8.3-1": 8, "zfs-2.1.11": 201, "zfs-2.4.0-rc1": 204, "rubbish": 0} {
+	for in, want := range map[string]int{"zfs-2.3.9-0+deb13u1\nzfs-kmod-2.3.9\n": 203, "zfs-0.8.3-1": 8, "zfs-2.1.11": 201, "zfs-2.4.0-rc1": 204, "rubbish": 0, "zfs-2.2.4-1~bpo12+1\nzfs-kmod-2.1.11-1+deb12u1\n": 201, "zfs-2.1.5\nzfs-kmod-2.2.0\n": 201} {
 		if _, n := zfs.ReadVersion(in); n != want {
 			t.Errorf("%q: %d, want %d", in, n, want)
 		}

@@ -145,9 +145,21 @@ func (h *Host) probeVersion(ctx context.Context, b *build) error {
 	return nil
 }
 
-// readVersion takes "zfs-2.3.9-0+deb13u1" apart: 2.3.9, 203.
+// readVersion reads what zfs version prints of the tools, "zfs-2.3.9-0+deb13u1", and in a line
+// below of the kernel's module: 2.3.9, 203. The older of the two counts: after an upgrade the
+// old module runs until the machine starts anew, and its defects are what matters.
 func readVersion(out string) (version string, number int) {
-	line, _, _ := strings.Cut(strings.TrimSpace(out), "\n")
+	tools, rest, _ := strings.Cut(strings.TrimSpace(out), "\n")
+	rest, ok := strings.CutPrefix(strings.TrimSpace(rest), "zfs-kmod-")
+	version, number = takeApart(tools)
+	if module, n := takeApart("zfs-" + rest); ok && n != 0 && n < number {
+		return module, n
+	}
+	return version, number
+}
+
+// takeApart reads one line of zfs version.
+func takeApart(line string) (version string, number int) {
 	version, ok := strings.CutPrefix(line, "zfs-")
 	if !ok {
 		return "", 0
