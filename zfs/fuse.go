@@ -32,18 +32,41 @@ func (h *Host) showReceived(ctx context.Context, name string) error {
 }
 
 // mountFlagged is Mount for zfs-fuse, whose readonly=on keeps nobody from writing into
-// files that exist: a read-only filesystem has to be mounted so.
+// files that exist, and whose setuid=off nobody from anything: it has to be mounted so.
 func (h *Host) mountFlagged(ctx context.Context, name string) error {
 	d, err := h.Dataset(ctx, name)
 	if err != nil || d.Mounted {
 		return err
 	}
+	options, err := h.mountOptions(ctx, d)
+	if err != nil {
+		return err
+	}
 	args := []string{"mount"}
-	if d.ReadOnly {
-		args = append(args, "-o", "ro")
+	if options != "" {
+		args = append(args, "-o", options)
 	}
 	// One that was told to be busy may have been mounted all the same.
 	return unlessMounted(h.patiently(ctx, name, append(args, name)...))
+}
+
+// mountOptions are those that properties ask for. zfs-fuse mounts without them: a program with
+// the setuid bit gave root's rights to everybody in spite of setuid=off.
+func (h *Host) mountOptions(ctx context.Context, d Dataset) (string, error) {
+	got, err := h.Get(ctx, d.Name, "setuid", "devices", "exec")
+	if err != nil {
+		return "", err
+	}
+	var list []string
+	if d.ReadOnly {
+		list = append(list, "ro")
+	}
+	for _, o := range [][2]string{{"setuid", "nosuid"}, {"devices", "nodev"}, {"exec", "noexec"}} {
+		if got[o[0]].Value == "off" {
+			list = append(list, o[1])
+		}
+	}
+	return strings.Join(list, ","), nil
 }
 
 // mountFollows gives the mount of a dataset the readonly property that was set. Those who

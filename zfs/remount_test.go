@@ -47,3 +47,22 @@ func TestRemountGivesNoRights(t *testing.T) {
 		}
 	}
 }
+
+// TestMountGivesNoRights: setuid=off, devices=off and exec=off hold for what is mounted, also
+// after it became read-only or writable.
+func TestMountGivesNoRights(t *testing.T) {
+	pool := realzfs.NewPool(t, 256)
+	h := open(t, pool)
+	ctx, ds := t.Context(), pool.Name+"/s"
+	ok(t, h.Create(ctx, ds, map[string]string{"setuid": "off", "devices": "off", "exec": "off"}, false))
+	ok(t, h.Mount(ctx, ds))
+	for _, readOnly := range []string{"on", "off"} {
+		ok(t, h.Set(ctx, ds, map[string]string{zfs.PropReadOnly: readOnly}))
+		got := "," + mountOptions(t, ds) + ","
+		for _, o := range []string{"nosuid", "nodev", "noexec"} {
+			if !strings.Contains(got, ","+o+",") {
+				t.Errorf("readonly=%s: mounted with %s, without %s", readOnly, got, o)
+			}
+		}
+	}
+}

@@ -31,7 +31,7 @@ var zfsVerbs = map[string]verb{
 	"set":     {true, Policy.checkSet},
 	"inherit": {true, Policy.checkInherit},
 	"mount": {true, func(p Policy, args []string) error {
-		return shape(args, options{"-o": only("ro")}, one(p.is(kindReplica)))
+		return shape(args, options{"-o": restricting}, one(p.is(kindReplica)))
 	}},
 	"unmount":  {true, func(p Policy, args []string) error { return shape(args, options{"-f": nil}, one(p.Owned)) }},
 	"snapshot": {true, func(p Policy, args []string) error { return shape(args, nil, each(p.snapshot)) }},
@@ -127,6 +127,11 @@ func only(values ...string) func(string) error {
 		}
 		return nil
 	}
+}
+
+// restricting are options of a mount that take rights away.
+func restricting(v string) error {
+	return each(only("ro", "nosuid", "nodev", "noexec"))(strings.Split(v, ","))
 }
 
 // words are lists of columns, properties or kinds: letters, digits and what joins them.
