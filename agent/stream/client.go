@@ -180,12 +180,15 @@ func (c *Client) pull(ctx context.Context, h *hostClients, req Request, body pul
 		cancel(nil)
 		return nil, err
 	}
+	late := time.AfterFunc(c.cfg.StallTimeout, func() { cancel(ErrStalled) }) // an answer that does not end
 	step, err := stepOf(resp)
 	if err != nil || step.UpToDate() {
 		drop(resp.Body)
+		late.Stop()
 		cancel(nil)
 		return &Pull{Step: step}, err
 	}
+	late.Stop()
 	p := newPull(ctx, cancel, step, resp, c.cfg.StallTimeout, req.RateLimit, c.buffers)
 	if offer := resp.Header.Get(headerPlain); offer != "" {
 		if err := c.openPlain(ctx, p, offer); err != nil {
