@@ -243,9 +243,13 @@ func (h *helper) confirm() {
 	h.unanswered = h.unanswered[:0]
 }
 
-// raise takes later deadlines only: an order that was overtaken shortens nothing.
+// raise takes later deadlines only: an order that was overtaken shortens nothing. What
+// fails at a later one is told again, since the agent has served in between.
 func (h *helper) raise(armed []Armed) {
 	for _, a := range armed {
+		if a.Deadline > h.armed[a.Target] {
+			delete(h.retry, a.Target)
+		}
 		h.armed[a.Target] = max(h.armed[a.Target], a.Deadline)
 	}
 }

@@ -178,6 +178,37 @@ func TestHelperRetriesAndOneHungPoolDelaysNoOther(t *testing.T) {
 	})
 }
 
+// An agent that has the lease back serves again. That its clients were cut off once more,
+// though the file system could not be taken away either time, is news to it.
+func TestHelperTellsEachLeaseThatItCouldNotFence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.mu.Lock()
+		b.fail = errors.New("busy")
+		b.mu.Unlock()
+		for lease := range uint64(2) {
+			b.arm(lease+1, target, b.now()+10*time.Second)
+			time.Sleep(12 * time.Second)
+			synctest.Wait()
+			select {
+			case a := <-b.answers:
+				if a.Error != "busy" || *a.Fenced != target {
+					t.Errorf("told the agent %+v", a)
+				}
+			default:
+				t.Errorf("lease %d: the agent was not told", lease+1)
+			}
+		}
+		b.mu.Lock()
+		b.fail = nil
+		b.mu.Unlock()
+		_ = b.in.Close()
+		if err := <-b.done; err != nil {
+			t.Errorf("ended with %v", err)
+		}
+	})
+}
+
 func TestHelperGivesUpOnlyAfterItsAgentIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
