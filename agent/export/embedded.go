@@ -49,8 +49,9 @@ type Embedded struct {
 	config EmbeddedConfig
 	server *nfs3.Server
 
-	mu    sync.Mutex
-	table *table
+	mu     sync.Mutex
+	table  *table
+	served map[string]bool // by mountpoint: by this process
 }
 
 // NewEmbedded reads the table, if there is one. Nothing is served before it is
@@ -71,7 +72,7 @@ func NewEmbedded(config EmbeddedConfig) (*Embedded, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Embedded{config: config, server: server, table: table}, nil
+	return &Embedded{config: config, server: server, table: table, served: map[string]bool{}}, nil
 }
 
 const handleKeyBytes = 32
@@ -124,7 +125,7 @@ func (e *Embedded) Apply(ctx context.Context, mountpoint string, want *tarnv1.Ex
 }
 
 func (e *Embedded) apply(export Export) error {
-	if err := errors.Join(checkFSID(export.FSID), e.table.taken(export)); err != nil {
+	if err := errors.Join(checkFSID(export.FSID), e.displace(export), e.table.taken(export)); err != nil {
 		return err
 	}
 	id, err := uuid.Parse(export.FSID)
@@ -134,6 +135,7 @@ func (e *Embedded) apply(export Export) error {
 	if err := e.table.put(export); err != nil {
 		return err
 	}
+	e.served[export.Mountpoint] = true
 	squash := map[Squash]nfs3.Squash{SquashNone: nfs3.SquashNone, SquashRoot: nfs3.SquashRoot, SquashAll: nfs3.SquashAll}
 	return e.server.Export(nfs3.Export{
 		Path: export.Mountpoint, FSID: nfs3.FSID(id), Squash: squash[export.Squash],
@@ -144,6 +146,20 @@ func (e *Embedded) apply(export Export) error {
 	})
 }
 
+// displace forgets where an earlier life of the agent served what is now to be served
+// elsewhere: nobody serves it there, and nobody else would take it out of the table.
+func (e *Embedded) displace(export Export) error {
+	for _, old := range e.table.list() {
+		if old.FSID != export.FSID || old.Mountpoint == export.Mountpoint || e.served[old.Mountpoint] {
+			continue
+		}
+		if err := e.table.remove(old.Mountpoint); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Remove takes a mountpoint away from every client. When it returns nil no
 // request is running in it and no file of it is open here.
 func (e *Embedded) Remove(ctx context.Context, mountpoint string) error {
@@ -151,6 +167,7 @@ func (e *Embedded) Remove(ctx context.Context, mountpoint string) error {
 	defer e.mu.Unlock()
 	err := e.server.Unexport(ctx, mountpoint)
 	if err == nil {
+		delete(e.served, mountpoint)
 		err = e.table.remove(mountpoint)
 	}
 	if err != nil {

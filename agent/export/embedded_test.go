@@ -82,3 +82,28 @@ func TestEmbeddedOverIPv6(t *testing.T) {
 	client.mustRead(path+"/w", "six")
 	client.mustNotWrite(path + "/w")
 }
+
+// A share that an earlier life of the agent served at another path is served where it is
+// now; two paths that are both served cannot be the same share.
+func TestEmbeddedForgetsWherePathsWereBefore(t *testing.T) {
+	dir := t.TempDir()
+	config := EmbeddedConfig{Table: filepath.Join(dir, "exports.json"), Key: filepath.Join(dir, "nfs.key"), Host: "127.0.0.1", Listen: "127.0.0.1:0"}
+	before, after := share(t, filepath.Join(dir, "before")), share(t, filepath.Join(dir, "after"))
+	rules := exportsOf(shareFSID, rule("w", "127.0.0.0/29", rw))
+	first, err := NewEmbedded(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustApply(t, first, before, rules, false)
+	if _, _, err := first.Apply(t.Context(), after, rules, false); err == nil {
+		t.Error("served at two paths")
+	}
+	second, err := NewEmbedded(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustApply(t, second, after, rules, false)
+	if list, err := second.List(t.Context()); err != nil || len(list) != 1 || list[0].Mountpoint != after {
+		t.Errorf("the table has %v, %v", list, err)
+	}
+}
