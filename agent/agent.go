@@ -229,7 +229,7 @@ func (a *Agent) buildWorkers() error {
 		a.pools.names = append(a.pools.names, p.Name)
 	}
 	a.damages = &damages{storage: a.storage, pools: a.pools.names, log: a.log}
-	a.orphans = &orphans{storage: a.storage, exports: a.exports, roots: roots, assigned: a.assignedDatasets, revision: a.revision.Load, log: a.log}
+	a.orphans = &orphans{storage: a.storage, exports: a.exports, roots: roots, assigned: a.assignedDatasets, taken: a.isAssigned, revision: a.revision.Load, log: a.log}
 	a.reports = newReports(a.cfg.ReportInterval)
 	a.reports.turn = func() { a.pulses.turn(loopReports) }
 	a.reports.host, a.reports.session, a.reports.class = a.hostID, a.session, a.fencedBy

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"math/rand/v2"
+	"path"
 	"path/filepath"
 	"time"
 
@@ -118,4 +119,10 @@ func (a *Agent) assignedDatasets() map[string]bool {
 		names[a.target(as).Dataset] = true
 	}
 	return names
+}
+
+// isAssigned reports that a worker takes care of a dataset at this moment.
+func (a *Agent) isAssigned(dataset string) bool {
+	as := a.workers.assignment(path.Base(dataset))
+	return as != nil && a.target(as).Dataset == dataset
 }

@@ -30,9 +30,10 @@ const sweepEvery = 10 * time.Minute
 type orphans struct {
 	storage  replicate.Engine
 	exports  replicate.Exporter
-	roots    map[string]string      // by pool: the dataset above all replicas
-	assigned func() map[string]bool // datasets that somebody takes care of
-	revision func() uint64          // of the assignments, or of earlier ones
+	roots    map[string]string         // by pool: the dataset above all replicas
+	assigned func() map[string]bool    // datasets that somebody takes care of
+	taken    func(dataset string) bool // somebody does at this moment
+	revision func() uint64             // of the assignments, or of earlier ones
 	log      *slog.Logger
 
 	mu    sync.Mutex
@@ -99,6 +100,9 @@ func (o *orphans) sweep(ctx context.Context) error {
 				found[pool]++
 				told[d.Name] = true
 				unknown = append(unknown, replicate.UnknownOf(d))
+				if o.taken(d.Name) { // since the listing: its worker may have exported it
+					continue
+				}
 				problems = append(problems, o.hide(ctx, d))
 			}
 		}
