@@ -206,7 +206,7 @@ func (w *Worker) expose(ctx context.Context, a action) error {
 		return fmt.Errorf("apply exports: %w", err)
 	}
 	w.paths, w.ruleErrs, w.shown = paths, ruleErrs, mountpoint
-	w.s.export = &exportState{active: true, revision: want.GetRevision(), readOnly: a.readOnly}
+	w.s.export = &exportState{active: true, revision: want.GetRevision(), readOnly: a.readOnly, at: mountpoint}
 	return nil
 }
 

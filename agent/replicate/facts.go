@@ -7,6 +7,7 @@ import (
 	"path"
 	"strings"
 
+	tarnv1 "tarn/proto/tarn/v1"
 	"tarn/zfs"
 )
 
@@ -122,6 +123,8 @@ func (w *Worker) observe(ctx context.Context, l layout) (facts, error) {
 	var err error
 	if f.ds, err = w.dataset(ctx, l.dataset()); err == nil && f.ds == nil {
 		f.ds, f.away, err = w.surelyMissing(ctx, l)
+	} else if err != nil {
+		f.ds, err = w.unmeasured(ctx, l, err)
 	}
 	if err != nil {
 		return f, err
@@ -184,6 +187,35 @@ func (w *Worker) dataset(ctx context.Context, name string) (*zfs.Dataset, error)
 		return nil, fmt.Errorf("look at dataset: %w", err)
 	}
 	return &d, nil
+}
+
+// unmeasured looks at a dataset whose files could not be measured, as where there is no
+// space to bring them, in roles in which it does not matter what was written: the copy's
+// own retention, or its removal, may be what makes room, and an owner goes on serving. It
+// gives why it cannot where it cannot.
+func (w *Worker) unmeasured(ctx context.Context, l layout, why error) (*zfs.Dataset, error) {
+	list, err := w.cfg.Engine.Datasets(ctx, l.dataset())
+	if err != nil {
+		return nil, why
+	}
+	for _, d := range list {
+		if d.Name == l.dataset() && d.Written < 0 && careless(w.s.a.GetRole(), marksOf(d).role) {
+			w.log.Warn("files could not be measured", "dataset", d.Name, "err", why)
+			return &d, nil
+		}
+	}
+	return nil, why
+}
+
+// careless reports that nothing is decided by what was written to a dataset of a role.
+func careless(as tarnv1.Role, role string) bool {
+	switch as {
+	case tarnv1.Role_ROLE_ACTIVE:
+		return role == rolePrimary
+	case tarnv1.Role_ROLE_SECONDARY:
+		return role == roleReplica
+	}
+	return as == tarnv1.Role_ROLE_DELETING
 }
 
 func (w *Worker) observeStaging(ctx context.Context, l layout, f *facts) error {

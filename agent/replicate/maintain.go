@@ -90,7 +90,7 @@ func (w *Worker) keepUp(ctx context.Context, pile bool) error {
 		w.Look() // somebody destroyed or renamed it
 		return nil
 	}
-	if mounted, listed := seen.mounted[w.l.dataset()]; listed && w.remounted(mounted, seen.begun) {
+	if d, listed := seen.datasets[w.l.dataset()]; listed && (w.remounted(d.Mounted, seen.begun) || w.differs(d, versions, seen.begun)) {
 		w.Look()
 	}
 	k, err := w.keeping(ctx, versions, clonesOf(seen.clones, w.l.dataset()), begun)

@@ -8,6 +8,7 @@ import (
 
 	"tarn/agent/stream"
 	tarnv1 "tarn/proto/tarn/v1"
+	"tarn/zfs"
 )
 
 // tracked says what the cadence has to do for this replica; ok is false while it
@@ -53,11 +54,13 @@ func (w *Worker) noticeTracking() {
 	if !ok || t.Listed.IsZero() {
 		return
 	}
-	if t.Taken != w.s.taken {
-		w.s.taken = t.Taken
+	// A command that failed may have taken its snapshot all the same.
+	if t.Taken != w.s.taken || t.Head.GUID != w.s.tracked {
+		w.s.taken, w.s.tracked = t.Taken, t.Head.GUID
 		w.stale = w.stale || w.missingUserSnapshots()
 		if _, known := w.s.f.holding(t.Head.GUID); !known && t.Head.GUID != 0 {
 			w.s.f.versions = append(w.s.f.versions, t.Head)
+			w.s.changedAt = time.Now()
 		}
 	}
 	if w.s.f.ds.Mounted && !t.Mounted && t.Listed.After(w.s.mountedAt) {
@@ -148,6 +151,17 @@ func (w *Worker) unfollow() {
 // begun at a moment.
 func (w *Worker) remounted(mounted bool, begun time.Time) bool {
 	return w.s.f.ds != nil && w.s.f.ds.Mounted != mounted && begun.After(w.s.mountedAt)
+}
+
+// differs reports that somebody else changed the dataset, put another one in its place,
+// or took or destroyed its newest snapshot, by a listing that was begun at a moment.
+func (w *Worker) differs(d zfs.Dataset, versions []zfs.Version, begun time.Time) bool {
+	ds := w.s.f.ds
+	if ds == nil || w.s.pulling || !begun.After(w.s.changedAt) {
+		return false
+	}
+	return d.GUID != ds.GUID || d.ReadOnly != ds.ReadOnly || d.Mountpoint != ds.Mountpoint || d.Quota != ds.Quota || d.RefQuota != ds.RefQuota ||
+		marksOf(d) != w.s.f.marks || (&facts{versions: versions}).newest().GUID != w.s.f.newest().GUID
 }
 
 // mountSeen remembers when the mount state was set by us: an older listing of the

@@ -209,7 +209,7 @@ func (w *Worker) stopPull() {
 // pulled takes a result in.
 func (w *Worker) pulled(r pullResult) {
 	w.pull.cancel()
-	w.pull, w.s.pulling = nil, false
+	w.pull, w.s.pulling, w.s.changedAt = nil, false, time.Now()
 	w.count(r)
 	if r.err != nil {
 		w.pullFailed(r)
@@ -315,6 +315,9 @@ func (w *Worker) cure(r pullResult) bool {
 	case errors.Is(r.err, zfs.ErrStreamFlags) && !r.staging && w.s.f.flags() == "" && w.s.otherFlags == "":
 		w.s.otherFlags = largeBlocks(r.step.Flags)
 		return w.s.otherFlags != ""
+	case errors.Is(r.err, zfs.ErrStreamFlags) && !r.staging:
+		w.s.otherFlags = "" // neither fits now; what is in the way may be mended, at either end
+		return false
 	case errors.Is(r.err, zfs.ErrModified) && !r.staging && w.s.a.GetRole() == tarnv1.Role_ROLE_SECONDARY:
 		w.s.modified = true
 		return true

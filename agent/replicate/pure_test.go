@@ -115,6 +115,14 @@ func TestStep(t *testing.T) {
 		{"lease: export", stateFor(active, 3, primary, func(s *state) { s.lease, s.f.ds.ReadOnly, s.f.ds.Mounted = true, false, true }), doExport},
 		{"former owner: out of reach first", stateFor(secondary, 4, primary, func(s *state) { s.export = nil; s.f.ds.Mounted = true }), doUnexport},
 		{"former owner: dirty head becomes a snapshot", stateFor(secondary, 4, primary, func(s *state) { s.f.ds.Written = 5 }), doSealHead},
+		{"former owner: a head that cannot be measured becomes one", stateFor(secondary, 4, primary, func(s *state) { s.f.ds.Written = -1 }), doSealHead},
+		{"former owner: but only once", stateFor(secondary, 4, primary, func(s *state) {
+			s.f.ds.Written, s.f.versions[0].Name = -1, divergentPrefix+"3"
+		}), doMark},
+		{"lease: exported where it is not mounted any more", stateFor(active, 3, primary, func(s *state) {
+			s.lease, s.f.ds.ReadOnly, s.f.ds.Mounted, s.f.ds.Mountpoint = true, false, true, "/new"
+			s.export = &exportState{active: true, at: "/old"}
+		}), doUnexport},
 		{"former owner: its log may have more than its head", stateFor(secondary, 4, primary, func(s *state) {
 			s.opened, s.f.ds.Written, s.f.ds.Mountpoint = false, 5, "/p/r"
 		}), doReadLog},

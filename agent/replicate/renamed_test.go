@@ -122,20 +122,26 @@ func TestRenamedAtRest(t *testing.T) {
 	w, name := h.worker, h.dataset()
 	h.kill()
 	w.cfg.Survey = NewSurvey(h.fs, h.root())
-	look := func() bool {
+	known := marks{share: c.share, replica: h.replica, role: roleReplica, epoch: 1}
+	look := func(ds zfs.Dataset, versions []zfs.Version) bool {
 		w.changed, w.pruned = false, upkeep{}
-		w.s.a, w.s.f = h.secondary(1, h), facts{ds: &zfs.Dataset{Name: name, ReadOnly: true}, versions: []zfs.Version{{Kind: zfs.KindSnapshot, Dataset: name, Name: "tarn.1", GUID: 7}}}
-		w.s.f.marks = marks{share: c.share, replica: h.replica, role: roleReplica, epoch: 1}
+		w.s.a, w.s.f = h.secondary(1, h), facts{ds: &ds, versions: versions, marks: known}
 		w.maintain(t.Context())
 		return w.changed
 	}
-	if !look() {
+	if !look(zfs.Dataset{Name: name, ReadOnly: true}, []zfs.Version{{Kind: zfs.KindSnapshot, Dataset: name, Name: "tarn.1", GUID: 7}}) {
 		t.Error("with another name it goes unnoticed")
 	}
-	c.must(h.fs.Create(t.Context(), name, nil, true))
+	c.must(h.fs.Create(t.Context(), name, known.properties(), true))
 	c.must(h.fs.Snapshot(t.Context(), name+"@tarn.1"))
+	ds, versions, _ := h.fs.Peek(name)
 	w.cfg.Survey = NewSurvey(h.fs, h.root())
-	if look() {
+	if look(ds, versions) {
 		t.Error("what is there is looked for")
+	}
+	// Somebody rolled it back, and took another snapshot.
+	versions[0].GUID++
+	if !look(ds, versions) {
+		t.Error("another newest snapshot goes unnoticed")
 	}
 }

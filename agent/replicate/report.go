@@ -2,6 +2,7 @@ package replicate
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -240,6 +241,18 @@ func (w *Worker) snapshots() []*tarnv1.SnapshotReport {
 		})
 	}
 	return list
+}
+
+// mayCome reports a snapshot that is to be removed, is not here, and was not to be removed
+// by the assignment before: what the source had of it may be on its way.
+func (s *state) mayCome(old *tarnv1.Assignment) bool {
+	for _, r := range s.a.GetRemovedSnapshots() {
+		same := func(o *tarnv1.WantedSnapshot) bool { return o.GetSnapshotId() == r.GetSnapshotId() }
+		if _, here := s.f.named(userPrefix + r.GetSnapshotId()); !here && !slices.ContainsFunc(old.GetRemovedSnapshots(), same) {
+			return true
+		}
+	}
+	return false
 }
 
 // settled reports that a snapshot which is not here will not come: a secondary

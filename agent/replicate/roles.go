@@ -54,7 +54,7 @@ func serving(s *state) []rule {
 	return []rule{
 		must(s.lease && f.ds.ReadOnly, do(doWritable)),
 		// Clients would write into the directory that is below.
-		must(s.reachable() && !f.ds.Mounted, do(doUnexport)),
+		must(s.reachable() && !f.ds.Mounted || s.elsewhere(), do(doUnexport)),
 		must(s.lease && s.misplaced(), do(doPath)),
 		must(s.lease && !f.ds.Mounted, do(doMount)),
 		may(s.lease && !s.exported(false), action{kind: doExport}),
@@ -129,7 +129,8 @@ func secondary(s *state) []rule {
 	leave := former || rebasing || s.diverged != nil || s.modified
 	// What the old owner wrote after its newest snapshot becomes a snapshot of its
 	// own, so that divergence is always a matter of GUIDs.
-	dirty := s.modified || former && (f.ds.Written > 0 || f.ds.Written < 0 && f.marks.role == rolePrimary)
+	unknown := f.ds.Written < 0 && f.marks.role == rolePrimary && !strings.HasPrefix(f.newest().Name, divergentPrefix)
+	dirty := s.modified || former && (f.ds.Written > 0 || unknown)
 	empty := f.newest().GUID == 0 && !s.pulling && f.ds.ResumeToken == ""
 	rules := []rule{
 		must(leave && s.reachable(), do(doUnexport)),
@@ -195,7 +196,7 @@ func following(s *state) []rule {
 		may(s.misplaced(), do(doPath)),
 		may(s.locked() && s.keyless == nil, do(doLoadKey)),
 		// Clients would look at the directory that is below.
-		may(s.reachable() && !s.f.ds.Mounted, do(doUnexport)),
+		may(s.reachable() && !s.f.ds.Mounted || s.elsewhere(), do(doUnexport)),
 		may(show && s.confirmed && !s.f.ds.Mounted && !s.reachable(), do(doMount)),
 		may(show && s.confirmed && s.f.ds.Mounted && !s.exported(true), action{kind: doExport, readOnly: true}),
 		may(!show && s.reachable(), do(doUnexport)),

@@ -47,6 +47,11 @@ type state struct {
 	// state was last looked at or changed.
 	taken     uint64
 	mountedAt time.Time
+	// tracked is the newest snapshot that the cadence saw last.
+	tracked zfs.GUID
+	// changedAt is when the facts were last read, or changed by an action or a stream:
+	// an older listing says nothing about them.
+	changedAt time.Time
 	// released: an unmount succeeded since the dataset was last mounted, so that no
 	// handle is open on it. That it is not mounted proves nothing: the dead-man's
 	// fence ends reachability by path and leaves open handles writing.
@@ -79,6 +84,7 @@ type exportState struct {
 	active   bool // false: nothing is exported
 	revision uint64
 	readOnly bool
+	at       string // the mountpoint
 }
 
 // kind is what an action does.
@@ -272,7 +278,13 @@ func (s *state) junk() bool {
 // exported reports that the wanted rules are in force.
 func (s *state) exported(readOnly bool) bool {
 	e := s.export
-	return e != nil && e.active && e.readOnly == readOnly && e.revision == s.a.GetExports().GetRevision()
+	return e != nil && e.active && e.readOnly == readOnly && e.revision == s.a.GetExports().GetRevision() && !s.elsewhere()
+}
+
+// elsewhere reports that clients reach the path where the dataset was mounted before
+// somebody gave it another mountpoint: what they find there is something else.
+func (s *state) elsewhere() bool {
+	return s.exposed() && s.f.ds != nil && s.export.at != "" && s.export.at != s.f.ds.Mountpoint
 }
 
 // unwanted reports that a snapshot is here which the control plane wants removed.

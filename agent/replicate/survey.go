@@ -35,9 +35,9 @@ type surveyed struct {
 	versions map[string][]zfs.Version
 	// clones are the datasets that stand on a snapshot, by its full name.
 	clones map[string][]string
-	// mounted are the datasets that are, as of begun.
-	mounted map[string]bool
-	begun   time.Time
+	// datasets are all, as of begun.
+	datasets map[string]zfs.Dataset
+	begun    time.Time
 }
 
 // NewSurvey prepares the survey of root, the dataset above all replicas of a pool.
@@ -63,14 +63,14 @@ func (s *Survey) since(ctx context.Context, notBefore time.Time) (surveyed, erro
 }
 
 func (s *Survey) list(ctx context.Context) (surveyed, error) {
-	seen := surveyed{mounted: map[string]bool{}, begun: time.Now()}
+	seen := surveyed{datasets: map[string]zfs.Dataset{}, begun: time.Now()}
 	var err error
 	if seen.versions, err = s.engine.VersionsBelow(ctx, s.root); err != nil {
 		return surveyed{}, fmt.Errorf("list snapshots of pool: %w", err)
 	}
 	list, err := datasetsBelow(ctx, s.engine, s.root)
 	for _, d := range list {
-		seen.mounted[d.Name] = d.Mounted
+		seen.datasets[d.Name] = d
 	}
 	seen.clones = clonesAmong(list)
 	return seen, err

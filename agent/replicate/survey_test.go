@@ -50,8 +50,8 @@ func TestSurveyTellsWhatIsMounted(t *testing.T) {
 	before := time.Now()
 	seen, err := NewSurvey(fs, testRoot).since(t.Context(), before)
 	check(t, err)
-	if !seen.mounted[testRoot+"/a"] || seen.mounted[testRoot+"/b"] {
-		t.Errorf("mounted are %v", seen.mounted)
+	if !seen.datasets[testRoot+"/a"].Mounted || seen.datasets[testRoot+"/b"].Mounted {
+		t.Errorf("mounted are %v", seen.datasets)
 	}
 	w := &Worker{s: state{f: facts{ds: &zfs.Dataset{Mounted: true}}, mountedAt: before.Add(-time.Second)}}
 	if w.remounted(true, seen.begun) || !w.remounted(false, seen.begun) {

@@ -24,7 +24,10 @@ func (w *Worker) obstructed() bool {
 	}
 	_, unfit := errors.AsType[unmanageable](w.refusal.err)
 	_, renamed := errors.AsType[renamedAway](w.refusal.err)
-	return unfit || renamed || errors.Is(w.refusal.err, errMissing)
+	for _, byHand := range []error{errMissing, errForeign, errNotEncrypted, errEncrypted, errInherited} {
+		unfit = unfit || errors.Is(w.refusal.err, byHand)
+	}
+	return unfit || renamed
 }
 
 // rest notes why nothing more can be done now, if it is for an obstacle.

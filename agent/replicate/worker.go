@@ -282,6 +282,9 @@ func (w *Worker) adopt() {
 	if a.GetResyncGeneration() != w.resynced {
 		w.s.wantPull, w.compare = true, true
 	}
+	if w.s.mayCome(old) {
+		w.s.wantPull, w.s.caughtUp = true, false
+	}
 	clear(w.failures) // what was wrong may be right now
 }
 
@@ -290,8 +293,9 @@ func (w *Worker) turn(old *tarnv1.Assignment) {
 	w.stopPull()
 	w.unfollow()
 	w.s.wantPull, w.s.diverged, w.s.modified, w.s.sizeRefused = true, nil, false, 0
-	w.s.deadToken, w.s.caughtUp, w.s.confirmed, w.s.news, w.s.taken = false, false, false, 0, 0
+	w.s.deadToken, w.s.caughtUp, w.s.confirmed, w.s.news, w.s.taken, w.s.tracked = false, false, false, 0, 0, 0
 	w.s.compared, w.s.unrelated, w.s.formerFree, w.s.pathTried, w.s.untied = false, false, false, false, false
+	w.s.gone = false // one that was removed may be wanted again
 	w.entering, w.seek = true, w.seek || w.s.a.GetEstablished()
 	w.stale = true
 	w.mu.Lock()
@@ -314,7 +318,7 @@ func (w *Worker) refresh(ctx context.Context) error {
 		w.s.opened = w.s.opened && !errors.Is(err, zfs.ErrPoolUnavailable) // it may be imported anew
 		return err
 	}
-	w.s.f, w.stale, w.keySeen = f, false, time.Now()
+	w.s.f, w.stale, w.keySeen, w.s.changedAt = f, false, time.Now(), time.Now()
 	if comparing {
 		// A full compare looks at the head, too; a receive would only refuse.
 		w.compare = false
@@ -375,6 +379,7 @@ func (w *Worker) backingOff(k kind) bool {
 // act executes one action and remembers how it went.
 func (w *Worker) act(ctx context.Context, a action) {
 	err := w.execute(ctx, a)
+	w.s.changedAt = time.Now()
 	if ctx.Err() == nil {
 		w.fenced(a.kind, err)
 	}
