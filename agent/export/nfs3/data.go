@@ -60,6 +60,7 @@ func write(c *call) func() error {
 			if offset > maxFile-uint64(len(data)) {
 				return statusFBig
 			}
+			promise := f.promise() // before: what fails meanwhile is in doubt
 			if err := f.write(data, int64(offset), stable != unstable); err != nil {
 				return err
 			}
@@ -69,7 +70,7 @@ func write(c *call) func() error {
 				stable = fileSync
 			}
 			c.out.u32(stable)
-			c.out.b = append(c.out.b, c.verifier[:]...)
+			c.out.b = append(c.out.b, promise[:]...)
 			return nil
 		})
 	}
@@ -101,8 +102,9 @@ func commit(c *call) func() error {
 			if err := errors.Join(f.sync(in), in.Close()); err != nil {
 				return err
 			}
+			promise := f.promise()
 			c.change(f.place, f.name)
-			c.out.b = append(c.out.b, c.verifier[:]...)
+			c.out.b = append(c.out.b, promise[:]...)
 			return nil
 		})
 	}

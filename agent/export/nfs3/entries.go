@@ -40,19 +40,22 @@ func create(c *call) func() error {
 				mtime := time.Unix(int64(binary.BigEndian.Uint32(verifier[4:])), 0)
 				w.atime, w.mtime = &atime, &mtime
 			}
-			if err := dir.create(name, how, w); err != nil {
+			n, err := dir.create(name, how, w)
+			if err != nil {
 				return err
 			}
-			return c.made(dir, name)
+			return c.made(dir, name, n)
 		})
 	}
 }
 
-func (f *file) create(name string, how uint32, w wanted) error {
+// create answers what it made or found.
+func (f *file) create(name string, how uint32, w wanted) (node, error) {
 	at, err := child(f.name, name)
 	if err != nil {
-		return err
+		return node{}, err
 	}
+	var st unix.Statx_t
 	flags := os.O_CREATE | os.O_WRONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK
 	out, err := f.dir.OpenFile(at, flags|os.O_EXCL, 0o600)
 	if err == nil {
@@ -62,39 +65,35 @@ func (f *file) create(name string, how uint32, w wanted) error {
 			mode = *w.mode
 		}
 		w.mode = &mode
-		err = out.Close()
+		st, err = f.statFile(out)
+		err = errors.Join(err, out.Close())
 	} else if errors.Is(err, os.ErrExist) && how != guarded {
-		if err = f.reuse(at, how, w); how == exclusive || err != nil {
-			return err
+		if st, err = f.reuse(at, how, w); how == exclusive || err != nil {
+			return nodeOf(&st), err
 		}
 		w = wanted{size: w.size} // of a file that exists only the size is set
 	}
 	if err != nil {
-		return err
-	}
-	st, err := f.stat(at)
-	if err != nil {
-		return err
+		return node{}, err
 	}
 	made := &file{place: f.place, node: nodeOf(&st), name: at, st: st, who: f.who}
-	return f.synced(made.synced(made.set(w)))
+	return made.node, f.synced(made.synced(made.set(w)))
 }
 
 // reuse decides about a file that is there: exclusive creation is right if it was
 // this very request that made it.
-func (f *file) reuse(at string, how uint32, w wanted) error {
+func (f *file) reuse(at string, how uint32, w wanted) (unix.Statx_t, error) {
 	st, err := f.stat(at)
 	switch {
 	case err != nil:
-		return err
 	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return statusIsDir
+		err = statusIsDir
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return statusExist
+		err = statusExist
 	case how == exclusive && (st.Atime.Sec != w.atime.Unix() || st.Mtime.Sec != w.mtime.Unix()):
-		return statusExist
+		err = statusExist
 	}
-	return nil
+	return st, err
 }
 
 func makeDir(c *call) func() error {
@@ -115,11 +114,15 @@ func makeDir(c *call) func() error {
 			if err := dir.dir.Chmod(at, fileMode(mode)); err != nil {
 				return err
 			}
-			made := &file{place: dir.place, name: at, st: unix.Statx_t{Mode: unix.S_IFDIR}, who: dir.who}
+			st, err := dir.stat(at)
+			if err != nil {
+				return err
+			}
+			made := &file{place: dir.place, node: nodeOf(&st), name: at, st: st, who: dir.who}
 			if err := dir.synced(made.synced(nil)); err != nil {
 				return err
 			}
-			return c.made(dir, name)
+			return c.made(dir, name, made.node)
 		})
 	}
 }
@@ -133,10 +136,14 @@ func makeLink(c *call) func() error {
 			if err != nil {
 				return err
 			}
-			if err := dir.synced(dir.dir.Symlink(target, at)); err != nil {
+			if err := dir.dir.Symlink(target, at); err != nil {
 				return err
 			}
-			return c.made(dir, name)
+			st, err := dir.stat(at)
+			if err := dir.synced(err); err != nil {
+				return err
+			}
+			return c.made(dir, name, nodeOf(&st))
 		})
 	}
 }
@@ -170,7 +177,11 @@ func (c *call) removal(directory bool) func() error {
 			case !directory && isDir:
 				return statusIsDir
 			}
-			if err := dir.synced(dir.dir.Remove(at)); err != nil {
+			if err := dir.dir.Remove(at); err != nil {
+				return err
+			}
+			dir.forget(&st)
+			if err := dir.synced(nil); err != nil {
 				return err
 			}
 			c.change(dir.place, dir.name)
@@ -195,11 +206,8 @@ func rename(c *call) func() error {
 			if err != nil {
 				return err
 			}
-			if err := to.synced(dir.synced(dir.dir.Rename(oldName, newName))); err != nil {
+			if err := to.synced(dir.synced(dir.move(oldName, newName, to.node, toName))); err != nil {
 				return err
-			}
-			if st, err := dir.stat(newName); err == nil {
-				dir.remember(nodeOf(&st), to.node, toName)
 			}
 			c.change(dir.place, dir.name)
 			c.change(dir.place, to.name)

@@ -68,7 +68,7 @@ func (c *call) on(handle []byte, want rights, work func(f *file) error) error {
 
 // inside runs work with the tree open, if it may be.
 func (c *call) inside(t *tree, want rights, work func(p *place, e Export, readOnly bool) error) (err error) {
-	if !t.running.TryAcquire(1) {
+	if t.closing.Load() || !t.running.TryAcquire(1) {
 		return statusJukebox // it is being taken away
 	}
 	defer t.running.Release(1)
@@ -82,7 +82,13 @@ func (c *call) inside(t *tree, want rights, work func(p *place, e Export, readOn
 	}
 	// Whatever happens in work: a tree that is open cannot be unmounted.
 	defer func() { err = errors.Join(err, p.dir.Close()) }()
-	p.sync = c.config.sync
+	p.sync = func(f *os.File) error {
+		err := c.config.sync(f)
+		if err != nil {
+			t.doubt() // nobody is told again that what is in this file is not on disk
+		}
+		return err
+	}
 	err = work(p, e, readOnly)
 	if err == nil {
 		err = p.still()
@@ -169,8 +175,11 @@ func (c *call) entry(dir *file, name string) ([]byte, *unix.Statx_t, error) {
 }
 
 // made answers for a new entry: its handle, its attributes, and the directory's.
-func (c *call) made(dir *file, name string) error {
+func (c *call) made(dir *file, name string, what node) error {
 	handle, st, err := c.entry(dir, name)
+	if err == nil && nodeOf(st) != what {
+		err = statusStale // another one has taken its place: not what was asked for
+	}
 	if err != nil {
 		return err
 	}
@@ -237,5 +246,9 @@ func (f *file) allSynced() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(unix.Syncfs(int(top.Fd())), top.Close())
+	err = unix.Syncfs(int(top.Fd()))
+	if err != nil {
+		f.doubt()
+	}
+	return errors.Join(err, top.Close())
 }

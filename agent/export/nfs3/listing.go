@@ -79,7 +79,11 @@ func (c *call) listing(handle []byte, cookie uint64, dirCount, maxCount uint32, 
 				c.out.flag(false) // not the end
 				return nil
 			}
-			if c.listed(dir, e, plus) {
+			listed, err := c.listed(dir, e, plus)
+			if err != nil {
+				return err // a client would take what is not listed for removed
+			}
+			if listed {
 				wrote++
 			}
 		}
@@ -90,10 +94,13 @@ func (c *call) listing(handle []byte, cookie uint64, dirCount, maxCount uint32, 
 }
 
 // listed writes one entry, unless it has gone.
-func (c *call) listed(dir *file, e entryOf, plus bool) bool {
+func (c *call) listed(dir *file, e entryOf, plus bool) (bool, error) {
 	handle, st, err := c.resolve(dir, e.name)
+	if went(err) {
+		return false, nil
+	}
 	if err != nil {
-		return false
+		return false, err
 	}
 	c.out.flag(true)
 	c.out.u64(st.Ino)
@@ -104,5 +111,5 @@ func (c *call) listed(dir *file, e entryOf, plus bool) bool {
 		c.out.flag(true)
 		c.out.bytes(handle)
 	}
-	return true
+	return true, nil
 }

@@ -2,7 +2,6 @@ package nfs3
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,10 +52,9 @@ const maxRunning = 64
 
 // Server serves trees. Safe for concurrent use.
 type Server struct {
-	config   Config
-	seal     sealer
-	verifier [8]byte // of writes that are not yet on disk: another after each start
-	slots    chan struct{}
+	config Config
+	seal   sealer
+	slots  chan struct{}
 
 	mu    sync.Mutex
 	trees map[string]*tree // by path
@@ -88,7 +86,6 @@ func New(config Config) (*Server, error) {
 		config: config, seal: sealer{config.Key}, slots: make(chan struct{}, maxRunning),
 		trees: map[string]*tree{}, conns: map[netip.Addr]int{},
 	}
-	_, _ = rand.Read(s.verifier[:]) // never fails
 	return s, nil
 }
 
@@ -113,6 +110,7 @@ func (s *Server) Export(e Export) error {
 	t.mu.Lock()
 	t.rules = e
 	t.mu.Unlock()
+	t.closing.Store(false) // it was to be taken away, in vain
 	return nil
 }
 

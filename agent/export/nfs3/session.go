@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/rpcv2"
@@ -25,6 +26,7 @@ type session struct {
 	*Server
 	peer netip.Addr
 	ctx  context.Context
+	live *lively
 }
 
 // serve answers one client until it leaves, falls silent, or ctx ends.
@@ -34,8 +36,9 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, peer netip.AddrPort) 
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	defer conn.Close()
-	c := &session{Server: s, peer: peer.Addr(), ctx: ctx}
 	live := &lively{Conn: conn, idle: s.config.IdleTimeout}
+	live.taken.L = &live.mu
+	c := &session{Server: s, peer: peer.Addr(), ctx: ctx, live: live}
 	rpc := rpcserver.NewServer(map[uint32]rpcserver.Service{
 		programNFS: c.program(3, nfsProcedures()), programMount: c.program(3, mountProcedures()),
 	}, authenticator{})
@@ -50,9 +53,33 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, peer netip.AddrPort) 
 type lively struct {
 	net.Conn
 	idle time.Duration
+
+	mu      sync.Mutex
+	replies int       // that the client has not taken
+	taken   sync.Cond // with mu
+}
+
+// maxReplies bounds what waits for one client to take it: more is not read from it.
+const maxReplies = 8
+
+// room waits until a client has taken replies. That ends: writing does.
+func (l *lively) room() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.replies >= maxReplies {
+		l.taken.Wait()
+	}
+}
+
+func (l *lively) count(change int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.replies += change
+	l.taken.Broadcast()
 }
 
 func (l *lively) Read(p []byte) (int, error) {
+	l.room()
 	if err := l.SetReadDeadline(time.Now().Add(l.idle)); err != nil {
 		return 0, err
 	}
@@ -60,6 +87,8 @@ func (l *lively) Read(p []byte) (int, error) {
 }
 
 func (l *lively) Write(p []byte) (int, error) {
+	l.count(1)
+	defer l.count(-1)
 	if err := l.SetWriteDeadline(time.Now().Add(time.Minute)); err != nil {
 		return 0, err
 	}
@@ -141,6 +170,7 @@ func (s *session) program(version uint32, table []procedure) rpcserver.Service {
 		if c.in.err != nil {
 			return &rpcv2.AcceptedReplyData_default{Stat: rpcv2.GARBAGE_ARGS}, parameters.Close()
 		}
+		s.live.room()
 		// The next request of the connection is read only when this one has its slot.
 		select {
 		case s.slots <- struct{}{}:

@@ -55,6 +55,8 @@ var errnos = []struct {
 	{syscall.EISDIR, statusIsDir}, {syscall.ENOSPC, statusNoSpc}, {syscall.EDQUOT, statusDQuot}, {syscall.EFBIG, statusFBig},
 	{syscall.ENAMETOOLONG, statusNameTooLong}, {syscall.ENOTEMPTY, statusNotEmpty}, {syscall.EXDEV, statusXDev},
 	{syscall.EMLINK, statusMLink}, {syscall.EINVAL, statusInval}, {syscall.ESTALE, statusStale}, {syscall.ELOOP, statusAcces},
+	// Nothing is wrong with the file: what a client has for it is not to be given up.
+	{syscall.EMFILE, statusJukebox}, {syscall.ENFILE, statusJukebox}, {syscall.ENOMEM, statusJukebox},
 	{fs.ErrNotExist, statusNoEnt}, {fs.ErrExist, statusExist}, {fs.ErrPermission, statusAcces},
 }
 

@@ -2,14 +2,17 @@ package nfs3
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"path"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -25,7 +28,10 @@ const (
 	maxWalk = 1_000_000
 	// missingFor is how long a file that was not found is not searched again.
 	missingFor = 10 * time.Second
-	everything = math.MaxInt64
+	// maxSearches bounds the requests that wait for a search in one tree; what they keep
+	// busy is for all trees.
+	maxSearches = 8
+	everything  = math.MaxInt64
 )
 
 // tree is one directory that is served. It holds nothing of it open between
@@ -36,11 +42,22 @@ type tree struct {
 	// running counts requests; whoever takes everything waits for them.
 	running *semaphore.Weighted
 
-	mu      sync.Mutex
-	rules   Export
-	links   map[node]link
-	missing map[node]time.Time
-	walking sync.Mutex
+	// closing ends searches, and lets no request begin: the tree is being taken away.
+	closing atomic.Bool
+
+	mu       sync.Mutex
+	rules    Export
+	verifier [8]byte // of writes that are not yet on disk
+	links    map[node]link
+	missing  map[node]time.Time
+	// searched is when a search has last seen everything: what is not in links since then is nowhere.
+	searched time.Time
+
+	walking  sync.Mutex
+	searches atomic.Int32
+	moving   sync.RWMutex // held while an entry moves and is remembered
+	dirMoves uint64       // of directories; guarded by mu, as is how often links were cleared
+	cleared  uint64
 }
 
 // link is where a node was last seen.
@@ -50,10 +67,27 @@ type link struct {
 }
 
 func newTree(e Export) *tree {
-	return &tree{
+	t := &tree{
 		path: e.Path, running: semaphore.NewWeighted(everything), rules: e,
 		links: map[node]link{}, missing: map[node]time.Time{},
 	}
+	t.doubt()
+	return t
+}
+
+// doubt makes clients write again what they were not told to be on disk. A tree that is
+// served again begins with it: another host may have had it meanwhile.
+func (t *tree) doubt() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, _ = rand.Read(t.verifier[:]) // never fails
+}
+
+// promise is what an unstable write is answered with.
+func (t *tree) promise() [8]byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.verifier
 }
 
 func (t *tree) export() Export {
@@ -62,13 +96,11 @@ func (t *tree) export() Export {
 	return t.rules
 }
 
-// drain waits until no request runs in the tree.
+// drain waits until no request runs in the tree. After that none ever will: one may have
+// found the tree before, and not have begun.
 func (t *tree) drain(ctx context.Context) error {
-	if err := t.running.Acquire(ctx, everything); err != nil {
-		return err
-	}
-	t.running.Release(everything)
-	return nil
+	t.closing.Store(true)
+	return t.running.Acquire(ctx, everything)
 }
 
 // remember notes where a node is.
@@ -77,9 +109,44 @@ func (t *tree) remember(n node, parent node, name string) {
 	defer t.mu.Unlock()
 	if len(t.links) >= maxLinks {
 		clear(t.links) // what is asked for again is found by walking
+		t.searched = time.Time{}
+		t.cleared++
 	}
 	t.links[n] = link{parent, name}
 	delete(t.missing, n)
+}
+
+// forget notes that a node is nowhere.
+func (t *tree) forget(st *unix.Statx_t) {
+	if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return // it has other names
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.links, nodeOf(st))
+}
+
+// move renames within the tree, so that no search misses what moves.
+func (p *place) move(from, to string, parent node, name string) error {
+	p.moving.RLock()
+	defer p.moving.RUnlock()
+	replaced, none := p.stat(to)
+	moved, unknown := p.stat(from)
+	if unknown == nil && moved.Mode&unix.S_IFMT == unix.S_IFDIR {
+		p.mu.Lock()
+		p.dirMoves++
+		p.mu.Unlock()
+	}
+	if err := p.dir.Rename(from, to); err != nil {
+		return err
+	}
+	if none == nil && nodeOf(&replaced) != nodeOf(&moved) {
+		p.forget(&replaced)
+	}
+	if now, err := p.stat(to); err == nil {
+		p.remember(nodeOf(&now), parent, name)
+	}
+	return nil
 }
 
 // recall is the path of a node as far as it is remembered; root is ".".
@@ -127,7 +194,7 @@ func (t *tree) enter() (*place, error) {
 func (p *place) still() error {
 	var now unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, p.path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &now)
-	if err != nil || nodeOf(&now) != p.root {
+	if err != nil || nodeOf(&now) != p.root || now.Dev_major != p.dev.Dev_major || now.Dev_minor != p.dev.Dev_minor {
 		return statusJukebox
 	}
 	return nil
@@ -157,46 +224,109 @@ func (p *place) find(n node) (string, unix.Statx_t, error) {
 	if n == p.root {
 		return ".", p.dev, nil
 	}
-	if name, ok := p.recall(n, p.root); ok {
-		if st, err := p.stat(name); err == nil && nodeOf(&st) == n {
-			return name, st, nil
-		}
+	if name, st, err := p.remembered(n); !errors.Is(err, statusStale) || p.absent(n) {
+		return name, st, err
+	}
+	defer p.searches.Add(-1)
+	if p.searches.Add(1) > maxSearches {
+		return "", unix.Statx_t{}, statusJukebox
 	}
 	p.walking.Lock()
 	defer p.walking.Unlock()
-	p.mu.Lock()
-	at, gone := p.missing[n]
-	p.mu.Unlock()
-	if gone && time.Since(at) < missingFor {
-		return "", unix.Statx_t{}, statusStale
+	// Who searched before us may have passed it.
+	if name, st, err := p.remembered(n); !errors.Is(err, statusStale) || p.absent(n) {
+		return name, st, err
 	}
+	return p.search(n)
+}
+
+// search looks at everything below the tree until it finds n.
+func (p *place) search(n node) (string, unix.Statx_t, error) {
+	began := time.Now()
+	p.mu.Lock()
+	dirMoves, cleared := p.dirMoves, p.cleared
+	p.mu.Unlock()
 	left := maxWalk
 	name, st, err := p.walk(".", p.root, n, &left)
-	if errors.Is(err, statusStale) {
-		p.mu.Lock()
-		if len(p.missing) >= maxLinks {
-			clear(p.missing)
-		}
-		p.missing[n] = time.Now()
-		p.mu.Unlock()
+	if !errors.Is(err, statusStale) {
+		return name, st, err
+	}
+	// What was moved behind our back is remembered, but for what is below a directory.
+	p.moving.Lock()
+	p.moving.Unlock() //nolint:staticcheck // what moves has moved
+	if name, st, err := p.remembered(n); !errors.Is(err, statusStale) {
+		return name, st, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dirMoves != dirMoves {
+		return "", unix.Statx_t{}, statusJukebox
+	}
+	if p.cleared == cleared {
+		p.searched = began
+	}
+	if len(p.missing) >= maxLinks {
+		clear(p.missing)
+	}
+	p.missing[n] = time.Now()
+	return "", unix.Statx_t{}, statusStale
+}
+
+// remembered looks where a node was last seen.
+func (p *place) remembered(n node) (string, unix.Statx_t, error) {
+	name, ok := p.recall(n, p.root)
+	if !ok {
+		return "", unix.Statx_t{}, statusStale
+	}
+	st, err := p.stat(name)
+	if err == nil && nodeOf(&st) != n {
+		err = statusStale
+	}
+	if went(err) {
+		err = statusStale
 	}
 	return name, st, err
+}
+
+// absent tells whether a search has lately seen everything, but not this node.
+func (p *place) absent(n node) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, linked := p.links[n]
+	at, missed := p.missing[n]
+	return missed && time.Since(at) < missingFor || !linked && time.Since(p.searched) < missingFor
+}
+
+// went tells whether an error says that something is not there, or not to be looked at. Any
+// other, such as that no more files can be opened, says nothing about it.
+func went(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, statusAcces) || errors.Is(err, statusStale) ||
+		errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENAMETOOLONG)
 }
 
 // walk searches below dir, depth first, and remembers what it passes.
 func (p *place) walk(dir string, parent, wanted node, left *int) (string, unix.Statx_t, error) {
 	names, err := p.names(dir)
 	if err != nil {
-		return "", unix.Statx_t{}, statusStale // it went while we looked
+		if went(err) {
+			err = statusStale // while we looked
+		}
+		return "", unix.Statx_t{}, err
 	}
 	for _, entry := range names {
+		if p.closing.Load() {
+			return "", unix.Statx_t{}, statusJukebox
+		}
 		if *left--; *left < 0 {
 			return "", unix.Statx_t{}, statusJukebox
 		}
 		name := path.Join(dir, entry)
 		st, err := p.stat(name)
-		if err != nil {
+		if went(err) {
 			continue
+		}
+		if err != nil {
+			return "", unix.Statx_t{}, err
 		}
 		n := nodeOf(&st)
 		p.remember(n, parent, entry)
@@ -208,6 +338,7 @@ func (p *place) walk(dir string, parent, wanted node, left *int) (string, unix.S
 		}
 		found, st, err := p.walk(name, n, wanted, left)
 		if !errors.Is(err, statusStale) {
+			p.remember(n, parent, entry) // there may have been too much to remember since
 			return found, st, err
 		}
 	}
