@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -213,5 +214,39 @@ func TestTroubleIsNotStale(t *testing.T) {
 			t.Errorf("known %v: %v", known, err)
 		}
 		r.expect(statusOK, procGetAttr, handle)
+	}
+}
+
+// scarceListener has no room at first.
+type scarceListener struct {
+	net.Listener
+	left atomic.Int32
+}
+
+func (l *scarceListener) Accept() (net.Conn, error) {
+	if l.left.Add(-1) >= 0 {
+		return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+	}
+	return l.Listener.Accept()
+}
+
+// TestServesOnWhenFilesWereScarce: its end would be the agent's.
+func TestServesOnWhenFilesWereScarce(t *testing.T) {
+	r := newRig(t, nil, t.TempDir())
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	scarce := &scarceListener{Listener: ln}
+	scarce.left.Store(2)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.server.Serve(ctx, scarce) }()
+	r.addr = ln.Addr().String()
+	r.dial()
+	r.root()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

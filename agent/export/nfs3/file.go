@@ -57,12 +57,14 @@ func (c *call) on(handle []byte, want rights, work func(f *file) error) error {
 		return statusStale
 	}
 	return c.inside(t, want, func(p *place, e Export, readOnly bool) error {
-		name, st, err := p.find(n)
-		if err != nil {
-			return err
-		}
-		f := &file{place: p, node: n, name: name, st: st, who: e.Squash.apply(c.who), readOnly: readOnly}
-		return f.who.do(func() error { return work(f) })
+		return c.once(t, func() error {
+			name, st, err := p.find(n)
+			if err != nil {
+				return err
+			}
+			f := &file{place: p, node: n, name: name, st: st, who: e.Squash.apply(c.who), readOnly: readOnly}
+			return f.who.do(func() error { return work(f) })
+		})
 	})
 }
 

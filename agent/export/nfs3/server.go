@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -182,6 +183,14 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 				}
 				return nil
 			}
+			if scarce(err) {
+				s.config.Logger.Warn("NFS clients have to wait", "err", err)
+				select {
+				case <-time.After(scarcePause):
+				case <-ctx.Done():
+				}
+				continue
+			}
 			if err != nil {
 				return fmt.Errorf("accept NFS client: %w", err)
 			}
@@ -198,6 +207,14 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		}
 	})
 	return group.Wait()
+}
+
+// scarcePause is how long nobody is accepted when the system has no room.
+const scarcePause = 100 * time.Millisecond
+
+// scarce tells whether the system had no room for one more connection, which passes.
+func scarce(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
 }
 
 // admit counts a connection, if there is room and its port is one to trust.

@@ -25,6 +25,7 @@ const (
 type session struct {
 	*Server
 	peer netip.Addr
+	from netip.AddrPort
 	ctx  context.Context
 	live *lively
 }
@@ -38,10 +39,10 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, peer netip.AddrPort) 
 	defer conn.Close()
 	live := &lively{Conn: conn, idle: s.config.IdleTimeout}
 	live.taken.L = &live.mu
-	c := &session{Server: s, peer: peer.Addr(), ctx: ctx, live: live}
+	c := &session{Server: s, peer: peer.Addr(), from: peer, ctx: ctx, live: live}
 	rpc := rpcserver.NewServer(map[uint32]rpcserver.Service{
 		programNFS: c.program(3, nfsProcedures()), programMount: c.program(3, mountProcedures()),
-	}, authenticator{})
+	}, authenticator{&live.calls})
 	err := rpc.HandleConnection(live, live)
 	if err != nil && ctx.Err() == nil && !errors.Is(err, io.EOF) {
 		s.config.Logger.Debug("NFS connection ended", "client", peer, "err", err)
@@ -53,6 +54,8 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, peer netip.AddrPort) 
 type lively struct {
 	net.Conn
 	idle time.Duration
+
+	calls numbers
 
 	mu      sync.Mutex
 	replies int       // that the client has not taken
@@ -83,7 +86,9 @@ func (l *lively) Read(p []byte) (int, error) {
 	if err := l.SetReadDeadline(time.Now().Add(l.idle)); err != nil {
 		return 0, err
 	}
-	return l.Conn.Read(p)
+	n, err := l.Conn.Read(p)
+	l.calls.pass(p[:n])
+	return n, err
 }
 
 func (l *lively) Write(p []byte) (int, error) {
@@ -99,15 +104,21 @@ func (l *lively) Write(p []byte) (int, error) {
 	return n, err
 }
 
-type callerKey struct{}
+type (
+	callerKey struct{}
+	xidKey    struct{}
+)
 
 // authenticator takes the word of clients (AUTH_SYS) for who their users are;
 // without one they are nobody.
-type authenticator struct{}
+type authenticator struct{ calls *numbers }
 
-func (authenticator) Authenticate(ctx context.Context, cred, _ *rpcv2.OpaqueAuth) (context.Context, rpcv2.OpaqueAuth, rpcv2.AuthStat) {
+func (a authenticator) Authenticate(ctx context.Context, cred, _ *rpcv2.OpaqueAuth) (context.Context, rpcv2.OpaqueAuth, rpcv2.AuthStat) {
 	none := rpcv2.OpaqueAuth{Flavor: rpcv2.AUTH_NONE}
 	caller := who{uid: nobody, gid: nobody}
+	if xid, ok := a.calls.next(); ok {
+		ctx = context.WithValue(ctx, xidKey{}, xid)
+	}
 	switch cred.Flavor {
 	case rpcv2.AUTH_NONE:
 	case rpcv2.AUTH_SYS:
@@ -134,9 +145,10 @@ func (authenticator) Authenticate(ctx context.Context, cred, _ *rpcv2.OpaqueAuth
 // call is one request.
 type call struct {
 	*session
-	who who
-	in  decoder
-	out encoder
+	who     who
+	request *request // that runs once, or nil
+	in      decoder
+	out     encoder
 }
 
 // procedure reads its arguments from c.in and returns what is to be done, which
@@ -166,7 +178,7 @@ func (s *session) program(version uint32, table []procedure) rpcserver.Service {
 			c.who = who{uid: nobody, gid: nobody}
 		}
 		p := table[proc]
-		run := p.decode(c)
+		run := c.known(ctx, p, p.decode)
 		if c.in.err != nil {
 			return &rpcv2.AcceptedReplyData_default{Stat: rpcv2.GARBAGE_ARGS}, parameters.Close()
 		}

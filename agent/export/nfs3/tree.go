@@ -42,6 +42,8 @@ type tree struct {
 	// running counts requests; whoever takes everything waits for them.
 	running *semaphore.Weighted
 
+	// replays are answers for those who ask again.
+	replays replays
 	// closing ends searches, and lets no request begin: the tree is being taken away.
 	closing atomic.Bool
 
