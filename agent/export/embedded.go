@@ -49,9 +49,8 @@ type Embedded struct {
 	config EmbeddedConfig
 	server *nfs3.Server
 
-	mu     sync.Mutex
-	table  *table
-	served map[string]bool // by mountpoint: by this process
+	mu    sync.Mutex
+	table *table
 }
 
 // NewEmbedded reads the table, if there is one. Nothing is served before it is
@@ -72,7 +71,7 @@ func NewEmbedded(config EmbeddedConfig) (*Embedded, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Embedded{config: config, server: server, table: table, served: map[string]bool{}}, nil
+	return &Embedded{config: config, server: server, table: table}, nil
 }
 
 const handleKeyBytes = 32
@@ -135,7 +134,6 @@ func (e *Embedded) apply(export Export) error {
 	if err := e.table.put(export); err != nil {
 		return err
 	}
-	e.served[export.Mountpoint] = true
 	squash := map[Squash]nfs3.Squash{SquashNone: nfs3.SquashNone, SquashRoot: nfs3.SquashRoot, SquashAll: nfs3.SquashAll}
 	return e.server.Export(nfs3.Export{
 		Path: export.Mountpoint, FSID: nfs3.FSID(id), Squash: squash[export.Squash],
@@ -150,7 +148,7 @@ func (e *Embedded) apply(export Export) error {
 // elsewhere: nobody serves it there, and nobody else would take it out of the table.
 func (e *Embedded) displace(export Export) error {
 	for _, old := range e.table.list() {
-		if old.FSID != export.FSID || old.Mountpoint == export.Mountpoint || e.served[old.Mountpoint] {
+		if old.FSID != export.FSID || old.Mountpoint == export.Mountpoint || e.table.puts[old.Mountpoint] > 0 {
 			continue
 		}
 		if err := e.table.remove(old.Mountpoint); err != nil {
@@ -163,12 +161,15 @@ func (e *Embedded) displace(export Export) error {
 // Remove takes a mountpoint away from every client. When it returns nil no
 // request is running in it and no file of it is open here.
 func (e *Embedded) Remove(ctx context.Context, mountpoint string) error {
+	// A request may wait for its file system, for ever: nobody else is to wait for that.
 	e.mu.Lock()
-	defer e.mu.Unlock()
+	puts := e.table.puts[mountpoint]
+	e.mu.Unlock()
 	err := e.server.Unexport(ctx, mountpoint)
 	if err == nil {
-		delete(e.served, mountpoint)
-		err = e.table.remove(mountpoint)
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		err = e.table.removeSince(mountpoint, puts)
 	}
 	if err != nil {
 		return fmt.Errorf("remove export %s: %w", mountpoint, err)

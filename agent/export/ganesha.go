@@ -139,11 +139,11 @@ func (g *Ganesha) Run(ctx context.Context) error {
 // directories that are hidden as soon as something is mounted there. In a directory of
 // its own, files of exports that are not in the table go, too.
 func (g *Ganesha) retract(ctx context.Context) error {
-	if !g.config.Mounts {
-		return nil
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if !g.config.Mounts {
+		return g.where.clean()
+	}
 	keep := map[string]bool{}
 	var errs []error
 	var hidden []string
@@ -155,7 +155,7 @@ func (g *Ganesha) retract(ctx context.Context) error {
 		keep[g.where.file(e.Mountpoint)] = true
 		errs = append(errs, err)
 	}
-	errs = append(errs, g.withdraw(ctx, hidden))
+	errs = append(errs, g.withdraw(ctx, hidden), g.where.clean())
 	if g.runner == nil {
 		return errors.Join(errs...)
 	}
@@ -299,7 +299,7 @@ func (p ganeshaPlace) enforce(ctx context.Context, b *bus, export Export, client
 	file := p.file(export.Mountpoint)
 	text := []byte(ganeshaText(export, clients))
 	if old, err := os.ReadFile(file); err != nil || !bytes.Equal(old, text) {
-		if err := durable.Replace(file, text); err != nil {
+		if err := p.write(file, text); err != nil {
 			return err
 		}
 	}
@@ -322,6 +322,33 @@ func (p ganeshaPlace) enforce(ctx context.Context, b *bus, export Export, client
 		return fmt.Errorf("read back: %w", err)
 	}
 	return info.confirms(export, clients)
+}
+
+// write puts an export's file in place, at once. Its first form is in a directory, which
+// NFS-Ganesha passes over: it reads every file, and one that a crash left would bring back
+// an export, or be none and keep it from starting.
+func (p ganeshaPlace) write(file string, text []byte) error {
+	aside := filepath.Join(p.Exports, "tarn.new")
+	if err := os.Mkdir(aside, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	first := filepath.Join(aside, filepath.Base(file))
+	if err := durable.Replace(first, text); err != nil {
+		return err
+	}
+	if err := os.Rename(first, file); err != nil {
+		return err
+	}
+	return durable.SyncDir(p.Exports)
+}
+
+// clean removes first forms that a crash has left where Ganesha reads them.
+func (p ganeshaPlace) clean() error {
+	left, err := filepath.Glob(filepath.Join(p.Exports, ".tarn-*.conf.*"))
+	for _, file := range left {
+		err = errors.Join(err, os.Remove(file))
+	}
+	return err
 }
 
 // confirms reports what differs from what Ganesha was told.

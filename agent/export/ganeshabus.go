@@ -119,7 +119,7 @@ func (b *bus) removeAll(ctx context.Context, mountpoints []string) error {
 			return nil
 		}
 	}
-	return nil
+	return fmt.Errorf("NFS-Ganesha still serves one of %v after it was told not to", mountpoints)
 }
 
 // ganeshaExportInfo is an export as Ganesha describes it.

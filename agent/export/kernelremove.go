@@ -16,6 +16,7 @@ import (
 // removal is one mountpoint that waits to be taken away.
 type removal struct {
 	mountpoint string
+	puts       uint64 // into the table, before
 	done       chan error
 }
 
@@ -24,14 +25,22 @@ type removal struct {
 // error. Removals that wait for each other are done together: each flush of the
 // kernel's caches puts off the next, see settle.
 func (k *Kernel) Remove(ctx context.Context, mountpoint string) error {
-	if err := k.remove(ctx, mountpoint); err != nil {
+	puts, err := k.remove(ctx, mountpoint)
+	if err == nil {
+		// It may wait for the file system, for ever: nobody else is to wait for that.
+		err = k.unlock(mountpoint)
+	}
+	if err == nil {
+		err = k.forget(mountpoint, puts)
+	}
+	if err != nil {
 		return fmt.Errorf("remove export %s: %w", mountpoint, err)
 	}
 	k.settle(ctx, settlePatience, mountpoint)
 	return nil
 }
 
-func (k *Kernel) remove(ctx context.Context, mountpoint string) error {
+func (k *Kernel) remove(ctx context.Context, mountpoint string) (puts uint64, err error) {
 	r := &removal{mountpoint: mountpoint, done: make(chan error, 1)}
 	k.queueing.Lock()
 	k.queue = append(k.queue, r)
@@ -43,7 +52,8 @@ func (k *Kernel) remove(ctx context.Context, mountpoint string) error {
 	k.queue = nil
 	k.queueing.Unlock()
 	k.removeAll(ctx, batch)
-	return <-r.done
+	err = <-r.done
+	return r.puts, err
 }
 
 func (k *Kernel) removeAll(ctx context.Context, batch []*removal) {
@@ -51,17 +61,18 @@ func (k *Kernel) removeAll(ctx context.Context, batch []*removal) {
 	for _, r := range batch {
 		mountpoints = append(mountpoints, r.mountpoint)
 	}
-	failed := k.sever(ctx, mountpoints...)
-	err := k.table.change(func(rows map[string]Export) {
-		for _, m := range mountpoints {
-			if failed[m] == nil {
-				delete(rows, m)
-			}
-		}
-	})
+	failed := k.withdraw(ctx, mountpoints...)
 	for _, r := range batch {
-		r.done <- errors.Join(failed[r.mountpoint], err)
+		r.puts = k.table.puts[r.mountpoint]
+		r.done <- failed[r.mountpoint]
 	}
+}
+
+// forget takes a mountpoint out of the table.
+func (k *Kernel) forget(mountpoint string, puts uint64) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.table.removeSince(mountpoint, puts)
 }
 
 // sever is Remove without the table. It returns what could not be taken away.

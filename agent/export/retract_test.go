@@ -143,3 +143,35 @@ func checkBoot(t *testing.T, g *Ganesha, stop func(), client nfsClient, dataset,
 	}
 	mustRemove(t, g, mountpoint)
 }
+
+// TestACrashLeavesNoFileThatGaneshaReads: it reads every file of its directory.
+func TestACrashLeavesNoFileThatGaneshaReads(t *testing.T) {
+	for _, mounts := range []bool{true, false} {
+		g := restedGanesha(t, mounts, aMount)
+		before := g.where.file(aMount)
+		left := filepath.Join(g.where.Exports, "."+filepath.Base(before)+".123")
+		if err := os.WriteFile(left, []byte("EXPORT {"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.retract(t.Context()); err != nil || hasFile(t, left) || !hasFile(t, before) {
+			t.Errorf("mounts %v: %v", mounts, err)
+		}
+		// The first form is nowhere but in a directory that can be on the same file system.
+		aside := filepath.Join(g.where.Exports, "tarn.new")
+		if err := os.WriteFile(aside, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.where.write(before, []byte("x")); err == nil {
+			t.Error("the first form is in the directory itself")
+		}
+		if err := os.Remove(aside); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.where.write(before, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(before); string(got) != "x" {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+}

@@ -99,6 +99,7 @@ func checkConfigPath(path string) error {
 type table struct {
 	file string
 	rows map[string]Export
+	puts map[string]uint64 // how often a mountpoint was put, see removeSince
 }
 
 // openTable reads the table, if there is one. A table that cannot be read is an
@@ -108,11 +109,12 @@ func openTable(file string) (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &table{file: file, rows: rows}, nil
+	return &table{file: file, rows: rows, puts: map[string]uint64{}}, nil
 }
 
 // put writes e if it is not what is recorded.
 func (t *table) put(e Export) error {
+	t.puts[e.Mountpoint]++
 	if old, ok := t.rows[e.Mountpoint]; ok && reflect.DeepEqual(old, e) {
 		return nil
 	}
@@ -125,6 +127,14 @@ func (t *table) remove(mountpoint string) error {
 		return nil
 	}
 	return t.change(func(rows map[string]Export) { delete(rows, mountpoint) })
+}
+
+// removeSince is remove, unless the mountpoint was put again since puts had the value.
+func (t *table) removeSince(mountpoint string, puts uint64) error {
+	if t.puts[mountpoint] != puts {
+		return nil
+	}
+	return t.remove(mountpoint)
 }
 
 // taken tells which other mountpoint is exported under the same fsid, which no
