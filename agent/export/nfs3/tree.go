@@ -194,9 +194,12 @@ func (t *tree) enter() (*place, error) {
 // still tells whether the tree is where it was when the request began: if not, what
 // was done may have been done to a copy that nobody serves any more.
 func (p *place) still() error {
-	var now unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, p.path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &now)
-	if err != nil || nodeOf(&now) != p.root || now.Dev_major != p.dev.Dev_major || now.Dev_minor != p.dev.Dev_minor {
+	fd, err := unix.Open(p.path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return statusJukebox
+	}
+	now, err := statOf(fd)
+	if err = errors.Join(err, unix.Close(fd)); err != nil || nodeOf(&now) != p.root || now.Dev_major != p.dev.Dev_major || now.Dev_minor != p.dev.Dev_minor {
 		return statusJukebox
 	}
 	return nil
@@ -213,10 +216,18 @@ func (p *place) stat(name string) (unix.Statx_t, error) {
 }
 
 func (p *place) statFile(f *os.File) (unix.Statx_t, error) {
-	var st unix.Statx_t
-	err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st)
+	st, err := statOf(int(f.Fd()))
 	if err == nil && p.root != (node{}) && (st.Dev_major != p.dev.Dev_major || st.Dev_minor != p.dev.Dev_minor) {
 		err = statusAcces
+	}
+	return st, err
+}
+
+func statOf(fd int) (unix.Statx_t, error) {
+	var st unix.Statx_t
+	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st)
+	if err == nil {
+		generation(fd, &st)
 	}
 	return st, err
 }
