@@ -134,9 +134,10 @@ func (e *Embedded) apply(export Export) error {
 	if err := e.table.put(export); err != nil {
 		return err
 	}
+	_, below := mountedAt(export.Mountpoint)
 	squash := map[Squash]nfs3.Squash{SquashNone: nfs3.SquashNone, SquashRoot: nfs3.SquashRoot, SquashAll: nfs3.SquashAll}
 	return e.server.Export(nfs3.Export{
-		Path: export.Mountpoint, FSID: nfs3.FSID(id), Squash: squash[export.Squash],
+		Path: export.Mountpoint, FSID: nfs3.FSID(id), Squash: squash[export.Squash], Mount: below == nil,
 		Access: func(addr netip.Addr) (bool, bool) {
 			client, ok := access(export.Clients, addr)
 			return client.ReadOnly, ok

@@ -250,3 +250,24 @@ func TestServesOnWhenFilesWereScarce(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestTheDirectoryBelowIsNotServed: somebody has unmounted what was exported, and the agent
+// has not noticed yet. What a client wrote there would be hidden by the next mount.
+func TestTheDirectoryBelowIsNotServed(t *testing.T) {
+	dir := t.TempDir()
+	r := newRig(t, nil, dir)
+	root := r.root()
+	if err := r.server.Export(Export{Path: dir, FSID: testFSID, Mount: true, Access: anybody}); err != nil {
+		t.Fatal(err)
+	}
+	r.expect(statusJukebox, procGetAttr, root)
+	if _, d := r.send(programMount, 3, 1, args(dir)); status(d.u32()) != statusJukebox {
+		t.Error("the directory below is mounted by clients")
+	}
+	proc := newTree(Export{Path: "/proc", Mount: true})
+	if p, err := proc.enter(); err != nil {
+		t.Error(err)
+	} else if err := p.dir.Close(); err != nil {
+		t.Error(err)
+	}
+}

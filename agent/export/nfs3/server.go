@@ -44,6 +44,8 @@ type Export struct {
 	Path   string
 	FSID   FSID
 	Squash Squash
+	// Mount says that a file system is mounted at Path: without it nothing is served.
+	Mount bool
 	// Access tells what a client may do.
 	Access func(netip.Addr) (readOnly, ok bool)
 }

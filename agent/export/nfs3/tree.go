@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -188,6 +189,10 @@ func (t *tree) enter() (*place, error) {
 		return nil, errors.Join(err, dir.Close())
 	}
 	p.root = nodeOf(&p.dev)
+	if t.export().Mount && !mounted(t.path, &p.dev) {
+		// Somebody has unmounted it: this is the directory below.
+		return nil, errors.Join(statusJukebox, dir.Close())
+	}
 	return p, nil
 }
 
@@ -221,6 +226,13 @@ func (p *place) statFile(f *os.File) (unix.Statx_t, error) {
 		err = statusAcces
 	}
 	return st, err
+}
+
+// mounted tells whether what a path leads to is another file system than that of its parent.
+func mounted(path string, st *unix.Statx_t) bool {
+	var above unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, filepath.Dir(path), 0, unix.STATX_BASIC_STATS, &above)
+	return err == nil && (above.Dev_major != st.Dev_major || above.Dev_minor != st.Dev_minor)
 }
 
 func statOf(fd int) (unix.Statx_t, error) {
