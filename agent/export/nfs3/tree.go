@@ -278,8 +278,9 @@ func (p *place) search(n node) (string, unix.Statx_t, error) {
 	}
 	// What was moved behind our back is remembered, but for what is below a directory.
 	p.moving.Lock()
-	p.moving.Unlock() //nolint:staticcheck // what moves has moved
-	if name, st, err := p.remembered(n); !errors.Is(err, statusStale) {
+	name, st, err = p.remembered(n)
+	p.moving.Unlock()
+	if !errors.Is(err, statusStale) {
 		return name, st, err
 	}
 	p.mu.Lock()
