@@ -91,6 +91,7 @@ func TestPromotionTimes(t *testing.T) {
 	share := strings.TrimSpace(c.must("-q", "share", "create", "web", "--type", "gold", "--size", "1", "--zone", "az1", "--wait"))
 	c.must("replica", "create", "web", "--zone", "az2", "--wait")
 	c.replicaAt(share, "az1", isWritable)
+	c.openToClients()
 	w := newBusyWriter(c, share)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
