@@ -193,13 +193,16 @@ func (r *run) tidy() error {
 	ctx := r.t.Context()
 	var errs []error
 	for _, s := range r.shares {
-		owner, _ := r.seen.owner(s)
 		confirmed := r.oracle.confirmed(s)
 		gone := map[string]bool{}
 		for _, w := range confirmed[:max(0, len(confirmed)-keptFiles)] {
 			gone[w.name] = true
 		}
-		errs = append(errs, eventually(ctx, patience, func(context.Context) error { // a lease may be late for a moment
+		errs = append(errs, eventually(ctx, patience, func(ctx context.Context) error { // a lease may be late for a moment
+			if err := r.seen.look(ctx); err != nil {
+				return err
+			}
+			owner, _ := r.seen.owner(s)
 			dir, err := r.seenAt(owner)
 			if err != nil {
 				return err
