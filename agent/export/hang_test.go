@@ -32,33 +32,24 @@ func TestARemovalThatHangsIsNobodyElses(t *testing.T) {
 		}
 		return err
 	})
-	applied := make(chan error, 1)
-	go func() {
-		_, _, err := k.Apply(t.Context(), other, exportsOf(otherFSID, rule("1", "10.0.0.1", rw)), false)
-		applied <- err
-	}()
-	select {
-	case err := <-applied:
-		if err != nil {
-			t.Error(err)
+	goesOn := func(mountpoint, fsid string) {
+		t.Helper()
+		applied := make(chan error, 1)
+		go func() {
+			_, _, err := k.Apply(t.Context(), mountpoint, exportsOf(fsid, rule("1", "10.0.0.1", rw)), false)
+			applied <- err
+		}()
+		select {
+		case err := <-applied:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s waits for a removal that hangs", mountpoint)
 		}
-	case <-time.After(10 * time.Second):
-		t.Error("another share waits for a removal that hangs")
 	}
-	// Exported again meanwhile: its record stays.
-	again := make(chan error, 1)
-	go func() {
-		_, _, err := k.Apply(t.Context(), aMount, exportsOf(shareFSID, rule("1", "10.0.0.1", rw)), false)
-		again <- err
-	}()
-	select {
-	case err := <-again:
-		if err != nil {
-			t.Error(err)
-		}
-	case <-time.After(10 * time.Second):
-		t.Error("the same share waits for a removal that hangs")
-	}
+	goesOn(other, otherFSID)
+	goesOn(aMount, shareFSID) // exported again meanwhile: its record stays
 	answer, err := os.Open(unlock)
 	if err != nil {
 		t.Fatal(err)

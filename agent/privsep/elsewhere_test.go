@@ -2,7 +2,6 @@ package privsep
 
 import (
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -12,20 +11,10 @@ import (
 // TestIncrementsGoNowhereElse: zfs-fuse puts an increment for a dataset that is not there
 // into whatever dataset of the pool has its base.
 func TestIncrementsGoNowhereElse(t *testing.T) {
-	pool := realzfs.NewPool(t, 512)
-	place, elsewhere := filepath.Join(pool.Dir, "mnt"), filepath.Join(pool.Dir, "etc")
-	zfsOK := func(args ...string) {
-		t.Helper()
-		if err := realzfs.Zfs(args...); err != nil {
-			t.Fatal(err)
-		}
-	}
-	zfsOK("create", "-o", "mountpoint="+place, pool.Name+"/tarn")
-	zfsOK("create", "-o", "mountpoint="+elsewhere, pool.Name+"/secret")
-	zfsOK("snapshot", pool.Name+"/secret@1")
-	zfsOK("snapshot", pool.Name+"/secret@2")
+	pool, place := poolWithSecret(t)
+	zfsOK(t, "snapshot", pool.Name+"/secret@2")
 	data := stream(t, "-i", pool.Name+"/secret@1", pool.Name+"/secret@2")
-	zfsOK("destroy", pool.Name+"/secret@2")
+	zfsOK(t, "destroy", pool.Name+"/secret@2")
 	c := serve(t, Config{Policy: Policy{Base: "tarn", Pools: []Pool{{pool.Name, place}}}, UID: uint32(os.Getuid()), Logger: testLog(t)})
 	said, err := receiveThrough(t, c, pool.Name+"/tarn/none@9", data)
 	if err == nil || realzfs.Kernel() == strings.Contains(said, "refused by the helper") {

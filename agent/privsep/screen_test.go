@@ -43,22 +43,31 @@ func receiveThrough(t *testing.T, c Client, target string, data []byte) (text st
 	return string(said), l.Wait()
 }
 
+// poolWithSecret has tarn's base at place, and a dataset with a snapshot that is none of
+// tarn's business.
+func poolWithSecret(t *testing.T) (pool realzfs.Pool, place string) {
+	t.Helper()
+	pool = realzfs.NewPool(t, 512)
+	place = filepath.Join(pool.Dir, "mnt")
+	zfsOK(t, "create", "-o", "mountpoint="+place, pool.Name+"/tarn")
+	zfsOK(t, "create", "-o", "mountpoint="+filepath.Join(pool.Dir, "etc"), pool.Name+"/secret")
+	zfsOK(t, "snapshot", pool.Name+"/secret@1")
+	return pool, place
+}
+
+func zfsOK(t *testing.T, args ...string) {
+	t.Helper()
+	if err := realzfs.Zfs(args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestStreamsDoWhatTheyMayOnly: whatever the agent hands over, no stream gives a dataset
 // properties, nor makes data of the same pool that are not tarn's readable.
 func TestStreamsDoWhatTheyMayOnly(t *testing.T) {
-	pool := realzfs.NewPool(t, 512)
-	place, elsewhere := filepath.Join(pool.Dir, "mnt"), filepath.Join(pool.Dir, "etc")
-	zfsOK := func(args ...string) {
-		t.Helper()
-		if err := realzfs.Zfs(args...); err != nil {
-			t.Fatal(err)
-		}
-	}
-	zfsOK("create", "-o", "mountpoint="+place, pool.Name+"/tarn")
-	zfsOK("create", "-o", "mountpoint="+elsewhere, pool.Name+"/secret")
-	zfsOK("snapshot", pool.Name+"/secret@1")
-	zfsOK("clone", "-o", "mountpoint=none", pool.Name+"/secret@1", pool.Name+"/clone")
-	zfsOK("snapshot", pool.Name+"/clone@2")
+	pool, place := poolWithSecret(t)
+	zfsOK(t, "clone", "-o", "mountpoint=none", pool.Name+"/secret@1", pool.Name+"/clone")
+	zfsOK(t, "snapshot", pool.Name+"/clone@2")
 	streams := map[string][]byte{
 		"props": stream(t, "-p", pool.Name+"/secret@1"),
 		"clone": stream(t, "-i", pool.Name+"/secret@1", pool.Name+"/clone@2"),

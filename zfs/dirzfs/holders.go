@@ -11,6 +11,9 @@ import (
 	"strings"
 )
 
+// holderLooks bounds how often processes that were begun meanwhile are looked for.
+const holderLooks = 20
+
 // holders lists the processes, as "pid 7 (comm)", that have something of a tree
 // open, mapped, or as working or root directory. The kernel shows the present path
 // of an open file, so the tree is found wherever it has been moved to.
@@ -22,7 +25,7 @@ func holders(tree string) ([]string, error) {
 	var list []string
 	seen := map[int]bool{}
 	// Who was begun while we looked may have from its parent, which ended, what we did not see.
-	for range 20 {
+	for range holderLooks {
 		procs, err := os.ReadDir("/proc")
 		if err != nil {
 			return nil, err

@@ -96,14 +96,13 @@ func (p *pool) unmask(ctx context.Context, ds *datasetRec) error {
 // files: who finds a dataset mounted does not mount it again.
 func (p *pool) recoverMasks() {
 	var list []*datasetRec
-	err := p.view(func(m meta) (err error) { list, err = m.below(p.name); return err })
+	if err := p.view(func(m meta) (err error) { list, err = m.below(p.name); return err }); err != nil {
+		p.log.Error("finish readonly", "err", err)
+	}
 	for _, ds := range list {
-		if err = p.remaskOne(p.closing, ds); err != nil {
+		if err := p.remaskOne(p.closing, ds); err != nil {
 			p.log.Error("finish readonly", "dataset", ds.Name, "err", err)
 		}
-	}
-	if err != nil {
-		p.log.Error("finish readonly", "err", err)
 	}
 }
 
